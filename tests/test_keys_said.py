@@ -268,7 +268,7 @@ def test_what_the_limit_does_not_show_is_neither_got_nor_edited(
     with pytest.raises(InvalidEditError, match=r"no row with the key 1 within limit=2"):
         top.edit(1, name="unseen")
     with pytest.raises(InvalidEditError, match="outside the limit"):
-        top.edit_many(pd.DataFrame({"name": ["x", "y"]}, index=[3, 1]))
+        top.edit_many(pd.DataFrame({"name": ["x", "y"]}, index=pd.Index([3, 1], name="id")))
     with pytest.raises(InvalidEditError, match="outside the limit"):
         top.delete(1)
     with pytest.raises(InvalidEditError, match="a row with the key 1: it is outside the limit"):

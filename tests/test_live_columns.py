@@ -612,7 +612,7 @@ def test_many_rows_of_a_table_that_was_empty_are_edited_by_columns_it_has_not_sh
     with frame.batch():
         frame.insert(id=1)
         frame.insert(id=2)
-    assert frame.edit_many(pd.DataFrame({"name": ["x", "y"]}, index=[1, 2])).changed == 2
+    assert frame.edit_many(pd.DataFrame({"id": [1, 2], "name": ["x", "y"]})).changed == 2
     anon.queue.resume()
     assert anon.queue.flush(timeout=scaled(10)) == 0
     assert stack.sql(f"select name from {table} order by id") == [("x",), ("y",)]

@@ -199,7 +199,7 @@ def test_what_not_null_and_an_enum_forbid_is_refused_before_it_is_queued(
     with pytest.raises(nrt.InvalidEditError, match="id cannot be empty"):
         frame.edit(1, id=None)
     with pytest.raises(nrt.InvalidEditError, match="size cannot be empty"):
-        frame.edit_many(pd.DataFrame({"size": [None]}, index=[1]))
+        frame.edit_many(pd.DataFrame({"id": [1], "size": [None]}))
     assert len(rt.queue) == 0
     frame.insert(id=2, state="held", note=None)
     assert rt.queue.flush(10) == 0

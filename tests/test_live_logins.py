@@ -196,7 +196,7 @@ def test_the_optional_sql_runs_triggers_that_name_a_table_without_its_schema(
         sign_in(rt, ANN)
         frame = rt.table(table).wait(scaled(10))
         frame.edit(1, notes="one")
-        frame.edit_many(pd.DataFrame({"notes": ["two", "three"]}, index=[1, 2]))
+        frame.edit_many(pd.DataFrame({"id": [1, 2], "notes": ["two", "three"]}))
         assert rt.queue.flush(scaled(10)) == 0, rt.queue.df.to_dict("records")
     assert {notes for notes, _ in log(stack, table)} >= {"two", "three"}
 

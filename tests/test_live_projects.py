@@ -403,7 +403,7 @@ def test_an_exact_number_is_written_to_its_last_digit_though_a_float_shows_it(
     frame = rt.table(name).wait(scaled(10))
     exact, shown = Decimal("1234567890.1234567891"), 1234567890.1234567
     frame.edit(1, price=exact, n=2**70 + 1, x=Decimal("0.1"))
-    frame.edit_many(pd.DataFrame({"price": ["0.1234567891", exact]}, index=[2, 3]))
+    frame.edit_many(pd.DataFrame({"id": [2, 3], "price": ["0.1234567891", exact]}))
     frame.insert(id=4, price=exact, n=np.int64(5))
     assert frame.df.price.to_dict() == {1: shown, 2: 0.1234567891, 3: shown, 4: shown}
     assert refused(rt) == []
@@ -531,6 +531,11 @@ def test_a_csv_is_written_by_its_keys_not_by_its_row_numbers(
     shown = {key: None if pd.isna(n) else n for key, n in frame.df["n"].to_dict().items()}
     assert shown == {**before, 0: 5, 1: None, 2: 7}
     assert frame.edit_many(shuffled.set_index("id")).changed == 0
+    numbered = frame.df.sort_values("n").reset_index(drop=True)
+    for write in (frame.edit_many, frame.delete):
+        with pytest.raises(nrt.InvalidEditError, match=r"only number the rows.*rename_axis"):
+            write(numbered)
+    assert len(rt.queue) == len(frame.pending)
     with pytest.raises(nrt.InvalidEditError, match=r"the key 1: edit\(\) changes it"):
         frame.insert(id=1, n=1)
     assert refused(rt) == []

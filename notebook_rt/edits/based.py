@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from notebook_rt.edits.compose import Composer
+from notebook_rt.edits.tabular import keyed
 from notebook_rt.model.coerce import missing
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import equal
@@ -106,10 +107,8 @@ def rows_said(
             "base= is the DataFrame that the changes were made from, its index the keys; not "
             f"{type(base).__name__}"
         )
-    names = composer.schema.key
-    if {None} == set(base.index.names) and set(names) <= set(base.columns):
-        base = base.set_index(list(names))
-    if not base.columns.is_unique or not base.index.is_unique:
+    base = keyed(composer, base)
+    if not base.index.is_unique:
         raise composer.invalid("base= has a row or a column twice: which were they made from?")
     places = {composer.key(label): at for at, label in enumerate(base.index)}
     cells = {column: base[column] for column in base.columns}

@@ -16,12 +16,13 @@ from notebook_rt.edits.compose import Composer
 from notebook_rt.errors import InvalidEditError, near
 from notebook_rt.model.coerce import missing
 from notebook_rt.model.rows import Key, Row
-from notebook_rt.model.types import equal
+from notebook_rt.model.types import equal, kind
 from notebook_rt.model.values import ascii_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
+NUMBERS: Final = ("int", "float", "decimal")
 _SHOWN: Final = 5
 """Rows that an error names; the others are counted."""
 
@@ -143,11 +144,20 @@ def cells_of(data: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
 
 
 def keyed(composer: Composer, data: pd.DataFrame) -> pd.DataFrame:
-    """With the keys as its index: where that has no name and the key is among the columns, from these."""
+    """With the keys as its index: where that has no name and the key is among the columns, from these.
+
+    An index of numbers without a name may number the rows, as after ``reset_index``: it is no key.
+    """
     names = list(composer.schema.key)
     unique(composer, list(data.columns))
-    if {None} == set(data.index.names) and set(names) <= set(data.columns):
-        return data.set_index(names)
+    if {None} == set(data.index.names):
+        if set(names) <= set(data.columns):
+            return data.set_index(names)
+        if len(data) and len(names) == 1 and kind(composer.schema.types[names[0]]) in NUMBERS:
+            raise composer.invalid(
+                "the index has no name, so it may be the keys or only number the rows; say which rows "
+                f'they are: a column "{names[0]}", or .rename_axis("{names[0]}") if it is the keys'
+            )
     if len(names) > 1 and set(data.index.names) == set(names) and list(data.index.names) != names:
         return data.reorder_levels(names)
     return data

@@ -88,7 +88,7 @@ def run(quick: bool) -> list[Result]:
                 frame.at[key, "bid"] += 0.5
 
         def edit_many(some: list[int]) -> None:
-            frame.edit_many(pd.DataFrame({"bid": [key + 0.25 for key in some]}, index=some))
+            frame.edit_many(pd.DataFrame({"id": some, "bid": [key + 0.25 for key in some]}))
 
         def batch(some: list[int]) -> None:
             with frame.batch():

@@ -615,9 +615,10 @@ def test_a_column_named_base_is_edited_by_a_dict(kernel: Kernel) -> None:
 @pytest.mark.parametrize(
     ("base", "why"),
     [
-        (pd.DataFrame({"n": [10]}, index=[2]), "lacks the row 1"),
-        (pd.DataFrame({"note": ["x"]}, index=[1]), "lacks the column 'n'"),
-        (pd.DataFrame({"n": [1, 2]}, index=[1, 1]), "twice"),
+        (pd.DataFrame({"id": [2], "n": [10]}), "lacks the row 1"),
+        (pd.DataFrame({"id": [1], "note": ["x"]}), "lacks the column 'n'"),
+        (pd.DataFrame({"id": [1, 1], "n": [1, 2]}), "twice"),
+        (pd.DataFrame({"n": [10]}), "only number the rows"),
         ({"n": 10}, "is the DataFrame that the changes were made from"),
     ],
 )
@@ -625,7 +626,7 @@ def test_a_base_of_many_that_lacks_what_is_changed_is_refused(
     kernel: Kernel, base: Any, why: str
 ) -> None:
     with pytest.raises(InvalidEditError, match=why):
-        kernel.handle().edit_many(pd.DataFrame({"n": [11]}, index=[1]), base=base)
+        kernel.handle().edit_many(pd.DataFrame({"id": [1], "n": [11]}), base=base)
 
 
 def test_what_is_out_of_reach_is_refused_and_not_guessed(

@@ -130,7 +130,7 @@ def test_many_edits_are_written_on_what_they_were_based_on_whatever_is_lost(
     with opened(many) as kernel:
         server = kernel.server
         mine = {key: f"{a} {key}" for key, a in rows.items() if key in THERE}
-        report = kernel.editor.edit_many(pd.Series(mine, name="a", dtype=object))
+        report = kernel.editor.edit_many(pd.Series(mine, name="a", dtype=object).rename_axis("id"))
         assert report.changed == len(mine)
         for key in theirs:  # another column, and the same one
             server.put(key, {**server.rows[key], "n": key})
@@ -248,7 +248,9 @@ def test_a_server_that_says_later_to_many_rows_is_not_asked_before(
     with opened(many) as kernel:
         kernel.worker.delivery._writer.many = many  # it has been asked
         if what == "edit":
-            report = kernel.editor.edit_many(pd.Series(dict.fromkeys(keys, "b"), name="a"))
+            report = kernel.editor.edit_many(
+                pd.Series(dict.fromkeys(keys, "b"), name="a").rename_axis("id")
+            )
         elif what == "delete":
             report = kernel.editor.delete_many(keys)
         else:
@@ -302,7 +304,7 @@ def test_many_rows_are_few_requests_also_where_one_is_refused(many: bool) -> Non
         assert (report.written, report.refused) == (199, 1)
         assert kernel.server.requests <= 4 * 8 + 10, "halved until it is alone"
         kernel.server.requests = 0
-        values = pd.Series({key: f"v {key}" for key in range(250, 290)}, name="a")
+        values = pd.Series({key: f"v {key}" for key in range(250, 290)}, name="a").rename_axis("id")
         assert kernel.editor.edit_many(values).changed == 40
         drain(kernel, [])
         assert all(kernel.server.rows[key]["a"] == f"v {key}" for key in range(250, 290))
