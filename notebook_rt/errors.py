@@ -304,6 +304,12 @@ class TableError(NotebookRTError):
         self.table = table
 
 
+_CACHED: Final = (
+    ", and that the schema is exposed by the API; a table made a moment ago is known after: "
+    "notify pgrst, 'reload schema'"
+)
+
+
 class MissingTableError(TableError):
     """There is no such table, or this login may not know of it."""
 
@@ -312,7 +318,7 @@ class MissingTableError(TableError):
     ) -> None:
         self.hint = hint
         here = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
-        of = f", of the project on this machine ({url}; SUPABASE_URL names another)" if here else ""
+        of = f", of the project on this machine ({url})" if here else ""
         if not exposed:
             told = f" ({hint})" if hint else ""
             super().__init__(
@@ -332,8 +338,7 @@ class MissingTableError(TableError):
             table,
             f'table "{table}" is not in schema "{schema}"{of}. Check its name{apart}'
             + (f" ({hint})" if hint else "")
-            + ", and that the schema is exposed by the API; a table made a moment ago is known "
-            "after: notify pgrst, 'reload schema'",
+            + ("" if here else _CACHED),
         )
 
 

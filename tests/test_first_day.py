@@ -73,8 +73,13 @@ def test_a_function_that_is_not_there_is_an_error_by_name(rt: nrt.Session) -> No
 
 
 def test_a_missing_table_of_this_machine_says_which_project_it_is(rt: nrt.Session) -> None:
-    with pytest.raises(errors.MissingTableError, match=r"project on this machine.*SUPABASE_URL"):
+    with pytest.raises(errors.MissingTableError, match=r"of the project on this machine \(http://"):
         rt.table("not_there").wait(scaled(10))
+
+
+def test_a_table_that_is_nearly_named_is_named(rt: nrt.Session, table: str) -> None:
+    with pytest.raises(errors.MissingTableError, match=f"you meant the table 'public.{table}'"):
+        rt.table(f"{table}s").wait(scaled(10))
 
 
 def test_an_error_of_a_login_ends_in_one_full_stop() -> None:

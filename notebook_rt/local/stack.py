@@ -296,7 +296,10 @@ class LocalStack:
             self._lease.ask("disconnect_clients")
 
     def stop(self) -> None:
-        """Give the stack up; if nobody else uses it, return when nothing of it runs any more."""
+        """Give the stack up; if nobody else uses it, return when nothing of it can be reached any more.
+
+        The files of a temporary one may take some seconds more to be removed, for which nobody waits.
+        """
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
@@ -306,7 +309,8 @@ class LocalStack:
             deadline = time.monotonic() + STOP_SECONDS
             while _holds_lock(self.directory) and time.monotonic() < deadline:
                 time.sleep(0.002)
-            if self._process is not None:  # no zombie, either
+            # No zombie, either; one whose directory is gone only removes its files.
+            if self._process is not None and self.directory.exists():
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(STOP_SECONDS)
 

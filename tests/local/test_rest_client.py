@@ -95,6 +95,9 @@ def test_errors_are_the_clients_own(stack: LocalStack) -> None:
     with pytest.raises(APIError) as missing:
         db.table("client_nothing").select("*").execute()
     assert missing.value.code == "PGRST205"
+    with pytest.raises(APIError) as near:
+        db.table("client_note").insert({"title": "x"}).execute()
+    assert near.value.hint == "Perhaps you meant the table 'public.client_notes'"
     with pytest.raises(APIError) as none:
         db.table("client_notes").select("*").single().execute()
     assert none.value.code == "PGRST116"

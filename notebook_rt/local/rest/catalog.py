@@ -65,6 +65,11 @@ join pg_type t on t.oid = p.prorettype
 where n.nspname = $1 and p.proname = $2 and p.prokind = 'f'
 """
 
+OTHER_TABLES = """
+select json_agg(c.relname)::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = $1 and c.relname <> $2 and c.relkind in ('r', 'p', 'v', 'm', 'f')
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Table:

@@ -9,6 +9,7 @@ lists them.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 
 class RestError(Exception):
@@ -65,9 +66,10 @@ def parse_error(what: str, text: str, position: int, problem: str) -> RestError:
     return RestError(400, "PGRST100", message, problem)
 
 
-def table_not_found(schema: str, table: str) -> RestError:
+def table_not_found(schema: str, table: str, near: Sequence[str] = ()) -> RestError:
     message = f"Could not find the table '{schema}.{table}' in the schema cache"
-    return RestError(404, "PGRST205", message)
+    hint = f"Perhaps you meant the table '{schema}.{near[0]}'" if near else None
+    return RestError(404, "PGRST205", message, hint=hint)
 
 
 def column_not_found(table: str, column: str) -> RestError:
@@ -128,15 +130,17 @@ class PostgresError(Exception):
         self.hint = hint
 
 
-def from_postgres(error: PostgresError, role: str, schema: str, table: str | None) -> RestError:
-    """PostgreSQL's own words, under PostgREST's status.
-
-    A missing table is told as PGRST205, as PostgREST does from its schema cache: this server keeps
-    none, so it learns of it here.
+def is_missing_table(error: PostgresError, schema: str, table: str | None) -> bool:
+    """Whether the table asked for is not there: PostgREST knows from its schema cache, and this server,
+    which keeps none, from PostgreSQL.
     """
+    missing = f'relation "{schema}.{table}" does not exist'
+    return error.code == "42P01" and error.message == missing
+
+
+def from_postgres(error: PostgresError, role: str) -> RestError:
+    """PostgreSQL's own words, under PostgREST's status."""
     code, message = error.code, error.message
-    if code == "42P01" and message == f'relation "{schema}.{table}" does not exist':
-        return table_not_found(schema, table or "")
     status = _status_of(code, message, role)
     return RestError(status, code, message, error.details, error.hint)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
@@ -23,6 +24,7 @@ from notebook_rt.local.rest.errors import (
     RestError,
     column_not_found,
     from_postgres,
+    is_missing_table,
     not_supported,
     put_filters,
     table_not_found,
@@ -180,8 +182,17 @@ class _Rest:
         try:
             rows = await run(connection, [place, *statements], verdict=verdict, rollback=rollback)
         except PostgresError as error:
-            raise from_postgres(error, asked.caller.role, asked.schema, table) from error
+            if is_missing_table(error, asked.schema, table):
+                raise await self.missing(connection, asked.schema, table or "") from error
+            raise from_postgres(error, asked.caller.role) from error
         return rows[1:]
+
+    async def missing(self, connection: Connection, schema: str, table: str) -> RestError:
+        """There is no such table; PostgREST, too, names the one that is most like it."""
+        others = json.loads(
+            await self.look_up(connection, catalog.OTHER_TABLES, schema, table) or "[]"
+        )
+        return table_not_found(schema, table, get_close_matches(table, others, 1))
 
     async def look_up(
         self, connection: Connection, sql: str, schema: str, name: str
@@ -242,7 +253,7 @@ class _Rest:
     async def table_of(self, connection: Connection, asked: _Asked, name: str) -> catalog.Table:
         text = await self.look_up(connection, catalog.TABLE, asked.schema, name)
         if text is None:
-            raise table_not_found(asked.schema, name)
+            raise await self.missing(connection, asked.schema, name)
         return catalog.Table.read(name, text)
 
     async def write(self, request: web.Request, asked: _Asked, name: str) -> web.Response:
@@ -358,7 +369,7 @@ class _Rest:
             try:
                 rows = await run(connection, [_BARE, *statements])
             except PostgresError as error:
-                raise from_postgres(error, who.role, schema, None) from error
+                raise from_postgres(error, who.role) from error
         tables, functions = (row["found"] if row and row["found"] else b"[]" for row in rows[1:])
         return web.Response(
             body=openapi.document(tables, functions, request.host),
