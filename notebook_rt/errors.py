@@ -317,6 +317,7 @@ class MissingTableError(TableError):
         self, schema: str, table: str, hint: str = "", *, exposed: bool = True, url: str = ""
     ) -> None:
         self.hint = hint
+        self.exposed = exposed
         here = urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
         of = f", of the project on this machine ({url})" if here else ""
         if not exposed:

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -15,7 +16,7 @@ from notebook_rt.cli.main import main
 from notebook_rt.errors import NotBroadcastError
 from notebook_rt.local import LocalStack, start
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql, optional_sql
-from tests.conftest import OLD_PLATFORM, QUICK, before_2026
+from tests.conftest import QUICK
 from tests.waiting import scaled, until
 
 NAMES = [("sales", "orders"), ("Sales 2026", 'Orders "big"')]
@@ -25,8 +26,6 @@ NAMES = [("sales", "orders"), ("Sales 2026", 'Orders "big"')]
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     options = replace(QUICK, schemas=("public", *(schema for schema, _ in NAMES)))
-    if OLD_PLATFORM:
-        options = before_2026(options)
     with start(tmp_path_factory.mktemp("schemas"), options=options) as running:
         running.sql(optional_sql())
         yield running
@@ -108,3 +107,26 @@ def test_what_an_error_says_to_run_makes_it_broadcast(
         project.sql(capsys.readouterr().out)
         frame = rt.table(name, schema=schema, source="broadcast").wait(scaled(10))
         until(lambda: frame.status == "live", what=lambda: repr(frame))
+
+
+def test_where_public_is_not_exposed_a_table_is_live_and_says_what_it_lacks(
+    tmp_path: Path,
+) -> None:
+    options = replace(QUICK, schemas=("api",))
+    with start(tmp_path, options=options) as project:
+        project.sql(
+            "create schema api; grant usage on schema api to anon;"
+            "create table api.items (sku text primary key, n int);"
+            "insert into api.items values ('a', 1); grant select, update on api.items to anon;"
+            "alter publication supabase_realtime add table api.items"
+        )
+        project.sql(optional_sql() + broadcast_sql("api", ["items"]))
+        with nrt.connect(project.url, project.anon_key, schema="api") as rt:
+            frame = rt.table("items").wait(scaled(10))
+            until(lambda: frame.status == "live", what=lambda: repr(frame))
+            frame.edit("a", n=2)
+            assert rt.queue.flush(scaled(10)) == 0
+            until(lambda: frame.df["n"].to_dict() == {"a": 2}, what=lambda: frame.df)
+            assert list(rt.health.sources.values()) == ["changes"]
+            with pytest.raises(NotBroadcastError, match='does not expose schema "public"'):
+                rt.table("items", source="broadcast").wait(scaled(10))

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from notebook_rt.errors import AnswerTooLargeError, StatementTimeoutError
+from notebook_rt.errors import AnswerTooLargeError, MissingTableError, StatementTimeoutError
 from notebook_rt.model.rows import Key, WireRow
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
@@ -616,6 +616,11 @@ def read_head(page: Page) -> tuple[Head | None, Absence | None]:
 
 
 def _why(page: Page) -> Absence:
+    if isinstance(page.refusal, MissingTableError) and not page.refusal.exposed:
+        return Absence(
+            f'the API does not expose schema "{OPTIONAL_SQL_SCHEMA}", which the functions of its SQL are in: '
+            "add it to the exposed schemas (Supabase dashboard: Project Settings, Data API)"
+        )
     if page.refusal is not None:
         return Absence("the project does not have the SQL")
     return Absence("the table is not broadcast, or this login may not read its topic")
