@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,13 @@ async def faults(stack: LocalStack, **wanted: bool) -> dict[str, Any]:
     async with httpx.AsyncClient(headers={"apikey": stack.service_key}) as client:
         answer = await client.post(f"{stack.url}/realtime/v1/local/faults", json=wanted)
     return dict(answer.raise_for_status().json())
+
+
+async def until_state(stack: LocalStack, holds: Callable[[dict[str, Any]], bool]) -> None:
+    """Wait for what `faults` answers."""
+    async with asyncio.timeout(scaled(20)):
+        while not holds(await faults(stack)):  # noqa: ASYNC110 - what it asks is elsewhere
+            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
@@ -74,9 +81,7 @@ async def test_dropped_changes_never_come_and_heartbeats_are_answered(
     async with joined(stack, table) as socket:
         before = (await faults(stack, drop_changes=True))["dropped"]
         stack.sql(f"insert into {table} select generate_series(1, 10)")
-        async with asyncio.timeout(scaled(10)):
-            while (await faults(stack))["dropped"] < before + 10:
-                await asyncio.sleep(0.02)
+        await until_state(stack, lambda state: state["dropped"] >= before + 10)
         await heartbeat(socket)
         await faults(stack, drop_changes=False)
         stack.sql(f"insert into {table} values (11)")
@@ -109,11 +114,9 @@ async def test_a_restarted_postgres_is_followed_again(tmp_path: Any) -> None:
         )
         async with joined(stack, "rt_faults") as socket:
             await asyncio.to_thread(stack.restart_postgres)
-            async with asyncio.timeout(scaled(20)):
-                while (await faults(stack))["stream_starts"] < 2:
-                    await asyncio.sleep(0.05)
-                while not (await faults(stack))["streaming"]:
-                    await asyncio.sleep(0.05)
+            await until_state(
+                stack, lambda state: state["stream_starts"] == 2 and state["streaming"]
+            )
             stack.sql("insert into rt_faults values (1)")
             assert await heard(socket) == 1
 
@@ -133,9 +136,7 @@ async def test_a_client_that_does_not_read_is_cut_and_delays_nobody(tmp_path: An
                 "insert into rt_faults select g, repeat('x', 100000) from generate_series(1, 300) g"
             )
             assert [await heard(busy) for _ in range(300)] == list(range(1, 301))
-            async with asyncio.timeout(scaled(10)):
-                while (await faults(stack))["sockets"] != 1:
-                    await asyncio.sleep(0.05)
+            await until_state(stack, lambda state: state["sockets"] == 1)
 
 
 def insert(dsn: str, table: str, key: int) -> None:
