@@ -62,13 +62,21 @@ if OLD_PLATFORM:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A slow machine has more time for each test, unless ``--timeout`` says how much."""
-    if TIME_FACTOR == 1 or config.getoption("timeout") is not None:
+    """A slow machine has more time for each test, unless ``--timeout`` says how much.
+
+    A test in the browser has its own time for itself: the first of a run waits for the stack,
+    JupyterLab and Chromium, each of which has a limit of its own.
+    """
+    if config.getoption("timeout") is not None:
         return
     for item in items:
+        in_browser = item.get_closest_marker("browser") is not None
+        if TIME_FACTOR == 1 and not in_browser:
+            continue
         own = item.get_closest_marker("timeout")
         limit = own.args[0] if own else float(config.getini("timeout"))
-        item.add_marker(pytest.mark.timeout(scaled(limit)), append=False)
+        mark = pytest.mark.timeout(scaled(limit), func_only=in_browser)
+        item.add_marker(mark, append=False)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -102,7 +102,7 @@ def test_the_unmodified_client_hears_us_and_we_hear_it(
         await channel.send_broadcast("hello", {"from": "them"})
         await asyncio.to_thread(until, lambda: heard)
         await asyncio.to_thread(ours.send, "back", {"from": "us"})
-        found = await asyncio.wait_for(got, 5)
+        found = await asyncio.wait_for(got, scaled(10))
         await client.close()
         return found
 

@@ -856,6 +856,26 @@ def test_a_column_of_a_type_without_equality_is_edited_and_meets_others(
     assert stack.sql(f"select v::text from {name} where id = 2") == [(theirs,)]
 
 
+def test_a_cell_that_shows_a_composite_value_is_edited_by_what_it_shows(
+    stack: LocalStack, make_table: Callable[..., str], open_session: Callable[..., nrt.Session]
+) -> None:
+    name = make_table("id int primary key")
+    stack.sql(f"create type {name}_size as (width int, label text)")
+    try:
+        stack.sql(f"alter table {name} add size {name}_size")
+        stack.sql(f"""insert into {name} values (1, row(3, 'a "b", (c)'))""")
+        rt = open_session()
+        frame = rt.table(name).wait(scaled(10))
+        shown = frame.df["size"][1]
+        assert shown == {"width": 3, "label": 'a "b", (c)'}
+        frame.edit(1, size={**shown, "width": 4})
+        assert frame.df["size"][1]["width"] == 4
+        assert rt.queue.flush(scaled(10)) == 0, rt.queue.df.to_string()
+        assert stack.sql(f"select (size).width, (size).label from {name}") == [(4, 'a "b", (c)')]
+    finally:
+        stack.sql(f"drop table {name}; drop type {name}_size")
+
+
 def test_an_insert_made_offline_over_theirs_asks_in_words_and_is_shown_whole(
     stack: LocalStack, table: str, proxy: Proxy, open_session: Callable[..., nrt.Session]
 ) -> None:

@@ -278,7 +278,7 @@ def test_with_no_dependency_it_is_polled(
 
 async def test_it_is_awaited_and_closed(rt: nrt.Session, trades: str, totals: str) -> None:
     query = rt.query(totals, depends_on=[trades], key="sector")
-    await asyncio.wait_for(query.ready(), 10)
+    await asyncio.wait_for(query.ready(), scaled(10))
     query.close()
     assert query.status == "closed"
     assert len(query.df) == 2

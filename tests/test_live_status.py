@@ -489,3 +489,22 @@ def test_a_queue_that_cannot_be_read_as_the_table_appears_is_the_tables_error(
         assert "damaged: a test" in frame.reason
         monkeypatch.undo()
         assert rt.table(make_table()).wait(scaled(10)).status in {"live", "loading", "stale"}
+
+
+def test_a_mistyped_table_leaves_the_session_healthy_though_its_error_is_kept(
+    stack: LocalStack, table: str
+) -> None:
+    """As IPython keeps the last traceback, and with it the frame."""
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        rt.table(table).wait(scaled(10))
+        with pytest.raises(errors.MissingTableError) as kept:
+            rt.table("mistyped").wait(scaled(10))
+        assert any(
+            isinstance(value, nrt.LiveTable)
+            for entry in kept.traceback
+            for value in entry.frame.f_locals.values()
+        )
+        live = rt.table(table).wait(scaled(10))
+        until(lambda: rt.health.status == "healthy", 20, lambda: rt.health)
+        assert live.status == "live"
+        assert "mistyped" not in rt.health.reason

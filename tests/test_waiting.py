@@ -27,6 +27,17 @@ def test_limits_are_longer(request):
 @pytest.mark.timeout(200)
 def test_own_limits_are_longer(request):
     assert request.node.get_closest_marker("timeout").args == (600.0,)
+
+
+@pytest.fixture
+def servers():
+    time.sleep(1.2)
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(0.3)
+def test_what_starts_before_a_test_in_the_browser_takes_none_of_its_time(servers):
+    pass
 """
 
 
@@ -43,4 +54,4 @@ def test_a_time_factor_makes_every_limit_longer(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert "2 passed" in ran.stdout, ran.stdout + ran.stderr
+    assert "3 passed" in ran.stdout, ran.stdout + ran.stderr

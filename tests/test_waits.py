@@ -50,7 +50,22 @@ def fault(call: ast.Call) -> str | None:
     limits = [keyword.value for keyword in call.keywords if keyword.arg == "timeout"]
     if first and isinstance(call.func, ast.Attribute) and call.func.attr in ("wait", "join"):
         limits.append(first)
+    if ast.unparse(call.func) in ("asyncio.wait_for", "asyncio.timeout"):
+        limits += call.args[-1:]
     return "has a limit without scaled()" if any(constant(n) >= 1 for n in limits) else None
+
+
+def gives_up(loop: ast.For) -> str | None:
+    """Whether ``loop`` looks so many times and then goes on, whatever it saw."""
+    counted = ast.unparse(loop.iter).startswith("range(") and ast.unparse(loop.target) == "_"
+    looks = any(isinstance(step, ast.If) and is_break(step.body) for step in loop.body)
+    waits = ".sleep(" in ast.unparse(loop.body[-1])
+    wrong = counted and looks and waits and not loop.orelse
+    return "goes on after so many looks; wait with until()" if wrong else None
+
+
+def is_break(body: list[ast.stmt]) -> bool:
+    return len(body) == 1 and isinstance(body[0], ast.Break)
 
 
 def faults(source: str, name: str) -> Iterator[str]:
@@ -60,10 +75,14 @@ def faults(source: str, name: str) -> Iterator[str]:
             for node in ast.walk(top):
                 if isinstance(node, ast.Call) and (wrong := fault(node)):
                     yield f"{where}, line {node.lineno}: {ast.unparse(node)} {wrong}"
+                if isinstance(node, ast.For) and (wrong := gives_up(node)):
+                    yield f"{where}, line {node.lineno}: {wrong}"
 
 
 def test_what_waits_for_seconds_is_found() -> None:
-    for wrong in ("time.sleep(0.5)", "asyncio.sleep(2)", "f.wait(10)", "q.get(timeout=5)"):
+    looks = "for _ in range(100):\n        if f():\n            break\n        time.sleep(0.02)"
+    limits = ("f.wait(10)", "q.get(timeout=5)", "asyncio.wait_for(f, 5)", "asyncio.timeout(5)")
+    for wrong in ("time.sleep(0.5)", "asyncio.sleep(2)", *limits, looks):
         assert list(faults(f"def test():\n    {wrong}", "a.py")), wrong
     for right in ("time.sleep(0.01)", "f.wait(scaled(10))", "f.wait(0.1)", "q.get(timeout=0.2)"):
         assert not list(faults(f"def test():\n    {right}", "a.py")), right

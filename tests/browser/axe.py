@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
 from playwright.sync_api import Page
 
 from tests.browser.lab import REPOSITORY
+from tests.waiting import scaled
 
 VERSION = "4.10.3"
 
 
 @cache
 def source() -> str:
-    """axe-core's one file, installed once into ``.cache``."""
-    folder = REPOSITORY / ".cache" / "npm"
-    script: Path = folder / "node_modules" / "axe-core" / "axe.min.js"
+    """axe-core's one file, fetched once into ``.cache``."""
+    script = REPOSITORY / ".cache" / f"axe-{VERSION}.min.js"
     if not script.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["npm", "install", "--no-save", "--prefix", str(folder), f"axe-core@{VERSION}"],
-            check=True,
-            capture_output=True,
-        )
+        script.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=script.parent) as folder:
+            subprocess.run(
+                ["npm", "install", "--no-save", "--prefix", folder, f"axe-core@{VERSION}"],
+                check=True,
+                capture_output=True,
+                timeout=scaled(300),
+            )
+            fetched = Path(folder, "node_modules", "axe-core", "axe.min.js")
+            fetched.replace(script)  # in one go: another worker may be doing the same
     return script.read_text("utf-8")
 
 

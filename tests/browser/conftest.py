@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser as Chromium
 
+from tests.browser import axe
 from tests.browser.lab import Browser, Server, headless, serving
 
 
@@ -18,6 +19,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Chromium]:
+    axe.source()  # the network may be slow, and a test has its own time for itself
     with headless() as chromium:
         yield chromium
 

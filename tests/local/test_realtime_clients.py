@@ -9,6 +9,7 @@ from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
 from supabase import AsyncClient, acreate_client
 
 from notebook_rt.local import LocalStack
+from tests.waiting import scaled
 
 USER = "11111111-1111-1111-1111-111111111111"
 OTHER = "22222222-2222-2222-2222-222222222222"
@@ -49,7 +50,7 @@ async def subscribed(subscribe: Callable[[Any], Awaitable[Any]]) -> None:
                 done.set_exception(AssertionError(f"{state}: {error}"))
 
     await subscribe(status)
-    await asyncio.wait_for(done, 5)
+    await asyncio.wait_for(done, scaled(10))
 
 
 async def following(channel: Any) -> None:
@@ -59,11 +60,11 @@ async def following(channel: Any) -> None:
     follows = asyncio.Event()
     channel.on_system(lambda payload: follows.set())
     await subscribed(channel.subscribe)
-    await asyncio.wait_for(follows.wait(), 5)
+    await asyncio.wait_for(follows.wait(), scaled(10))
 
 
 async def received(queue: Received) -> Any:
-    return await asyncio.wait_for(queue.get(), 5)
+    return await asyncio.wait_for(queue.get(), scaled(10))
 
 
 async def test_changes_of_a_table_arrive(

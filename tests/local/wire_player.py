@@ -254,7 +254,7 @@ class Player:
         by_server = code in (1009, 1012) or "idle" in who or "kill" in self.note
         if by_server:
             assert client.reader is not None
-            await asyncio.wait_for(client.reader, 20)
+            await asyncio.wait_for(client.reader, scaled(20))
             got = client.connection.close_code
             if got != code:
                 self.differ(f"closed with {got}, recorded {code}")

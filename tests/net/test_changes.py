@@ -16,6 +16,7 @@ from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df, comb
 from notebook_rt.runtime.feed import Feed
 from notebook_rt.store.contents import changes_between
 from notebook_rt.sync.connection.health import Metrics
+from tests.waiting import scaled
 
 rows = st.builds(lambda a, b: {"a": a, "b": b}, st.integers(0, 2), st.none() | st.just("x"))
 tables = st.dictionaries(st.integers(0, 4), rows, max_size=5)
@@ -54,7 +55,7 @@ async def test_what_comes_within_the_time_is_handed_on_once_and_a_change_undone_
     gathering(step({}, {7: {"a": 1}}, 3))
     gathering(step({7: {"a": 1}}, {7: {"a": 2}}, 4))
     assert told.empty()
-    batch = await asyncio.wait_for(told.get(), 5)
+    batch = await asyncio.wait_for(told.get(), scaled(5))
     assert [(change.kind, change.key, change.new) for change in batch] == [("insert", 7, {"a": 2})]
 
 

@@ -552,6 +552,16 @@ def test_percentiles_are_right_and_take_no_more_room_with_more_values() -> None:
     assert len(series._counts) == room <= 3_000
 
 
+@pytest.mark.parametrize("batches_a_second", [1, 30, 600, 5000])
+def test_the_rate_of_changes_is_that_of_ten_seconds_however_many_batches(
+    batches_a_second: int,
+) -> None:
+    metrics = Metrics()
+    for number in range(20 * batches_a_second):
+        metrics.applied(2, number / batches_a_second)
+    assert metrics.rate(20.0) == pytest.approx(2 * batches_a_second, rel=0.02)
+
+
 def test_uptime_and_rate_are_counted_over_reconnects() -> None:
     metrics = Metrics()
     metrics.state("connected", "", 0.0)

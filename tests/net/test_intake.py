@@ -21,6 +21,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from notebook_rt.net.websocket.intake import Intake
+from tests.waiting import scaled
 
 LARGEST = 200_000
 
@@ -220,5 +221,5 @@ async def test_frames_right_behind_the_handshake_are_taken_too() -> None:
             close_timeout=0.1,
         ),
     ):
-        await asyncio.wait_for(whole.wait(), 10)
+        await asyncio.wait_for(whole.wait(), scaled(10))
     assert got == [b"one", b"one", b"one"]

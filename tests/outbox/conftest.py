@@ -11,6 +11,7 @@ import pytest
 
 from notebook_rt.local import LocalStack
 from tests.outbox.kernel import TABLE_SQL, Kernel
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -18,9 +19,7 @@ def table(stack: LocalStack) -> Iterator[str]:
     name = f"outbox_{uuid.uuid4().hex[:8]}"
     stack.sql(TABLE_SQL.format(name))
     headers = {"apikey": stack.anon_key}
-    for _ in range(100):
-        if httpx.get(f"{stack.url}/rest/v1/{name}", headers=headers).status_code == 200:
-            break
+    until(lambda: httpx.get(f"{stack.url}/rest/v1/{name}", headers=headers).is_success)
     yield name
     stack.sql(f"drop table {name} cascade")
 

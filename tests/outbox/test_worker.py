@@ -19,7 +19,7 @@ from notebook_rt.model.http import Request
 from notebook_rt.outbox.worker import Worker
 from tests.outbox.kernel import Kernel
 from tests.proxy import Answer, Proxy, lost_answers
-from tests.waiting import scaled
+from tests.waiting import scaled, until
 
 MakeKernel = Callable[..., Kernel]
 
@@ -485,7 +485,7 @@ async def test_what_is_answered_together_is_put_down_in_one_commit(
     commits: list[int] = []
     k.outbox.subscribe(lambda: commits.append(len(k.outbox)))
     worker = Worker(k.outbox, TenAtOnce(), k.editing, clock=k.clock)
-    assert await asyncio.wait_for(worker.step(), 10) == 10
+    assert await asyncio.wait_for(worker.step(), scaled(10)) == 10
     assert commits == [0]
     await k.close()
 
@@ -662,10 +662,7 @@ async def test_a_paused_queue_sends_nothing_and_a_running_one_drains_as_it_fills
     await asyncio.sleep(0.3)
     assert row(stack, table, key)["note"] == "old"  # type: ignore[index]  # it is there
     k.worker.resume()
-    for _ in range(100):
-        if not k.outbox.ops():
-            break
-        await asyncio.sleep(0.05)
+    await asyncio.to_thread(until, lambda: not k.outbox.ops())
     assert row(stack, table, key)["note"] == "held"  # type: ignore[index]  # it is there
 
     def broken(records: Any) -> None:
@@ -674,11 +671,7 @@ async def test_a_paused_queue_sends_nothing_and_a_running_one_drains_as_it_fills
     k.editor.on_merge.add(broken)
     k.editor.edit(key, {"tags": ["mine"]})
     stack.sql(f"update {table} set tags = '{{theirs}}' where id = %s", key)
-    for _ in range(100):
-        if not k.outbox.ops():
-            break
-        await asyncio.sleep(0.05)
-    assert k.outbox.ops() == []
+    await asyncio.to_thread(until, lambda: not k.outbox.ops())
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

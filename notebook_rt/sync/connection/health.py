@@ -554,6 +554,8 @@ class Metrics:
     """What a session counts. Times are monotonic seconds, given by the caller."""
 
     RATE_WINDOW: Final = 10.0
+    RATE_STEP: Final = 0.1
+    """Changes within so many seconds are counted together."""
 
     def __init__(self) -> None:
         self.connected_since: float | None = None
@@ -571,7 +573,9 @@ class Metrics:
         """Heartbeat there and back."""
         self.lag = Series()
         """Commit on the server to applied here, by the server's clock (``sync/clock.py``)."""
-        self._recent: deque[tuple[float, int]] = deque(maxlen=256)
+        self._recent: deque[tuple[float, int]] = deque(
+            maxlen=round(self.RATE_WINDOW / self.RATE_STEP) + 1
+        )
         self._changes, self._lags, self._latencies = (
             Trend(operator.add, 0.0),
             Trend(max),
@@ -592,7 +596,11 @@ class Metrics:
 
     def applied(self, changes: int, now: float) -> None:
         self.events += changes
-        self._recent.append((now, changes))
+        if self._recent and now - self._recent[-1][0] < self.RATE_STEP:
+            at, before = self._recent[-1]
+            self._recent[-1] = (at, before + changes)
+        else:
+            self._recent.append((now, changes))
         self._changes.add(changes, now)
 
     def lagged(self, seconds: float, now: float) -> None:
