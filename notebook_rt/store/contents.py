@@ -135,13 +135,8 @@ class Contents:
         """How many rows were noted since the last step."""
         return len(self._changed) + len(self.fresh) + len(self._gone)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether so much is noted that it is time for a step."""
-        return self.noted > _PENDING and self.noted > len(self.keys) // 8
-
-    def write(self, ops: Sequence[Op]) -> None:
-        """Note ``ops``, in order."""
+    def write(self, ops: Sequence[Op]) -> bool:
+        """Note ``ops``, in order; whether so much is noted by now that it is time for a step."""
         if self.by_rank:
             ops = self._moving(ops)
         changed, fresh = self._changed, self.fresh
@@ -184,6 +179,7 @@ class Contents:
             self.keys.remove(left)
         if came:
             self.keys.update(came.items())
+        return self.noted > _PENDING and self.noted > len(self.keys) // 8
 
     def _moving(self, ops: Sequence[Op]) -> Sequence[Op]:
         """Operations of a table by rank: a row that gets another rank leaves, and comes there.

@@ -151,13 +151,14 @@ class Table:
                 changes, moved = self._held.foresee(ops)
                 if not changes and not moved:
                     return changes
-            if ops:
-                self.version += 1
-                with uninterrupted():
-                    if self._followers:
-                        self._tell_followers(ops)
-                    self._held.write(ops)
-            if self._held.is_full:
+            if not ops:
+                return changes
+            self.version += 1
+            with uninterrupted():
+                if self._followers:
+                    self._tell_followers(ops)
+                full = self._held.write(ops)
+            if full:
                 self._take_step()
             return changes
 
