@@ -30,7 +30,6 @@ from notebook_rt.model.types import (
     decode,
     equal,
     key_part,
-    kind,
     to_json,
 )
 
@@ -233,40 +232,6 @@ def timed_out(answer: Answer) -> bool:
 def is_final(answer: Answer) -> bool:
     """Whether PostgreSQL refused it for good, in words that the row's own statement would get."""
     return _is_final(answer.code) and not forbidden(answer)
-
-
-def adds(op: Op, column: str) -> bool:
-    """Whether a column's change is a sum."""
-    return (
-        op.kind == "update"
-        and op.rules.get(column, op.rules.get("", "lww")) == "delta"
-        and kind(op.types.get(column, "text")) in ("int", "float", "decimal")
-        and op.values.get(column) is not None
-        and op.base.get(column) is not None
-    )
-
-
-def unites(op: Op, column: str) -> bool:
-    """Whether a column's change adds items to a collection, or removes some."""
-    return (
-        op.kind == "update"
-        and op.rules.get(column, op.rules.get("", "lww")) == "union"
-        and all(isinstance(one.get(column), list | None) for one in (op.values, op.base))
-    )
-
-
-def only_once(op: Op) -> bool:
-    """Whether an update that is written twice does more than one that is written once.
-
-    A sum is added again; a union puts back an item that somebody removed in between.
-    """
-    return any(adds(op, column) or unites(op, column) for column in op.values)
-
-
-def difference(op: Op, column: str) -> Json:
-    """What a sum adds, as the text or number that PostgreSQL reads exactly."""
-    mine, base = _typed(op, column, op.values[column]), _typed(op, column, op.base[column])
-    return to_json(op.types[column], mine - base)
 
 
 def unchanged(op: Op, row: Mapping[str, Json]) -> bool:
