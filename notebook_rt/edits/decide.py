@@ -250,7 +250,7 @@ def written(op: Op, row: Mapping[str, Json]) -> bool:
 
 
 def may_have_moved(op: Op, row: Mapping[str, Json]) -> bool:
-    """Whether the row under an update's new key, while there is none under the old one, is its own.
+    """Whether the row under an update's new key, while no row is under the old one, is its own.
 
     The write is one statement, so the whole of it was applied then, whatever others made of the
     columns since. A column that still is what the write was based on says that it is another row.

@@ -106,7 +106,7 @@ class Delivery:
         self._outcomes.leaving(group)
         try:
             await self._send(group)
-        finally:  # none of it is taken again before it is put down
+        finally:  # it is not taken again before it is put down
             await self._outcomes.settled()
 
     async def _send(self, group: Sequence[Op]) -> None:
