@@ -46,7 +46,7 @@ _BESIDE: Final = 100_000
 
 
 class Contents:
-    """See the module. Made of whole ``columns``, of which those without rows may lack, and their ``keys``.
+    """See the module. Made of whole ``columns`` and their ``keys``; a column that is not among them is null.
 
     Without ``keys``, they are collected from the columns when one is first looked up.
     """
@@ -60,8 +60,9 @@ class Contents:
     ) -> None:
         self.backend: Backend = backend
         self._know(schema)
+        rows = 0 if keys is None else len(keys)
         self.columns: dict[str, ColumnStore] = {
-            one.name: columns[one.name] if one.name in columns else self._store([], one)
+            one.name: columns[one.name] if one.name in columns else self._store([None] * rows, one)
             for one in schema.columns
         }
         self.by_rank = RANK in schema.types
