@@ -580,7 +580,7 @@ class PermissionDeniedError(TableError):
 def why_empty(
     schema: str, table: str, role: str, row_security: bool | None, *, shows_some: bool = False
 ) -> str:
-    """Why a table that was read shows no row, and what to do; empty where it has none to hide.
+    """Why a table that was read shows no row, and what to do; empty where no row can be hidden.
 
     No policy hides a row from a secret key's role. ``row_security`` is whether policies decide which rows
     are seen; None: not known. ``shows_some``: there is a policy that shows rows to this role.

@@ -1,7 +1,7 @@
 """``LiveTable``: a live frame whose rows can be written (promises, edits).
 
 An edit goes to the table's `Editor`, which checks it, puts it down in the queue's file and
-shows it. Looking at what is pending opens no file where none is.
+shows it. Looking at what is pending makes no file.
 """
 
 from __future__ import annotations

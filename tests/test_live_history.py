@@ -187,7 +187,7 @@ def test_a_large_integer_is_exact_in_the_history_of_its_cell(
 def test_a_gap_is_said_and_its_outcome_is_known(stack: LocalStack, trades: nrt.LiveTable) -> None:
     past = trades.history("1h")
     driver = past._driver
-    driver.thread.call(driver.gap, "a cable was pulled")
+    driver.thread.call(driver.subscription.gap, "a cable was pulled")
     until(lambda: past.gaps["reason"].tolist()[-1:] == ["a cable was pulled"])
     until(lambda: trades.status == "live")
     since, end, _ = past.gaps.iloc[-1]

@@ -234,9 +234,9 @@ def _local(directory: Path | None, port: int | None, *, secrets: bool) -> int:
 def _until_interrupted() -> NoReturn:
     """Wait for Ctrl-C, which is a KeyboardInterrupt at whatever moment it comes.
 
-    ``threading.Event.wait`` is none at some: Condition.wait releases its lock a line before it promises to
-    take it again, and what is raised between the two becomes a RuntimeError. A sleep is short, for a signal
-    that comes just before it does not wake it.
+    In ``threading.Event.wait`` it is not always: Condition.wait releases its lock a line before it
+    promises to take it again, and what is raised between the two becomes a RuntimeError. A sleep is short,
+    for a signal that comes just before it does not wake it.
     """
     while True:
         time.sleep(0.5)

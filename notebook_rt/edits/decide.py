@@ -30,7 +30,6 @@ from notebook_rt.model.types import (
     decode,
     equal,
     key_part,
-    kind,
     to_json,
 )
 
@@ -235,40 +234,6 @@ def is_final(answer: Answer) -> bool:
     return _is_final(answer.code) and not forbidden(answer)
 
 
-def adds(op: Op, column: str) -> bool:
-    """Whether a column's change is a sum."""
-    return (
-        op.kind == "update"
-        and op.rules.get(column, op.rules.get("", "lww")) == "delta"
-        and kind(op.types.get(column, "text")) in ("int", "float", "decimal")
-        and op.values.get(column) is not None
-        and op.base.get(column) is not None
-    )
-
-
-def unites(op: Op, column: str) -> bool:
-    """Whether a column's change adds items to a collection, or removes some."""
-    return (
-        op.kind == "update"
-        and op.rules.get(column, op.rules.get("", "lww")) == "union"
-        and all(isinstance(one.get(column), list | None) for one in (op.values, op.base))
-    )
-
-
-def only_once(op: Op) -> bool:
-    """Whether an update that is written twice does more than one that is written once.
-
-    A sum is added again; a union puts back an item that somebody removed in between.
-    """
-    return any(adds(op, column) or unites(op, column) for column in op.values)
-
-
-def difference(op: Op, column: str) -> Json:
-    """What a sum adds, as the text or number that PostgreSQL reads exactly."""
-    mine, base = _typed(op, column, op.values[column]), _typed(op, column, op.base[column])
-    return to_json(op.types[column], mine - base)
-
-
 def unchanged(op: Op, row: Mapping[str, Json]) -> bool:
     """Whether the server's row is what the operation was based on."""
     there = row_of(op, row)
@@ -285,7 +250,7 @@ def written(op: Op, row: Mapping[str, Json]) -> bool:
 
 
 def may_have_moved(op: Op, row: Mapping[str, Json]) -> bool:
-    """Whether the row under an update's new key, while there is none under the old one, is its own.
+    """Whether the row under an update's new key, while no row is under the old one, is its own.
 
     The write is one statement, so the whole of it was applied then, whatever others made of the
     columns since. A column that still is what the write was based on says that it is another row.

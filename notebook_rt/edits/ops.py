@@ -32,7 +32,7 @@ class Op:
     """The table, function or topic."""
     made_at: float
     key: Mapping[str, Json] = field(default_factory=dict)
-    """The row's key columns before the write; none of a row that is inserted and `unkeyed`."""
+    """The row's key columns before the write; empty for a row that is inserted and `unkeyed`."""
     values: Mapping[str, Json] = field(default_factory=dict)
     """The changed columns; a call's arguments; a broadcast's payload."""
     base: Mapping[str, Json] = field(default_factory=dict)

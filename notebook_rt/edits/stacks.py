@@ -68,8 +68,8 @@ class Stacks:
         return Linked(tuple(keys), [self._edits[op] for op in sorted(found, key=self._number.get)])  # type: ignore[arg-type]  # each has a number
 
     def of(self, key: Key) -> Sequence[Edit]:
-        """The edits of the row that the view shows under ``key``; where there is none, of the one
-        that it showed there last.
+        """The edits of the row that the view shows under ``key``; if it shows no row there, of
+        the one that it showed there last.
         """
         here: dict[Key, list[Edit]] = {}
         left: dict[Key, list[Edit]] = {}

@@ -17,12 +17,11 @@ from typing import Final, Literal
 
 import msgspec
 
-from notebook_rt.edits.decide import adds, difference, only_once
 from notebook_rt.edits.ops import Json, Op, changes_key
 from notebook_rt.model.filters import Condition, column_name
 from notebook_rt.model.http import Request
 from notebook_rt.model.stored import encode
-from notebook_rt.model.types import canonical, kind, to_rest
+from notebook_rt.model.types import canonical, decode, kind, to_json, to_rest
 
 LEDGER: Final = "notebook_rt_write"
 MANY: Final = "notebook_rt_write_many"
@@ -187,6 +186,41 @@ def needs_version(op: Op) -> bool:
     return not _conditions(op)[1]
 
 
+def adds(op: Op, column: str) -> bool:
+    """Whether a column's change is a sum."""
+    return (
+        op.kind == "update"
+        and op.rules.get(column, op.rules.get("", "lww")) == "delta"
+        and kind(op.types.get(column, "text")) in ("int", "float", "decimal")
+        and op.values.get(column) is not None
+        and op.base.get(column) is not None
+    )
+
+
+def unites(op: Op, column: str) -> bool:
+    """Whether a column's change adds items to a collection, or removes some."""
+    return (
+        op.kind == "update"
+        and op.rules.get(column, op.rules.get("", "lww")) == "union"
+        and all(isinstance(one.get(column), list | None) for one in (op.values, op.base))
+    )
+
+
+def only_once(op: Op) -> bool:
+    """Whether an update that is written twice does more than one that is written once.
+
+    A sum is added again; a union puts back an item that somebody removed in between.
+    """
+    return any(adds(op, column) or unites(op, column) for column in op.values)
+
+
+def difference(op: Op, column: str) -> Json:
+    """What a sum adds, as the text or number that PostgreSQL reads exactly."""
+    pg_type = op.types[column]
+    mine, base = (decode(pg_type, row[column], numeric="decimal") for row in (op.values, op.base))
+    return to_json(pg_type, mine - base)
+
+
 def _key_filters(op: Op) -> list[tuple[str, str]]:
     return [_equals(op, name, value).to_rest() for name, value in op.key.items()]
 
@@ -198,8 +232,9 @@ def _conditions(op: Op) -> tuple[list[Condition], bool]:
         if column in op.key:
             continue
         condition = _equals(op, column, value)
-        if _comparable(op, column, value) and length + len(condition.value) <= _MAX_CONDITION:
-            length += len(condition.value)
+        longer = length + len(condition.value)
+        if _comparable(op, column, value) and longer <= _MAX_CONDITION:
+            length = longer
             found.append(condition)
         else:
             whole = False
@@ -270,7 +305,7 @@ def split(group: Sequence[Op], *, many: bool = False) -> list[list[Op]]:
 
     Of any values, where they leave through `MANY`.
     """
-    if group[0].kind != "update":
+    if group[0].kind != "update" or len(group) == 1:
         return [list(group)]
     if many:
         return _by_table(group)

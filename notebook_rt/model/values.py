@@ -91,7 +91,9 @@ def _decimal(value: Json) -> Any:
     except (InvalidOperation, ValueError, TypeError):
         return _odd(value)
     if number.is_snan() or (number.is_finite() and abs(number.adjusted()) >= NUMERIC_DIGITS):
-        return str(value)  # none of PostgreSQL's, and arithmetic with it raises or never ends
+        return str(
+            value
+        )  # PostgreSQL has no such value, and arithmetic with it raises or never ends
     return number
 
 
@@ -130,7 +132,7 @@ def _date(value: Json) -> Any:
 
 def _time(value: Json) -> Any:
     try:
-        # "24:00:00" is a time to PostgreSQL and none to Python: it stays text.
+        # "24:00:00" is a time in PostgreSQL and not in Python: it stays text.
         return dt.time.fromisoformat(value)
     except (ValueError, TypeError):
         return _odd(value)

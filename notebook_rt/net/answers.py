@@ -2,7 +2,7 @@
 
 In: status, headers and bytes. Out: an ``Answer``, and of one that is no success its named error. A
 proxy, a login page and a broken gateway answer 200 too: what does not have the form of a REST answer is
-an error, so no row is taken from it, none for gone, and no write for done or refused.
+an error: no row is taken from it, no row counts as gone, and no write as done or refused.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def read_answer(
 
 
 def http_date(header: str | None, now: float) -> float:
-    """A ``Date`` header in seconds since the epoch; ``now`` where there is none."""
+    """A ``Date`` header in seconds since the epoch; ``now`` where it is missing or invalid."""
     try:
         return email.utils.parsedate_to_datetime(header or "").timestamp()
     except ValueError:

@@ -72,7 +72,7 @@ class Leaving:
 async def exchange(
     client: httpx.AsyncClient, request: Request, headers: Mapping[str, str], leaving: Leaving
 ) -> httpx.Response:
-    """Send ``request`` and read its answer; one of `FAILURES` is raised if there is none."""
+    """Send ``request`` and read its answer; one of `FAILURES` is raised if no answer comes."""
     return await client.request(
         request.method,
         request.path,

@@ -28,7 +28,7 @@ Token = str | Callable[[], str | Awaitable[str]] | None
 """An access token, or a function that gives a fresh one (called again when it ends)."""
 
 AGAIN_SECONDS: Final = 5.0
-"""The shortest wait before a fresh token is asked for again, when there was none."""
+"""The shortest wait before a fresh token is asked for again, when none could be had."""
 
 
 class Login:
@@ -213,7 +213,7 @@ class Login:
             await _give_up(refreshing, last)
 
     async def refresh(self, refused: str | None = None) -> bool:
-        """Get a new access token in place of the one that was ``refused``; False: there is none.
+        """Get a new access token in place of the one that was ``refused``; False: it cannot be had.
 
         Whoever asks while one is being got waits for that one: a refresh token can be used once, and
         a storm of refused requests is one question.

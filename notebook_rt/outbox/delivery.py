@@ -1,36 +1,29 @@
-"""Carries out what ``decide`` says about one operation: sends, merges, and puts down what came of it.
+"""The way of operations to the server: as statements or one by one, merged with the row where it moved.
 
-What became of an operation is durable before anybody is told. The queue's file is read and written
-on a thread of its own, so that neither a sync of the disk nor another kernel's lock stops the
-heartbeats.
+What is sent ``edits/statements.py`` says, and ``decide.py`` what an answer means; what became of an
+operation is put down and told by ``Outcomes``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
 
 from notebook_rt.edits import decide, statements
-from notebook_rt.edits.decide import Verdict
 from notebook_rt.edits.listing import question
 from notebook_rt.edits.merge import Strategies, rebase
-from notebook_rt.edits.ops import WRITES, Json, Op, changes_key, key_after, unkeyed
+from notebook_rt.edits.ops import Json, Op, changes_key, key_after, unkeyed
 from notebook_rt.errors import QueueError
 from notebook_rt.model.classify import NETWORK_WAIT
 from notebook_rt.model.http import Answer
 from notebook_rt.net.http import CancelledUnsentError, NoAnswerError
 from notebook_rt.outbox.lease import LeaseLostError
+from notebook_rt.outbox.outcomes import Outcomes
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import Rest
 from notebook_rt.outbox.writing import Writer
-
-logger = logging.getLogger("notebook_rt")
-T = TypeVar("T")
 
 _PARALLEL = 10
 """Rounds of statements at a time between two looks at whether the lease is still ours."""
@@ -45,34 +38,6 @@ _SKIPPED = (
     "the server inserted nothing, or this login may not see the row: a trigger of {} skipped it (BEFORE, "
     "returning NULL), or a row-level security policy hides it"
 )
-
-
-class Listener(Protocol):
-    """Who is told what became of operations; called on the loop thread, after it is durable."""
-
-    def leaving(self, ops: Sequence[Op]) -> None:
-        """They are on their way."""
-
-    def settled(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]]) -> None:
-        """Done; with the rows that the server answered, where it answered one."""
-
-    def rebased(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
-        """Merged with the server's row; ``op`` is what is left to send, or asks."""
-
-    def failed(self, op: Op) -> None:
-        """Set aside with the server's words."""
-
-    def columns_suspect(self, op: Op) -> None:
-        """It was refused for what a column is or may hold: what is known of that may be old."""
-
-    def stuck(self, words: str) -> None:
-        """Nothing leaves: the queue's file cannot be written."""
-
-    def elsewhere(self) -> None:
-        """Another process wrote to the file."""
-
-    def tick(self) -> None:
-        """About twice a second."""
 
 
 @dataclass(slots=True)
@@ -92,46 +57,20 @@ class Delivery:
         self,
         outbox: Outbox,
         rest: Rest,
-        listener: Listener,
+        outcomes: Outcomes,
         clock: Callable[[], float],
-        random: Callable[[], float],
         strategies: Callable[[str, str], Strategies | None],
-        max_attempts: int,
         at_once: int,
     ) -> None:
-        self.outbox = outbox
-        self.offline = False
-        """The last request found no network."""
-        self.unauthorized = ""
-        """The server's words when it refused the login, until there is a new one."""
-        self.retry_at = 0.0
-        """Nothing leaves before."""
-        self.waiting: list[Op] = []
-        """Taken with this batch, then returned to the queue: later operations that depend on it must wait."""
+        self._outbox = outbox
+        self._outcomes = outcomes
         self._left: set[str] = set()
         """What of this batch may have left for the server, by its id."""
-        self.ended = 0
-        """Operations that came to an end here: they are settled, set aside, or ask."""
-        self._listener = listener
         self._clock = clock
-        self._random = random
         self._strategies = strategies
-        self._max_attempts = max_attempts
         self._at_once = at_once
         """Statements that are under way at a time."""
         self._writer = Writer(rest)
-        self._done: list[tuple[Op, Json]] = []
-        """What waits to be put down as done."""
-        self._settling: asyncio.Task[None] | None = None
-        """Waits to put them down, with all that are done by then."""
-        self._settlings: set[asyncio.Task[None]] = set()
-        self._committing = asyncio.Lock()
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="notebook_rt-outbox")
-
-    @property
-    def stopped(self) -> bool:
-        """Nothing may leave now."""
-        return bool(self.unauthorized) or (self.retry_at > 0 and self.retry_at > self._clock())
 
     @property
     def many(self) -> bool:
@@ -140,7 +79,7 @@ class Delivery:
 
     def begin(self) -> None:
         """A new batch was taken."""
-        self.waiting.clear()
+        self._outcomes.waiting.clear()
         self._left.clear()
 
     async def interrupted(self, ops: Sequence[Op]) -> None:
@@ -149,7 +88,7 @@ class Delivery:
         if unsent:
             # Where it cannot be put down, it is in doubt, and asked about.
             with contextlib.suppress(LeaseLostError, QueueError):
-                await self._store(self.outbox.unsent, unsent)
+                await self._outcomes.store(self._outbox.unsent, unsent)
 
     @contextlib.contextmanager
     def _leaving(self, *ops: Op) -> Iterator[None]:
@@ -164,11 +103,11 @@ class Delivery:
 
     async def send(self, group: Sequence[Op]) -> None:
         """Carry out what may leave together."""
-        self.tell(self._listener.leaving, group)
+        self._outcomes.leaving(group)
         try:
             await self._send(group)
-        finally:  # none of it is taken again before it is put down
-            await self._settled()
+        finally:  # it is not taken again before it is put down
+            await self._outcomes.settled()
 
     async def _send(self, group: Sequence[Op]) -> None:
         kind = group[0].kind
@@ -196,7 +135,7 @@ class Delivery:
         try:
             await self._writer.look_for_many(of_rows[0][0])
         except NoAnswerError as error:
-            await self._no_answer([op for group in groups for op in group], error)
+            await self._outcomes.no_answer([op for group in groups for op in group], error)
             return False
         return True
 
@@ -206,10 +145,10 @@ class Delivery:
         for place in range(0, len(parts), at_once):
             some = parts[place : place + at_once]
             if place:
-                if self.stopped:
-                    await self.put_back([op for ops in parts[place:] for op in ops])
+                if self._outcomes.stopped:
+                    await self._outcomes.put_back([op for ops in parts[place:] for op in ops])
                     break
-                await self.still_ours()
+                await self._outcomes.still_ours()
             left = iter(some)
             ways = (self._in_turn(left) for _ in range(min(self._at_once, len(some))))
             # To the last one, whatever happens to the others: none goes on behind the next step's back.
@@ -221,8 +160,8 @@ class Delivery:
     async def _in_turn(self, parts: Iterator[Sequence[Op]]) -> None:
         """Carry out one statement after the other, until no more are there or may leave."""
         for ops in parts:
-            if self.stopped:
-                await self.put_back(ops)
+            if self._outcomes.stopped:
+                await self._outcomes.put_back(ops)
             elif ops[0].kind == "insert" and unkeyed(ops[0]):
                 await self._insert_unkeyed(ops)
             elif len(ops) == 1:
@@ -239,17 +178,17 @@ class Delivery:
         whatever way, the note is durable first. So nobody need be asked about it, even if the ledger is
         not there (any more).
         """
-        sums = [op for op in group if decide.only_once(op)]
+        sums = [op for op in group if statements.only_once(op)]
         if not sums:
             return group
         if self._writer.ledger is None:
             try:
                 problem = await self._writer.look_for_ledger(sums[0])
             except NoAnswerError as error:
-                await self._no_answer(sums, error)
+                await self._outcomes.no_answer(sums, error)
                 return [op for op in group if op not in sums]
             if problem is not None:
-                await self._no_all(sums, problem, read=True)
+                await self._outcomes.no_all(sums, problem, read=True)
                 return [op for op in group if op not in sums]
         ready = []
         for op in group:
@@ -257,15 +196,10 @@ class Delivery:
                 op = replace(op, sent=False)
                 if self._writer.ledger:
                     noted = replace(op, sent=True, untold=True)
-                    await self._store(self.outbox.back, noted)
+                    await self._outcomes.store(self._outbox.back, noted)
                     op = replace(op, untold=True)
             ready.append(op)
         return ready
-
-    async def still_ours(self) -> None:
-        """Extend the lease; raises `LeaseLostError` if it is another kernel's."""
-        if not await self.on_disk(self.outbox.lease, self._clock()):
-            raise LeaseLostError(f"another kernel sends from {self.outbox.path} now")
 
     # --- one operation ---------------------------------------------------------------------------
 
@@ -275,14 +209,14 @@ class Delivery:
             with self._leaving(op):
                 if op.kind == "rpc":
                     await self._call(op)
-                elif self._writer.ledger and decide.only_once(op):
+                elif self._writer.ledger and statements.only_once(op):
                     await self._add(job)
                 else:
                     await self._write(job)
         except NoAnswerError as error:
-            await self._no_answer([job.op], error)
+            await self._outcomes.no_answer([job.op], error)
             return
-        self.offline = False
+        self._outcomes.offline = False
 
     async def _write_all(self, group: Sequence[Op]) -> None:
         """Several rows in one statement; whichever the server did not take goes on by itself.
@@ -293,9 +227,9 @@ class Delivery:
             with self._leaving(*group):
                 answer = await self._writer.write_all(group)
         except NoAnswerError as error:
-            await self._no_answer(group, error)
+            await self._outcomes.no_answer(group, error)
             return
-        self.offline = False
+        self._outcomes.offline = False
         rows = answer.body if isinstance(answer.body, list) and answer.status < 300 else []
         there = {decide.row_key(group[0], row): row for row in rows}
         done = [
@@ -304,10 +238,10 @@ class Delivery:
             if (key := decide.row_key(op, op.key)) in there
         ]
         if done:
-            self._settle(*done)
+            self._outcomes.settle(*done)
         taken = {one.id for one, _ in done}
         left = [op for op in group if op.id not in taken]
-        if left and await self._later(left, answer):
+        if left and await self._outcomes.later(left, answer):
             return
         verdict, timed_out = decide.judge(answer, 0, 0.0), decide.timed_out(answer)
         if verdict.lost and not timed_out:
@@ -322,10 +256,10 @@ class Delivery:
             await self._each([[op] for op in left])
             return
         for op in left:
-            if self.stopped or self.waiting:
-                await self.put_back([op])
+            if self._outcomes.stopped or self._outcomes.waiting:
+                await self._outcomes.put_back([op])
             else:
-                await self.still_ours()
+                await self._outcomes.still_ours()
                 await self._one(op)
 
     async def _insert_unkeyed(self, group: Sequence[Op]) -> None:
@@ -335,7 +269,7 @@ class Delivery:
         """
         for op in group:
             if op.sent:
-                await self._fail(op, decide.LOST)
+                await self._outcomes.fail(op, decide.LOST)
         new = [op for op in group if not op.sent]
         if not new:
             return
@@ -344,24 +278,24 @@ class Delivery:
                 answer = await self._writer.insert_unkeyed(new)
         except NoAnswerError as error:
             if not error.sent:
-                await self._no_answer(new, error)
+                await self._outcomes.no_answer(new, error)
                 return
             for op in new:
-                await self._fail(replace(op, sent=True), f"{decide.LOST} ({error.reason})")
+                await self._outcomes.fail(replace(op, sent=True), f"{decide.LOST} ({error.reason})")
             return
-        self.offline = False
+        self._outcomes.offline = False
         verdict = decide.judge(answer, 0, 0.0)
         rows = answer.body if isinstance(answer.body, list) else []
         if verdict.meaning == "done" and len(rows) == len(new):
-            self._settle(*zip(new, rows, strict=True))
+            self._outcomes.settle(*zip(new, rows, strict=True))
         elif verdict.meaning == "done" or (verdict.lost and not decide.timed_out(answer)):
             words = verdict.words or f"{len(rows)} rows came back of {len(new)}"
             for op in new:
-                await self._fail(replace(op, sent=True), f"{decide.LOST} ({words})")
+                await self._outcomes.fail(replace(op, sent=True), f"{decide.LOST} ({words})")
         elif len(new) > 1 and (verdict.meaning == "refused" or decide.timed_out(answer)):
             await self._halves(new)
         else:
-            await self._no_all(new, answer, read=decide.timed_out(answer))
+            await self._outcomes.no_all(new, answer, read=decide.timed_out(answer))
 
     async def _write_many(self, group: Sequence[Op]) -> None:
         """Updates or deletes by the function that carries each out; what it cannot goes on by itself."""
@@ -369,9 +303,9 @@ class Delivery:
             with self._leaving(*group):
                 answer = await self._writer.send(statements.through_many(group))
         except NoAnswerError as error:
-            await self._no_answer(group, error)
+            await self._outcomes.no_answer(group, error)
             return
-        self.offline = False
+        self._outcomes.offline = False
         results = decide.results_of(answer, len(group))
         if results is None:
             verdict = decide.judge(answer, 0, 0.0)
@@ -382,7 +316,7 @@ class Delivery:
             elif len(group) > 1 and (verdict.meaning == "refused" or decide.timed_out(answer)):
                 await self._halves(group)
                 return
-            elif await self._later(group, answer):
+            elif await self._outcomes.later(group, answer):
                 return
             if verdict.lost or verdict.meaning == "done":
                 group = [replace(op, sent=True) for op in group]
@@ -393,19 +327,19 @@ class Delivery:
             if result is None or (result.status >= 300 and not decide.is_final(result)):
                 alone.append([op])
             elif result.status >= 300:
-                await self._no(op, result)
+                await self._outcomes.no(op, result)
             else:
-                self._settle((op, None if op.kind == "delete" else result.body[0]))
+                self._outcomes.settle((op, None if op.kind == "delete" else result.body[0]))
         await self._each(alone)
 
     async def _halves(self, group: Sequence[Op]) -> None:
         """Carry out a statement that was refused as two, one after the other."""
         middle = (len(group) + 1) // 2
         for half in filter(None, (group[:middle], group[middle:])):
-            if self.stopped or self.waiting:
-                await self.put_back(half)
+            if self._outcomes.stopped or self._outcomes.waiting:
+                await self._outcomes.put_back(half)
                 continue
-            await self.still_ours()
+            await self._outcomes.still_ours()
             await self._in_turn(iter([half]))
 
     async def _write(self, job: _Job) -> None:
@@ -429,10 +363,10 @@ class Delivery:
                 await self._insert_unseen(op)
                 return
             if answer.status >= 300:
-                await self._no(op, answer)
+                await self._outcomes.no(op, answer)
                 return
             if isinstance(answer.body, list) and answer.body:
-                self._settle((op, None if op.kind == "delete" else answer.body[0]))
+                self._outcomes.settle((op, None if op.kind == "delete" else answer.body[0]))
                 return
             row, problem = await self._writer.fetch(op)
             if row is None and problem is None and op.sent and changes_key(op):
@@ -440,23 +374,23 @@ class Delivery:
                 if settled:
                     return
             if problem is not None:
-                await self._no(op, problem, read=True)
+                await self._outcomes.no(op, problem, read=True)
                 return
             if row is not None and op.kind != "insert" and decide.unchanged(op, row):
                 # Once more by the row's version: the server may tell apart what is one here.
                 if denied and (not by_xmin or str(row.get("xmin")) == op.xmin):
-                    await self._fail(op, _DENIED.format(op.target, op.kind))
+                    await self._outcomes.fail(op, _DENIED.format(op.target, op.kind))
                     return
                 denied = True
             elif row is None and op.kind == "insert":
-                await self._fail(op, _SKIPPED.format(op.target))
+                await self._outcomes.fail(op, _SKIPPED.format(op.target))
                 return
             elif row is not None and op.drawn and not op.sent and not decide.written(op, row):
-                await self._fail(op, decide.taken(op))
+                await self._outcomes.fail(op, decide.taken(op))
                 return
             elif not await self._merge(job, row, None):
                 return
-        await self._back(job.op, until=self._clock() + NETWORK_WAIT)
+        await self._outcomes.back(job.op, until=self._clock() + NETWORK_WAIT)
 
     async def _upsert(self, op: Op) -> None:
         """Insert a row, or set its columns; once more does no harm, so a lost answer is not asked about."""
@@ -467,20 +401,20 @@ class Delivery:
             if updated.status >= 300 or updated.body:
                 answer = updated
         if answer.status >= 300:
-            await self._no(op, answer)
+            await self._outcomes.no(op, answer)
         elif isinstance(answer.body, list) and answer.body:
-            self._settle((op, answer.body[0]))
+            self._outcomes.settle((op, answer.body[0]))
         else:
-            await self._fail(op, _SKIPPED.format(op.target))
+            await self._outcomes.fail(op, _SKIPPED.format(op.target))
 
     async def _insert_unseen(self, op: Op) -> None:
         """Insert a row that may not be read: without it back, and without its key compared."""
         answer, row = await self._writer.insert_unseen(op)
         in_already = op.sent and op.own_key and decide.same_key(op, answer)
         if in_already or decide.judge(answer, 0, 0.0).meaning == "done":
-            self._settle((op, row))
+            self._outcomes.settle((op, row))
         else:
-            await self._no(op, answer)
+            await self._outcomes.no(op, answer)
 
     async def _settle_moved(self, op: Op) -> tuple[Answer | None, bool]:
         """Settle a write that gave its row another key, and whose answer was lost, if the row is there.
@@ -490,7 +424,7 @@ class Delivery:
         row, problem = await self._writer.fetch(replace(op, key=key_after(op)))
         if row is None or not decide.may_have_moved(op, row):
             return problem, False
-        self._settle((op, row))
+        self._outcomes.settle((op, row))
         return None, True
 
     async def _look_first(self, job: _Job) -> bool | None:
@@ -501,12 +435,12 @@ class Delivery:
         op = job.op
         row, problem = await self._writer.fetch(op)
         if problem is not None:
-            await self._no(op, problem, read=True)
+            await self._outcomes.no(op, problem, read=True)
             return None
         if row is None and op.sent and changes_key(op):
             problem, settled = await self._settle_moved(op)
             if problem is not None:
-                await self._no(op, problem, read=True)
+                await self._outcomes.no(op, problem, read=True)
             if settled or problem is not None:
                 return None
         moved = None
@@ -518,12 +452,14 @@ class Delivery:
         if "xmin" in row:
             # Durable before it leaves: after a lost answer it tells whether the row moved.
             job.op = replace(op, xmin=str(row["xmin"]))
-            await self._store(self.outbox.back, replace(job.op, sent=True))
-        elif decide.only_once(op):
+            await self._outcomes.store(self._outbox.back, replace(job.op, sent=True))
+        elif statements.only_once(op):
             job.op = replace(op, untold=True)
-            await self._store(self.outbox.back, replace(job.op, sent=True))
+            await self._outcomes.store(self._outbox.back, replace(job.op, sent=True))
         else:
-            await self._fail(op, "the server can neither compare a changed column nor give xmin")
+            await self._outcomes.fail(
+                op, "the server can neither compare a changed column nor give xmin"
+            )
             return None
         return True
 
@@ -538,47 +474,45 @@ class Delivery:
                 return
             if answer.code != "NRT01":
                 if decide.judge(answer, 0, 0.0).meaning != "done":
-                    await self._no(op, answer)
+                    await self._outcomes.no(op, answer)
                     return
                 row = answer.body.get("row") if isinstance(answer.body, dict) else None
-                self._settle((op, row))
+                self._outcomes.settle((op, row))
                 return
             # Its id is not in the ledger: it was certainly not applied.
             job.op = replace(op, sent=False)
             row, problem = await self._writer.fetch(op)
             if problem is not None:
-                await self._no(job.op, problem, read=True)
+                await self._outcomes.no(job.op, problem, read=True)
                 return
             if not await self._merge(job, row, None):
                 return
-            if not decide.only_once(job.op):
+            if not statements.only_once(job.op):
                 await self._write(job)
                 return
-        await self._back(job.op, until=self._clock() + NETWORK_WAIT)
+        await self._outcomes.back(job.op, until=self._clock() + NETWORK_WAIT)
 
     async def _call(self, op: Op) -> None:
         if op.sent and not op.repeatable:
             words = "its answer was lost, so it may have run: retry it if it may run twice"
-            return await self._fail(op, words)
+            return await self._outcomes.fail(op, words)
         answer = await self._writer.send(statements.call(op))
         if decide.judge(answer, 0, 0.0).meaning != "done":
-            return await self._no(op, answer)
-        return self._settle((op, None))
+            return await self._outcomes.no(op, answer)
+        return self._outcomes.settle((op, None))
 
     async def _broadcast(self, group: Sequence[Op]) -> None:
         try:
             with self._leaving(*group):
                 answer = await self._writer.send(statements.broadcast(group))
         except NoAnswerError as error:
-            await self._no_answer(group, error)
+            await self._outcomes.no_answer(group, error)
             return
-        self.offline = False
+        self._outcomes.offline = False
         if decide.judge(answer, 0, 0.0).meaning == "done":
-            self._settle(*((op, None) for op in group))
+            self._outcomes.settle(*((op, None) for op in group))
         else:
-            await self._no_all(group, answer)
-
-    # --- what became of it -----------------------------------------------------------------------
+            await self._outcomes.no_all(group, answer)
 
     async def _merge(self, job: _Job, row: dict[str, Json] | None, moved: bool | None) -> bool:
         """Merge with the row of now; False: nothing is left to send (now)."""
@@ -590,166 +524,13 @@ class Delivery:
         if left.open:
             asked = [question(record) for record in records if record["open"]]
             asking = replace(decide.in_doubt(op, left), state="asking", error="; ".join(asked))
-            await self._store(self.outbox.back, asking, records)
-            self.ended += 1
-            self.tell(self._listener.rebased, asking, records)
+            await self._outcomes.merged(asking, records)
             return False
         if left.edit is None:
-            await self._store(self.outbox.settle, op, row, records)
-            self.ended += 1
-            if records:
-                self.tell(self._listener.rebased, op, records)
-            self.tell(self._listener.settled, [(op, row)])
+            await self._outcomes.merged_away(op, row, records)
             return False
         job.op = decide.op_of(op, left)
-        leaving = replace(job.op, sent=True)  # it goes out again at once
-        await self._store(self.outbox.back, leaving, records)
-        self.tell(self._listener.rebased, leaving, records)
+        await self._outcomes.merged(
+            replace(job.op, sent=True), records
+        )  # it goes out again at once
         return True
-
-    def _settle(self, *done: tuple[Op, dict[str, Json] | None]) -> None:
-        """Have it put down that operations are done, and told; `_settled` waits for it."""
-        self._done += done
-        if self._settling is None:
-            self._settling = asyncio.ensure_future(self._settle_done())
-            self._settlings.add(self._settling)
-
-    async def _settle_done(self) -> None:
-        """One commit, which waits for the disk, for all that is done by the time the last one ends."""
-        async with self._committing:
-            done, self._done, self._settling = self._done, [], None
-            await self._store(self.outbox.settle_all, done)
-            self.ended += len(done)
-        self.tell(self._listener.settled, done)
-
-    async def _settled(self) -> None:
-        """Wait until all that is done is put down; raises why it could not be."""
-        some = set(self._settlings)
-        # What the server has done is put down in any case: nobody who is cancelled takes it along.
-        ends = await asyncio.shield(asyncio.gather(*some, return_exceptions=True))
-        self._settlings -= some
-        for end in ends:
-            if isinstance(end, BaseException):
-                raise end
-
-    async def _no(self, op: Op, answer: Answer, *, read: bool = False) -> None:
-        """An answer that is not a success; to a ``read``, which has no effect that could be lost."""
-        await self._no_all([op], answer, read=read)
-
-    async def _no_all(self, ops: Sequence[Op], answer: Answer, *, read: bool = False) -> None:
-        """The answer to several operations, as one commit."""
-        jitter = self._random() * 0.2
-        verdicts = [self._judged(op, answer, jitter, read) for op in ops]
-        waiting: list[Op] = []
-        failed: list[tuple[Op, Verdict]] = []
-        for op, verdict in verdicts:
-            if verdict.meaning == "refresh":
-                self.unauthorized = verdict.words
-                waiting.append(replace(op, state="waiting", not_before=0.0, error=""))
-            elif verdict.meaning == "wait":
-                if answer.status == 429:
-                    self.retry_at = max(self.retry_at, verdict.until)
-                until, words = verdict.until, verdict.words
-                waiting.append(replace(op, state="waiting", not_before=until, error=words))
-            else:
-                failed.append((_set_aside(op, verdict.words), verdict))
-        self.waiting += waiting
-        await self._store(self.outbox.back_all, [*waiting, *(op for op, _ in failed)])
-        self.ended += len(failed)
-        for op, verdict in failed:
-            self.tell(self._listener.failed, op)
-            if verdict.columns:
-                self.tell(self._listener.columns_suspect, op)
-
-    def _judged(self, op: Op, answer: Answer, jitter: float, read: bool) -> tuple[Op, Verdict]:
-        """What an answer means to an operation, in words for its user; and that as it stands then."""
-        verdict = decide.judge(answer, op.attempts, self._clock(), jitter, self._max_attempts)
-        if read:
-            verdict = replace(verdict, lost=False)
-        elif op.kind in WRITES and decide.forbidden(answer):
-            verdict = replace(
-                verdict, words=verdict.words + decide.lacking(op, answer, self.outbox.role)
-            )
-        elif unkeyed(op) and decide.lacks_value(answer):
-            verdict = replace(verdict, words=f"{verdict.words}; {decide.UNFILLED}")
-        elif op.kind in WRITES and decide.renamed(answer):
-            verdict = replace(verdict, words=f"{verdict.words}; {decide.RENAMED}")
-        op = replace(op, attempts=op.attempts + verdict.counts, sent=op.sent or verdict.lost)
-        return op, verdict
-
-    async def _later(self, group: Sequence[Op], answer: Answer) -> bool:
-        """Return the rows of a statement whose answer says that all of it waits, or needs another login.
-
-        Not those that would be set aside: each goes on by itself, since one of them may be what makes
-        the server fail; nor those of a statement that took too long, and takes less in parts.
-        """
-        attempts = max(op.attempts for op in group)
-        verdict = decide.judge(answer, attempts, 0.0, max_attempts=self._max_attempts)
-        if verdict.meaning not in ("wait", "refresh") or decide.timed_out(answer):
-            return False
-        await self._no_all(group, answer)
-        return True
-
-    async def _no_answer(self, ops: Sequence[Op], error: NoAnswerError) -> None:
-        """The network is away: it waits, and that is no attempt."""
-        self.offline = True
-        wait = NETWORK_WAIT * (1 + 0.2 * self._random())
-        self.retry_at = max(self.retry_at, self._clock() + wait)
-        waiting = [
-            replace(op, sent=op.sent or error.sent, state="waiting", not_before=0.0, error="")
-            for op in ops
-        ]
-        self.waiting += waiting
-        await self._store(self.outbox.back_all, waiting)
-
-    async def put_back(self, ops: Sequence[Op]) -> None:
-        """Return what was marked as left when it was taken, and has not."""
-        await self._store(self.outbox.back_all, ops)
-        self.waiting += ops
-
-    async def _back(self, op: Op, *, until: float) -> None:
-        self.waiting.append(op)
-        await self._store(
-            self.outbox.back, replace(op, state="waiting", not_before=until, error="")
-        )
-
-    async def _fail(self, op: Op, words: str) -> None:
-        failed = _set_aside(op, words)
-        await self._store(self.outbox.back, failed)
-        self.ended += 1
-        self.tell(self._listener.failed, failed)
-
-    def tell(self, fn: Callable[..., object], *args: object) -> None:
-        """What happened is durable already: a listener that fails stops nothing."""
-        try:
-            fn(*args)
-        except Exception:
-            logger.exception("the queue's worker: telling what happened")
-
-    # --- the file --------------------------------------------------------------------------------
-
-    async def on_disk(self, fn: Callable[..., T], *args: Any) -> T:
-        """Call something that reads or writes the file, on the thread for it."""
-        try:
-            done = asyncio.get_running_loop().run_in_executor(self._disk, fn, *args)
-        except RuntimeError:  # Python is ending: no executor takes work any more
-            return fn(*args)
-        return await done
-
-    async def _store(self, fn: Callable[..., None], *args: Any) -> None:
-        """Have something put down, and tell who looks at the queue."""
-        await self.on_disk(fn, *args)
-        self.tell(self.outbox.tell)
-
-    async def end(self) -> None:
-        """Put down what is done, and let another kernel send."""
-        await asyncio.gather(*self._settlings, return_exceptions=True)
-        try:
-            await self.on_disk(self.outbox.release)
-        except QueueError as error:  # it expires
-            logger.warning("the queue: %s", error)
-        self._disk.shutdown(wait=False)
-
-
-def _set_aside(op: Op, words: str) -> Op:
-    return replace(op, state="failed", error=words, attempts=max(1, op.attempts))

@@ -134,7 +134,7 @@ def path_for(owner: Owner) -> Path:
 def open_file(path: Path) -> sqlite3.Connection:
     """Open (or make) the queue's file, brought to this version; commits do not sync (``normal``).
 
-    ``:memory:`` is none: who has written nothing has a queue, and no file is made for it.
+    With ``:memory:`` no file is made: the queue of who has not written yet.
 
     Raises
     ------

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from notebook_rt.edits.decide import only_once
 from notebook_rt.edits.ops import (
     WRITES,
     Op,
@@ -22,6 +21,7 @@ from notebook_rt.edits.ops import (
     lane_of,
     may_pass,
 )
+from notebook_rt.edits.statements import only_once
 from notebook_rt.outbox.stored import body, unbody
 
 _INSERT = """insert into ops

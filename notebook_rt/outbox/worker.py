@@ -1,7 +1,7 @@
 """The worker: takes operations from the queue's head, ten at a time, as long as there are any.
 
-On the loop thread; how one is carried out is in ``delivery``. Between two batches it looks at the
-file for what other kernels wrote.
+On the loop thread; how one is carried out is in ``delivery``, what became of it in ``outcomes``. Between
+two batches it looks at the file for what other kernels wrote.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from notebook_rt.edits import statements
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.ops import Op, may_pass
 from notebook_rt.errors import QueueError
-from notebook_rt.outbox.delivery import Delivery, Listener
+from notebook_rt.outbox.delivery import Delivery
 from notebook_rt.outbox.lease import LeaseLostError
+from notebook_rt.outbox.outcomes import Listener, Outcomes
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import Rest
 
@@ -56,9 +57,8 @@ class Worker:
     ) -> None:
         self.outbox = outbox
         self.paused = False
-        self.delivery = Delivery(
-            outbox, rest, listener, clock, random, strategies, max_attempts, batch
-        )
+        self.outcomes = Outcomes(outbox, listener, clock, random, max_attempts)
+        self.delivery = Delivery(outbox, rest, self.outcomes, clock, strategies, batch)
         self._listener = listener
         self._clock = clock
         self._batch = batch
@@ -72,14 +72,14 @@ class Worker:
 
     async def undecided(self) -> tuple[tuple[int, Op | None], tuple[int, Op | None]]:
         """How many operations were refused, and how many ask, each with the last of them."""
-        return await self.delivery.on_disk(self.outbox.undecided)
+        return await self.outcomes.on_disk(self.outbox.undecided)
 
     # --- from outside, on the loop thread --------------------------------------------------------
 
     def wake(self) -> None:
         """Something changed: a new operation, the network, the login."""
-        self.delivery.unauthorized = ""
-        self.delivery.retry_at = 0.0
+        self.outcomes.unauthorized = ""
+        self.outcomes.retry_at = 0.0
         self.waking.set()
 
     def pause(self) -> None:
@@ -118,18 +118,18 @@ class Worker:
                         async with asyncio.timeout(max(0.0, watch_at - time.monotonic())):
                             await self.waking.wait()
         finally:
-            await self.delivery.end()
+            await self.outcomes.end()
 
     async def step(self) -> int:
         """Take a batch and carry it out; how many operations came to an end."""
-        delivery = self.delivery
+        delivery, outcomes = self.delivery, self.outcomes
         async with self._busy:
             async with self._taking:
-                if self.paused or delivery.stopped:
+                if self.paused or outcomes.stopped:
                     return 0
-                limit = 1 if delivery.offline else self._batch
+                limit = 1 if outcomes.offline else self._batch
                 many = delivery.many
-                ops = await delivery.on_disk(self.outbox.take, limit, self._clock(), many)
+                ops = await outcomes.on_disk(self.outbox.take, limit, self._clock(), many)
             try:
                 return await self._carry_out(ops, many)
             except BaseException:
@@ -137,21 +137,21 @@ class Worker:
                 raise
 
     async def _carry_out(self, ops: Sequence[Op], many: bool) -> int:
-        delivery = self.delivery
+        delivery, outcomes = self.delivery, self.outcomes
         groups = statements.runs(ops, many=many)
-        before = delivery.ended
+        before = outcomes.ended
         delivery.begin()
         several = self.outbox.more or len(ops) > self._batch
         if several and not await delivery.look_for_many(groups):
             return 0
         for place, group in enumerate(groups):
-            if delivery.stopped or not all(may_pass(group[0], one) for one in delivery.waiting):
-                await delivery.put_back(group)
+            if outcomes.stopped or not all(may_pass(group[0], one) for one in outcomes.waiting):
+                await outcomes.put_back(group)
                 continue
             if place:  # the first leaves right after the lease was taken with it
-                await delivery.still_ours()
+                await outcomes.still_ours()
             await delivery.send(group)
-        return delivery.ended - before
+        return outcomes.ended - before
 
     # --- the file --------------------------------------------------------------------------------
 
@@ -162,14 +162,14 @@ class Worker:
         self._trouble = str(error)
         if isinstance(error, QueueError):
             logger.warning("the queue's worker tries again and again: %s", error)
-            self.delivery.tell(self._listener.stuck, self._trouble)
+            self.outcomes.tell(self._listener.stuck, self._trouble)
         else:
             logger.error("the queue's worker tries again and again", exc_info=error)
 
     async def _watch(self) -> None:
-        changed = await self.delivery.on_disk(self.outbox.changed)
+        changed = await self.outcomes.on_disk(self.outbox.changed)
         if changed != self._changed:
             self._changed = changed
-            self.delivery.tell(self._listener.elsewhere)
-        self.delivery.tell(self._listener.tick)
-        await self.delivery.on_disk(self.outbox.flush)
+            self.outcomes.tell(self._listener.elsewhere)
+        self.outcomes.tell(self._listener.tick)
+        await self.outcomes.on_disk(self.outbox.flush)

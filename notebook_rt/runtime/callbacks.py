@@ -2,7 +2,7 @@
 
 The network loop hands an item to a ``Mailbox`` and goes on. A callback that sleeps delays only
 itself; one that raises is caught, counted, logged once with its traceback, and called again for the
-next item. The thread starts with the first item and goes when there was none for a while.
+next item. The thread starts with the first item and ends when no item came for a while.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ import pyarrow as pa
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import (
+    AuthError,
     ClosedError,
     FilterError,
     MissingColumnError,
@@ -53,6 +54,7 @@ from notebook_rt.store.marks import Mark
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.store.telling import Telling
+from notebook_rt.sync.connection.health import TableFacts
 from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.events import (
     AuditNow,
@@ -368,38 +370,32 @@ class TableDriver(Feed):
         return self.mirror.scope if isinstance(self.mirror, Mirror) else ""
 
     @property
-    def next_audit(self) -> float | None:
-        """Monotonic time of the next audit; None while none is to come."""
-        return self.mirror.next_audit
-
-    @property
-    def doubt(self) -> str:
-        """Why rows may be wrong, until an audit has looked; empty: no reason. From any thread."""
-        return self.mirror.doubt
-
-    @property
     def poll_every(self) -> float:
         return self.mirror.poll_every
 
-    @property
-    def crowded(self) -> bool:
-        """Whether there is no channel for it: others take all that there may be. From any thread."""
-        return self.place.crowded
-
-    @property
-    def waiting(self) -> int:
-        """Changes, and other events, that were received and wait to be applied."""
-        return len(self._buffer)
-
-    @property
-    def behind(self) -> float:
-        """Seconds by which the table is behind the server, as far as is known."""
-        return self._lateness.behind
-
-    @property
-    def late(self) -> float:
-        """Seconds by which changes came late, until none has for a while; 0.0: none did."""
-        return self._lateness.late
+    def facts(self, now: float) -> TableFacts:
+        """What counts of it for the session's health, at a monotonic time."""
+        status, mirror, audited_at = self.status, self.mirror, self.audited_at
+        live, next_audit = status == "live", mirror.next_audit
+        return TableFacts(
+            self.spec.table,
+            status,
+            self.drifted,
+            error=self.reason if status in ("error", "stale") else "",
+            denied=isinstance(self.error, AuthError),
+            unaudited=live and self.unaudited,
+            behind=self._lateness.behind if live else 0.0,
+            waiting=len(self._buffer),
+            age=self.age,
+            shown=self.filled,
+            doubt=mirror.doubt if live else "",
+            audit_in=next_audit and max(0.0, next_audit - now),
+            crowded=self.place.crowded,
+            poll_every=self.poll_every,
+            audited=None if audited_at is None else now - audited_at,
+            replaced=self.replaced,
+            late=self._lateness.late if live else 0.0,
+        )
 
     def verify(self) -> concurrent.futures.Future[Verdict]:
         verdict = self._checks.ask()

@@ -45,7 +45,6 @@ from notebook_rt.sync.connection.health import (
     Interruption,
     Metrics,
     Since,
-    TableFacts,
     audits_of,
     health,
     needs,
@@ -356,28 +355,7 @@ class Project:
                 for topic, state in states.items()
                 if topic not in refused
             ),
-            tables=[
-                TableFacts(
-                    driver.spec.table,
-                    driver.status,
-                    driver.drifted,
-                    driver.reason if driver.status in ("error", "stale") else "",
-                    isinstance(driver.error, AuthError),
-                    driver.status == "live" and driver.unaudited,
-                    driver.behind if driver.status == "live" else 0.0,
-                    driver.waiting,
-                    driver.age,
-                    driver.filled,
-                    driver.doubt if driver.status == "live" else "",
-                    driver.next_audit and max(0.0, driver.next_audit - now),
-                    driver.crowded,
-                    driver.poll_every,
-                    None if driver.audited_at is None else now - driver.audited_at,
-                    driver.replaced,
-                    driver.late if driver.status == "live" else 0.0,
-                )
-                for driver in list(self.tables.values())
-            ],
+            tables=[driver.facts(now) for driver in list(self.tables.values())],
             closed=self.closed,
             refused=self.refused(),
             refused_channels=list(refused.items()),

@@ -253,7 +253,7 @@ class Writes:
         """Why waiting writes are not sent; empty if they are."""
         if self.paused:
             return "the queue is paused: resume() it"
-        refused = "" if self._open is None else self._open.worker.delivery.unauthorized
+        refused = "" if self._open is None else self._open.worker.outcomes.unauthorized
         return (
             f"the server refuses the login ({refused}): sign_in() or set_auth()" if refused else ""
         )
@@ -379,7 +379,7 @@ class Writes:
             await old.linger()
             if not has_front_end():  # a notebook's widgets have shown it
                 with contextlib.suppress(QueueError):  # the file has been damaged meanwhile
-                    await old.worker.delivery.on_disk(old.tell_what_is_left)
+                    await old.worker.outcomes.on_disk(old.tell_what_is_left)
             await old.aclose()
 
 
@@ -516,13 +516,13 @@ class _Open:
     @property
     def _offline(self) -> bool:
         """What this login writes has to wait for the network."""
-        return (self.worker.delivery.offline or not self.project.reachable) and self._ours
+        return (self.worker.outcomes.offline or not self.project.reachable) and self._ours
 
     async def _tell_of_waiting(self) -> None:
         """Say, once, that something waits for the network, or that all of it was sent."""
         if self._offline == self._waited:
             return
-        waits = bool((await self.worker.delivery.on_disk(self.outbox.counts))["waiting"])
+        waits = bool((await self.worker.outcomes.on_disk(self.outbox.counts))["waiting"])
         if self._closed or self._offline == self._waited or waits == self._waited:
             return
         self._waited = waits
@@ -533,7 +533,7 @@ class _Open:
 
     async def _sent(self) -> None:
         """Wait until what can leave has left."""
-        on_disk = self.worker.delivery.on_disk
+        on_disk = self.worker.outcomes.on_disk
         await on_disk(self.outbox.hurry)
         self._news.clear()
         while await on_disk(self.outbox.next_at) is not None:
@@ -542,8 +542,8 @@ class _Open:
 
     async def linger(self) -> None:
         """Let the last writes leave, where they can."""
-        worker, delivery = self.worker, self.worker.delivery
-        away = delivery.offline or worker.paused or delivery.unauthorized
+        worker, outcomes = self.worker, self.worker.outcomes
+        away = outcomes.offline or worker.paused or outcomes.unauthorized
         if self._ours and self.project.reachable and not away:
             with contextlib.suppress(TimeoutError, QueueError):
                 async with asyncio.timeout(LINGER_SECONDS):

@@ -46,7 +46,7 @@ _BESIDE: Final = 100_000
 
 
 class Contents:
-    """See the module. Made of whole ``columns``, of which those without rows may lack, and their ``keys``.
+    """See the module. Made of whole ``columns`` and their ``keys``; a column that is not among them is null.
 
     Without ``keys``, they are collected from the columns when one is first looked up.
     """
@@ -60,8 +60,9 @@ class Contents:
     ) -> None:
         self.backend: Backend = backend
         self._know(schema)
+        rows = 0 if keys is None else len(keys)
         self.columns: dict[str, ColumnStore] = {
-            one.name: columns[one.name] if one.name in columns else self._store([], one)
+            one.name: columns[one.name] if one.name in columns else self._store([None] * rows, one)
             for one in schema.columns
         }
         self.by_rank = RANK in schema.types
@@ -138,13 +139,8 @@ class Contents:
         """How many rows were noted since the last step."""
         return len(self._changed) + len(self.fresh) + len(self._gone)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether so much is noted that it is time for a step."""
-        return self.noted > _PENDING and self.noted > len(self.keys) // 8
-
-    def write(self, ops: Sequence[Op]) -> None:
-        """Note ``ops``, in order."""
+    def write(self, ops: Sequence[Op]) -> bool:
+        """Note ``ops``, in order; whether so much is noted by now that it is time for a step."""
         if self.by_rank:
             ops = self._moving(ops)
         changed, fresh = self._changed, self.fresh
@@ -187,6 +183,7 @@ class Contents:
             self.keys.remove(left)
         if came:
             self.keys.update(came.items())
+        return self.noted > _PENDING and self.noted > len(self.keys) // 8
 
     def _moving(self, ops: Sequence[Op]) -> Sequence[Op]:
         """Operations of a table by rank: a row that gets another rank leaves, and comes there.

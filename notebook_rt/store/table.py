@@ -160,13 +160,14 @@ class Table:
                 changes, moved = self._held.foresee(ops)
                 if not changes and not moved:
                     return changes
-            if ops:
-                self.version += 1
-                with uninterrupted():
-                    if self._followers:
-                        self._tell_followers(ops)
-                    self._held.write(ops)
-            if self._held.is_full:
+            if not ops:
+                return changes
+            self.version += 1
+            with uninterrupted():
+                if self._followers:
+                    self._tell_followers(ops)
+                full = self._held.write(ops)
+            if full:
                 self._take_step()
             return changes
 
@@ -474,20 +475,12 @@ class TableLoad(Pages):
         """Replace the table by what was collected with ``ops`` laid over it, as one change."""
         table = self._table
         self.keys.settle()  # once: page by page it takes longer
-        contents = Contents(self._schema, table.dtype_backend, self.columns(), self.keys)
-        contents.write(self.again)
-        with table.lock:
-            new = Table(self._schema, table.dtype_backend)
-            new._hold(contents)
-            for column in table.schema.columns:
-                if column.name not in contents.schema.types:
-                    new.add_column(column)
-            for name in set(contents.schema.names) - set(table.schema.names):
-                new.drop_column(name)
-            new.apply(ops)
-            if want_changes:
-                new._take_step()
-            return table._become(contents, want_changes)
+        with table.lock:  # its columns may be others by now
+            new = Contents(table.schema, table.dtype_backend, self.columns(), self.keys)
+            new.write([*self.again, *ops])
+            if want_changes and new.noted:
+                new.step()
+            return table._become(new, want_changes)
 
 
 def differences(old: Table, new: Table) -> list[RowChange]:

@@ -100,7 +100,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """The join was answered ``ok``: changes may come from now on, but none is promised yet."""
+    """The join was answered ``ok``: changes may come from now on, but are not promised yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ class Hint:
     """Changes may have been lost without a word, though nothing says so: audit soon."""
 
     reason: str
-    """Why there is doubt until then, in part of a sentence; empty: there is none."""
+    """Why there is doubt until then, in part of a sentence; empty: no doubt."""
 
 
 @dataclass(frozen=True, slots=True)

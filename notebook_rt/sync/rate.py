@@ -1,7 +1,7 @@
 """Whether the server may be dropping changes because there were too many of them.
 
 Pure: numbers of changes and times go in, ``ChangeRate.until`` comes out. A project that had more
-changes than its plan allows, on average over up to a minute, is sent none of those that follow, and
+changes than its plan allows, on average over up to a minute, is not sent those that follow, and
 its clients are told nothing (docs/design/facts.md, docs/design/wire.md). What a session receives, and
 what it writes itself, shows when that may be so: a bucket that drains a little slower than the limit
 is full when an average may be above it, and empty when the average is below it again.

@@ -164,7 +164,7 @@ class FrameOf(_ReadOnly):
 
     @property
     def df(self) -> pd.DataFrame:
-        """The snapshot; an empty one while there is none. Never waits."""
+        """The snapshot; an empty one before the first data. Never waits."""
         feed = self._frame._feed  # ``LiveFrame.df`` waits for the first data; here nobody may
         if self.status != "closed":
             feed.look()

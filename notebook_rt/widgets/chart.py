@@ -246,7 +246,7 @@ class ChartModel:
             path.write_text(json.dumps(spec), "utf-8")
 
     def _rows(self) -> list[dict[str, Any]]:
-        """The points as the browser's Vega has them: times in milliseconds, null where there is none."""
+        """The points as the browser's Vega has them: times in milliseconds, a missing value as null."""
         df = self.source.df if self._last is None else self.source.df.iloc[-self._last :]
         columns = self._histogram(df)[0] if self.kind == "hist" else self._points_of(df)[0]
         names = ["x", "y", "x_end" if self.kind == "hist" else "c"]

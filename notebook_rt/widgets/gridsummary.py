@@ -37,7 +37,7 @@ def checked_style(
     Raises
     ------
     ValueError
-        If a style or a colour is none of those there are.
+        If there is no such style or colour.
     """
     found: dict[str, str | dict[str, str]] = {}
     for name, how in (style or {}).items():
@@ -65,7 +65,7 @@ def checked_totals(totals: Mapping[str, str] | str | Sequence[str] | None) -> di
     Raises
     ------
     ValueError
-        If a function is none of those there are.
+        If there is no such function.
     """
     if totals is None:
         return {}
@@ -162,7 +162,7 @@ def _taken(df: pd.DataFrame, name: str, positions: Positions | None) -> pd.Serie
 
 
 def _numbers(series: pd.Series[Any]) -> pd.Series[Any]:
-    """The column as numbers; what is none becomes null."""
+    """The column as numbers; what is not a number becomes null."""
     if pd.api.types.is_numeric_dtype(series.dtype):
         return series
     return pd.to_numeric(series, errors="coerce")

@@ -72,7 +72,8 @@ class Watched:
     def gap(self) -> tuple[float, int]:
         """Milliseconds and requests until it is closed."""
         return self.timed(
-            lambda: self.feed.gap("made here"), lambda: int(self.session.metrics["reconciliations"])
+            lambda: self.feed.subscription.gap("made here"),
+            lambda: int(self.session.metrics["reconciliations"]),
         )
 
     def timed(self, start: Callable[[], None], done: Callable[[], int]) -> tuple[float, int]:

@@ -373,7 +373,7 @@ class Run:
             self.asked |= columns
             kernel.editor.resolve(1, None, "mine" if columns == {"note"} else "theirs")
         assert not kernel.outbox.ops()
-        await kernel.worker.delivery.end()
+        await kernel.worker.outcomes.end()
 
     def check(self) -> None:
         server = self.server.rows[1]
@@ -464,7 +464,7 @@ def test_what_another_kernel_has_sent_is_shown_in_the_order_in_which_it_left(
     async def end() -> None:
         for number in range(10):
             await send(number)
-        await here.worker.delivery.end()
+        await here.worker.outcomes.end()
 
     asyncio.run(end())
     here.outbox.close()
@@ -477,7 +477,7 @@ def values(kernel: Kernel, column: str) -> Any:
     async def end() -> None:
         kernel.deliver()
         await kernel.drain()
-        await kernel.worker.delivery.end()
+        await kernel.worker.outcomes.end()
 
     asyncio.run(end())
     return kernel.server.rows[1][column]

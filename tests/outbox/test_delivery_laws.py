@@ -354,7 +354,7 @@ def test_whatever_the_server_fails_nothing_leaves_before_what_it_depends_on(
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
         kernel = Kernel(Table([1], many=many), Path(directory) / "queue.sqlite3")
-        kernel.worker.delivery._max_attempts = 1000  # nothing is given up
+        kernel.worker.outcomes._max_attempts = 1000  # nothing is given up
         try:
             asyncio.run(play_in_order(kernel, steps, batched))
         finally:

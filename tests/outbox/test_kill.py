@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from notebook_rt.edits.decide import difference
+from notebook_rt.edits.statements import difference
 from notebook_rt.local import LocalStack
 from tests.outbox.kernel import Kernel, planned, row_of
 from tests.proxy import Cut, Proxy, lost_answers

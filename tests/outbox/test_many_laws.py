@@ -30,7 +30,7 @@ faults = st.lists(st.sampled_from(FAULTS), max_size=8)
 @contextmanager
 def opened(many: bool) -> Iterator[Kernel]:
     kernel = Kernel(Table(THERE, many=many), IN_MEMORY)  # no disk is waited for
-    kernel.worker.delivery._max_attempts = 1000  # nothing is given up
+    kernel.worker.outcomes._max_attempts = 1000  # nothing is given up
     try:
         yield kernel
     finally:
@@ -281,7 +281,7 @@ def test_a_server_that_says_later_to_many_rows_is_not_asked_before(
 @pytest.mark.parametrize("many", [True, False])
 def test_a_row_that_makes_the_server_fail_holds_up_no_other(many: bool) -> None:
     with opened(many) as kernel:
-        kernel.worker.delivery._max_attempts = 3
+        kernel.worker.outcomes._max_attempts = 3
         send = kernel.server.send
 
         async def failing(request: Request) -> Answer:

@@ -598,7 +598,7 @@ async def test_the_network_is_waited_for_and_that_is_no_attempt(
         await k.worker.step()
         k.worker.wake()
     assert k.outbox.ops()[0].attempts == 0
-    assert k.worker.delivery.offline
+    assert k.worker.outcomes.offline
     proxy.up()
     k.worker.wake()
     await k.drain()
@@ -640,7 +640,7 @@ async def test_a_refused_token_is_refreshed_once_then_asked_for(
     k.credentials.access_token = stack.token("anon", ttl=-60)
     k.editor.edit(key, {"note": "mine"})
     await k.worker.step()
-    assert "401" in k.worker.delivery.unauthorized
+    assert "401" in k.worker.outcomes.unauthorized
     assert states(k) == ["waiting"]
     assert await k.worker.step() == 0
     k.refreshes.append(k.key)

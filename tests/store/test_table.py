@@ -95,6 +95,24 @@ def test_a_load_is_seen_when_it_is_committed() -> None:
     ]
 
 
+def test_a_load_is_of_the_columns_that_the_table_has_when_it_is_committed() -> None:
+    columns = [Column("id", "int8"), Column("a", "text"), Column("b", "int8"), Column("c", "int8")]
+    table = Table(Schema(tuple(columns), key=("id",)))
+    load = table.load()
+    load.extend([{"id": 1, "a": "one", "b": 5, "c": 7}])
+    table.drop_column("a")
+    table.add_column(Column("a", "text"))  # behind the others now
+    table.drop_column("c")
+    table.add_column(Column("d", "text"))
+    changes = load.commit([Upsert(2, {"a": "two", "b": 6})], want_changes=True)
+    assert [change.kind for change in changes] == ["insert", "insert"]
+    frame = table.snapshot()
+    assert frame.columns.tolist() == ["b", "a", "d"]
+    assert frame["a"].tolist() == ["one", "two"]
+    assert frame["b"].tolist() == [5, 6]
+    assert frame["d"].isna().all()
+
+
 def test_an_empty_page_is_a_page_and_a_load_of_none_empties_the_table() -> None:
     table = _filled()
     load = table.load()

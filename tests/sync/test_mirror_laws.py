@@ -771,14 +771,19 @@ def test_a_table_whose_sql_is_dropped_or_other_goes_on_without_a_gap(
     assert world.mirror.source == "changes" or (one.broadcasts and asked)
 
 
+def losses(most: int, quiet: st.SearchStrategy[float]) -> Callable[[Any], Any]:
+    """Stories of so many steps at ``most``, each with a quiet time after which messages are lost."""
+    return given(
+        st.lists(st.tuples(pauses, st.one_of(writes, moves, logged, faults)), max_size=most),
+        quiet,
+        st.sampled_from((1, 3)),
+        st.integers(0, 2**32),
+        st.floats(0.0, 2.0),
+    )
+
+
 @many
-@given(
-    st.lists(st.tuples(pauses, st.one_of(writes, moves, logged, faults)), max_size=20),
-    st.floats(0.0, 600.0),
-    st.sampled_from((1, 3)),
-    st.integers(0, 2**32),
-    st.floats(0.0, 2.0),
-)
+@losses(20, st.floats(0.0, 600.0))
 def test_every_message_that_is_lost_is_made_up_for_within_three_seconds(
     story: list[Any], quiet: float, writes: int, seed: int, phase: float
 ) -> None:
@@ -787,13 +792,7 @@ def test_every_message_that_is_lost_is_made_up_for_within_three_seconds(
 
 
 @settings(many, max_examples=4)
-@given(
-    st.lists(st.tuples(pauses, st.one_of(writes, moves, logged, faults)), max_size=5),
-    st.floats(600.0, 6 * 3600.0),
-    st.sampled_from((1, 3)),
-    st.integers(0, 2**32),
-    st.floats(0.0, 2.0),
-)
+@losses(5, st.floats(600.0, 6 * 3600.0))
 def test_hours_of_quiet_make_no_loss_last_longer(
     story: list[Any], quiet: float, writes: int, seed: int, phase: float
 ) -> None:

@@ -233,7 +233,7 @@ class Numbers:
 
     @property
     def lost_at(self) -> float:
-        """When the oldest hole is a loss; infinite where there is none."""
+        """When the oldest hole is a loss; infinite without a hole."""
         return min((hole.since for hole in self._holes), default=float("inf")) + HOLE
 
     def lost(self, now: float) -> bool:

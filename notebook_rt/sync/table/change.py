@@ -54,7 +54,7 @@ class ChangeReader:
                 if value is not None and not isinstance(value, (list, dict)):
                     return cast(Key, value)
             if any(record[name] is None for name in self._schema.key):
-                raise KeyError  # no key of a table has a null: what was named as key is none
+                raise KeyError  # no key of a table has a null: the named columns are not the key
             return self._key_in(record)
         except KeyError:
             raise UnreadableError(f"a {change.kind} without its key") from None

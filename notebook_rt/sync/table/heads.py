@@ -34,7 +34,7 @@ def _of(tables: list[dict[str, Any]]) -> Query:
 
 
 def answers(page: Page, count: int) -> list[Page]:
-    """The answer to a combined question, as it is to each of them; what is no answer is none to all."""
+    """The answer to a combined question, one for each; one that is not valid is the answer to each."""
     value = page.value
     if not (isinstance(value, dict) and isinstance(value.get("heads"), dict)):
         return [page] * count

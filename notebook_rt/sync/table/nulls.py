@@ -1,7 +1,7 @@
 """Whether a null that came over the socket is one (promise 11).
 
 The socket sends NaN and the infinities as null (design/wire.md "Values"), so behind each null of a float or
-numeric column may be a number, and only a read by key can tell. In most tables none is: after so
+numeric column may be a number, and only a read by key can tell. In most tables all are nulls: after so
 many reads in a row that brought a true null, a column's nulls are believed. As soon as a read shows
 a number that is not finite they are not, and never again: one such value says that more may come.
 What was believed wrongly meanwhile the next audit finds, since it reads every row that a change has

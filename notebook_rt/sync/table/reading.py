@@ -79,7 +79,7 @@ class Paging:
         """Whether nothing comes after ``page``, which had ``before`` rows before it.
 
         A short page is the end only if a full one was seen as long as was asked; else the count
-        decides, and where there is none, an empty page.
+        decides, and without a count, an empty page.
         """
         got = len(page.rows)
         wanted = self.size if asked is None else asked
@@ -295,7 +295,7 @@ def _same_keys(reads: Reads, page: Sequence[WireRow]) -> Exception:
 
 
 def _alike(schema: Schema, page: Sequence[WireRow]) -> list[WireRow]:
-    """The first two rows that have one key, or one with a null in its key; empty: there are none."""
+    """The first two rows that have one key, or one with a null in its key; else empty."""
     found: dict[Key, WireRow] = {}
     for key, row in zip(schema.keys_of(page), page, strict=True):
         told = {name: value for name, value in row.items() if name != "xmin"}

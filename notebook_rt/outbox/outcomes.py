@@ -1,0 +1,271 @@
+"""What became of operations: durable first, then told.
+
+In: what the server did with them, and its answers that are no success. Out: the queue's file, and a
+``Listener``. The file is read and written on a thread of its own, so that neither a sync of the disk nor
+another kernel's lock stops the heartbeats.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar
+
+from notebook_rt.edits import decide
+from notebook_rt.edits.decide import Verdict
+from notebook_rt.edits.ops import WRITES, Json, Op, unkeyed
+from notebook_rt.errors import QueueError
+from notebook_rt.model.classify import NETWORK_WAIT
+from notebook_rt.model.http import Answer
+from notebook_rt.net.http import NoAnswerError
+from notebook_rt.outbox.lease import LeaseLostError
+from notebook_rt.outbox.queue import Outbox
+
+logger = logging.getLogger("notebook_rt")
+T = TypeVar("T")
+
+
+class Listener(Protocol):
+    """Who is told what became of operations; called on the loop thread, after it is durable."""
+
+    def leaving(self, ops: Sequence[Op]) -> None:
+        """They are on their way."""
+
+    def settled(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]]) -> None:
+        """Done; with the rows that the server answered, where it answered one."""
+
+    def rebased(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
+        """Merged with the server's row; ``op`` is what is left to send, or asks."""
+
+    def failed(self, op: Op) -> None:
+        """Set aside with the server's words."""
+
+    def columns_suspect(self, op: Op) -> None:
+        """It was refused for what a column is or may hold: what is known of that may be old."""
+
+    def stuck(self, words: str) -> None:
+        """Nothing leaves: the queue's file cannot be written."""
+
+    def elsewhere(self) -> None:
+        """Another process wrote to the file."""
+
+    def tick(self) -> None:
+        """About twice a second."""
+
+
+class Outcomes:
+    """See the module; and what follows of them for what may leave next.
+
+    Parameters are those of `Worker`.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        listener: Listener,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+        max_attempts: int,
+    ) -> None:
+        self.offline = False
+        """The last request found no network."""
+        self.unauthorized = ""
+        """The server's words when it refused the login, until there is a new one."""
+        self.retry_at = 0.0
+        """Nothing leaves before."""
+        self.waiting: list[Op] = []
+        """Taken with this batch, then returned to the queue: later operations that depend on it must wait."""
+        self.ended = 0
+        """Operations that came to an end here: they are settled, set aside, or ask."""
+        self._outbox = outbox
+        self._listener = listener
+        self._clock = clock
+        self._random = random
+        self._max_attempts = max_attempts
+        self._done: list[tuple[Op, Json]] = []
+        """What waits to be put down as done."""
+        self._settling: asyncio.Task[None] | None = None
+        """Waits to put them down, with all that are done by then."""
+        self._settlings: set[asyncio.Task[None]] = set()
+        self._committing = asyncio.Lock()
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="notebook_rt-outbox")
+
+    @property
+    def stopped(self) -> bool:
+        """Nothing may leave now."""
+        return bool(self.unauthorized) or (self.retry_at > 0 and self.retry_at > self._clock())
+
+    async def still_ours(self) -> None:
+        """Extend the lease; raises `LeaseLostError` if it is another kernel's."""
+        if not await self.on_disk(self._outbox.lease, self._clock()):
+            raise LeaseLostError(f"another kernel sends from {self._outbox.path} now")
+
+    def leaving(self, ops: Sequence[Op]) -> None:
+        """They are on their way."""
+        self.tell(self._listener.leaving, ops)
+
+    def settle(self, *done: tuple[Op, dict[str, Json] | None]) -> None:
+        """Have it put down that operations are done, and told; `_settled` waits for it."""
+        self._done += done
+        if self._settling is None:
+            self._settling = asyncio.ensure_future(self._settle_done())
+            self._settlings.add(self._settling)
+
+    async def _settle_done(self) -> None:
+        """One commit, which waits for the disk, for all that is done by the time the last one ends."""
+        async with self._committing:
+            done, self._done, self._settling = self._done, [], None
+            await self.store(self._outbox.settle_all, done)
+            self.ended += len(done)
+        self.tell(self._listener.settled, done)
+
+    async def settled(self) -> None:
+        """Wait until all that is done is put down; raises why it could not be."""
+        some = set(self._settlings)
+        # What the server has done is put down in any case: nobody who is cancelled takes it along.
+        ends = await asyncio.shield(asyncio.gather(*some, return_exceptions=True))
+        self._settlings -= some
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+
+    async def merged(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
+        """Merged with the server's row; ``op`` is what is left to send, or asks."""
+        await self.store(self._outbox.back, op, records)
+        self.ended += op.state == "asking"
+        self.tell(self._listener.rebased, op, records)
+
+    async def merged_away(
+        self, op: Op, row: dict[str, Json] | None, records: Sequence[dict[str, Json]]
+    ) -> None:
+        """Merged with the server's row, and nothing is left to send."""
+        await self.store(self._outbox.settle, op, row, records)
+        self.ended += 1
+        if records:
+            self.tell(self._listener.rebased, op, records)
+        self.tell(self._listener.settled, [(op, row)])
+
+    async def no(self, op: Op, answer: Answer, *, read: bool = False) -> None:
+        """An answer that is not a success; to a ``read``, which has no effect that could be lost."""
+        await self.no_all([op], answer, read=read)
+
+    async def no_all(self, ops: Sequence[Op], answer: Answer, *, read: bool = False) -> None:
+        """The answer to several operations, as one commit."""
+        jitter = self._random() * 0.2
+        verdicts = [self._judged(op, answer, jitter, read) for op in ops]
+        waiting: list[Op] = []
+        failed: list[tuple[Op, Verdict]] = []
+        for op, verdict in verdicts:
+            if verdict.meaning == "refresh":
+                self.unauthorized = verdict.words
+                waiting.append(replace(op, state="waiting", not_before=0.0, error=""))
+            elif verdict.meaning == "wait":
+                if answer.status == 429:
+                    self.retry_at = max(self.retry_at, verdict.until)
+                until, words = verdict.until, verdict.words
+                waiting.append(replace(op, state="waiting", not_before=until, error=words))
+            else:
+                failed.append((_set_aside(op, verdict.words), verdict))
+        self.waiting += waiting
+        await self.store(self._outbox.back_all, [*waiting, *(op for op, _ in failed)])
+        self.ended += len(failed)
+        for op, verdict in failed:
+            self.tell(self._listener.failed, op)
+            if verdict.columns:
+                self.tell(self._listener.columns_suspect, op)
+
+    def _judged(self, op: Op, answer: Answer, jitter: float, read: bool) -> tuple[Op, Verdict]:
+        """What an answer means to an operation, in words for its user; and that as it stands then."""
+        verdict = decide.judge(answer, op.attempts, self._clock(), jitter, self._max_attempts)
+        if read:
+            verdict = replace(verdict, lost=False)
+        elif op.kind in WRITES and decide.forbidden(answer):
+            verdict = replace(
+                verdict, words=verdict.words + decide.lacking(op, answer, self._outbox.role)
+            )
+        elif unkeyed(op) and decide.lacks_value(answer):
+            verdict = replace(verdict, words=f"{verdict.words}; {decide.UNFILLED}")
+        elif op.kind in WRITES and decide.renamed(answer):
+            verdict = replace(verdict, words=f"{verdict.words}; {decide.RENAMED}")
+        op = replace(op, attempts=op.attempts + verdict.counts, sent=op.sent or verdict.lost)
+        return op, verdict
+
+    async def later(self, group: Sequence[Op], answer: Answer) -> bool:
+        """Return the rows of a statement whose answer says that all of it waits, or needs another login.
+
+        Not those that would be set aside: each goes on by itself, since one of them may be what makes
+        the server fail; nor those of a statement that took too long, and takes less in parts.
+        """
+        attempts = max(op.attempts for op in group)
+        verdict = decide.judge(answer, attempts, 0.0, max_attempts=self._max_attempts)
+        if verdict.meaning not in ("wait", "refresh") or decide.timed_out(answer):
+            return False
+        await self.no_all(group, answer)
+        return True
+
+    async def no_answer(self, ops: Sequence[Op], error: NoAnswerError) -> None:
+        """The network is away: it waits, and that is no attempt."""
+        self.offline = True
+        wait = NETWORK_WAIT * (1 + 0.2 * self._random())
+        self.retry_at = max(self.retry_at, self._clock() + wait)
+        waiting = [
+            replace(op, sent=op.sent or error.sent, state="waiting", not_before=0.0, error="")
+            for op in ops
+        ]
+        self.waiting += waiting
+        await self.store(self._outbox.back_all, waiting)
+
+    async def put_back(self, ops: Sequence[Op]) -> None:
+        """Return what was marked as left when it was taken, and has not."""
+        await self.store(self._outbox.back_all, ops)
+        self.waiting += ops
+
+    async def back(self, op: Op, *, until: float) -> None:
+        self.waiting.append(op)
+        await self.store(
+            self._outbox.back, replace(op, state="waiting", not_before=until, error="")
+        )
+
+    async def fail(self, op: Op, words: str) -> None:
+        failed = _set_aside(op, words)
+        await self.store(self._outbox.back, failed)
+        self.ended += 1
+        self.tell(self._listener.failed, failed)
+
+    def tell(self, fn: Callable[..., object], *args: object) -> None:
+        """What happened is durable already: a listener that fails stops nothing."""
+        try:
+            fn(*args)
+        except Exception:
+            logger.exception("the queue's worker: telling what happened")
+
+    # --- the file --------------------------------------------------------------------------------
+
+    async def on_disk(self, fn: Callable[..., T], *args: Any) -> T:
+        """Call something that reads or writes the file, on the thread for it."""
+        try:
+            done = asyncio.get_running_loop().run_in_executor(self._disk, fn, *args)
+        except RuntimeError:  # Python is ending: no executor takes work any more
+            return fn(*args)
+        return await done
+
+    async def store(self, fn: Callable[..., None], *args: Any) -> None:
+        """Have something put down, and tell who looks at the queue."""
+        await self.on_disk(fn, *args)
+        self.tell(self._outbox.tell)
+
+    async def end(self) -> None:
+        """Put down what is done, and let another kernel send."""
+        await asyncio.gather(*self._settlings, return_exceptions=True)
+        try:
+            await self.on_disk(self._outbox.release)
+        except QueueError as error:  # it expires
+            logger.warning("the queue: %s", error)
+        self._disk.shutdown(wait=False)
+
+
+def _set_aside(op: Op, words: str) -> Op:
+    return replace(op, state="failed", error=words, attempts=max(1, op.attempts))
