@@ -223,7 +223,8 @@ def test_a_gap_is_drawn_and_said(notebook: OpenNotebook) -> None:
     grid = notebook.show("stocks.grid()")
     before = grid.locator(".nrt-past-gap").count()
     notebook.run(
-        "time.sleep(0.3); driver.thread.call(driver.subscription.gap, 'a cable was pulled'); time.sleep(0.3)\n"
+        "time.sleep(0.3)\n"
+        "driver.thread.call(driver.subscription.gap, 'a cable was pulled'); time.sleep(0.3)\n"
         "while stocks.status != 'live' or 'a cable was pulled' not in past.gaps['reason'].tolist()"
         " or past.gaps['until'].isna().any(): time.sleep(0.02)\n"
         "gap = past.gaps[past.gaps['reason'] == 'a cable was pulled'].iloc[-1]\n"
