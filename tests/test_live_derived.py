@@ -200,6 +200,15 @@ def test_what_cannot_be_derived_is_refused_by_name(trades: nrt.LiveTable) -> Non
         trades.groupby("symbol").agg(symbol=("size", "sum"))
 
 
+def test_groups_that_are_not_kept_up_are_refused_by_the_words_of_pandas(
+    trades: nrt.LiveTable,
+) -> None:
+    with pytest.raises(errors.DerivationError, match=r"groupby\(sort=False\): .*; use map"):
+        trades.groupby("symbol", sort=False)
+    with pytest.raises(errors.DerivationError, match=r"groupby\(dropna=False\): .*; use map"):
+        trades.groupby("symbol", dropna=False)
+
+
 def test_select_sort_top_distinct_and_concat_are_pandas_expressions(
     stack: LocalStack, trades: nrt.LiveTable
 ) -> None:
