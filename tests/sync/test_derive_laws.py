@@ -1019,6 +1019,27 @@ def test_rows_of_a_join_with_both_keys_are_selected_made_distinct_and_put_togeth
             same(one.view.snapshot(), frame, how)
 
 
+def test_a_row_with_both_keys_of_a_join_comes_into_the_top_from_beyond_it() -> None:
+    left = Table(Schema((Column("id", "int8"), Column("g", "text")), ("id",)))
+    right = Table(Schema((Column("g", "text"), Column("m", "int8")), ("g",)))
+    left.apply([Upsert(key, {"id": key, "g": g}) for key, g in enumerate("aabc")])
+    right.apply([Upsert(g, {"g": g, "m": at}) for at, g in enumerate("abcd")])
+    join = Derived(Join(Keying(("g",), None, "join"), "right", ("", "")), None)
+    join.bind([Source(left), Source(right)])
+    join.advance(want_changes=True)
+    assert join.table is not None
+    top = Derived(Top(2, Ordering("m", False, "last", "top")), None)
+    top.bind([Source(join.table, join.view)])
+    top.advance(want_changes=True)
+    right.apply([Upsert("d", {"m": -1})])
+    join.advance(want_changes=True)
+    top.advance(want_changes=True)
+    df = left.snapshot().join(right.snapshot(), on="g", how="right")
+    assert top.view is not None
+    wanted = df.sort_values("m", ascending=False, kind="stable").head(2)
+    same(top.view.snapshot(), wanted, "top")
+
+
 def test_groups_of_integers_that_a_join_made_floats_are_joined_again() -> None:
     left = Table(Schema((Column("id", "int8"), Column("g", "text")), ("id",)))
     right = Table(Schema((Column("g", "text"), Column("m", "int8")), ("g",)))
