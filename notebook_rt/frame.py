@@ -355,19 +355,34 @@ class LiveFrame(Handle):
             ("distinct", names),
         )
 
-    def groupby(self, by: str | Sequence[str]) -> LiveGroupBy:
+    def groupby(
+        self, by: str | Sequence[str], *, sort: bool = True, dropna: bool = True
+    ) -> LiveGroupBy:
         """Group the rows by the values of columns, as ``DataFrame.groupby``; say what of them by ``agg``.
 
         Parameters
         ----------
         by : str or sequence of str
             Columns, those of the key among them. A row with a null in one of them is in no group.
+        sort : bool
+            The groups are in the order of their values; in that of their first rows they are not kept up.
+        dropna : bool
+            A group of nulls is not kept up.
 
         Returns
         -------
         LiveGroupBy
             Its ``agg`` gives the live frame.
+
+        Raises
+        ------
+        DerivationError
+            With ``sort=False`` or ``dropna=False``: use `map`.
         """
+        if not (sort and dropna):
+            asked = "sort=False" if not sort else "dropna=False"
+            what = "the order of the groups' first rows" if not sort else "a group of nulls"
+            raise DerivationError(f"groupby({asked}): {what} is not kept up; use map")
         return LiveGroupBy(self, (by,) if isinstance(by, str) else tuple(by))
 
     def rolling(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import random
+import time
 import weakref
 from collections.abc import Callable, Iterator
 
@@ -198,6 +200,15 @@ def test_what_cannot_be_derived_is_refused_by_name(trades: nrt.LiveTable) -> Non
         trades.groupby("symbol").agg(symbol=("size", "sum"))
 
 
+def test_groups_that_are_not_kept_up_are_refused_by_the_words_of_pandas(
+    trades: nrt.LiveTable,
+) -> None:
+    with pytest.raises(errors.DerivationError, match=r"groupby\(sort=False\): .*; use map"):
+        trades.groupby("symbol", sort=False)
+    with pytest.raises(errors.DerivationError, match=r"groupby\(dropna=False\): .*; use map"):
+        trades.groupby("symbol", dropna=False)
+
+
 def test_select_sort_top_distinct_and_concat_are_pandas_expressions(
     stack: LocalStack, trades: nrt.LiveTable
 ) -> None:
@@ -369,3 +380,57 @@ def test_a_frame_that_is_closed_takes_what_is_derived_of_it_along(trades: nrt.Li
     same(large.df, last)
     with pytest.raises(errors.ClosedError):
         large.on_change(print)
+
+
+@pytest.mark.slow
+def test_a_dashboard_follows_500_changes_a_second(
+    stack: LocalStack, session: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    """The frames of notebook 05: three tables, a join, a group-by, its top ten and what a chart shows."""
+    names = [
+        make_table("symbol text primary key, sector text, price float8"),
+        make_table("id bigint primary key, symbol text, size int, price float8"),
+        make_table("id bigint primary key, symbol text, status text"),
+    ]
+    stack.sql(
+        f"insert into {names[0]} select 's' || n, 'sector ' || n % 4, n from generate_series(0, 19) n;"
+        f"insert into {names[1]} select n, 's' || n % 20, n % 7, n from generate_series(1, 1000) n;"
+        f"insert into {names[2]} select n, 's' || n % 20, 'open' from generate_series(1, 200) n"
+    )
+    stocks, trades, orders = (session.table(name).wait(scaled(20)) for name in names)
+    waiting = orders.where("status=eq.open").join(stocks, on="symbol")
+    traded = trades.groupby("symbol").agg(
+        newest=("id", "max"), shares=("size", "sum"), last=("price", "last")
+    )
+    most, of_one = traded.top(10, by="shares"), trades.where("symbol=eq.s3")
+    told: list[nrt.ChangeBatch] = []
+    for frame in (waiting, most, of_one):
+        frame.on_change(told.append)
+    dice, newest, seconds = random.Random(2), 1000, 4
+    for second in range(seconds):
+        began, before = time.monotonic(), newest
+        for tenth in range(10):  # 50 changes: 20 trades, 20 prices, 10 orders
+            statements = [
+                f"insert into {names[1]} select n, 's' || n * 7 % 20, n % 9, n * 0.5 "
+                f"from generate_series({newest + 1}, {newest + 20}) n",
+                f"update {names[0]} set price = price + {dice.uniform(-1, 1)}",
+                f"update {names[2]} set status = '{dice.choice(['open', 'filled'])}' "
+                f"where id % 20 = {dice.randrange(20)}",
+            ]
+            stack.sql("; ".join(statements))
+            newest += 20
+            time.sleep(max(0.0, began + (tenth + 1) / 10 - time.monotonic()))
+        assert second == 0 or told
+        # What was written a second ago is seen, while the next second's changes come.
+        until(lambda seen=before: traded.df["newest"].max() >= seen, 5)
+    truth = stack.sql(f"select id, symbol, size, price from {names[1]}")
+    until(lambda: len(trades.df) == len(truth), 15)
+    wanted = trades.df.reset_index().groupby("symbol")
+    wanted = wanted.agg(newest=("id", "max"), shares=("size", "sum"), last=("price", "last"))
+    same(traded.df, wanted)
+    same(most.df, wanted.sort_values("shares", ascending=False, kind="stable").head(10))
+    same(of_one.df, trades.df[trades.df["symbol"] == "s3"])
+    prices = dict(stack.sql(f"select symbol, price from {names[0]}"))
+    open_now = {key for (key,) in stack.sql(f"select id from {names[2]} where status = 'open'")}
+    until(lambda: stocks.df["price"].to_dict() == prices and set(waiting.df.index) == open_now, 15)
+    same(waiting.df, orders.df[orders.df["status"] == "open"].join(stocks.df, on="symbol"))

@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,6 +71,17 @@ def test_it_is_the_querys_result_and_follows_the_tables(
     stop()
     assert "reads Trades, people; " in str(view.plan)
     assert "JOIN" in view.plan.explained.upper()
+
+
+def test_what_it_is_given_is_the_memory_that_the_frames_show(trades: nrt.LiveTable) -> None:
+    """No row is copied for DuckDB: of a table, and of what is derived of it."""
+    for frame in (trades, trades.select("name", twice="price * 2")):
+        given, shown = frame.to_arrow(), frame.df
+        assert given["id"].chunk(0).buffers()[1].address == shown.index.to_numpy().ctypes.data
+        for name in shown.columns:
+            [mine] = given[name].chunks
+            [theirs] = pa.Table.from_pandas(shown[[name]], preserve_index=False)[name].chunks
+            assert mine.buffers()[-1].address == theirs.buffers()[-1].address, name
 
 
 def test_a_table_of_the_project_is_opened_and_let_go_with_the_view(

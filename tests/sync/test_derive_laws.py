@@ -838,6 +838,35 @@ def test_frames_are_joined_by_integers_that_another_join_made_floats() -> None:
     same(outer.view.snapshot(), wanted, "merge")
 
 
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("backend", [None, "numpy_nullable", "pyarrow"])
+def test_frames_of_no_row_are_joined_by_levels_of_text(how: Any, backend: Any) -> None:
+    """pandas' merge fails where it has made an index of several levels of no text at all."""
+    table = Table(
+        Schema((Column("id", "int8"), Column("n", "int8"), Column("g", "text")), ("id",)), backend
+    )
+
+    def groups(name: str) -> Derived:
+        made = Derived(GroupBy(("n", "g"), [Aggregate(name, "id", "max")]), backend)
+        made.bind([Source(table)])
+        made.advance(want_changes=True)
+        return made
+
+    left, right = groups("a"), groups("b")
+    join = Derived(Join(Keying(("n", "g"), None, "join"), how, ("", "")), backend)
+    join.bind([Source(one.table, one.view) for one in (left, right) if one.table is not None])
+    join.advance(want_changes=True)
+    assert join.view is not None
+    assert len(join.view.snapshot()) == 0
+    table.apply([Upsert(1, {"id": 1, "n": 2, "g": "a"}), Upsert(2, {"id": 2, "n": 2, "g": "b"})])
+    for one in (left, right, join):
+        one.advance(want_changes=True)
+    both = [
+        table.snapshot().reset_index().groupby(["n", "g"]).agg(**{n: ("id", "max")}) for n in "ab"
+    ]
+    same(join.view.snapshot(), both[0].join(both[1], on=["n", "g"], how=how), how)
+
+
 def test_a_row_without_a_partner_is_refused_where_pandas_gives_it_the_label_of_another() -> None:
     """pandas takes the last label of the left where the right one's key has several columns."""
     left = Table(Schema((Column("id", "int8"), Column("g", "text"), Column("h", "int4")), ("id",)))
@@ -988,6 +1017,27 @@ def test_rows_of_a_join_with_both_keys_are_selected_made_distinct_and_put_togeth
         for one, frame in wanted:
             assert one.view is not None
             same(one.view.snapshot(), frame, how)
+
+
+def test_a_row_with_both_keys_of_a_join_comes_into_the_top_from_beyond_it() -> None:
+    left = Table(Schema((Column("id", "int8"), Column("g", "text")), ("id",)))
+    right = Table(Schema((Column("g", "text"), Column("m", "int8")), ("g",)))
+    left.apply([Upsert(key, {"id": key, "g": g}) for key, g in enumerate("aabc")])
+    right.apply([Upsert(g, {"g": g, "m": at}) for at, g in enumerate("abcd")])
+    join = Derived(Join(Keying(("g",), None, "join"), "right", ("", "")), None)
+    join.bind([Source(left), Source(right)])
+    join.advance(want_changes=True)
+    assert join.table is not None
+    top = Derived(Top(2, Ordering("m", False, "last", "top")), None)
+    top.bind([Source(join.table, join.view)])
+    top.advance(want_changes=True)
+    right.apply([Upsert("d", {"m": -1})])
+    join.advance(want_changes=True)
+    top.advance(want_changes=True)
+    df = left.snapshot().join(right.snapshot(), on="g", how="right")
+    assert top.view is not None
+    wanted = df.sort_values("m", ascending=False, kind="stable").head(2)
+    same(top.view.snapshot(), wanted, "top")
 
 
 def test_groups_of_integers_that_a_join_made_floats_are_joined_again() -> None:

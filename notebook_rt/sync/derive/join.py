@@ -265,6 +265,8 @@ class Join(Operator):
 
     def _pairs(self, left: Source, right: Source) -> tuple[Positions, Positions]:
         """The positions of the rows that are pairs, in pandas' order; -1: there is no row."""
+        if not len(left) and not len(right):  # pandas fails where both indexes hold text
+            return np.empty(0, "int64"), np.empty(0, "int64")
         found = self._looked_up(left, right)
         if found is not None:
             return found
@@ -404,9 +406,10 @@ class Join(Operator):
         both, only_left, only_right = shape
         lefts = [key for key, there in zip(keys, (both, only_left, False), strict=True) if there]
         rights = [key for key, there in zip(keys, (both, False, only_right), strict=True) if there]
+        # Of no row they are cut, not made: pandas fails with an index that was made of no text.
         examples = (
-            _example(left, mine, self._mine, lefts),
-            _example(right, theirs, self._theirs, rights),
+            _example(left, mine, self._mine, lefts or keys[:1])[: len(lefts)],
+            _example(right, theirs, self._theirs, rights or keys[:1])[: len(rights)],
         )
         merged = self._merge(*examples)
         by_one_index = (self.keying.left is None) != (self.keying.right is None)

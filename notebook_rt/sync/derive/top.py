@@ -89,9 +89,9 @@ class Top(Operator):
         }
         for key in shown:
             if key not in before and key not in rows:
-                row = source.row(key)
-                assert row is not None  # it is in the list
-                rows[key] = row
+                place = source.table.place(key)  # a view's row lacks a key that is hidden
+                assert place is not None  # it is in the list
+                rows[key] = place.row
         self._ranks = self._ranked(shown, {*before} - self._moved)
         for key in shown:
             rank = self._ranks[key]
