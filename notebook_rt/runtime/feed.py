@@ -228,7 +228,8 @@ class Feed:
             batch = ChangeBatch(changes, cause, self.version, commit_time)
             self._keep(batch)
             self.listeners.tell(batch)
-        self.settle(None)
+        if self._waiters:  # not before the status that comes with it is set
+            self.thread.loop.call_soon(self.settle, None)
 
     def _keep(self, batch: ChangeBatch) -> None:
         """The log is bounded by changes, not by batches."""
