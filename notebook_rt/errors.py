@@ -554,17 +554,23 @@ class PermissionDeniedError(TableError):
         if right == "execute":
             what = f'execute function "{table}"'
             run = f"grant execute on function {name} to {to}"
+            if not reason.startswith(
+                ("permission denied for function", "permission denied for schema")
+            ):
+                run = ""  # something that the function does
         if home := _OF_SCHEMA.match(reason):
             run = f"grant usage on schema {identifier(home[1])} to {to}"
-        todo = f"run: {run}"
+        todo = f"run: {run}" if run else "grant what it names"
         if "row-level security policy" in reason:
             todo = "add a policy that lets this role do it"
+        if role == "anon":
+            todo += ", or sign in"
         super().__init__(
             schema,
             table,
             f'role "{role}" may not {what}'
             + (f" (the server says: {reason})" if reason else "")
-            + f"; {todo}, or sign in",
+            + f"; {todo}",
         )
         self.role = role
         self.right = right

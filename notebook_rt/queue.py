@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from notebook_rt.edits.editing import SendResult
-from notebook_rt.edits.listing import in_states, state, what
+from notebook_rt.edits.listing import in_states, reasons, state, what
 from notebook_rt.edits.ops import Json, Op
 from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
 from notebook_rt.model.plain import plain
@@ -143,9 +143,9 @@ class Queue:
 
         ``what`` it is, in a few words; ``state``: ``waiting``, ``sending``, ``parked`` (behind an earlier
         one of its row that failed or asks), ``failed`` (refused, or given up) or ``asking`` (a conflict is
-        open); ``attempts`` (int64); ``why`` it failed, in the server's words, or what you are to decide;
-        ``at`` (datetime64, UTC), when it was made; ``values``, a dict as JSON has it; ``session``, the
-        notebook or script that edited it last, its process, and since when that runs.
+        open); ``attempts`` (int64); ``why`` it failed, in the server's words, what you are to decide, or
+        what it waits for; ``at`` (datetime64, UTC), when it was made; ``values``, a dict as JSON has it;
+        ``session``, the notebook or script that edited it last, its process, and since when that runs.
         """
         import pandas as pd
 
@@ -155,7 +155,7 @@ class Queue:
                 "what": [what(op) for op in ops],
                 "state": [state(op) for op in ops],
                 "attempts": pd.Series([op.attempts for op in ops], dtype="int64").to_numpy(),
-                "why": [op.error for op in ops],
+                "why": reasons(ops),
                 "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True),
                 "values": [dict(op.values) for op in ops],
                 "session": [whose(op, sessions) for op in ops],
@@ -172,7 +172,8 @@ class Queue:
         repeatable: bool = False,
     ) -> SendResult:
         """Have the server call a function, now or once it can be reached: kept in the file first, as an
-        edit is. What it returns is dropped; `Session.rpc` gives it.
+        edit is. What it returns is dropped; `Session.rpc` gives it. Calls run in their order; one that is
+        refused is set aside, and holds no later one back.
 
         Parameters
         ----------
