@@ -8,6 +8,7 @@ messages, and never a key or a token is.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import shlex
 import unicodedata
@@ -575,6 +576,38 @@ class PermissionDeniedError(TableError):
         self.role = role
         self.right = right
         self.reason = reason
+
+
+class SomeColumnsError(PermissionDeniedError):
+    """This login may read some of the table's columns, so they are to be named.
+
+    >>> print(SomeColumnsError("public", "staff", "anon", ["id", "name"], ["id"]))
+    role "anon" may read some columns of table "staff" only: name them, rt.table("staff", columns="id,name")
+    """
+
+    def __init__(
+        self, schema: str, table: str, role: str, columns: Collection[str], key: Collection[str]
+    ) -> None:
+        said = ",".join(columns)
+        named = f'"{said}"' if said.replace(",", "").replace("_", "").isalnum() else [*columns]
+        todo = f"name them, rt.table({json.dumps(table, ensure_ascii=False)}, columns={named})"
+        if unread := [name for name in key if name not in columns]:
+            what = ", ".join(map(identifier, unread))
+            todo = (
+                f"{', '.join(columns)}; its rows cannot be told apart without the key; run: "
+                f"grant select ({what}) on {qualified(schema, table)} to {identifier(role)}"
+            )
+        TableError.__init__(
+            self,
+            schema,
+            table,
+            f'role "{role}" may read some columns of table "{table}" only: {todo}',
+        )
+        self.role = role
+        self.right = "select"
+        self.reason = ""
+        self.columns = tuple(columns)
+        """Those that it may read."""
 
 
 def why_empty(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import notebook_rt as nrt
 from notebook_rt.cli import doctor
 from notebook_rt.cli.doctor import Finding
 from notebook_rt.local import LocalStack, StackOptions, start
@@ -18,7 +19,7 @@ from notebook_rt.runtime.optional_sql import AUDIT_SQL, DESCRIBE_SQL, LEDGER_SQL
 from notebook_rt.session import Session
 from notebook_rt.table import LiveTable
 from tests.proxy import Proxy
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 WHOLE = """
 drop table if exists ill cascade; drop table if exists "Ill one" cascade; drop sequence if exists ill_ids;
@@ -239,6 +240,40 @@ def test_what_a_refused_table_lacks_besides_is_mended_in_the_same_round(
     assert lacking.sql(streamed) == [("bare",)]
     levels = [one.level for one in looked(capsys, "bare") if one.text.startswith("0 rows, live")]
     assert levels == ["note"], "a row is there, and none is seen"
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_column_that_is_hidden_on_purpose_stays_hidden(
+    lacking: LocalStack, capsys: pytest.CaptureFixture[str], described: bool
+) -> None:
+    lacking.sql("alter table bare add column salary int; grant select (id, v) on bare to anon")
+    lacking.sql("alter publication supabase_realtime add table bare")
+    if not described:
+        lacking.sql("drop function nrt_describe")
+    assert doctor.run(asked("bare", "--mend")) == 0
+    out = capsys.readouterr().out
+    assert all(line.startswith("--") or not line for line in out.splitlines())
+    found = looked(capsys, "bare")
+    assert wrong(found) == []
+    names = "id,v" if described else "id,..."
+    assert [f'rt.table("bare", columns="{names}")' in one.text for one in found].count(True) == 1
+    assert [one.text for one in found if one.text.startswith("0 rows, live")]
+    with nrt.connect(lacking.url, lacking.anon_key) as rt:
+        if described:
+            assert rt.tables.loc["bare", "columns"] == ("id", "v")
+            with pytest.raises(nrt.errors.PermissionDeniedError, match='columns="id,v"'):
+                rt.table("bare").wait(scaled(10))
+        assert list(rt.table("bare", columns="id,v").wait(scaled(10)).df.columns) == ["v"]
+    if described:
+        lacking.sql("revoke select (id) on bare from anon")
+        with (
+            nrt.connect(lacking.url, lacking.anon_key) as rt,
+            pytest.raises(
+                nrt.errors.PermissionDeniedError,
+                match=r"grant select \(id\) on public.bare to anon",
+            ),
+        ):
+            rt.table("bare").wait(scaled(10))
 
 
 @pytest.mark.parametrize("name", ["ill_view", "Ill's $do$ view"])

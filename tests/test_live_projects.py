@@ -129,7 +129,7 @@ def test_an_identity_whose_sequence_may_not_be_used_is_made_by_the_server(
     assert frame.df.body.to_dict() == {1: "x", 2: "y", 3: "z"}
     rt.queue.pause()  # nothing leaves: as without a network
     with pytest.raises(
-        nrt.InvalidEditError, match="paused.*its sequence may not be used; run: grant usage"
+        nrt.InvalidEditError, match=r"paused.*its sequence may not be used; run: grant usage"
     ):
         frame.insert(body="later")
     rt.queue.resume()

@@ -327,7 +327,14 @@ def _tables(session: Session, schema: str, tables: Sequence[str]) -> Iterator[Fi
         else:
             one = None
         unique = _unique(one) if one is not None and not one.get("key") else None
-        yield from _opened(session, schema, name, described=one is not None, key=unique)
+        some = None if one is None else _readable(one)
+        told_all = isinstance(known, Mapping)
+        if one is None and not told_all and _reads_id(session, schema, name):
+            yield _some_columns(schema, name, session._project.credentials.role)
+            some = ("id",)
+        yield from _opened(
+            session, schema, name, described=one is not None, key=unique, columns=some
+        )
 
 
 def _unique(told: Mapping[str, Any]) -> list[str] | None:
@@ -335,12 +342,24 @@ def _unique(told: Mapping[str, Any]) -> list[str] | None:
     return next((list(map(str, names)) for names in told.get("unique") or () if names), None)
 
 
+def _readable(told: Mapping[str, Any]) -> tuple[str, ...] | None:
+    from notebook_rt.sync.table.discovery import readable  # pandas and all: not for --help
+
+    return readable(told)
+
+
 def _opened(
-    session: Session, schema: str, name: str, *, described: bool, key: list[str] | None
+    session: Session,
+    schema: str,
+    name: str,
+    *,
+    described: bool,
+    key: list[str] | None,
+    columns: Sequence[str] | None,
 ) -> Iterator[Finding]:
     """Open the table as a notebook would; ``described``: what it lacks is told already (`of_table`)."""
     try:
-        with session.table(name, key=key) as table:
+        with session.table(name, key=key, columns=columns) as table:
             table.wait(TABLE_SECONDS)
             yield from _row_limit(session, table, name)
             status, reason = _settled(table)
@@ -358,6 +377,38 @@ def _opened(
         yield Finding("wrong", name, str(error) + near, sql)
         if not described:
             yield from _behind(session, schema, name, error)
+
+
+def _reads_id(session: Session, schema: str, name: str) -> bool:
+    """Whether this login may read the column ``id`` of the table, but not each of its columns."""
+    from notebook_rt.sync.events import Query  # pandas and all: not for --help
+
+    rest = session._project.rest
+    try:
+        session._thread.wait(rest.fetch(schema, name, Query((("limit", "0"),))))
+    except PermissionDeniedError:
+        try:
+            session._thread.wait(
+                rest.fetch(schema, name, Query((("select", "id"), ("limit", "0"))))
+            )
+        except NotebookRTError:
+            return False
+        return True
+    except NotebookRTError:
+        pass  # what is wrong, opening it says
+    return False
+
+
+def _some_columns(schema: str, name: str, role: str) -> Finding:
+    """What is said of a table of which some column is withheld, perhaps on purpose."""
+    shown = json.dumps(name, ensure_ascii=False)
+    return Finding(
+        "note",
+        name,
+        f"role {role} may read some of its columns, id among them, and not all: name those, "
+        f'rt.table({shown}, columns="id,..."). Perhaps the others are hidden on purpose; this shows them',
+        f"grant select on {qualified(schema, name)} to {identifier(role)};",
+    )
 
 
 def _settled(table: LiveTable) -> tuple[str, str]:
@@ -546,6 +597,13 @@ def _rights(schema: str, name: str, told: Mapping[str, Any], role: str) -> Itera
         by_policy = not secured or policies is None or verb in policies or "*" in policies
         return verb in grants and by_policy
 
+    if some := _readable(told):
+        shown, columns = (json.dumps(one, ensure_ascii=False) for one in (name, ",".join(some)))
+        words = (
+            f"role {role} may read its columns {', '.join(some)} and no other: "
+            f"rt.table({shown}, columns={columns})"
+        )
+        yield Finding("note", name, words)
     if "select" not in grants:
         yield Finding(
             "wrong", name, f"role {role} may not read it", f"grant select on {table} to {to};"
