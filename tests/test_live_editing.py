@@ -629,6 +629,33 @@ def test_a_refused_call_holds_no_later_call_back(
     rt.queue.resume()
 
 
+WAYS: dict[str, Callable[[nrt.LiveTable], object]] = {
+    "edit": lambda frame: frame.edit(A, notes="z"),
+    "edit with more": lambda frame: frame.edit(A, notes="z", quantity=3),
+    "edit_many": lambda frame: frame.edit_many(pd.DataFrame({"notes": ["z"]}, index=[A])),
+    "at": lambda frame: frame.at.__setitem__((A, "notes"), "z"),
+    "upsert": lambda frame: frame.upsert([{"id": A, "notes": "z"}]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_value_that_was_refused_is_tried_again_when_it_is_edited_again(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session], way: str
+) -> None:
+    stack.sql(f"alter table {table} add constraint no_z check (notes <> 'z')")
+    frame = (rt := open_session()).table(table).wait(scaled(10))
+    frame.edit(A, notes="z")
+    assert rt.queue.flush(scaled(10)) == 1
+    WAYS[way](frame)
+    assert rt.queue.flush(scaled(10)) == 1, "it is refused again"
+    stack.sql(f"alter table {table} drop constraint no_z")
+    WAYS[way](frame)
+    assert rt.queue.flush(scaled(10)) == 0
+    assert stored(stack, table, "notes") == "z"
+    assert stored(stack, table, "quantity") == (3 if way == "edit with more" else 10)
+    assert seen(frame, "notes") == "z"
+
+
 def test_what_is_parked_says_behind_what(
     table: str, open_session: Callable[..., nrt.Session]
 ) -> None:
