@@ -308,7 +308,10 @@ def test_a_column_that_could_be_the_key_is_offered_as_a_comment(
     said = capsys.readouterr()
     name = "row_id" if described else "id"  # which columns there are is not known without the SQL
     column = f"add column {name} bigint generated always as identity primary key;"
-    assert f"--   alter table public.ill_log {column}" in said.out.splitlines()
+    commented = [
+        line.removeprefix("--").strip() for line in said.out.splitlines() if line[:2] == "--"
+    ]
+    assert f"alter table public.ill_log {column}" in commented
     lacking.sql(said.out)
     doctor.run(asked("ill_log", "--mend"))
     assert "There is no SQL that mends this: ill_log: " in capsys.readouterr().err
@@ -325,6 +328,34 @@ def test_a_view_is_a_note_with_the_line_that_follows_it(
     assert (one.level, line in one.text) == ("note", True)
     lacking.sql("drop function nrt_describe")
     assert any(line in one.text for one in looked(capsys, "ill_counts"))
+
+
+def test_what_a_table_lacks_is_said_once(
+    lacking: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking.sql("grant select on bare to anon")
+    found = [one for one in looked(capsys, "bare") if one.about == "bare"]
+    assert ["publication" in one.text for one in found].count(True) == 1
+    lacking.sql("alter publication supabase_realtime add table bare")
+    found = [one for one in looked(capsys, "bare") if one.about == "bare"]
+    assert ["policy" in one.text for one in found].count(True) == 1
+    assert [one.level for one in found if one.text == "0 rows, live"] == ["note"]
+
+
+def test_the_sql_for_what_may_be_a_view_alters_tables_only(
+    lacking: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking.sql("drop function nrt_describe")
+    for finding in looked(capsys, "ill_counts"):
+        if finding.about == "ill_counts" and finding.sql:
+            lacking.sql(finding.sql)
+
+
+def test_a_schema_in_front_of_the_name_is_told_where_it_goes(
+    whole: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (text,) = wrong(looked(capsys, "public.ill"))
+    assert text.endswith("notebook-rt doctor --schema public ill")
 
 
 def test_a_table_whose_rows_may_be_hidden_is_not_said_to_be_well(
@@ -394,7 +425,7 @@ def test_notes_say_what_may_be_better(
         one for one in looked(capsys, "Ill one") if one.level == "note" and one.about == "Ill one"
     ]
     said = {one.text: one.sql for one in notes}
-    key = """it has no primary key: add one, or say rt.table("Ill one", key='sku')"""
+    key = 'it has no primary key: add one, or say rt.table("Ill one", key="sku")'
     assert said[key] == 'alter table public."Ill one" add primary key (sku);'
     (off,) = [sql for text, sql in said.items() if "row-level security is off" in text]
     assert off == 'alter table public."Ill one" enable row level security;'

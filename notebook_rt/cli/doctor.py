@@ -332,9 +332,7 @@ def _tables(session: Session, schema: str, tables: Sequence[str]) -> Iterator[Fi
         if one is None and not told_all and _reads_id(session, schema, name):
             yield _some_columns(schema, name, session._project.credentials.role)
             some = ("id",)
-        yield from _opened(
-            session, schema, name, described=one is not None, key=unique, columns=some
-        )
+        yield from _opened(session, schema, name, told=one, key=unique, columns=some)
 
 
 def _unique(told: Mapping[str, Any]) -> list[str] | None:
@@ -353,29 +351,34 @@ def _opened(
     schema: str,
     name: str,
     *,
-    described: bool,
+    told: Mapping[str, Any] | None,
     key: list[str] | None,
     columns: Sequence[str] | None,
 ) -> Iterator[Finding]:
-    """Open the table as a notebook would; ``described``: what it lacks is told already (`of_table`)."""
+    """Open the table as a notebook would; ``told``: what `of_table` has said of it already."""
     try:
         with session.table(name, key=key, columns=columns) as table:
             table.wait(TABLE_SECONDS)
             yield from _row_limit(session, table, name)
             status, reason = _settled(table)
             rows = f"{len(table):,} row{'s' * (len(table) != 1)}"
-            words = f"{rows}, {status}{': ' if reason else ''}{reason}"
+            again = status == "live" and told is not None and not _shows_rows(told)
+            words = (
+                f"{rows}, {status}{': ' if reason and not again else ''}{'' if again else reason}"
+            )
             if status != "live":
                 yield Finding("wrong", name, words)
             else:  # of one that shows no row it is not known whether it has any
                 yield Finding("note" if reason else "ok", name, words)
     except NotebookRTError as error:
+        if isinstance(error, NotPublishedError) and told and told.get("published") is False:
+            return
         near = _near(session, name)
         sql = _sql_of(str(error))
-        if isinstance(error, NotPublishedError) and sql and not described:
-            sql = _publish_a_table(qualified(schema, name))
+        if isinstance(error, NotPublishedError) and sql and told is None:
+            sql = _for_a_table(qualified(schema, name), _publish(qualified(schema, name)))
         yield Finding("wrong", name, str(error) + near, sql)
-        if not described:
+        if told is None:
             yield from _behind(session, schema, name, error)
 
 
@@ -437,7 +440,7 @@ def _behind(session: Session, schema: str, name: str, error: NotebookRTError) ->
             "wrong" if refused else "note",  # a table without a known key may be a view
             name,
             "it is not in the publication: no change is streamed (a view cannot be in it)",
-            _publish_a_table(table) if refused else _publish(table),
+            _for_a_table(table, _publish(table)),
         )
     if isinstance(error, PermissionDeniedError):
         yield _to_write(schema, name, error.role)
@@ -453,7 +456,7 @@ def _behind(session: Session, schema: str, name: str, error: NotebookRTError) ->
             name,
             f"if it is a view, {_query(name)} follows it; if it is a table without a primary key, "
             "a column can be added as one, which alters the table",
-            _new_key(schema, name, ()),
+            _for_a_table(table, _new_key(schema, name, ())),
         )
 
 
@@ -461,8 +464,8 @@ def _publish(table: str) -> str:
     return f"alter publication supabase_realtime add table {table};"
 
 
-def _publish_a_table(table: str) -> str:
-    """The same for what may be a view, which would make everything fail that is run along with it."""
+def _for_a_table(table: str, sql: str) -> str:
+    """A statement for what may be a view, which would make everything fail that is run along with it."""
     quote = "$mend$"
     while quote in table:
         quote = quote[:-1] + "_$"
@@ -470,7 +473,7 @@ def _publish_a_table(table: str) -> str:
     return (
         f"do {quote} begin\n"
         f"    if (select relkind from pg_class where oid = '{text}'::regclass) = 'r' then\n"
-        f"        {_publish(table)}\n"
+        f"        {sql}\n"
         f"    end if;\n"
         f"end {quote};"
     )
@@ -522,6 +525,9 @@ def _row_limit(session: Session, table: LiveTable, name: str) -> Iterator[Findin
 
 
 def _near(session: Session, name: str) -> str:
+    schema, dot, table = name.partition(".")
+    if dot and schema and table:
+        return f". Its schema is given apart: notebook-rt doctor --schema {schema} {table}"
     try:
         found = difflib.get_close_matches(name, list(session.tables.index), 1)
     except NotebookRTError:
@@ -561,7 +567,7 @@ def of_table(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iter
     columns = {one.get("name") for one in told.get("columns") or () if isinstance(one, Mapping)}
     if not told.get("key"):
         unique = _unique(told)
-        key = "..." if not unique else repr(unique if len(unique) > 1 else unique[0])
+        key = "..." if not unique else json.dumps(unique if len(unique) > 1 else unique[0])
         by = ", ".join(map(identifier, unique)) if unique else ""
         sql = (
             f"alter table {table} add primary key ({by});"
@@ -586,6 +592,12 @@ def of_table(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iter
             f"create trigger set_updated_at before update on {table} for each row\n"
             "    execute function extensions.moddatetime(updated_at);",
         )
+
+
+def _shows_rows(told: Mapping[str, Any]) -> bool:
+    """Whether some policy lets this login see rows, as far as is told."""
+    policies = told.get("policies")
+    return not told.get("row_security") or policies is None or bool({"select", "*"} & {*policies})
 
 
 def _rights(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iterator[Finding]:
