@@ -209,14 +209,19 @@ class NoProjectError(NotebookRTError):
 
 
 class LoginError(AuthError):
-    """Nobody is signed in with these credentials."""
+    """Nobody is signed in with these credentials; or no user is made of them (``new``)."""
 
-    def __init__(self, url: str, reason: str) -> None:
-        NotebookRTError.__init__(
-            self,
-            f"{url} does not sign in: {reason.rstrip('.')}. It takes sign_in(email, password) of a user of "
-            "the project who has confirmed the address, or send_code(email) and sign_in(email, code=...)",
+    def __init__(self, url: str, reason: str, *, new: bool = False) -> None:
+        words = (
+            f"{url} makes no user of this: {reason.rstrip('.')}"
+            if new
+            else (
+                f"{url} does not sign in: {reason.rstrip('.')}. It takes sign_in(email, password) of a user "
+                "of the project who has confirmed the address, or send_code(email) and "
+                "sign_in(email, code=...)"
+            )
         )
+        NotebookRTError.__init__(self, words)
         self.url = url
         self.reason = reason
 
@@ -424,16 +429,17 @@ class NotBroadcastError(TableError):
         of = "" if schema == "public" else f"--schema {shlex.quote(schema)} "
         command = f"notebook-rt doctor --sql {of}{shlex.quote(table)}"
         todo = (
-            f'name the value whose rows are to be followed, as in filter={{"{scope}": ...}}, or, with the '
-            "table in the publication supabase_realtime,"
+            f'name the value whose rows are to be followed, as in filter={{"{scope}": ...}}; or put the '
+            'table into the publication supabase_realtime: source="auto" then follows all its rows by '
+            "Postgres Changes"
             if scope
-            else f"run the SQL that `{command}` prints, or"
+            else f'run the SQL that `{command}` prints, or ask for the table with source="auto"'
         )
         super().__init__(
             schema,
             table,
             f'the database does not broadcast the changes of table "{table}" to this login: {reason}; '
-            f'{todo} ask for the table with source="auto"',
+            f"{todo}",
         )
 
 
@@ -534,6 +540,7 @@ class InexactKeyError(TableError):
         )
 
 
+_OF_TABLE: Final = re.compile(r"permission denied for (?:table|view|materialized view) (.+)")
 _OF_SCHEMA: Final = re.compile(r"permission denied for schema (.+)")
 
 
@@ -548,10 +555,13 @@ class PermissionDeniedError(TableError):
         right: str = "select",
         reason: str = "",
         columns: Collection[str] = (),
+        instead: str = "",
     ) -> None:
         name, to = qualified(schema, table), identifier(role)
         of = f" ({', '.join(identifier(str(one)) for one in columns)})" if len(columns) else ""
         what, run = f'{right} on table "{table}"', f"grant {right}{of} on {name} to {to}"
+        if (below := _OF_TABLE.match(reason)) and right != "execute" and below[1] != table:
+            run = f"grant {right} on {qualified(schema, below[1])} to {to}"  # what a view reads
         if right == "execute":
             what = f'execute function "{table}"'
             run = f"grant execute on function {name} to {to}"
@@ -566,6 +576,8 @@ class PermissionDeniedError(TableError):
             todo = "add a policy that lets this role do it"
         if role == "anon":
             todo += ", or sign in"
+        if instead:
+            todo += f", or {instead}"
         super().__init__(
             schema,
             table,
