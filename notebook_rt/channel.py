@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from notebook_rt.edits.editing import SendResult
 from notebook_rt.errors import ClosedError, WaitTimeoutError, printable
 from notebook_rt.frame import LiveFrame
-from notebook_rt.model.plain import plain
+from notebook_rt.model.plain import plain, seconds
 from notebook_rt.runtime.broadcasts import BroadcastFeed
 from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.room import Message, Room
@@ -98,6 +98,7 @@ class Channel:
         UnreachableError
             If the URL does not answer; it goes on trying.
         """
+        timeout = seconds(timeout)
         self._check()
         try:
             self._thread.wait(self._room.wait_joined(), timeout)

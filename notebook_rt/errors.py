@@ -8,6 +8,7 @@ messages, and never a key or a token is.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import shlex
 import unicodedata
@@ -208,14 +209,19 @@ class NoProjectError(NotebookRTError):
 
 
 class LoginError(AuthError):
-    """Nobody is signed in with these credentials."""
+    """Nobody is signed in with these credentials; or no user is made of them (``new``)."""
 
-    def __init__(self, url: str, reason: str) -> None:
-        NotebookRTError.__init__(
-            self,
-            f"{url} does not sign in: {reason.rstrip('.')}. It takes sign_in(email, password) of a user of "
-            "the project who has confirmed the address, or send_code(email) and sign_in(email, code=...)",
+    def __init__(self, url: str, reason: str, *, new: bool = False) -> None:
+        words = (
+            f"{url} makes no user of this: {reason.rstrip('.')}"
+            if new
+            else (
+                f"{url} does not sign in: {reason.rstrip('.')}. It takes sign_in(email, password) of a user "
+                "of the project who has confirmed the address, or send_code(email) and "
+                "sign_in(email, code=...)"
+            )
         )
+        NotebookRTError.__init__(self, words)
         self.url = url
         self.reason = reason
 
@@ -429,16 +435,17 @@ class NotBroadcastError(TableError):
         of = "" if schema == "public" else f"--schema {shlex.quote(schema)} "
         command = f"notebook-rt doctor --sql {of}{shlex.quote(table)}"
         todo = (
-            f'name the value whose rows are to be followed, as in filter={{"{scope}": ...}}, or, with the '
-            "table in the publication supabase_realtime,"
+            f'name the value whose rows are to be followed, as in filter={{"{scope}": ...}}; or put the '
+            'table into the publication supabase_realtime: source="auto" then follows all its rows by '
+            "Postgres Changes"
             if scope
-            else f"run the SQL that `{command}` prints, or"
+            else f'run the SQL that `{command}` prints, or ask for the table with source="auto"'
         )
         super().__init__(
             schema,
             table,
             f'the database does not broadcast the changes of table "{table}" to this login: {reason}; '
-            f'{todo} ask for the table with source="auto"',
+            f"{todo}",
         )
 
 
@@ -539,6 +546,7 @@ class InexactKeyError(TableError):
         )
 
 
+_OF_TABLE: Final = re.compile(r"permission denied for (?:table|view|materialized view) (.+)")
 _OF_SCHEMA: Final = re.compile(r"permission denied for schema (.+)")
 
 
@@ -553,28 +561,71 @@ class PermissionDeniedError(TableError):
         right: str = "select",
         reason: str = "",
         columns: Collection[str] = (),
+        instead: str = "",
     ) -> None:
         name, to = qualified(schema, table), identifier(role)
         of = f" ({', '.join(identifier(str(one)) for one in columns)})" if len(columns) else ""
         what, run = f'{right} on table "{table}"', f"grant {right}{of} on {name} to {to}"
+        if (below := _OF_TABLE.match(reason)) and right != "execute" and below[1] != table:
+            run = f"grant {right} on {qualified(schema, below[1])} to {to}"  # what a view reads
         if right == "execute":
             what = f'execute function "{table}"'
             run = f"grant execute on function {name} to {to}"
+            if not reason.startswith(
+                ("permission denied for function", "permission denied for schema")
+            ):
+                run = ""  # something that the function does
         if home := _OF_SCHEMA.match(reason):
             run = f"grant usage on schema {identifier(home[1])} to {to}"
-        todo = f"run: {run}"
+        todo = f"run: {run}" if run else "grant what it names"
         if "row-level security policy" in reason:
             todo = "add a policy that lets this role do it"
+        if role == "anon":
+            todo += ", or sign in"
+        if instead:
+            todo += f", or {instead}"
         super().__init__(
             schema,
             table,
             f'role "{role}" may not {what}'
             + (f" (the server says: {reason})" if reason else "")
-            + f"; {todo}, or sign in",
+            + f"; {todo}",
         )
         self.role = role
         self.right = right
         self.reason = reason
+
+
+class SomeColumnsError(PermissionDeniedError):
+    """This login may read some of the table's columns, so they are to be named.
+
+    >>> print(SomeColumnsError("public", "staff", "anon", ["id", "name"], ["id"]))
+    role "anon" may read some columns of table "staff" only: name them, rt.table("staff", columns="id,name")
+    """
+
+    def __init__(
+        self, schema: str, table: str, role: str, columns: Collection[str], key: Collection[str]
+    ) -> None:
+        said = ",".join(columns)
+        named = f'"{said}"' if said.replace(",", "").replace("_", "").isalnum() else [*columns]
+        todo = f"name them, rt.table({json.dumps(table, ensure_ascii=False)}, columns={named})"
+        if unread := [name for name in key if name not in columns]:
+            what = ", ".join(map(identifier, unread))
+            todo = (
+                f"{', '.join(columns)}; its rows cannot be told apart without the key; run: "
+                f"grant select ({what}) on {qualified(schema, table)} to {identifier(role)}"
+            )
+        TableError.__init__(
+            self,
+            schema,
+            table,
+            f'role "{role}" may read some columns of table "{table}" only: {todo}',
+        )
+        self.role = role
+        self.right = "select"
+        self.reason = ""
+        self.columns = tuple(columns)
+        """Those that it may read."""
 
 
 def why_empty(

@@ -22,6 +22,7 @@ from notebook_rt.errors import (
     printable,
 )
 from notebook_rt.hints import of_frame
+from notebook_rt.model.plain import seconds
 from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
 from notebook_rt.runtime.feed import Feed, Verdict
@@ -301,7 +302,10 @@ class Handle:
         ImportError
             If it is not.
         """
-        import polars
+        try:
+            import polars
+        except ImportError as error:
+            raise ImportError(f"to_polars needs polars: pip install polars ({error})") from error
 
         return cast("polars.DataFrame", polars.from_arrow(self.to_arrow()))
 
@@ -423,6 +427,7 @@ class Handle:
             By name, if it will not come: `MissingTableError`, `NotPublishedError`,
             `NoPrimaryKeyError`, `PermissionDeniedError`, `AuthError`, ...
         """
+        timeout = seconds(timeout)
         self._check()
         self._feed.look()
         thread = self._feed.thread
@@ -493,6 +498,7 @@ class Handle:
             raise TypeError(
                 f'"{self.name}": the server does not keep messages, so there is nothing to compare with'
             )
+        timeout = seconds(timeout)
         until = None if timeout is None else time.monotonic() + timeout
         self.wait(timeout)
         future = self._feed.thread.call(self._feed.verify)
@@ -691,6 +697,7 @@ class Handle:
             if not found.done():
                 found.set_exception(error) if row is None else found.set_result(row)
 
+        timeout = seconds(timeout)
         ends = None if timeout is None else time.monotonic() + timeout
         self.wait(timeout)
         watching = Watching(
@@ -734,7 +741,8 @@ class Handle:
         """
         self._check()
         self._feed.look()
-        changes = Changes(self._feed, timeout, for_, self._told, holds=self)
+        patience, span = seconds(timeout), seconds(for_, "for_")
+        changes = Changes(self._feed, patience, span, self._told, holds=self)
         self._iterations.add(changes)
         return changes
 

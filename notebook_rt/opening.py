@@ -53,9 +53,10 @@ class Opening:
     def tables(self) -> pd.DataFrame:
         """What may be watched: one row a table or view that this login may read.
 
-        Index the name (str). ``key`` and ``columns`` (tuples of str), ``published`` (bool: whether its
-        changes are streamed; else it is polled), ``row_security`` (bool) and ``grants`` (tuple of str):
-        the last three are None where only the API's description is there. Asked for with each look.
+        Index the name (str). ``key`` and ``columns``, those it may read (tuples of str), ``published``
+        (bool: whether its changes are streamed; else it is polled), ``row_security`` (bool) and ``grants``
+        (tuple of str): the last three are None where only the API's description is there. Asked for with
+        each look.
 
         Raises
         ------
@@ -419,7 +420,8 @@ def _tables_df(tables: Sequence[Watchable]) -> pd.DataFrame:
     rows = [
         {
             "key": one.described.key,
-            "columns": tuple(column.name for column in one.described.columns),
+            "columns": one.described.readable
+            or tuple(column.name for column in one.described.columns),
             "published": one.described.published,
             "row_security": one.described.row_security,
             "grants": one.described.grants,

@@ -14,10 +14,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from notebook_rt.edits.editing import SendResult
-from notebook_rt.edits.listing import in_states, state, what
+from notebook_rt.edits.listing import in_states, reasons, state, what
 from notebook_rt.edits.ops import Json, Op
 from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
-from notebook_rt.model.plain import plain
+from notebook_rt.model.plain import plain, seconds
 from notebook_rt.model.types import coerce, to_json
 from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.queue import Outbox
@@ -62,7 +62,7 @@ class Queue:
     ----------
     outbox : Outbox or callable
         The file; a function is asked for the present one.
-    wake, pause, resume : callable
+    wake, pause, resume : callable, optional
         Tell the worker; from any thread.
     send : callable, optional
         Has what waits sent now.
@@ -83,11 +83,11 @@ class Queue:
         self,
         outbox: Outbox | Callable[[], Outbox],
         *,
-        wake: Callable[[], object] = lambda: None,
-        send: Callable[[], object] = lambda: None,
-        pause: Callable[[], object] = lambda: None,
-        resume: Callable[[], object] = lambda: None,
-        held: Callable[[], str] = lambda: "",
+        wake: Callable[[], object] | None = None,
+        send: Callable[[], object] | None = None,
+        pause: Callable[[], object] | None = None,
+        resume: Callable[[], object] | None = None,
+        held: Callable[[], str] | None = None,
         display: Callable[[Queue], Any] | None = None,
         listen: Callable[[Callable[[], object]], Callable[[], None]] | None = None,
         call: Callable[[str, Mapping[str, Any], str, bool], SendResult] | None = None,
@@ -95,11 +95,11 @@ class Queue:
         progress_after: float = float("inf"),
     ) -> None:
         self._outbox = outbox
-        self._wake = wake
-        self._send = send
-        self._pause = pause
-        self._resume = resume
-        self._held = held
+        self._wake = wake or _nothing
+        self._send = send or _nothing
+        self._pause = pause or _nothing
+        self._resume = resume or _nothing
+        self._held = held or str
         self._display = display
         self._listen = listen
         self._call = call
@@ -143,9 +143,9 @@ class Queue:
 
         ``what`` it is, in a few words; ``state``: ``waiting``, ``sending``, ``parked`` (behind an earlier
         one of its row that failed or asks), ``failed`` (refused, or given up) or ``asking`` (a conflict is
-        open); ``attempts`` (int64); ``why`` it failed, in the server's words, or what you are to decide;
-        ``at`` (datetime64, UTC), when it was made; ``values``, a dict as JSON has it; ``session``, the
-        notebook or script that edited it last, its process, and since when that runs.
+        open); ``attempts`` (int64); ``why`` it failed, in the server's words, what you are to decide, or
+        what it waits for; ``at`` (datetime64, UTC), when it was made; ``values``, a dict as JSON has it;
+        ``session``, the notebook or script that edited it last, its process, and since when that runs.
         """
         import pandas as pd
 
@@ -155,7 +155,7 @@ class Queue:
                 "what": [what(op) for op in ops],
                 "state": [state(op) for op in ops],
                 "attempts": pd.Series([op.attempts for op in ops], dtype="int64").to_numpy(),
-                "why": [op.error for op in ops],
+                "why": reasons(ops),
                 "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True),
                 "values": [dict(op.values) for op in ops],
                 "session": [whose(op, sessions) for op in ops],
@@ -172,7 +172,8 @@ class Queue:
         repeatable: bool = False,
     ) -> SendResult:
         """Have the server call a function, now or once it can be reached: kept in the file first, as an
-        edit is. What it returns is dropped; `Session.rpc` gives it.
+        edit is. What it returns is dropped; `Session.rpc` gives it. Calls run in their order; one that is
+        refused is set aside, and holds no later one back.
 
         Parameters
         ----------
@@ -314,6 +315,7 @@ class Queue:
         WaitTimeoutError
             If something still waits after ``timeout``.
         """
+        timeout = seconds(timeout)
         until = None if timeout is None else time.monotonic() + timeout
         self.outbox.hurry()
         self._send()
@@ -350,6 +352,10 @@ class Queue:
             One an operation, in order.
         """
         return [as_json(op) for op in self.outbox.ops()]
+
+
+def _nothing() -> None:
+    """There is no worker to tell."""
 
 
 def _gone(op: str) -> QueueError:

@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from notebook_rt.disk import cache
-from notebook_rt.errors import ClosedError, MissingQueryError, NoProjectError, RefusedError
+from notebook_rt.errors import (
+    ClosedError,
+    LoginError,
+    MissingQueryError,
+    NoProjectError,
+    RefusedError,
+)
 from notebook_rt.hints import of_session
 from notebook_rt.net import ways
 from notebook_rt.net.address import (
@@ -274,7 +280,8 @@ class Session(Opening):
 
     def __repr__(self) -> str:
         status = "closed" if self._project.closed else self.status
-        return f"<Session {self.url} {status}, {len(self._project.tables)} tables>"
+        number = len(self._project.tables)
+        return f"<Session {self.url} {status}, {number} table{'s' * (number != 1)}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("'Session' lives in this process: another one connects for itself")
@@ -653,7 +660,11 @@ class Session(Opening):
         TypeError, ValueError
             If the address or the password is missing.
         """
-        return self._log_in(ways.sign_up(email, password, phone, data))
+        try:
+            return self._log_in(ways.sign_up(email, password, phone, data))
+        except LoginError as error:
+            refused = LoginError(error.url, error.reason, new=True)
+        raise refused
 
     def _log_in(self, way: ways.Way) -> Mapping[str, Any]:
         self._check()
@@ -663,7 +674,8 @@ class Session(Opening):
         """Back to the key that the session was opened with; what only the user may see goes.
 
         The server ends the session too, if it can be reached, and what was kept of the user's tables on
-        this disk is removed. Nothing happens without a login.
+        this disk is removed. Nothing happens without a login. A client that was given to `connect` is not
+        signed out, only followed no more.
         """
         self._check()
         before = self._project.credentials.login

@@ -213,6 +213,7 @@ def test_what_local_prints_into_a_log_has_secrets_only_if_asked(
     with started(tmp_path, "local", str(tmp_path / "db"), *more) as process:
         _, said = read_until(process, "Ctrl-C")
         assert "SUPABASE_KEY=" in said
+        assert "SUPABASE_PUBLISHABLE_KEY=sb_publishable_" in said
         assert ("\nSUPABASE_SERVICE_KEY=" in said) is asked
         assert ("\nDATABASE_URL=" in said) is asked
         assert ("--show-secrets" in said) is not asked
@@ -348,6 +349,25 @@ def test_a_watched_table_is_lines_of_json_in_a_pipe(
         )
         process.send_signal(signal.SIGINT)
         assert process.wait(scaled(10)) == 130
+
+
+def test_watching_ends_when_nobody_reads_any_more(
+    stack: LocalStack, prices: str, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "watch", prices, "--limit", "1"],
+        env=environment(tmp_path, SUPABASE_URL=stack.url, SUPABASE_KEY=stack.anon_key),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process, killed_at_the_end(process):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()  # as `head -1` does; nothing changes in the table
+        assert process.wait(scaled(10)) == 0
+        assert process.stderr.read() == ""
 
 
 def test_a_watched_table_is_drawn_in_a_terminal_and_obeys_nothing_in_it(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import notebook_rt as nrt
 from notebook_rt.cli import doctor
 from notebook_rt.cli.doctor import Finding
 from notebook_rt.local import LocalStack, StackOptions, start
@@ -18,7 +19,7 @@ from notebook_rt.runtime.optional_sql import AUDIT_SQL, DESCRIBE_SQL, LEDGER_SQL
 from notebook_rt.session import Session
 from notebook_rt.table import LiveTable
 from tests.proxy import Proxy
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 WHOLE = """
 drop table if exists ill cascade; drop table if exists "Ill one" cascade; drop sequence if exists ill_ids;
@@ -241,6 +242,40 @@ def test_what_a_refused_table_lacks_besides_is_mended_in_the_same_round(
     assert levels == ["note"], "a row is there, and none is seen"
 
 
+@pytest.mark.parametrize("described", [True, False])
+def test_a_column_that_is_hidden_on_purpose_stays_hidden(
+    lacking: LocalStack, capsys: pytest.CaptureFixture[str], described: bool
+) -> None:
+    lacking.sql("alter table bare add column salary int; grant select (id, v) on bare to anon")
+    lacking.sql("alter publication supabase_realtime add table bare")
+    if not described:
+        lacking.sql("drop function nrt_describe")
+    assert doctor.run(asked("bare", "--mend")) == 0
+    out = capsys.readouterr().out
+    assert all(line.startswith("--") or not line for line in out.splitlines())
+    found = looked(capsys, "bare")
+    assert wrong(found) == []
+    names = "id,v" if described else "id,..."
+    assert [f'rt.table("bare", columns="{names}")' in one.text for one in found].count(True) == 1
+    assert [one.text for one in found if one.text.startswith("0 rows, live")]
+    with nrt.connect(lacking.url, lacking.anon_key) as rt:
+        if described:
+            assert rt.tables.loc["bare", "columns"] == ("id", "v")
+            with pytest.raises(nrt.errors.PermissionDeniedError, match='columns="id,v"'):
+                rt.table("bare").wait(scaled(10))
+        assert list(rt.table("bare", columns="id,v").wait(scaled(10)).df.columns) == ["v"]
+    if described:
+        lacking.sql("revoke select (id) on bare from anon")
+        with (
+            nrt.connect(lacking.url, lacking.anon_key) as rt,
+            pytest.raises(
+                nrt.errors.PermissionDeniedError,
+                match=r"grant select \(id\) on public.bare to anon",
+            ),
+        ):
+            rt.table("bare").wait(scaled(10))
+
+
 @pytest.mark.parametrize("name", ["ill_view", "Ill's $do$ view"])
 def test_what_is_refused_may_be_a_view_and_the_sql_for_it_runs(
     lacking: LocalStack, capsys: pytest.CaptureFixture[str], name: str
@@ -273,7 +308,10 @@ def test_a_column_that_could_be_the_key_is_offered_as_a_comment(
     said = capsys.readouterr()
     name = "row_id" if described else "id"  # which columns there are is not known without the SQL
     column = f"add column {name} bigint generated always as identity primary key;"
-    assert f"--   alter table public.ill_log {column}" in said.out.splitlines()
+    commented = [
+        line.removeprefix("--").strip() for line in said.out.splitlines() if line[:2] == "--"
+    ]
+    assert f"alter table public.ill_log {column}" in commented
     lacking.sql(said.out)
     doctor.run(asked("ill_log", "--mend"))
     assert "There is no SQL that mends this: ill_log: " in capsys.readouterr().err
@@ -290,6 +328,34 @@ def test_a_view_is_a_note_with_the_line_that_follows_it(
     assert (one.level, line in one.text) == ("note", True)
     lacking.sql("drop function nrt_describe")
     assert any(line in one.text for one in looked(capsys, "ill_counts"))
+
+
+def test_what_a_table_lacks_is_said_once(
+    lacking: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking.sql("grant select on bare to anon")
+    found = [one for one in looked(capsys, "bare") if one.about == "bare"]
+    assert ["publication" in one.text for one in found].count(True) == 1
+    lacking.sql("alter publication supabase_realtime add table bare")
+    found = [one for one in looked(capsys, "bare") if one.about == "bare"]
+    assert ["policy" in one.text for one in found].count(True) == 1
+    assert [one.level for one in found if one.text == "0 rows, live"] == ["note"]
+
+
+def test_the_sql_for_what_may_be_a_view_alters_tables_only(
+    lacking: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lacking.sql("drop function nrt_describe")
+    for finding in looked(capsys, "ill_counts"):
+        if finding.about == "ill_counts" and finding.sql:
+            lacking.sql(finding.sql)
+
+
+def test_a_schema_in_front_of_the_name_is_told_where_it_goes(
+    whole: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (text,) = wrong(looked(capsys, "public.ill"))
+    assert text.endswith("notebook-rt doctor --schema public ill")
 
 
 def test_a_table_whose_rows_may_be_hidden_is_not_said_to_be_well(
@@ -359,7 +425,7 @@ def test_notes_say_what_may_be_better(
         one for one in looked(capsys, "Ill one") if one.level == "note" and one.about == "Ill one"
     ]
     said = {one.text: one.sql for one in notes}
-    key = """it has no primary key: add one, or say rt.table("Ill one", key='sku')"""
+    key = 'it has no primary key: add one, or say rt.table("Ill one", key="sku")'
     assert said[key] == 'alter table public."Ill one" add primary key (sku);'
     (off,) = [sql for text, sql in said.items() if "row-level security is off" in text]
     assert off == 'alter table public."Ill one" enable row level security;'

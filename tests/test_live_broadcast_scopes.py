@@ -151,6 +151,7 @@ def test_in_no_publication_the_value_is_what_is_missing(
         with pytest.raises(errors.NotBroadcastError, match="publication") as raised:
             ann.table(table).wait(scaled(10))
         assert 'filter={"user_id": ...}' in str(raised.value)
+        assert "ask for the table with" not in str(raised.value), "it was"
         assert repr(live(ann.table(table, filter={"user_id": ANN}))).count("per user_id") == 1
 
 

@@ -611,6 +611,100 @@ def test_a_call_waits_for_the_network_and_one_that_is_refused_is_kept_with_why(
         rt.queue.rpc(restock, {"amount": object()})
 
 
+def test_a_refused_call_holds_no_later_call_back(
+    stack: LocalStack, table: str, restock: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    refused = rt.queue.rpc(restock, {"amount": -1000})  # the table's check refuses it
+    rt.queue.rpc(restock, {"amount": 5})
+    rt.queue.rpc(restock, {"amount": 2})
+    assert rt.queue.flush(scaled(10)) == 1
+    assert list(rt.queue.df.index) == [refused.id]
+    assert "1 call of yours was refused" in rt.health.reason
+    assert stored(stack, table, "quantity") == 17
+    rt.queue.pause()
+    rt.queue.rpc(restock, {"amount": 1})
+    with pytest.raises(errors.QueueError, match="pause"):
+        rt.queue.flush(scaled(10))
+    rt.queue.resume()
+
+
+WAYS: dict[str, Callable[[nrt.LiveTable], object]] = {
+    "edit": lambda frame: frame.edit(A, notes="z"),
+    "edit with more": lambda frame: frame.edit(A, notes="z", quantity=3),
+    "edit_many": lambda frame: frame.edit_many(pd.DataFrame({"notes": ["z"]}, index=[A])),
+    "at": lambda frame: frame.at.__setitem__((A, "notes"), "z"),
+    "upsert": lambda frame: frame.upsert([{"id": A, "notes": "z"}]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_value_that_was_refused_is_tried_again_when_it_is_edited_again(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session], way: str
+) -> None:
+    stack.sql(f"alter table {table} add constraint no_z check (notes <> 'z')")
+    frame = (rt := open_session()).table(table).wait(scaled(10))
+    frame.edit(A, notes="z")
+    assert rt.queue.flush(scaled(10)) == 1
+    WAYS[way](frame)
+    assert rt.queue.flush(scaled(10)) == 1, "it is refused again"
+    stack.sql(f"alter table {table} drop constraint no_z")
+    WAYS[way](frame)
+    assert rt.queue.flush(scaled(10)) == 0
+    assert stored(stack, table, "notes") == "z"
+    assert stored(stack, table, "quantity") == (3 if way == "edit with more" else 10)
+    assert seen(frame, "notes") == "z"
+
+
+def test_what_is_parked_says_behind_what(
+    table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    rt = open_session()
+    frame = rt.table(table).wait(scaled(10))
+    frame.edit(A, quantity=-1)
+    rt.queue.flush(scaled(10))
+    frame.edit(A, notes="behind it")
+    assert rt.queue.flush(scaled(10)) == 2
+    assert list(rt.queue.df.state) == ["failed", "parked"]
+    assert rt.queue.df.why.iloc[1] == (
+        f"waits for update {table} {A} (quantity), which was refused: retry or discard that"
+    )
+
+
+@pytest.mark.parametrize("role", ["anon", "authenticated"])
+def test_a_call_that_needs_a_grant_says_which(
+    stack: LocalStack, restock: str, open_session: Callable[..., nrt.Session], role: str
+) -> None:
+    stack.sql(f"revoke execute on function {restock} from anon, public")
+    rt = open_session()
+    if role == "authenticated":
+        rt.set_auth(stack.token("authenticated", str(uuid.uuid4()), 600))
+    grant = f"grant execute on function public.{restock} to {role}"
+    with pytest.raises(errors.PermissionDeniedError, match=grant) as told:
+        rt.rpc(restock, {"amount": 1})
+    assert ("sign in" in str(told.value)) == (role == "anon")
+    rt.queue.rpc(restock, {"amount": 1})
+    rt.queue.flush(scaled(10))
+    (why,) = rt.queue.df.why
+    assert grant in why
+    assert ("sign_in()" in why) == (role == "anon")
+
+
+def test_a_function_that_is_refused_what_it_reads_names_that(
+    stack: LocalStack, restock: str, table: str, open_session: Callable[..., nrt.Session]
+) -> None:
+    stack.sql(f"revoke all on {table} from anon")
+    rt = open_session()
+    with pytest.raises(
+        errors.PermissionDeniedError, match=f"permission denied for table {table}"
+    ) as told:
+        rt.rpc(restock, {"amount": 1})
+    assert "grant execute" not in str(told.value)
+    rt.queue.rpc(restock, {"amount": 1})
+    rt.queue.flush(scaled(10))
+    assert "grant execute" not in rt.queue.df.why.iloc[0]
+
+
 def test_offline_edits_wait_and_drain(
     stack: LocalStack, table: str, proxy: Proxy, open_session: Callable[..., nrt.Session]
 ) -> None:
@@ -1167,7 +1261,7 @@ def test_what_the_server_refused_is_told_until_somebody_decides(
     until(lambda: "refused" in told)
     frame.edit(B, quantity=-1)
     assert rt.queue.flush(timeout=scaled(10)) == 2
-    assert "2 edits of yours were refused by the server: the last, update" in rt.health.reason
+    assert "2 writes of yours were refused by the server: the last, update" in rt.health.reason
     frame.discard(A)
     frame.discard(B)
     assert "refused" not in frame.reason + repr(frame)

@@ -230,8 +230,16 @@ def test_what_cannot_be_had_is_said_by_name(
         rt.query(totals, depends_on=[trades], filter="total=about.4")
     stack.sql(f"revoke select on {trades} from anon")
     stack.sql(f"alter view {totals} set (security_invoker = true)")
-    with pytest.raises(errors.PermissionDeniedError, match=f"permission denied for table {trades}"):
+    with pytest.raises(
+        errors.PermissionDeniedError,
+        match=f"permission denied for table {trades}.*run: grant select on public.{trades} to anon",
+    ):
         rt.query(totals, depends_on=[trades], key="sector").wait(scaled(10))
+    stack.sql(f"alter view {totals} set (security_invoker = false)")
+    stack.sql(f"alter publication supabase_realtime drop table {trades}")
+    with pytest.raises(errors.PermissionDeniedError, match="leave it out of depends_on"):
+        rt.query(totals, depends_on=[trades], key="symbol", limit=9).wait(scaled(10))
+    assert rt.query(totals).wait(scaled(10)).status == "polling"
 
 
 def test_a_function_that_starts_to_fail_keeps_its_rows_and_recovers(

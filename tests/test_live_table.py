@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import pydoc
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -580,6 +583,30 @@ def test_no_url_and_no_key_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> No
         nrt.connect("http://127.0.0.1:9")
     with pytest.raises(errors.UnreachableError):
         nrt.connect("ftp://example.com", "key")
+
+
+def test_a_slip_is_answered_in_words(
+    stack: LocalStack, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        frame = rt.table(table).wait(scaled(10))
+        assert repr(rt).endswith(" 1 table>")
+        slips: tuple[Callable[[Any], object], ...] = (
+            frame.wait,
+            frame.verify,
+            frame.changes,
+            partial(frame.until, {"id": 1}),
+            rt.queue.flush,
+            rt.channel("room").wait,
+        )
+        for wait in slips:
+            with pytest.raises(TypeError, match="timeout is a number of seconds, not '5'"):
+                wait("5")
+        assert frame.wait(np.float64(5)) is frame
+        monkeypatch.setitem(sys.modules, "polars", None)
+        with pytest.raises(ImportError, match="pip install polars"):
+            frame.to_polars()
+    assert "lambda" not in pydoc.render_doc(nrt.Queue)
 
 
 def test_arrow_polars_and_duckdb_read_a_live_frame_in_its_order_with_edits_laid_over(

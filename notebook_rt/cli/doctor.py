@@ -327,7 +327,12 @@ def _tables(session: Session, schema: str, tables: Sequence[str]) -> Iterator[Fi
         else:
             one = None
         unique = _unique(one) if one is not None and not one.get("key") else None
-        yield from _opened(session, schema, name, described=one is not None, key=unique)
+        some = None if one is None else _readable(one)
+        told_all = isinstance(known, Mapping)
+        if one is None and not told_all and _reads_id(session, schema, name):
+            yield _some_columns(schema, name, session._project.credentials.role)
+            some = ("id",)
+        yield from _opened(session, schema, name, told=one, key=unique, columns=some)
 
 
 def _unique(told: Mapping[str, Any]) -> list[str] | None:
@@ -335,29 +340,78 @@ def _unique(told: Mapping[str, Any]) -> list[str] | None:
     return next((list(map(str, names)) for names in told.get("unique") or () if names), None)
 
 
+def _readable(told: Mapping[str, Any]) -> tuple[str, ...] | None:
+    from notebook_rt.sync.table.discovery import readable  # pandas and all: not for --help
+
+    return readable(told)
+
+
 def _opened(
-    session: Session, schema: str, name: str, *, described: bool, key: list[str] | None
+    session: Session,
+    schema: str,
+    name: str,
+    *,
+    told: Mapping[str, Any] | None,
+    key: list[str] | None,
+    columns: Sequence[str] | None,
 ) -> Iterator[Finding]:
-    """Open the table as a notebook would; ``described``: what it lacks is told already (`of_table`)."""
+    """Open the table as a notebook would; ``told``: what `of_table` has said of it already."""
     try:
-        with session.table(name, key=key) as table:
+        with session.table(name, key=key, columns=columns) as table:
             table.wait(TABLE_SECONDS)
             yield from _row_limit(session, table, name)
             status, reason = _settled(table)
             rows = f"{len(table):,} row{'s' * (len(table) != 1)}"
-            words = f"{rows}, {status}{': ' if reason else ''}{reason}"
+            again = status == "live" and told is not None and not _shows_rows(told)
+            words = (
+                f"{rows}, {status}{': ' if reason and not again else ''}{'' if again else reason}"
+            )
             if status != "live":
                 yield Finding("wrong", name, words)
             else:  # of one that shows no row it is not known whether it has any
                 yield Finding("note" if reason else "ok", name, words)
     except NotebookRTError as error:
+        if isinstance(error, NotPublishedError) and told and told.get("published") is False:
+            return
         near = _near(session, name)
         sql = _sql_of(str(error))
-        if isinstance(error, NotPublishedError) and sql and not described:
-            sql = _publish_a_table(qualified(schema, name))
+        if isinstance(error, NotPublishedError) and sql and told is None:
+            sql = _for_a_table(qualified(schema, name), _publish(qualified(schema, name)))
         yield Finding("wrong", name, str(error) + near, sql)
-        if not described:
+        if told is None:
             yield from _behind(session, schema, name, error)
+
+
+def _reads_id(session: Session, schema: str, name: str) -> bool:
+    """Whether this login may read the column ``id`` of the table, but not each of its columns."""
+    from notebook_rt.sync.events import Query  # pandas and all: not for --help
+
+    rest = session._project.rest
+    try:
+        session._thread.wait(rest.fetch(schema, name, Query((("limit", "0"),))))
+    except PermissionDeniedError:
+        try:
+            session._thread.wait(
+                rest.fetch(schema, name, Query((("select", "id"), ("limit", "0"))))
+            )
+        except NotebookRTError:
+            return False
+        return True
+    except NotebookRTError:
+        pass  # what is wrong, opening it says
+    return False
+
+
+def _some_columns(schema: str, name: str, role: str) -> Finding:
+    """What is said of a table of which some column is withheld, perhaps on purpose."""
+    shown = json.dumps(name, ensure_ascii=False)
+    return Finding(
+        "note",
+        name,
+        f"role {role} may read some of its columns, id among them, and not all: name those, "
+        f'rt.table({shown}, columns="id,..."). Perhaps the others are hidden on purpose; this shows them',
+        f"grant select on {qualified(schema, name)} to {identifier(role)};",
+    )
 
 
 def _settled(table: LiveTable) -> tuple[str, str]:
@@ -386,7 +440,7 @@ def _behind(session: Session, schema: str, name: str, error: NotebookRTError) ->
             "wrong" if refused else "note",  # a table without a known key may be a view
             name,
             "it is not in the publication: no change is streamed (a view cannot be in it)",
-            _publish_a_table(table) if refused else _publish(table),
+            _for_a_table(table, _publish(table)),
         )
     if isinstance(error, PermissionDeniedError):
         yield _to_write(schema, name, error.role)
@@ -402,7 +456,7 @@ def _behind(session: Session, schema: str, name: str, error: NotebookRTError) ->
             name,
             f"if it is a view, {_query(name)} follows it; if it is a table without a primary key, "
             "a column can be added as one, which alters the table",
-            _new_key(schema, name, ()),
+            _for_a_table(table, _new_key(schema, name, ())),
         )
 
 
@@ -410,8 +464,8 @@ def _publish(table: str) -> str:
     return f"alter publication supabase_realtime add table {table};"
 
 
-def _publish_a_table(table: str) -> str:
-    """The same for what may be a view, which would make everything fail that is run along with it."""
+def _for_a_table(table: str, sql: str) -> str:
+    """A statement for what may be a view, which would make everything fail that is run along with it."""
     quote = "$mend$"
     while quote in table:
         quote = quote[:-1] + "_$"
@@ -419,7 +473,7 @@ def _publish_a_table(table: str) -> str:
     return (
         f"do {quote} begin\n"
         f"    if (select relkind from pg_class where oid = '{text}'::regclass) = 'r' then\n"
-        f"        {_publish(table)}\n"
+        f"        {sql}\n"
         f"    end if;\n"
         f"end {quote};"
     )
@@ -471,6 +525,9 @@ def _row_limit(session: Session, table: LiveTable, name: str) -> Iterator[Findin
 
 
 def _near(session: Session, name: str) -> str:
+    schema, dot, table = name.partition(".")
+    if dot and schema and table:
+        return f". Its schema is given apart: notebook-rt doctor --schema {schema} {table}"
     try:
         found = difflib.get_close_matches(name, list(session.tables.index), 1)
     except NotebookRTError:
@@ -510,7 +567,7 @@ def of_table(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iter
     columns = {one.get("name") for one in told.get("columns") or () if isinstance(one, Mapping)}
     if not told.get("key"):
         unique = _unique(told)
-        key = "..." if not unique else repr(unique if len(unique) > 1 else unique[0])
+        key = "..." if not unique else json.dumps(unique if len(unique) > 1 else unique[0])
         by = ", ".join(map(identifier, unique)) if unique else ""
         sql = (
             f"alter table {table} add primary key ({by});"
@@ -537,6 +594,12 @@ def of_table(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iter
         )
 
 
+def _shows_rows(told: Mapping[str, Any]) -> bool:
+    """Whether some policy lets this login see rows, as far as is told."""
+    policies = told.get("policies")
+    return not told.get("row_security") or policies is None or bool({"select", "*"} & {*policies})
+
+
 def _rights(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iterator[Finding]:
     table, to = qualified(schema, name), identifier(role)
     grants, policies = told.get("grants") or (), told.get("policies")
@@ -546,6 +609,13 @@ def _rights(schema: str, name: str, told: Mapping[str, Any], role: str) -> Itera
         by_policy = not secured or policies is None or verb in policies or "*" in policies
         return verb in grants and by_policy
 
+    if some := _readable(told):
+        shown, columns = (json.dumps(one, ensure_ascii=False) for one in (name, ",".join(some)))
+        words = (
+            f"role {role} may read its columns {', '.join(some)} and no other: "
+            f"rt.table({shown}, columns={columns})"
+        )
+        yield Finding("note", name, words)
     if "select" not in grants:
         yield Finding(
             "wrong", name, f"role {role} may not read it", f"grant select on {table} to {to};"

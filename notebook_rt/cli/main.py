@@ -246,6 +246,7 @@ def _described(stack: LocalStack, *, secrets: bool) -> Iterator[str]:
     yield "A local Supabase, for this machine only. Its keys open nothing else.\n"
     yield f"SUPABASE_URL={stack.url}"
     yield f"SUPABASE_KEY={stack.anon_key}"
+    yield f"SUPABASE_PUBLISHABLE_KEY={stack.publishable_key}"
     if not secrets:
         yield "# SUPABASE_SERVICE_KEY and DATABASE_URL are not written into a log: --show-secrets prints them"
         return

@@ -10,8 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import sys
+import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from notebook_rt.errors import printable
@@ -63,6 +66,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _lines(table: LiveTable, *, once: bool) -> int:
     changes = table.changes()
+    _when_unread(sys.stdout.fileno(), changes.close)
     try:
         for key in table.df.index:  # the rows that are there first
             row = table.get(key)
@@ -77,6 +81,23 @@ def _lines(table: LiveTable, *, once: bool) -> int:
     finally:
         changes.close()
     return 0
+
+
+def _when_unread(fd: int, end: Callable[[], object]) -> None:
+    """Call ``end`` once nobody reads this pipe any more, where the system tells.
+
+    A write would tell, too, but the next one may be long in coming.
+    """
+    if not hasattr(select, "poll"):  # Windows
+        return
+    watched = select.poll()
+    watched.register(fd, 0)  # POLLERR is told without being asked for
+
+    def wait() -> None:
+        if any(event & select.POLLERR for _, event in watched.poll()):
+            end()
+
+    threading.Thread(target=wait, name="notebook-rt watch: stdout", daemon=True).start()
 
 
 def _change(kind: str, key: Any, row: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Pure: rows as the user sees them come in, operations or an `InvalidEditError` go
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from types import MappingProxyType
@@ -51,20 +51,32 @@ class Composer:
     """Told when an edit is refused for what was once learnt of a column: it may be old."""
     _shapes: dict[tuple[tuple[str, ...], tuple[str, ...]], _Shape] = field(default_factory=dict)
 
-    def update(self, key: Key, row: Row, values: Mapping[str, Any]) -> Op | None:
-        """An edit of ``row``; None if it changes nothing."""
+    def update(
+        self, key: Key, row: Row, values: Mapping[str, Any], refused: Collection[str] = ()
+    ) -> Op | None:
+        """An edit of ``row``; None if it changes nothing.
+
+        Of ``refused`` columns ``row`` shows what the server refused: the same value is another try.
+        """
         typed = self.typed(values)
         exact = self._exact(values, typed)
-        changed = {c: v for c, v in typed.items() if c in exact or not equal(v, row[c])}
+        changed = {
+            c: v for c, v in typed.items() if c in exact or c in refused or not equal(v, row[c])
+        }
         if not changed:
             return None
         return self._op("update", key, changed, {c: row[c] for c in changed}, exact)
 
-    def upsert(self, key: Key, row: Row, values: Mapping[str, Any]) -> Op | None:
-        """Set columns of a row that is there as ``row``, whatever it is by then; None: it is so already."""
+    def upsert(
+        self, key: Key, row: Row, values: Mapping[str, Any], refused: Collection[str] = ()
+    ) -> Op | None:
+        """Set columns of a row that is there as ``row``, whatever it is by then; None: it is so already.
+
+        ``refused``: as for `update`.
+        """
         typed = self.typed(values)
         exact = self._exact(values, typed)
-        if not exact and all(equal(v, row.get(c)) for c, v in typed.items()):
+        if not exact and all(c not in refused and equal(v, row.get(c)) for c, v in typed.items()):
             return None
         return self._op("insert", key, typed, {}, exact, upsert=True)
 

@@ -146,21 +146,24 @@ def renamed(answer: Answer) -> bool:
 
 
 def lacking(op: Op, answer: Answer, role: str) -> str:
-    """What to do where ``role`` may not write, which the server does not say.
+    """What to do where ``role`` may not write or call, which the server does not say.
 
     The server's words tell a missing grant from a policy's no.
     """
-    table = qualified(op.schema, op.target)
+    of = qualified(op.schema, op.target)
     message = answer.words.get("message", "")
-    if "row-level security policy" in message:
-        return f"; this login needs a policy to {op.kind} {table}: add one, or sign_in()"
+    to, or_else = identifier(role), ", or sign_in()" if role == "anon" else ""
+    if "row-level security policy" in message and op.kind != "rpc":
+        return f"; this login needs a policy to {op.kind} {of}: add one{or_else}"
     if message.startswith(_OF_SEQUENCE):  # a serial column's is in the schema of its table
         sequence = qualified(op.schema, message.removeprefix(_OF_SEQUENCE))
-        return f"; run: grant usage on sequence {sequence} to {identifier(role)}, or sign_in()"
-    if not message.startswith("permission denied for table"):
-        return "; grant what it names to this login's role, or sign_in()"
+        return f"; run: grant usage on sequence {sequence} to {to}{or_else}"
+    if op.kind == "rpc" and message.startswith("permission denied for function"):
+        return f"; run: grant execute on function {of} to {to}{or_else}"
+    if op.kind == "rpc" or not message.startswith("permission denied for table"):
+        return f"; grant what it names to this login's role{or_else}"
     columns = f" ({', '.join(map(identifier, op.values))})" if op.kind == "update" else ""
-    return f"; run: grant {op.kind}{columns} on {table} to {identifier(role)}, or sign_in()"
+    return f"; run: grant {op.kind}{columns} on {of} to {to}{or_else}"
 
 
 def same_key(op: Op, answer: Answer) -> bool:

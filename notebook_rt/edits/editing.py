@@ -24,7 +24,7 @@ from typing import Any, Literal
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.listing import decision, question
 from notebook_rt.edits.merge import Strategies
-from notebook_rt.edits.ops import WRITES, Json, Op, unkeyed
+from notebook_rt.edits.ops import WRITES, Json, Op, lane_of, unkeyed
 from notebook_rt.edits.pending import Operations, Shared
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.rows import RowChange
@@ -161,15 +161,18 @@ class Editing:
         repeatable : bool
             It may run twice. If not, and its answer is lost, it is set aside for the user.
         """
+        made_id = self._shared.make_id()
         return self._queue(
             Op(
-                self._shared.make_id(),
+                made_id,
                 "rpc",
                 schema,
                 function,
                 self._shared.clock(),
                 values=args,
                 repeatable=repeatable,
+                # Its own: one that is refused holds no other call back (`may_pass` keeps their order).
+                lane=lane_of(schema, function, {"": made_id}),
             )
         )
 

@@ -261,7 +261,8 @@ class Editor(PendingEdits):
                     elif row.drawn:
                         raise composer.overtaken(row.drawn)
                     elif upsert:
-                        op = composer.upsert(key, there, row.values)
+                        refused = self._refused(key, row.values)
+                        op = composer.upsert(key, there, row.values, refused)
                         op = op and self._in_lane(key, op)
                     else:
                         how = "it is outside the limit" if key in outside else "upsert() changes it"
@@ -434,7 +435,8 @@ class Editor(PendingEdits):
 
     def _edit(self, key: Key, there: Row, values: Mapping[str, Any], known: Row) -> Op | None:
         overlay, composer = self._need()
-        op = composer.update(key, {**there, **self._based(key, there, known)}, values)
+        based_on = {**there, **self._based(key, there, known)}
+        op = composer.update(key, based_on, values, self._refused(key, values))
         if op is None:
             return None
         if changes_key(op):
@@ -442,6 +444,15 @@ class Editor(PendingEdits):
             if moved != key and self._seen(moved) is not None:
                 raise composer.invalid(f"there is a row with the key {moved!r}")
         return self._in_lane(key, op)
+
+    def _refused(self, key: Key, columns: Collection[str]) -> set[str]:
+        """Which of these columns the row shows as the server refused them."""
+        found: set[str] = set()
+        for edit in self._need()[0].edits_of(key):
+            named = edit.values.keys() & columns
+            if named and (op := self._outbox.get(edit.id)) is not None and op.state == "failed":
+                found |= named
+        return found
 
     def _in_lane(self, key: Key, op: Op) -> Op:
         """The operation behind the earlier ones of its row, which may have had another key then."""

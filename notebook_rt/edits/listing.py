@@ -151,7 +151,8 @@ def refused(number: int, last: Op | None, then: str) -> str:
     """
     if last is None:
         return ""
-    many = f"{number} edits of yours were" if number > 1 else "1 edit of yours was"
+    name = {"rpc": "call", "broadcast": "broadcast"}.get(last.kind, "edit")
+    many = f"{number} writes of yours were" if number > 1 else f"1 {name} of yours was"
     latest = "the last, " if number > 1 else ""
     return f"{many} refused by the server: {latest}{what(last)}: {last.error}; {then}"
 
@@ -161,6 +162,25 @@ def state(op: Op) -> str:
     if op.state == "waiting":
         return "parked" if op.blocked else "sending" if op.sent else "waiting"
     return op.state
+
+
+def reasons(ops: Sequence[Op]) -> list[str]:
+    """Why each of the queue's operations, in order, is as it is: the server's words, or what it waits for."""
+    first: dict[tuple[str, str], Op] = {}
+    found = []
+    for op in ops:
+        before = first.setdefault((op.owner, op.lane), op)
+        found.append(_behind(before) if op.blocked and not op.error else op.error)
+    return found
+
+
+def _behind(op: Op) -> str:
+    """What is said of an operation that waits for an earlier one of its lane."""
+    if op.state == "failed":
+        return f"waits for {what(op)}, which was refused: retry or discard that"
+    if op.state == "asking":
+        return f"waits for {what(op)}, which asks: resolve that"
+    return f"waits for {what(op)} before it"
 
 
 def in_states(counts: Mapping[str, int]) -> str:

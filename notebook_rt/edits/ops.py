@@ -60,7 +60,7 @@ class Op:
     """A sum that left by a way of which nothing tells afterwards: the ledger, or without a version."""
     expires_at: float | None = None
     lane: str = ""
-    """What shares an order: the row, the topic."""
+    """What shares an order: the row, the topic; a call has one of its own."""
     state: OpState = "waiting"
     sent: bool = False
     """It left at least once and the answer is not known."""
@@ -96,7 +96,7 @@ class Put:
 
 
 def lane_of(schema: str, target: str, key: Mapping[str, Json] | None = None) -> str:
-    """The lane of a row, or of a topic or function."""
+    """The lane of a row, of a topic, or of a call."""
     return _as_lane([schema, target, *(key or {}).values()])
 
 

@@ -14,6 +14,26 @@ from typing import Any
 from uuid import UUID
 
 
+def seconds(timeout: float | None, what: str = "timeout") -> float | None:
+    """What was given as a number of seconds.
+
+    Raises
+    ------
+    TypeError
+        If it is no number.
+
+    Examples
+    --------
+    >>> seconds(2), seconds(None)
+    (2.0, None)
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not hasattr(timeout, "__float__"):
+        raise TypeError(f"{what} is a number of seconds, not {timeout!r}")
+    return float(timeout)
+
+
 def json_text(value: Any, what: str) -> str:
     """``value`` as JSON, the names in it sorted.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import email.utils
 import re
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -146,6 +147,8 @@ def table_error(
     words, code, schema = answer.words, answer.code, request.schema
     error = named_error(str(request), answer, url)
     message = words.get("message", "")
+    if not table and code == "42501" and (called := _called(request)):
+        return PermissionDeniedError(schema, called, role, "execute", message)
     if isinstance(error, RateLimitedError) or not table:
         return error
     if code == "42501":
@@ -163,6 +166,12 @@ def table_error(
     if code in _BAD_FILTER and request.method in ("GET", "HEAD"):
         return FilterError(f'table "{table}": {message} {words.get("details", "")}'.strip())
     return error
+
+
+def _called(request: Request) -> str:
+    """The function that a request calls; empty: it calls none."""
+    _, called, name = request.path.partition("/rest/v1/rpc/")
+    return urllib.parse.unquote(name) if called else ""
 
 
 def _quoted(message: str) -> str:

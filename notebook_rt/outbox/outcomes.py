@@ -182,7 +182,7 @@ class Outcomes:
         verdict = decide.judge(answer, op.attempts, self._clock(), jitter, self._max_attempts)
         if read:
             verdict = replace(verdict, lost=False)
-        elif op.kind in WRITES and decide.forbidden(answer):
+        elif op.kind != "broadcast" and decide.forbidden(answer):
             verdict = replace(
                 verdict, words=verdict.words + decide.lacking(op, answer, self._outbox.role)
             )

@@ -240,7 +240,16 @@ class Requery(Machine):
             yield [Query((("limit", "1"),), of=(error.schema, error.table))]
         except ReadRefusedError as refusal:
             of_it = named(refusal.error, TableSpec(error.table, schema=error.schema))
-            found = of_it if isinstance(of_it, MissingTableError | PermissionDeniedError) else error
+            if isinstance(of_it, PermissionDeniedError):
+                found = PermissionDeniedError(
+                    of_it.schema,
+                    of_it.table,
+                    of_it.role,
+                    reason=of_it.reason,
+                    instead="leave it out of depends_on: without any table the query is polled",
+                )
+            elif isinstance(of_it, MissingTableError):
+                found = of_it
         self._fail(found)
 
     def _read(self, cause: Cause) -> Flow:

@@ -2,7 +2,7 @@
 --
 -- A hosted project shows the API's description, and with it the columns and the key of a table, to
 -- secret keys only. This function tells a login of the tables that it has a grant on, and of no
--- other, as PostgREST's description does: columns, types, NOT NULL, defaults, enum labels, keys,
+-- other, as PostgREST's description does: columns, which of them it may read, types, NOT NULL, defaults, enum labels, keys,
 -- publication, replica identity, row security and the login's own grants.
 --
 -- It only reads the catalog, with the caller's rights. Remove it with: drop function nrt_describe;
@@ -35,6 +35,7 @@ language sql stable security invoker set search_path = '' as $$
                 'default', case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end,
                 'identity', a.attidentity <> '',
                 'generated', a.attgenerated <> '',
+                'readable', has_column_privilege(c.oid, a.attnum, 'select'),
                 'labels', (
                     select jsonb_agg(e.enumlabel order by e.enumsortorder)
                     from pg_enum e where e.enumtypid = b.oid)

@@ -27,6 +27,7 @@ from notebook_rt.errors import (
     NoPrimaryKeyError,
     NotPublishedError,
     PermissionDeniedError,
+    SomeColumnsError,
     StatementTimeoutError,
     UnknownKeyError,
 )
@@ -76,6 +77,8 @@ class Described:
     """Whether its changes are streamed; None: not known."""
     grants: tuple[str, ...] | None = None
     """What this login may do with it (``select``, ``insert``, ...); None: not known."""
+    readable: tuple[str, ...] | None = None
+    """The columns that this login may read, where that is some of them; None: all, or not known."""
     complete: bool = True
     """False: no row was there to name the columns, and there may be others."""
     first_keys: Read | None = field(default=None, compare=False)
@@ -119,6 +122,9 @@ def learn(
     found = described(read.page.value, spec.table)
     if found.published is False and not broadcast and "select" in (found.grants or ()):
         raise NotPublishedError(spec.schema, spec.table, found.kind)
+    if found.readable is not None and spec.columns is None:
+        key, role = spec.key or found.key, str(read.page.value.get("role") or "anon")
+        raise SomeColumnsError(spec.schema, spec.table, role, found.readable, key)
     if not found.columns:
         found = yield from _probed(spec, sample, page_size)
     elif not (found.key or spec.key):
@@ -166,7 +172,17 @@ def from_catalog(value: Mapping[str, Any], table: str) -> Described:
         policies=frozenset(map(str, found.get("policies") or ())),
         published=bool(found["published"]) if "published" in found else None,
         grants=tuple(map(str, found["grants"] or ())) if "grants" in found else None,
+        readable=readable(found),
     )
+
+
+def readable(told: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The columns that a login may read, where those are some of what ``nrt_describe`` told of a table;
+    None: all, no column, or not known.
+    """
+    every = [one for one in told.get("columns") or () if isinstance(one, Mapping)]
+    some = tuple(str(one.get("name")) for one in every if one.get("readable"))
+    return some if 0 < len(some) < len(every) else None
 
 
 @dataclass(frozen=True, slots=True)
