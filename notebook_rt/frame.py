@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from notebook_rt.errors import DerivationError
+from notebook_rt.errors import DerivationError, NotebookRTError, fresh
 from notebook_rt.handle import Handle
 from notebook_rt.mapped import MappedFrame
 from notebook_rt.model.filters import FilterSource, parse
@@ -413,6 +413,10 @@ class DerivedFrame(LiveFrame):
                 )
         feed = derived_feed(name, [frame._feed for frame in frames], make, same)
         feed.holds = feed.holds or tuple(frames)
+        try:
+            feed.check()
+        except NotebookRTError as error:
+            raise fresh(error) from None
         feed.readers.add(self)
         super().__init__(feed, partial(_leave, feed, weakref.ref(self)), first._session)
         self._frames = tuple(frames)
@@ -443,7 +447,10 @@ class DerivedFrame(LiveFrame):
 
     def _read(self, snapshot: Callable[[], T | None]) -> T:
         self._feed.error = None  # what an input was refused for may be gone
-        return super()._read(snapshot)
+        try:
+            return super()._read(snapshot)
+        except NotebookRTError as error:
+            raise fresh(error) from None
 
     def wait(self, timeout: float | None = None) -> Self:
         """Wait for the first data of the frames that it is derived of, and derive it.
@@ -469,7 +476,7 @@ class DerivedFrame(LiveFrame):
         until = None if timeout is None else time.monotonic() + timeout
         for frame in self._frames:
             frame.wait(None if until is None else max(0.0, until - time.monotonic()))
-        self._feed.snapshot()
+        self._derive()
         return self
 
     async def ready(self) -> Self:
@@ -482,8 +489,14 @@ class DerivedFrame(LiveFrame):
         """
         for frame in self._frames:
             await frame.ready()
-        self._feed.snapshot()
+        self._derive()
         return self
+
+    def _derive(self) -> None:
+        try:
+            self._feed.snapshot()
+        except NotebookRTError as error:
+            raise fresh(error) from None
 
     def verify(self, timeout: float | None = None) -> Verdict:
         """Compare the frames that it is derived of with the server, and it with what is derived anew.

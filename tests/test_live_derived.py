@@ -369,3 +369,49 @@ def test_a_frame_that_is_closed_takes_what_is_derived_of_it_along(trades: nrt.Li
     same(large.df, last)
     with pytest.raises(errors.ClosedError):
         large.on_change(print)
+
+
+def test_a_mistake_is_told_at_the_call_where_the_columns_are_known(
+    stack: LocalStack, session: nrt.Session, trades: nrt.LiveTable, make_table: Callable[..., str]
+) -> None:
+    table = make_table("symbol text primary key, price numeric")
+    stack.sql(f"insert into {table} values ('a', 1)")
+    stocks = session.table(table).wait(scaled(10))
+    large = trades.where("size=gte.10")
+    small = large.select("size")
+    assert (large._feed.table, small._feed.table) == (None, None)  # tried without rows
+    for mistake, says in (
+        (lambda: trades.groupby("nam").agg(n=("id", "count")), 'no column "nam"'),
+        (lambda: trades.groupby("symbol").agg(n=("price", "kurtosis")), "no function 'kurtosis'"),
+        (lambda: trades.where("stok=gt.1"), 'no column "stok"'),
+        (lambda: large.select("nam"), 'no column "nam"'),
+        (lambda: large.top(3, by="nam"), 'no column "nam"'),
+        (lambda: trades.select(value="price * nam"), 'no column "nam"'),
+        (lambda: large.join(stocks, on="symbol"), "both frames have price"),
+    ):
+        for _ in range(2):  # also of one whose error is kept
+            with pytest.raises(errors.DerivationError, match=says) as caught:
+                mistake()
+            assert len(caught.traceback) <= 5
+    lazy = trades.select(first=lambda df: df["symbol"].str.upper() if len(df) else 1 / 0)
+    assert lazy.status == "live"
+
+
+def test_a_mistake_before_the_first_data_is_an_error_once_the_columns_are_known(
+    stack: LocalStack, session: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table("id bigint primary key, price numeric")
+    early = session.table(table, lazy=True)
+    wrong = early.where("stok=gt.1")
+    assert wrong.status == "loading"
+    early.wait(scaled(10))
+    until(lambda: wrong.status == "error", 10)
+    assert 'no column "stok"; there are id, price' in repr(wrong)
+    shown = wrong._repr_mimebundle_()
+    assert "error: where 'stok=gt.1': no column \"stok\"" in shown["text/plain"]
+    assert "no column" in shown["text/html"]
+    stack.sql(f"alter table {table} add column stok int; insert into {table} values (1, 2, 0)")
+    until(lambda: "stok" in early.df.columns, 10)
+    assert early.where("stok=gt.1").df.empty
+    assert wrong.df.empty
+    assert wrong.status == "live"
