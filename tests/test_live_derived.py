@@ -415,3 +415,26 @@ def test_a_mistake_before_the_first_data_is_an_error_once_the_columns_are_known(
     assert early.where("stok=gt.1").df.empty
     assert wrong.df.empty
     assert wrong.status == "live"
+
+
+def test_a_literal_that_is_no_value_of_its_column_says_how_to_write_it(
+    session: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = session.table(
+        make_table("id bigint primary key, price numeric, at timestamptz, day date, u uuid")
+    ).wait(scaled(10))
+    for filter, says in (
+        ("price=gt.abc", r"'abc' is no number, for column 'price'"),
+        ("id=in.(1,1.5)", r"'1\.5' is no int8"),
+        ("or=(u.eq.5,id.eq.1)", "'5' is no uuid"),
+        ("at=gt.2026-01-01", r"write the zone, 2026-01-01T00:00:00Z for UTC"),
+        ({"at": {"gt": pd.Timestamp("2026-01-01")}}, "2026-01-01T00:00:00Z for UTC"),
+        ("at=lt.2026-01-01T10:00Z", r"write 2026-01-01T10:00:00\+00:00"),
+        ("day=lt.tomorrow", "write 2026-01-31, not 'tomorrow'"),
+    ):
+        with pytest.raises(errors.DerivationError, match=says):
+            table.where(filter)
+        with pytest.raises(errors.DerivationError, match=says):
+            table.when(filter, print)
+    assert table.where({"at": {"gt": pd.Timestamp("2026-01-01", tz="UTC")}}).df.empty
+    assert table.where("day=gte.2026-01-31,price=gt.1e3").df.empty

@@ -34,7 +34,7 @@ from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.sync.derive.operator import known
 from notebook_rt.sync.derive.source import Source
-from notebook_rt.sync.derive.where import compared, selected, selects
+from notebook_rt.sync.derive.where import compared, readable, selected, selects
 from notebook_rt.sync.events import Status
 from notebook_rt.sync.query.answer import POSITION
 from notebook_rt.sync.watch import Turn, Watch
@@ -217,7 +217,9 @@ class Watching:
             keys = list(table.keys() if view is None else view.keys())
             if self._filter is not None and self._is_known(schema):
                 known(source, self._filter.columns, f"when {str(self._filter)!r}")
-                mask = selected(self._filter, source, compared(source.schema))
+                types = compared(source.schema)
+                readable(self._filter, types)
+                mask = selected(self._filter, source, types)
                 chosen = [keys[at] for at in np.flatnonzero(mask)]
             elif self._filter is not None:
                 chosen = []
