@@ -65,7 +65,7 @@ class MappedFrame:
 
     def __repr__(self) -> str:
         name = getattr(self._fn, "__name__", type(self._fn).__name__)
-        return f"<MappedFrame {name} of {', '.join(repr(frame) for frame in self.frames)}>"
+        return f"<MappedFrame {name} of {', '.join(frame.name for frame in self.frames)}>"
 
     @property
     def df(self) -> Any:
