@@ -423,6 +423,19 @@ class MissingColumnError(TableError):
         self.column = column
 
 
+class NoNumberError(TableError):
+    """A column is merged by ``"delta"``, which adds differences, and it holds no numbers."""
+
+    def __init__(self, schema: str, table: str, column: str, pg_type: str) -> None:
+        super().__init__(
+            schema,
+            table,
+            f'table "{table}": column "{column}" is {pg_type}, and merge="delta" adds differences of '
+            'numbers; of what is no number, "ask" asks you, and "lww" keeps what is written last',
+        )
+        self.column = column
+
+
 class NotPublishedError(TableError):
     """Realtime does not stream the table: it is not in the publication.
 

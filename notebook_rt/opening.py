@@ -173,6 +173,7 @@ class Opening:
             _one_of("source", source, Source)
         if numeric is not None:
             _one_of("numeric", numeric, Numeric)
+        merged = merge if isinstance(merge, Mapping) else {}
         spec = TableSpec(
             table=name,
             schema=schema or self.schema,
@@ -183,7 +184,8 @@ class Opening:
             limit=limit,
             numeric=numeric or self.options.numeric,
             source=self.options.source if source is None else source,
-            named=tuple(map(str, merge)) if isinstance(merge, Mapping) else (),
+            named=tuple(map(str, merged)),
+            summed=tuple(str(column) for column, rule in merged.items() if rule == "delta"),
         )
         shared_as, driver = self._thread.call(
             self._project.table, spec, dtype_backend, priority, _strategies(merge), lazy, keep

@@ -25,7 +25,8 @@ def names(stack: LocalStack) -> Iterator[dict[str, Any]]:
     stack.sql(
         "drop table if exists magic_prices; create table magic_prices (symbol text primary key, price int, "
         "\"two words\" int); insert into magic_prices values ('AAPL', 1, 1), ('ADBE', 2, 2), ('MSFT', 3, 3);"
-        "grant select, update on magic_prices to anon; alter publication supabase_realtime add table magic_prices"
+        "grant select, update on magic_prices to anon; "
+        "alter publication supabase_realtime add table magic_prices"
     )
     with nrt.connect(stack.url, stack.anon_key) as rt:
         yield {"rt": rt, "prices": rt.table("magic_prices").wait(scaled(10)), "other": 5}

@@ -573,3 +573,35 @@ def test_an_order_by_a_name_with_a_dot_or_a_comma_is_quoted(
             rt.table("odd_order", order="a.b.desc")
     finally:
         stack.sql("drop table odd_order")
+
+
+def test_how_to_end_something_is_said_where_it_is_shown(rt: nrt.Session, people: str) -> None:
+    table = rt.table(people).wait(scaled(10))
+    ends = [
+        table.on_change(print),
+        table.when("age=gt.100", print),
+        table.map(len).on_change(print),
+        rt.every(60, lambda: None),
+    ]
+    for end in ends:
+        assert repr(end) == "<ends when called>"
+        end()
+
+
+def test_a_queue_that_is_paused_says_so_and_every_takes_the_seconds_first(rt: nrt.Session) -> None:
+    rt.queue.pause()
+    assert str(rt.queue).endswith("0 asking; the queue is paused: resume() it>")
+    rt.queue.resume()
+    assert str(rt.queue).endswith("0 asking>")
+    with pytest.raises(TypeError, match=r"every takes seconds, then the function, as in every\(60"):
+        rt.every(print, 1)  # type: ignore[arg-type]  # the slip that is tried here
+
+
+def test_delta_of_what_is_no_number_is_refused_when_the_table_is_read(
+    rt: nrt.Session, people: str
+) -> None:
+    wrong = rt.table(people, merge={"age": "delta", "name": "delta"})
+    with pytest.raises(errors.NoNumberError, match='column "name" is text, and merge="delta"'):
+        wrong.wait(scaled(10))
+    assert wrong.status == "error"
+    assert len(rt.table(people, merge={"age": "delta", "name": "ask"}).wait(scaled(10))) == 5

@@ -129,6 +129,7 @@ class Watching:
         self._memories: dict[tuple[str, str], Memory] = {}
         self._judged: tuple[tuple[str, str], Schema, Watch] | None = None
         """Whose rows are judged. Of the mailbox' thread, as what follows."""
+        self._has_failed = False
         self._error: Exception | None = None
         """What the condition has raised first for the rows that are being judged."""
         self._heard: tuple[str, str] | None = None
@@ -349,9 +350,19 @@ class Watching:
         return fn(dict(row))
 
     def _fail(self, error: Exception) -> None:
-        if self._failed is None:
-            raise error
-        self._failed(error)
+        if self._failed is not None:
+            self._failed(error)
+            return
+        # Logged here: the mailbox would say that the function to call has raised.
+        self._feed.counters.callback_errors += 1
+        if not self._has_failed:
+            self._has_failed = True
+            said = getattr(self._function, "__qualname__", None) or str(self._filter)
+            logger.error(
+                "%s: the condition %r raised; a row that it cannot judge stays as it was",
+                *(self._what, said),
+                exc_info=error,
+            )
 
     # What is remembered
 

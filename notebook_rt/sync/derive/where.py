@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -129,12 +130,10 @@ def _unreadable(text: str, pg_type: str) -> str:
 
 def _as_moment(text: str, of: str) -> str:
     """A moment as it is read here, the one that ``text`` means if that is plain."""
-    try:
-        moment = pd.Timestamp("" if of == "time" or not text[:1].isdigit() else text)
-    except ValueError:
-        moment = pd.NaT
-    if moment is pd.NaT:
-        moment = pd.Timestamp("2026-01-31T14:05:00")
+    moment = pd.Timestamp("2026-01-31T14:05:00")
+    if of != "time" and text[:1].isdigit():
+        with suppress(ValueError):
+            moment = pd.Timestamp(text)
     naive = moment.tz_localize(None).isoformat()
     match of:
         case "timestamptz" if moment.tz is None:
