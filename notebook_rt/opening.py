@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.merge import Strategy as Merge
 from notebook_rt.errors import ClosedError, NoTablesError
+from notebook_rt.hints import known_keywords
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.model.order import parse_order
 from notebook_rt.model.spec import Source, TableSpec, parse_names
@@ -72,6 +73,7 @@ class Opening:
             raise NoTablesError(self.schema)
         return _tables_df(found)
 
+    @known_keywords
     def table(
         self,
         name: str,

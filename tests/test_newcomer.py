@@ -605,3 +605,29 @@ def test_delta_of_what_is_no_number_is_refused_when_the_table_is_read(
         wrong.wait(scaled(10))
     assert wrong.status == "error"
     assert len(rt.table(people, merge={"age": "delta", "name": "ask"}).wait(scaled(10))) == 5
+
+
+def test_what_pandas_calls_otherwise_is_told_with_what_it_is_here(
+    rt: nrt.Session, people: str
+) -> None:
+    table: Any = rt.table(people).wait(scaled(10))
+    groups, mapped = table.groupby("name"), table.map(len)
+    with pytest.raises(TypeError, match=r"\.agg\(mean=\('age', 'mean'\)\)"):
+        groups["age"]
+    with pytest.raises(AttributeError, match=r'\.agg\(mean=\("price", "mean"\)\)$'):
+        groups.mean()
+    with pytest.raises(TypeError, match=r"\.agg\(age=\('age', 'mean'\)\)$"):
+        groups.agg({"age": "mean"})
+    with pytest.raises(TypeError, match=r"n=\('price', 'mean'\), not 'count'"):
+        groups.agg(n="count")
+    with pytest.raises(TypeError, match=r"join\(\) has no rsuffix=: it is suffixes="):
+        table.join(table, rsuffix="_b")
+    with pytest.raises(TypeError, match=r"^table\(\) has no ascending=: .*order='price\.desc'"):
+        rt.table(people, ascending=False)  # type: ignore[call-arg]  # the slip that is tried here
+    with pytest.raises(TypeError, match=r"table\(\) has no filters= \(did you mean 'filter'\?\)"):
+        rt.table(people, filters="age=eq.1")  # type: ignore[call-arg]
+    for name in ("when", "where", "changes"):
+        with pytest.raises(AttributeError, match=rf"has \.df, .*\. A live frame has \.{name}"):
+            getattr(mapped, name)
+    assert repr(mapped) == f"<MappedFrame len of {people}>"
+    assert table.groupby("name").agg(n=("age", "count")).df["n"].sum() == 5
