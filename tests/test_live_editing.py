@@ -920,6 +920,31 @@ def test_a_conflict_asks_and_is_resolved(
         frame.resolve(A)
 
 
+def test_what_was_merged_beside_a_conflict_is_listed_once(
+    stack: LocalStack, make_table: Callable[..., str], open_session: Callable[..., nrt.Session]
+) -> None:
+    table = make_table("id text primary key, name text, price int")
+    stack.sql(f"insert into {table} values ('a', 'old', 21)")
+    rt = open_session()
+    frame = rt.table(table, merge={"price": "delta", "name": "ask"}).wait(scaled(10))
+    told: list[Any] = []
+    frame.on_merge(lambda records: told.extend(r["column"] for r in records if not r["open"]))
+    rt.queue.pause()
+    frame.edit("a", name="mine", price=20)
+    stack.sql(f"update {table} set name = 'theirs', price = 19")
+    rt.queue.resume()
+    until(lambda: frame.conflicts["open"].any(), 10, lambda: rt.queue.df.to_string())
+    frame.resolve("a", choice="mine")
+    rt.queue.flush(scaled(10))
+    assert stack.sql(f"select name, price from {table}") == [("mine", 18)]
+    found = frame.conflicts[["column", "base", "mine", "theirs", "result", "open"]]
+    assert found.values.tolist() == [
+        ["price", 21, 20, 19, 18, False],
+        ["name", "old", "mine", "theirs", "mine", False],
+    ]
+    until(lambda: told == ["price"], what=lambda: told)
+
+
 @pytest.mark.parametrize("choice", ["mine", "theirs"])
 def test_a_row_they_deleted_under_my_edit_stays_in_sight_until_i_decide(
     stack: LocalStack, table: str, open_session: Callable[..., nrt.Session], choice: str
