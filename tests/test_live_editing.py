@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -918,6 +919,26 @@ def test_a_conflict_asks_and_is_resolved(
         until(lambda: pd.isna(seen(frame, "notes")))
     with pytest.raises(errors.ConflictError):
         frame.resolve(A)
+
+
+def test_what_an_earlier_run_left_is_sent_at_connect_and_the_log_says_so(
+    stack: LocalStack,
+    table: str,
+    proxy: Proxy,
+    open_session: Callable[..., nrt.Session],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = open_session(url=proxy.url)
+    frame = first.table(table).wait(scaled(10))
+    proxy.down()
+    frame.edit(A, notes="offline")
+    first.close()
+    proxy.up()
+    with caplog.at_level(logging.INFO, "notebook_rt"):
+        second = open_session(url=proxy.url)
+        until(lambda: stored(stack, table, "notes") == "offline", 15)
+    assert "1 write of other sessions is sent" in caplog.text
+    assert second.queue.flush(scaled(10)).own == 0
 
 
 def test_what_was_merged_beside_a_conflict_is_listed_once(

@@ -631,3 +631,17 @@ def test_what_pandas_calls_otherwise_is_told_with_what_it_is_here(
             getattr(mapped, name)
     assert repr(mapped) == f"<MappedFrame len of {people}>"
     assert table.groupby("name").agg(n=("age", "count")).df["n"].sum() == 5
+
+
+def test_a_value_in_the_quotes_of_sql_is_told_where_no_row_matches(
+    rt: nrt.Session, people: str
+) -> None:
+    says = "no row matches name=eq.'name 1': a value has no quotes around it"
+    quoted = rt.table(people, filter="name=eq.'name 1'").wait(scaled(10))
+    until(lambda: quoted.status == "live", 20, lambda: quoted)
+    derived = rt.table(people).wait(scaled(10)).where("name=eq.'name 1'")
+    for frame in (quoted, derived):
+        assert len(frame) == 0
+        assert frame.reason.startswith(says)
+        assert says in repr(frame)
+    assert len(rt.table(people, filter="name=eq.name 1").wait(scaled(10))) == 1

@@ -181,6 +181,8 @@ class DerivedFeed(Feed):
     def why_empty(self) -> str:
         if self.table is None or len(self.table):
             return ""
+        if self._derived is not None and self._derived.operator.why_empty:
+            return self._derived.operator.why_empty
         return next((why for one in self.inputs if (why := one.why_empty())), "")
 
     def catch_up(self) -> None:

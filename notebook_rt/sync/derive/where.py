@@ -43,6 +43,7 @@ class Where(Operator):
 
     def __init__(self, filter: Filter) -> None:
         self.filter = filter
+        self.why_empty = filter.why_empty
 
     def build(self, sources: Sequence[Source]) -> tuple[Schema, Columns]:
         [source] = sources
