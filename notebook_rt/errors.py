@@ -11,8 +11,11 @@ import difflib
 import json
 import re
 import shlex
+import sys
+import traceback
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
+from types import TracebackType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -84,6 +87,38 @@ class NotebookRTError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         """So that one raised in another process arrives: ``args`` are not what ``__init__`` takes."""
         return _remade, (type(self), self.args), self.__dict__
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython prints for it: the user's own lines and the message.
+
+        The calls inside this package say nothing about a mistake that was made outside. ``%debug`` still
+        has the whole stack.
+        """
+        stack = _outside(self.__traceback__)
+        ipython = sys.modules.get("IPython")
+        shell = None if ipython is None else ipython.get_ipython()
+        if shell is None:
+            return traceback.format_exception(type(self), self, stack)
+        lines: list[str] = shell.InteractiveTB.structured_traceback(type(self), self, stack)
+        return lines
+
+
+_INSIDE: Final = ("notebook_rt", "concurrent.futures")
+"""Packages whose calls are left out of what a notebook prints."""
+
+
+def _outside(stack: TracebackType | None) -> TracebackType | None:
+    """The entries of a traceback that are not of this package."""
+    kept = []
+    while stack is not None:
+        name = f"{stack.tb_frame.f_globals.get('__name__', '')}."
+        if not any(name.startswith(f"{package}.") for package in _INSIDE):
+            kept.append(stack)
+        stack = stack.tb_next
+    shown = None
+    for entry in reversed(kept):
+        shown = TracebackType(shown, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return shown
 
 
 def fresh(error: Exception) -> Exception:
@@ -396,6 +431,19 @@ class MissingColumnError(TableError):
             table,
             f'table "{table}" has no column "{column}"{there}{near(column, columns)}. '
             f"{_JSON_PATH if '->' in column else 'Check `columns`, `key`, `order`, `filter` and `merge`'}",
+        )
+        self.column = column
+
+
+class NoNumberError(TableError):
+    """A column is merged by ``"delta"``, which adds differences, and it holds no numbers."""
+
+    def __init__(self, schema: str, table: str, column: str, pg_type: str) -> None:
+        super().__init__(
+            schema,
+            table,
+            f'table "{table}": column "{column}" is {pg_type}, and merge="delta" adds differences of '
+            'numbers; of what is no number, "ask" asks you, and "lww" keeps what is written last',
         )
         self.column = column
 

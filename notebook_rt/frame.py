@@ -10,16 +10,18 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from notebook_rt.errors import DerivationError
+from notebook_rt.errors import DerivationError, NotebookRTError, fresh
 from notebook_rt.handle import Handle
+from notebook_rt.hints import known_keywords, of_groups
 from notebook_rt.mapped import MappedFrame
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.runtime.changes import ChangeBatch
 from notebook_rt.runtime.derived import DerivedFeed, derived_feed
 from notebook_rt.runtime.feed import Verdict
 from notebook_rt.runtime.iteration import Changes
+from notebook_rt.sync.derive.aggregates import FUNCTIONS
 from notebook_rt.sync.derive.concat import Concat
 from notebook_rt.sync.derive.distinct import Distinct
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
@@ -99,6 +101,7 @@ class LiveFrame(Handle):
             ("where", str(parsed)),
         )
 
+    @known_keywords
     def join(
         self,
         other: LiveFrame,
@@ -428,6 +431,10 @@ class DerivedFrame(LiveFrame):
                 )
         feed = derived_feed(name, [frame._feed for frame in frames], make, same)
         feed.holds = feed.holds or tuple(frames)
+        try:
+            feed.check()
+        except NotebookRTError as error:
+            raise fresh(error) from None
         feed.readers.add(self)
         super().__init__(feed, partial(_leave, feed, weakref.ref(self)), first._session)
         self._frames = tuple(frames)
@@ -458,7 +465,10 @@ class DerivedFrame(LiveFrame):
 
     def _read(self, snapshot: Callable[[], T | None]) -> T:
         self._feed.error = None  # what an input was refused for may be gone
-        return super()._read(snapshot)
+        try:
+            return super()._read(snapshot)
+        except NotebookRTError as error:
+            raise fresh(error) from None
 
     def wait(self, timeout: float | None = None) -> Self:
         """Wait for the first data of the frames that it is derived of, and derive it.
@@ -484,7 +494,7 @@ class DerivedFrame(LiveFrame):
         until = None if timeout is None else time.monotonic() + timeout
         for frame in self._frames:
             frame.wait(None if until is None else max(0.0, until - time.monotonic()))
-        self._feed.snapshot()
+        self._derive()
         return self
 
     async def ready(self) -> Self:
@@ -497,8 +507,14 @@ class DerivedFrame(LiveFrame):
         """
         for frame in self._frames:
             await frame.ready()
-        self._feed.snapshot()
+        self._derive()
         return self
+
+    def _derive(self) -> None:
+        try:
+            self._feed.snapshot()
+        except NotebookRTError as error:
+            raise fresh(error) from None
 
     def verify(self, timeout: float | None = None) -> Verdict:
         """Compare the frames that it is derived of with the server, and it with what is derived anew.
@@ -580,13 +596,25 @@ class LiveGroupBy:
     def __repr__(self) -> str:
         return f"<LiveGroupBy {', '.join(self._by)} of {self._frame!r}>"
 
-    def agg(self, **columns: tuple[str, str | Callable[[pd.Series], Any]]) -> LiveFrame:
+    if not TYPE_CHECKING:  # a checker would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            _no_attribute(self, name)
+
+    def __getitem__(self, column: object) -> NoReturn:
+        _no_column(self, column)
+
+    def agg(
+        self, *unnamed: object, **columns: tuple[str, str | Callable[[pd.Series], Any]]
+    ) -> LiveFrame:
         """A live frame of a row a group: ``df.groupby(by).agg(...)``, at the cost of what changed.
 
         A function of yours is called again with all values of each group that has changed.
 
         Parameters
         ----------
+        *unnamed : object
+            Refused: each new column is named.
         **columns : tuple of (str, str or callable)
             New column to a column and its function: ``n=("id", "count")``. By name: all, any, count, first,
             last, max, mean, median, min, nunique, size, std, sum, var. Or a function of a Series.
@@ -600,11 +628,14 @@ class LiveGroupBy:
         ------
         DerivationError
             If a function is not kept up, at once or when the column's type is known: use ``map``.
+        TypeError
+            If a column is not given by a name, and as a column and its function.
 
         Examples
         --------
         >>> by_symbol = trades.groupby("symbol").agg(volume=("size", "sum"))  # doctest: +SKIP
         """
+        _named(unnamed, columns)
         aggregates = [Aggregate(name, *given) for name, given in columns.items()]
         GroupBy(self._by, aggregates)  # refused now, if at all
         name = f"{self._frame.name}.groupby({', '.join(self._by)})"
@@ -630,11 +661,21 @@ class LiveRolling:
     def __repr__(self) -> str:
         return f"<LiveRolling {self._window} of {self._frame!r}>"
 
-    def agg(self, **columns: tuple[str, str]) -> LiveFrame:
+    if not TYPE_CHECKING:  # a checker would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            _no_attribute(self, name)
+
+    def __getitem__(self, column: object) -> NoReturn:
+        _no_column(self, column)
+
+    def agg(self, *unnamed: object, **columns: tuple[str, str]) -> LiveFrame:
         """A live frame of a row a row, as pandas' ``agg`` of the windows; those that changed are computed.
 
         Parameters
         ----------
+        *unnamed : object
+            Refused: each new column is named.
         **columns : tuple of (str, str)
             New column to a column of numbers and its function: ``volume=("size", "sum")``. There are count,
             first, last, max, mean, median, min, nunique, std, sum, var.
@@ -649,11 +690,14 @@ class LiveRolling:
         DerivationError
             If a function is not kept up, or, when it is read, the rows of a group are not in the order of
             ``on``: use ``map``.
+        TypeError
+            If a column is not given by a name, and as a column and its function.
 
         Examples
         --------
         >>> recent = trades.rolling("5min", on="at", by="symbol").agg(v=("size", "sum"))  # doctest: +SKIP
         """
+        _named(unnamed, columns)
         window, on, by = self._window, self._on, self._by
         Rolling(window, on, by, columns)  # refused now, if at all
         name = f"{self._frame.name}.rolling({window!r})"
@@ -663,6 +707,33 @@ class LiveRolling:
             lambda: Rolling(window, on, by, columns),
             ("rolling", window, on, by, tuple(columns.items())),
         )
+
+
+def _no_attribute(groups: LiveGroupBy | LiveRolling, name: str) -> NoReturn:
+    said = f"{type(groups).__name__!r} has no attribute {name!r}{of_groups(name, FUNCTIONS)}"
+    raise AttributeError(said, name=name, obj=groups)
+
+
+def _no_column(groups: LiveGroupBy | LiveRolling, column: object) -> NoReturn:
+    raise TypeError(
+        f"{type(groups).__name__!r} has no [...]: say column and function by name, such as "
+        f".agg(mean=({column!r}, 'mean'))"
+    )
+
+
+def _named(unnamed: Sequence[object], columns: Mapping[str, object]) -> None:
+    """Refuse what is not ``name=(column, function)``."""
+    for given in unnamed:
+        pairs: list[tuple[Any, Any]] = [("price", given)]
+        if isinstance(given, Mapping) and given:
+            pairs = list(given.items())
+        said = ", ".join(f"{column}=({column!r}, {function!r})" for column, function in pairs)
+        raise TypeError(f"agg: name each new column, such as .agg({said})")
+    for name, given in columns.items():
+        if not isinstance(given, tuple) or len(given) != 2:
+            raise TypeError(
+                f"agg: {name}= is a column and its function, such as {name}=('price', 'mean'), not {given!r}"
+            )
 
 
 def concat(

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
+
+from notebook_rt.errors import near
 
 if TYPE_CHECKING:
     from notebook_rt.model.types import Schema
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _EDITS: Final = (
     "at",
@@ -81,3 +89,50 @@ def of_frame(name: str, schema: Schema | None, *, editable: bool) -> str:
 def of_session(name: str) -> str:
     """What to put behind the words that a session has no attribute of this name; may be empty."""
     return f"; {_CLIENT[name]}" if name in _CLIENT else ""
+
+
+def of_mapped(name: str) -> str:
+    """What to put behind the words that what is computed has no attribute of this name; may be empty."""
+    if name.startswith("_"):
+        return ""
+    hint = "; what is computed has .df, .latest, .on_change(fn), .grid() and .plot()"
+    if name in ("when", "until", "where", "changes", "log"):
+        hint += (
+            f". A live frame has .{name}: ask it of what this is computed of, or derive without map"
+        )
+    return hint
+
+
+def of_groups(name: str, functions: tuple[str, ...]) -> str:
+    """What to put behind the words that groups have no attribute of this name; may be empty."""
+    if name.startswith("_"):
+        return ""
+    function = name if name in functions else "mean"
+    return f'; it has .agg(name=("column", function)), such as .agg({function}=("price", "{function}"))'
+
+
+_PANDAS_KEYWORDS: Final = {
+    "ascending": "the order of a table is a text, order='price.desc'",
+    "index_col": "the index is the primary key, or key='column'",
+    "lsuffix": "it is suffixes=('_mine', '_theirs')",
+    "rsuffix": "it is suffixes=('', '_theirs')",
+    "sort": "a left or inner join keeps the order of this frame; .sort(by) gives another",
+    "usecols": "it is columns=",
+    "validate": "a row's partner is the one whose key it holds",
+}
+
+
+def known_keywords(fn: Callable[P, R]) -> Callable[P, R]:
+    """Refuse a keyword that ``fn`` does not have with what to write instead."""
+    there = inspect.signature(fn).parameters
+
+    @wraps(fn)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in there:
+                hint = _PANDAS_KEYWORDS.get(name)
+                hint = f": {hint}" if hint else near(name, list(there))
+                raise TypeError(f"{fn.__name__}() has no {name}={hint}")
+        return fn(*args, **kwargs)
+
+    return call

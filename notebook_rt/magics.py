@@ -13,6 +13,7 @@ import shlex
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -195,6 +196,10 @@ def _said(names: Mapping[str, Any], sessions: Mapping[str, Session]) -> Iterator
         yield printable(f"{name}: {session.url}, {health}: {health.reason}")
     for name, frame in names.items():
         if isinstance(frame, LiveFrame) and not name.startswith("_"):
-            rows = "" if frame.status in ("loading", "error") else f", {len(frame):,} rows"
+            rows = ""
+            if frame.status not in ("loading", "error"):
+                # A derived frame is computed when it is read, and may fail then: its status says why.
+                with suppress(NotebookRTError):
+                    rows = f", {len(frame):,} rows"
             why = f": {frame.reason}" if frame.reason and frame.status != "live" else ""
             yield printable(f"  {name}: {frame.name}, {frame.status}{rows}{why}")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from notebook_rt.hints import of_mapped
 from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.following import Followed, Reads, is_running, note_all, recording
 
@@ -65,7 +66,13 @@ class MappedFrame:
 
     def __repr__(self) -> str:
         name = getattr(self._fn, "__name__", type(self._fn).__name__)
-        return f"<MappedFrame {name} of {', '.join(repr(frame) for frame in self.frames)}>"
+        return f"<MappedFrame {name} of {', '.join(frame.name for frame in self.frames)}>"
+
+    if not TYPE_CHECKING:  # a checker would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            said = f"{type(self).__name__!r} has no attribute {name!r}{of_mapped(name)}"
+            raise AttributeError(said, name=name, obj=self)
 
     @property
     def df(self) -> Any:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.merge import Strategy as Merge
 from notebook_rt.errors import ClosedError, NoTablesError
+from notebook_rt.hints import known_keywords
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.model.order import parse_order
 from notebook_rt.model.spec import Source, TableSpec, parse_names
@@ -73,6 +74,7 @@ class Opening:
             raise NoTablesError(self.schema)
         return _tables_df(found)
 
+    @known_keywords
     def table(
         self,
         name: str,
@@ -174,6 +176,7 @@ class Opening:
             _one_of("source", source, Source)
         if numeric is not None:
             _one_of("numeric", numeric, Numeric)
+        merged = merge if isinstance(merge, Mapping) else {}
         spec = TableSpec(
             table=name,
             schema=schema or self.schema,
@@ -184,7 +187,8 @@ class Opening:
             limit=limit,
             numeric=numeric or self.options.numeric,
             source=self.options.source if source is None else source,
-            named=tuple(map(str, merge)) if isinstance(merge, Mapping) else (),
+            named=tuple(map(str, merged)),
+            summed=tuple(str(column) for column, rule in merged.items() if rule == "delta"),
         )
         shared_as, driver = self._thread.call(
             self._project.table, spec, dtype_backend, priority, _strategies(merge), lazy, keep

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from notebook_rt.edits.editing import SendResult
 from notebook_rt.edits.listing import in_states, reasons, state, what
 from notebook_rt.edits.ops import Json, Op
-from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
+from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError, printable
 from notebook_rt.model.plain import plain, seconds
 from notebook_rt.model.types import coerce, to_json
 from notebook_rt.outbox.account import Owner
@@ -130,7 +130,8 @@ class Queue:
         return len(self.outbox)
 
     def __repr__(self) -> str:
-        return f"<queue: {in_states(self.outbox.counts())}>"
+        held = self._held()
+        return printable(f"<queue: {in_states(self.outbox.counts())}{'; ' * bool(held)}{held}>")
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
         if self._display is not None:

@@ -513,6 +513,8 @@ class Session(Opening):
 
         Raises
         ------
+        TypeError
+            If ``seconds`` is no number, or ``fn`` no function.
         ValueError
             If ``seconds`` is not above 0.
 
@@ -521,6 +523,10 @@ class Session(Opening):
         >>> rt.every(60, lambda: prices.df.to_parquet("prices.parquet"))  # doctest: +SKIP
         """
         self._check()
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise TypeError(
+                f"every takes seconds, then the function, as in every(60, save); not {seconds!r} first"
+            )
         if not 0 < seconds < float("inf"):
             raise ValueError(f"every takes seconds above 0, not {seconds!r}")
         box = Mailbox(fn, what="Session.every", counted=self._project.counters)

@@ -144,6 +144,7 @@ class SqlFrame(MappedFrame):
             connection.execute(f"create or replace view {_place(name)} as from _frame_{number}")
         try:
             result = connection.sql(self.query, params=self._params)
+            _check_names(result.columns, self.query)
             kinds = [str(kind) for kind in result.types]
             df = _dataframe(result.to_arrow_table(), kinds)
         except duckdb.Error as error:
@@ -220,6 +221,12 @@ def made(
     for name, table in tables.items():
         _check(name, table)
     if not _live(tables.values()):
+        for name in tables:  # each is a DataFrame
+            one = _spelled(name)
+            raise TypeError(
+                f"{one} is a DataFrame, so the query reads no live frame and never changes: pass the live "
+                f"frame itself, {one}=trades, not {one}=trades.df"
+            )
         raise TypeError(f"the query reads no live frame, so it never changes: {_short(query)}")
     return SqlFrame(query, params, tables, key)
 
@@ -236,6 +243,11 @@ def tables_of(query: str) -> list[TableName]:
         raise TypeError(f"a query is text, not {type(query).__name__}")
     (row,) = _parser().cursor().execute("select json_serialize_sql(?)", [query]).fetchall()
     parsed = json.loads(row[0])
+    if parsed.get("error_type") == "not implemented":
+        raise SqlError(
+            query,
+            "only a SELECT is live; rows are written by insert, edit, upsert and delete of a table",
+        )
     if parsed["error"]:
         raise SqlError(query, parsed["error_message"])
     if len(parsed["statements"]) != 1:
@@ -369,6 +381,17 @@ def _nullable(kind: pa.DataType) -> Any:
     if pa.types.is_integer(kind):
         return pd.api.types.pandas_dtype(str(kind).replace("i", "I").replace("u", "U"))
     return pd.BooleanDtype() if pa.types.is_boolean(kind) else None
+
+
+def _check_names(names: Sequence[str], query: str) -> None:
+    """Refuse a result that has a name twice: a grid, a file and ``df[name]`` could show one of them only."""
+    for name in names:
+        if (times := names.count(name)) > 1:
+            raise SqlError(
+                query,
+                f"{times} columns of the result are named {name!r}: give each a name of its own with as, "
+                f"such as a.{_quoted(name)} as {_quoted(f'{name}_2')}",
+            )
 
 
 def _keyed(df: pd.DataFrame, key: Sequence[str], query: str) -> pd.DataFrame:

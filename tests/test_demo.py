@@ -165,14 +165,18 @@ def is_gone(directory: Path) -> Callable[[], bool]:
     return lambda: not (directory.exists() or aside.exists() or of(directory))
 
 
-def test_nothing_is_left_after_close() -> None:
+def test_nothing_is_left_after_close(caplog: pytest.LogCaptureFixture) -> None:
     session = nrt.demo()
     assert session.stack is not None
     directory = session.stack.directory
     assert any("notebook_rt.sample.writer" in each.cmdline() for each in of(directory))
-    session.table("stocks").wait(scaled(10))
+    orders = session.table("orders").wait(scaled(10))
+    session.queue.pause()
+    orders.insert(symbol="KO", side="buy", quantity=7, price=1.0)
     session.close()
     until(is_gone(directory), 20)  # it waits 5 s at most
+    assert "not written: 1 waiting. It is gone with the database" in caplog.text
+    assert "Kept in" not in caplog.text
 
 
 def test_it_ends_when_nobody_holds_it_any_more() -> None:

@@ -16,7 +16,7 @@ from notebook_rt.cli import doctor
 from notebook_rt.cli.doctor import Finding
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.runtime.optional_sql import AUDIT_SQL, DESCRIBE_SQL, LEDGER_SQL
-from notebook_rt.session import Session
+from notebook_rt.session import Session, connect
 from notebook_rt.table import LiveTable
 from tests.proxy import Proxy
 from tests.waiting import scaled, until
@@ -102,6 +102,17 @@ def test_a_whole_project_has_nothing_wrong(
     assert "2 rows, live" in said
     assert "the optional SQL is there" in said
     assert whole.publishable_key not in said
+
+
+def test_what_only_the_user_can_decide_is_a_note_beside_the_connection(
+    whole: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole.sql("alter table ill add check (name <> 'x')")
+    with connect(whole.url, whole.publishable_key) as rt:
+        rt.table("ill").wait(scaled(10)).insert(id=9, name="x")
+        until(lambda: rt.health.status == "refused", 10, lambda: rt.health)
+        [one] = [one for one in looked(capsys) if one.text.startswith("connected: 1 ")]
+        assert one.level == "note"
 
 
 @pytest.mark.parametrize("ill", ILLS)

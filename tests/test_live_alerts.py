@@ -187,6 +187,9 @@ def test_a_condition_that_raises_for_a_row_leaves_that_row_as_it_was(
     until(lambda: ids(came) == [2, 3])
     assert not left
     assert "mine" in caplog.text
+    [record] = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert "the condition 'test_a_condition" in record.getMessage()
+    assert ".judge' raised" in record.getMessage()
 
 
 def test_a_condition_that_cannot_be_decided_is_refused_by_name(prices: nrt.LiveTable) -> None:

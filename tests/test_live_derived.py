@@ -434,3 +434,72 @@ def test_a_dashboard_follows_500_changes_a_second(
     open_now = {key for (key,) in stack.sql(f"select id from {names[2]} where status = 'open'")}
     until(lambda: stocks.df["price"].to_dict() == prices and set(waiting.df.index) == open_now, 15)
     same(waiting.df, orders.df[orders.df["status"] == "open"].join(stocks.df, on="symbol"))
+
+
+def test_a_mistake_is_told_at_the_call_where_the_columns_are_known(
+    stack: LocalStack, session: nrt.Session, trades: nrt.LiveTable, make_table: Callable[..., str]
+) -> None:
+    table = make_table("symbol text primary key, price numeric")
+    stack.sql(f"insert into {table} values ('a', 1)")
+    stocks = session.table(table).wait(scaled(10))
+    large = trades.where("size=gte.10")
+    small = large.select("size")
+    assert (large._feed.table, small._feed.table) == (None, None)  # tried without rows
+    for mistake, says in (
+        (lambda: trades.groupby("nam").agg(n=("id", "count")), 'no column "nam"'),
+        (lambda: trades.groupby("symbol").agg(n=("price", "kurtosis")), "no function 'kurtosis'"),
+        (lambda: trades.where("stok=gt.1"), 'no column "stok"'),
+        (lambda: large.select("nam"), 'no column "nam"'),
+        (lambda: large.top(3, by="nam"), 'no column "nam"'),
+        (lambda: trades.select(value="price * nam"), 'no column "nam"'),
+        (lambda: large.join(stocks, on="symbol"), "both frames have price"),
+    ):
+        for _ in range(2):  # also of one whose error is kept
+            with pytest.raises(errors.DerivationError, match=says) as caught:
+                mistake()
+            assert len(caught.traceback) <= 5
+    lazy = trades.select(first=lambda df: df["symbol"].str.upper() if len(df) else 1 / 0)
+    assert lazy.status == "live"
+
+
+def test_a_mistake_before_the_first_data_is_an_error_once_the_columns_are_known(
+    stack: LocalStack, session: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = make_table("id bigint primary key, price numeric")
+    early = session.table(table, lazy=True)
+    wrong = early.where("stok=gt.1")
+    assert wrong.status == "loading"
+    early.wait(scaled(10))
+    until(lambda: wrong.status == "error", 10)
+    assert 'no column "stok"; there are id, price' in repr(wrong)
+    shown = wrong._repr_mimebundle_()
+    assert "error: where 'stok=gt.1': no column \"stok\"" in shown["text/plain"]
+    assert "no column" in shown["text/html"]
+    stack.sql(f"alter table {table} add column stok int; insert into {table} values (1, 2, 0)")
+    until(lambda: "stok" in early.df.columns, 10)
+    assert early.where("stok=gt.1").df.empty
+    assert wrong.df.empty
+    assert wrong.status == "live"
+
+
+def test_a_literal_that_is_no_value_of_its_column_says_how_to_write_it(
+    session: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    table = session.table(
+        make_table("id bigint primary key, price numeric, at timestamptz, day date, u uuid")
+    ).wait(scaled(10))
+    for filter, says in (
+        ("price=gt.abc", r"'abc' is no number, for column 'price'"),
+        ("id=in.(1,1.5)", r"'1\.5' is no int8"),
+        ("or=(u.eq.5,id.eq.1)", "'5' is no uuid"),
+        ("at=gt.2026-01-01", r"write the zone, 2026-01-01T00:00:00Z for UTC"),
+        ({"at": {"gt": pd.Timestamp("2026-01-01")}}, "2026-01-01T00:00:00Z for UTC"),
+        ("at=lt.2026-01-01T10:00Z", r"write 2026-01-01T10:00:00\+00:00"),
+        ("day=lt.tomorrow", "write 2026-01-31, not 'tomorrow'"),
+    ):
+        with pytest.raises(errors.DerivationError, match=says):
+            table.where(filter)
+        with pytest.raises(errors.DerivationError, match=says):
+            table.when(filter, print)
+    assert table.where({"at": {"gt": pd.Timestamp("2026-01-01", tz="UTC")}}).df.empty
+    assert table.where("day=gte.2026-01-31,price=gt.1e3").df.empty

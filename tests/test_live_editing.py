@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -1032,6 +1033,51 @@ def test_a_conflict_asks_and_is_resolved(
         until(lambda: pd.isna(seen(frame, "notes")))
     with pytest.raises(errors.ConflictError):
         frame.resolve(A)
+
+
+def test_what_an_earlier_run_left_is_sent_at_connect_and_the_log_says_so(
+    stack: LocalStack,
+    table: str,
+    proxy: Proxy,
+    open_session: Callable[..., nrt.Session],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = open_session(url=proxy.url)
+    frame = first.table(table).wait(scaled(10))
+    proxy.down()
+    frame.edit(A, notes="offline")
+    first.close()
+    proxy.up()
+    with caplog.at_level(logging.INFO, "notebook_rt"):
+        second = open_session(url=proxy.url)
+        until(lambda: stored(stack, table, "notes") == "offline", 15)
+    assert "1 write of other sessions is sent" in caplog.text
+    assert second.queue.flush(scaled(10)).own == 0
+
+
+def test_what_was_merged_beside_a_conflict_is_listed_once(
+    stack: LocalStack, make_table: Callable[..., str], open_session: Callable[..., nrt.Session]
+) -> None:
+    table = make_table("id text primary key, name text, price int")
+    stack.sql(f"insert into {table} values ('a', 'old', 21)")
+    rt = open_session()
+    frame = rt.table(table, merge={"price": "delta", "name": "ask"}).wait(scaled(10))
+    told: list[Any] = []
+    frame.on_merge(lambda records: told.extend(r["column"] for r in records if not r["open"]))
+    rt.queue.pause()
+    frame.edit("a", name="mine", price=20)
+    stack.sql(f"update {table} set name = 'theirs', price = 19")
+    rt.queue.resume()
+    until(lambda: frame.conflicts["open"].any(), 10, lambda: rt.queue.df.to_string())
+    frame.resolve("a", choice="mine")
+    rt.queue.flush(scaled(10))
+    assert stack.sql(f"select name, price from {table}") == [("mine", 18)]
+    found = frame.conflicts[["column", "base", "mine", "theirs", "result", "open"]]
+    assert found.values.tolist() == [
+        ["price", 21, 20, 19, 18, False],
+        ["name", "old", "mine", "theirs", "mine", False],
+    ]
+    until(lambda: told == ["price"], what=lambda: told)
 
 
 @pytest.mark.parametrize("choice", ["mine", "theirs"])

@@ -157,6 +157,8 @@ def test_rows_are_found_by_a_unique_column(
         assert told == [("ada@x.org", "Ada", 36), ("b@x.org", "B", 1)]
         with pytest.raises(nrt.InvalidEditError, match="there are id, email, name, age"):
             frame.upsert(rows, on="mail")
+        with pytest.raises(nrt.InvalidEditError, match=r"its email 'b@x\.org' is there twice"):
+            frame.upsert([new, {**new, "age": 2}], on="email")
 
 
 @pytest.mark.usefixtures("either")

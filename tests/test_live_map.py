@@ -43,7 +43,7 @@ def test_it_is_computed_once_a_snapshot_and_told_after_each_batch(
     stack.sql(f"delete from {frame.name} where id = 4")
     until(lambda: mapped.df == 7.0)
     assert told[-1] == 17.0
-    assert repr(frame.map(by_name)).startswith("<MappedFrame by_name of <LiveTable ")
+    assert repr(frame.map(by_name)).startswith("<MappedFrame by_name of ")
 
 
 def test_it_shows_itself_as_a_table_that_follows_and_cannot_be_edited(

@@ -206,7 +206,7 @@ def test_a_widget_shows_it_and_tells_what_it_is_computed_of(trades: nrt.LiveFram
     [
         ("select * from tradse", "tradse is no frame; did you mean trades? (given: trades)"),
         ("selec 1", "syntax error"),
-        ("drop table trades", "Only SELECT"),
+        ("drop table trades", "only a SELECT is live"),
         ("select 1 from trades; select 2", "one SELECT is wanted, not 2 statements"),
         ("", "one SELECT is wanted, not 0 statements"),
         ("select * from a.b.c", "a.b.c is no frame: say schema.table, or table"),
@@ -343,3 +343,19 @@ def test_duckdb_is_told_of_no_variable() -> None:
     with pytest.raises(duckdb.CatalogException):
         _new_connection().sql("select * from rows")
     assert rows == [1]
+
+
+def test_two_columns_of_one_name_are_refused_with_how_to_name_them(
+    session: nrt.Session, trades: nrt.LiveTable
+) -> None:
+    view = nrt.sql("select * from t join w using (id)", t=trades, w=trades)
+    for read in (lambda: view.df, lambda: view.grid(), lambda: view.on_change(print) and view.df):
+        with pytest.raises(errors.SqlError, match=r"2 columns .* are named 'name'.* as "):
+            read()
+    named = nrt.sql("select t.*, w.price as theirs from t join w using (id)", t=trades, w=trades)
+    assert list(named.df.columns) == ["id", "name", "price", "theirs"]
+
+
+def test_a_dataframe_in_place_of_the_live_frame_is_told(trades: nrt.LiveTable) -> None:
+    with pytest.raises(TypeError, match=r"t is a DataFrame, .* not t=trades\.df"):
+        nrt.sql("select * from t", t=trades.df)

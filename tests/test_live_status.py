@@ -381,7 +381,7 @@ def test_conflicts_that_wait_for_a_decision_are_not_green(
         rt.queue.resume()
         until(lambda: len(frame.conflicts), what=lambda: rt.queue.df)
         until(lambda: rt.health.status == "refused", what=lambda: rt.health)
-        why = f"update {name} 1 (name): another writer changed name, too: yours is mine, theirs is theirs"
+        why = f"update {name} 1 (name): another writer changed name, too: yours is 'mine', theirs is 'theirs'"
         assert rt.health.reason.startswith(
             f"1 conflict to resolve: {why}; .resolve(1, choice=...) "
         )

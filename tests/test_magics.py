@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -24,7 +25,8 @@ def names(stack: LocalStack) -> Iterator[dict[str, Any]]:
     stack.sql(
         "drop table if exists magic_prices; create table magic_prices (symbol text primary key, price int, "
         "\"two words\" int); insert into magic_prices values ('AAPL', 1, 1), ('ADBE', 2, 2), ('MSFT', 3, 3);"
-        "grant select on magic_prices to anon; alter publication supabase_realtime add table magic_prices"
+        "grant select, update on magic_prices to anon; "
+        "alter publication supabase_realtime add table magic_prices"
     )
     with nrt.connect(stack.url, stack.anon_key) as rt:
         yield {"rt": rt, "prices": rt.table("magic_prices").wait(scaled(10)), "other": 5}
@@ -85,6 +87,19 @@ def test_the_magic_says_how_it_is(
     assert "rt = nrt.connect()" in capsys.readouterr().out
 
 
+def test_a_frame_that_cannot_be_derived_is_a_line_of_the_magic(
+    names: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    prices = names["prices"]
+    # A function of the user's is called first when it is read.
+    names["broken"] = prices.select(half=lambda df: df["nothing"] / 2)
+    assert magic(names, "") is None
+    lines = capsys.readouterr().out.splitlines()
+    [line] = [line for line in lines if line.startswith("  broken: ")]
+    assert ", error: select half: KeyError: 'nothing'" in line
+    assert any(line.startswith("  prices: magic_prices, ") for line in lines)
+
+
 def test_in_a_shell_of_ipython(names: dict[str, Any], stack: LocalStack) -> None:
     """In a process of its own: IPython keeps one shell a process."""
     code = """
@@ -99,6 +114,11 @@ def test_in_a_shell_of_ipython(names: dict[str, Any], stack: LocalStack) -> None
             for one in shell.Completer.completions(line, len(line)):
                 print(line[:one.start] + one.text)
         shell.run_line_magic("rt", "status")
+        shell.run_cell("prices = rt.table('magic_prices').wait(10)")
+        for cell in ("prices.edit('AAPL', stok=3)", "rt.rpc('nope')", "prices.where('stok=gt.1')"):
+            print("<<<")
+            shell.run_cell(cell)
+            print(">>>")
         shell.run_cell("rt.close()")
     """
     done = subprocess.run(
@@ -110,3 +130,9 @@ def test_in_a_shell_of_ipython(names: dict[str, Any], stack: LocalStack) -> None
     assert done.returncode == 0, done.stderr
     assert 'rt.table("magic_prices\n' in done.stdout
     assert f"rt: {stack.url}, " in done.stdout
+    mistakes = re.findall("<<<\n(.*?)>>>", done.stdout, re.DOTALL)
+    assert len(mistakes) == 3
+    for said in mistakes:  # the user's own line and the message
+        assert len(said.splitlines()) <= 8, said
+        assert "Error" in said
+        assert "/notebook_rt/" not in said

@@ -573,3 +573,75 @@ def test_an_order_by_a_name_with_a_dot_or_a_comma_is_quoted(
             rt.table("odd_order", order="a.b.desc")
     finally:
         stack.sql("drop table odd_order")
+
+
+def test_how_to_end_something_is_said_where_it_is_shown(rt: nrt.Session, people: str) -> None:
+    table = rt.table(people).wait(scaled(10))
+    ends = [
+        table.on_change(print),
+        table.when("age=gt.100", print),
+        table.map(len).on_change(print),
+        rt.every(60, lambda: None),
+    ]
+    for end in ends:
+        assert repr(end) == "<ends when called>"
+        end()
+
+
+def test_a_queue_that_is_paused_says_so_and_every_takes_the_seconds_first(rt: nrt.Session) -> None:
+    rt.queue.pause()
+    assert str(rt.queue).endswith("0 asking; the queue is paused: resume() it>")
+    rt.queue.resume()
+    assert str(rt.queue).endswith("0 asking>")
+    with pytest.raises(TypeError, match=r"every takes seconds, then the function, as in every\(60"):
+        rt.every(print, 1)  # type: ignore[arg-type]  # the slip that is tried here
+
+
+def test_delta_of_what_is_no_number_is_refused_when_the_table_is_read(
+    rt: nrt.Session, people: str
+) -> None:
+    wrong = rt.table(people, merge={"age": "delta", "name": "delta"})
+    with pytest.raises(errors.NoNumberError, match='column "name" is text, and merge="delta"'):
+        wrong.wait(scaled(10))
+    assert wrong.status == "error"
+    assert len(rt.table(people, merge={"age": "delta", "name": "ask"}).wait(scaled(10))) == 5
+
+
+def test_what_pandas_calls_otherwise_is_told_with_what_it_is_here(
+    rt: nrt.Session, people: str
+) -> None:
+    table: Any = rt.table(people).wait(scaled(10))
+    groups, mapped = table.groupby("name"), table.map(len)
+    with pytest.raises(TypeError, match=r"\.agg\(mean=\('age', 'mean'\)\)"):
+        groups["age"]
+    with pytest.raises(AttributeError, match=r'\.agg\(mean=\("price", "mean"\)\)$'):
+        groups.mean()
+    with pytest.raises(TypeError, match=r"\.agg\(age=\('age', 'mean'\)\)$"):
+        groups.agg({"age": "mean"})
+    with pytest.raises(TypeError, match=r"n=\('price', 'mean'\), not 'count'"):
+        groups.agg(n="count")
+    with pytest.raises(TypeError, match=r"join\(\) has no rsuffix=: it is suffixes="):
+        table.join(table, rsuffix="_b")
+    with pytest.raises(TypeError, match=r"^table\(\) has no ascending=: .*order='price\.desc'"):
+        rt.table(people, ascending=False)  # type: ignore[call-arg]  # the slip that is tried here
+    with pytest.raises(TypeError, match=r"table\(\) has no filters= \(did you mean 'filter'\?\)"):
+        rt.table(people, filters="age=eq.1")  # type: ignore[call-arg]
+    for name in ("when", "where", "changes"):
+        with pytest.raises(AttributeError, match=rf"has \.df, .*\. A live frame has \.{name}"):
+            getattr(mapped, name)
+    assert repr(mapped) == f"<MappedFrame len of {people}>"
+    assert table.groupby("name").agg(n=("age", "count")).df["n"].sum() == 5
+
+
+def test_a_value_in_the_quotes_of_sql_is_told_where_no_row_matches(
+    rt: nrt.Session, people: str
+) -> None:
+    says = "no row matches name=eq.'name 1': a value has no quotes around it"
+    quoted = rt.table(people, filter="name=eq.'name 1'").wait(scaled(10))
+    until(lambda: quoted.status == "live", 20, lambda: quoted)
+    derived = rt.table(people).wait(scaled(10)).where("name=eq.'name 1'")
+    for frame in (quoted, derived):
+        assert len(frame) == 0
+        assert frame.reason.startswith(says)
+        assert says in repr(frame)
+    assert len(rt.table(people, filter="name=eq.name 1").wait(scaled(10))) == 1

@@ -229,9 +229,10 @@ def _project(session: Session, name: str | None) -> Iterator[Finding]:
             break  # it was refused again and again, not slow
         time.sleep(0.05)
     connected = session.status == "connected"
-    reason = session.health.reason
-    words = f"connected: {reason}" if connected else reason
-    yield Finding("ok" if connected else "wrong", "project", words)
+    health = session.health
+    words = f"connected: {health.reason}" if connected else health.reason
+    yours = health.status == "refused"  # only the user can decide about it
+    yield Finding(("note" if yours else "ok") if connected else "wrong", "project", words)
 
 
 def of_key(key: str, key_role: str, role: str) -> Finding:

@@ -236,7 +236,7 @@ class Editor(PendingEdits):
                 batch = self._batch
                 held = [*self._need()[0].rows.keys(), *([] if batch is None else batch.rows)]
                 find_by(composer, on, rows, self._shown_now(held))
-            typed_keys(composer, rows)
+            typed_keys(composer, rows, on)
             return rows
 
     def write_many(self, rows: Sequence[Given], *, upsert: bool, name: Any = None) -> WriteReport:

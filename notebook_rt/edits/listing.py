@@ -131,9 +131,12 @@ def decision(record: Mapping[str, Json]) -> str:
 
 
 def short(value: Json) -> str:
-    """A value as JSON has it, cut where it is long."""
-    text = "null" if value is None else value if isinstance(value, str) else ascii_json(value)
-    return text if len(text) <= SHORT else text[: SHORT - 1] + "…"
+    """A value as JSON has it, text in quotes, cut where it is long; null is ``empty``."""
+    if value is None:
+        return "empty"
+    text = value if isinstance(value, str) else ascii_json(value)
+    text = text if len(text) <= SHORT else text[: SHORT - 1] + "…"
+    return f"'{text}'" if isinstance(value, str) else text
 
 
 def undecided(number: int, last: Op | None) -> str:

@@ -174,13 +174,18 @@ def keys_given(composer: Composer, data: object) -> list[Hashable]:
     raise TypeError(f"keys are a list, an Index or a DataFrame, not {type(data).__name__}")
 
 
-def typed_keys(composer: Composer, rows: Sequence[Given]) -> list[Key | None]:
-    """The key of each row, None where a part of it is not given; raises if one is there twice."""
+def typed_keys(
+    composer: Composer, rows: Sequence[Given], on: Sequence[str] = ()
+) -> list[Key | None]:
+    """The key of each row, None where a part of it is not given; raises if one is there twice.
+
+    The rows were found by the columns ``on``, which their writer knows, instead of the key.
+    """
     names = composer.schema.key
     keys: list[Key | None] = []
-    seen: dict[Key, Hashable] = {}
+    seen: dict[Key, tuple[Hashable, int]] = {}
     checks = Checks(composer, len(rows))
-    for row in rows:
+    for place, row in enumerate(rows):
         with checks.of(row.label):
             parts = tuple(row.values.get(name) for name in names)
             if any(map(missing, parts)):
@@ -189,10 +194,16 @@ def typed_keys(composer: Composer, rows: Sequence[Given]) -> list[Key | None]:
             key = composer.key(parts if len(parts) > 1 else parts[0])
             keys.append(key)
             if key in seen:
-                raise composer.invalid(
-                    f"its key {key!r} is there twice, in row {seen[key]!r} too: which is it to be?"
+                label, first = seen[key]
+                what = (
+                    " and ".join(f"{name} {row.values.get(name)!r}" for name in on)
+                    or f"key {key!r}"
                 )
-            seen[key] = row.label
+                also = f"in row {label!r} too"
+                if label == row.label:
+                    also = f"at places {first} and {place}, counted from 0"
+                raise composer.invalid(f"its {what} is there twice, {also}: which is it to be?")
+            seen[key] = row.label, place
     checks.end()
     return keys
 

@@ -180,6 +180,24 @@ class Filter:
         return tuple(dict.fromkeys(name for one in self.conditions for name in one.columns))
 
     @property
+    def why_empty(self) -> str:
+        """Why no row may match: a value in SQL's quotes, which are compared, too; else empty.
+
+        >>> parse("company=eq.'J & J'").why_empty
+        "no row matches company=eq.'J & J': a value has no quotes around it, and these are compared, too"
+        """
+        for one in self.conditions:
+            inside = one.alternatives if isinstance(one, AnyOf) else ()
+            if why := next((why for each in inside if (why := each.why_empty)), ""):
+                return why
+            if isinstance(one, Condition) and any(map(_SQL_QUOTED.fullmatch, one.values)):
+                return (
+                    f"no row matches {one.to_realtime()}: a value has no quotes around it, and these are "
+                    "compared, too"
+                )
+        return ""
+
+    @property
     def equal(self) -> dict[str, str]:
         """The columns that have one value in all rows that match, and that value as text.
 
@@ -252,6 +270,9 @@ def column_name(name: str) -> str:
     if _PLAIN_COLUMN.match(name) and name not in _RESERVED_PARAMS:
         return name
     return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+_SQL_QUOTED: Final = re.compile(r"'.*'", re.DOTALL)
 
 
 def _quoted(value: str) -> str:

@@ -52,6 +52,8 @@ class TableSpec:
     """How changes come: by Postgres Changes, by broadcast from the database, or by that where it can be."""
     named: tuple[str, ...] = ()
     """Columns that are spoken of elsewhere (``merge=``): there though no row shows them."""
+    summed: tuple[str, ...] = ()
+    """Those of them whose differences are added (``"delta"``): numbers."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.table, str) or not self.table:

@@ -58,6 +58,22 @@ def keep(db: sqlite3.Connection, op: Op, records: Iterable[dict[str, Json]]) -> 
         db.execute("delete from conflicts where number <= ? and not open", ((number or 0) - KEPT,))
 
 
+def unkept(
+    db: sqlite3.Connection, op: str, records: Iterable[dict[str, Json]]
+) -> list[dict[str, Json]]:
+    """Those of an operation's decisions that are not kept yet.
+
+    One that has asked merges again what others of its columns were merged with already.
+    """
+    rows = db.execute("select record from conflicts where op = ? and not open", (op,))
+    known = [_undated(decode(row["record"])) for row in rows]
+    return [record for record in records if _undated(record) not in known]
+
+
+def _undated(record: dict[str, Json]) -> dict[str, Json]:
+    return {name: value for name, value in record.items() if name != "at"}
+
+
 def close(db: sqlite3.Connection, numbers: Iterable[int]) -> None:
     """Forget open ones that were decided."""
     db.executemany("delete from conflicts where number = ?", [(number,) for number in numbers])

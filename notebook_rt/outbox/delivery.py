@@ -521,6 +521,8 @@ class Delivery:
         typed = None if row is None else decide.row_of(op, row)
         left = rebase(decide.edit_of(op), typed, strategies, self._clock(), moved=moved)
         records = [decide.record_of(op, conflict) for conflict in left.conflicts]
+        if records:
+            records = await self._outcomes.on_disk(self._outbox.unkept, op, records)
         if left.open:
             asked = [question(record) for record in records if record["open"]]
             asking = replace(decide.in_doubt(op, left), state="asking", error="; ".join(asked))

@@ -363,6 +363,11 @@ class Outbox:
         with self._lock, _errors(self.path):
             return decisions.find(self._db, self._owner, schema, target, only_open=only_open)
 
+    def unkept(self, op: Op, records: Sequence[dict[str, Json]]) -> list[dict[str, Json]]:
+        """Those merge decisions about an operation that are not kept yet."""
+        with self._lock, _errors(self.path):
+            return decisions.unkept(self._db, op.id, records)
+
     def record(self, op: Op, *records: dict[str, Json]) -> None:
         """Keep what a person decided."""
         with self._writing() as db:

@@ -146,6 +146,19 @@ class Clock:
             self._handle.cancel()
 
 
+class _End:
+    """What a user calls to end something; shown as a cell's last line, it says so."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self._end = end
+
+    def __call__(self) -> None:
+        self._end()
+
+    def __repr__(self) -> str:
+        return "<ends when called>"
+
+
 class Subscribers:
     """The callbacks of one thing, so that a cell that is run again replaces its callbacks instead
     of adding them a second time.
@@ -169,7 +182,7 @@ class Subscribers:
                 with contextlib.suppress(ValueError):
                     some.remove(unsubscribe)
 
-        unsubscribe = self._place(fn, end)
+        unsubscribe = _End(self._place(fn, end))
         for some in lists:
             some.append(unsubscribe)
         return unsubscribe

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
@@ -35,6 +35,8 @@ WORST_FIRST: Final[tuple[Status, ...]] = (
     *("error", "closed", "stale", "loading", "polling", "live"),
 )
 
+Outline: TypeAlias = tuple[Table, Arranged | None]
+"""A table without a row that has the columns of another, and the view of it."""
 
 _MADE: weakref.WeakKeyDictionary[Feed, weakref.WeakValueDictionary[Hashable, DerivedFeed]]
 _MADE = weakref.WeakKeyDictionary()
@@ -82,6 +84,8 @@ class DerivedFeed(Feed):
         self._telling = Telling()
         self._latest: ChangeBatch | None = None
         """The input's batch that was heard last."""
+        self._outline: Outline | None = None
+        self._checked = False
         heard = weakref.WeakMethod(self._hear)
 
         def hear(batch: ChangeBatch) -> None:
@@ -103,6 +107,54 @@ class DerivedFeed(Feed):
         self._look_at_inputs()
 
     # For any thread
+
+    def check(self) -> None:
+        """Raise what reading it would raise, if that is so and is seen by the inputs' columns.
+
+        It is tried without rows, which costs a moment. What is refused then is refused only if it is
+        with the rows, too.
+        """
+        if self.status == "closed" or not self.filled:
+            return
+        if self._checked:
+            if self.error is not None:
+                self.advance()  # what it was refused for may be gone
+            return
+        found = [one for feed in self.inputs if (one := _outline(feed)) is not None]
+        if len(found) < len(self.inputs):
+            return
+        self._checked = True
+        tried = Derived(self.make(), found[0][0].dtype_backend)
+        if not tried.operator.of_no_rows:
+            return
+        tried.bind([Source(table, view) for table, view in found])
+        try:
+            tried.advance(want_changes=False)
+        except Exception:  # whatever it is: the rows decide
+            self.advance()
+        else:
+            assert tried.table is not None  # just made
+            self._outline = tried.table, tried.view
+
+    def _check_once(self) -> None:
+        if not self._checked:
+            with suppress(NotebookRTError):  # it is kept as the error
+                self.check()
+
+    @property
+    def outline(self) -> Outline | None:
+        """What it shows, without a row; None while that is not known."""
+        with self.lock:
+            table, view = self.table, self.ordered
+            if table is None:
+                return self._outline
+            if any(_outline(one) is None for one in self.inputs):
+                return None
+            empty = Table(table.schema, table.dtype_backend)
+            assert isinstance(view, Arranged)  # a derived table is
+            shown = Arranged(empty, view.index)
+            shown.dtypes, shown.blank = view.dtypes, view.blank
+            return empty, shown
 
     @property
     def lock(self) -> WakingLock:
@@ -129,6 +181,8 @@ class DerivedFeed(Feed):
     def why_empty(self) -> str:
         if self.table is None or len(self.table):
             return ""
+        if self._derived is not None and self._derived.operator.why_empty:
+            return self._derived.operator.why_empty
         return next((why for one in self.inputs if (why := one.why_empty())), "")
 
     def catch_up(self) -> None:
@@ -257,6 +311,7 @@ class DerivedFeed(Feed):
             self._drop()
             return
         self._latest = batch
+        self._check_once()
         if self._derived is not None or self.listeners:
             try:
                 self.advance()
@@ -280,8 +335,9 @@ class DerivedFeed(Feed):
         self._logged = 0
 
     def _look_at_inputs(self) -> None:
-        """Its status is the worst of the inputs'."""
+        """Its status is the worst of the inputs'; what cannot be derived is in error when they are there."""
         if self.status != "closed":
+            self._check_once()
             worst = min(self.inputs, key=lambda one: WORST_FIRST.index(one.status))
             self.set_status(worst.status, worst.reason)
 
@@ -303,6 +359,14 @@ class DerivedFeed(Feed):
     def close(self) -> None:
         """The last data stays."""
         self.set_status("closed", "closed")
+
+
+def _outline(feed: Feed) -> Outline | None:
+    if isinstance(feed, DerivedFeed):
+        return feed.outline
+    if feed.table is None or feed.schema is None or not feed.declared:
+        return None
+    return Table(feed.schema, feed.table.dtype_backend), None
 
 
 def _leave(

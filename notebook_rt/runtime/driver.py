@@ -419,14 +419,11 @@ class TableDriver(Feed):
         return self.services.calm()
 
     def why_empty(self) -> str:
-        if (
-            self.status != "live"
-            or self.spec.filter
-            or self.table is None
-            or len(self.table)
-            or not isinstance(self.mirror, Mirror)
-            or not self.mirror.may_be_hidden
-        ):
+        if self.status != "live" or self.table is None or len(self.table):
+            return ""
+        if self.spec.filter:
+            return self.spec.filter.why_empty
+        if not isinstance(self.mirror, Mirror) or not self.mirror.may_be_hidden:
             return ""
         role, spec, described = (
             self.services.rest.credentials.role,

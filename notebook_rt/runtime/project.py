@@ -94,6 +94,8 @@ class Project:
         """Awaited first when the project closes."""
         self.enders: list[Callable[[], Awaitable[None]]] = []
         """Awaited last when the project closes: what it was connected to may go now."""
+        self.temporary = False
+        """Whether what it is connected to goes then, and the queue with it."""
         self.state_listeners: Signal[State, str] = Signal()
         """Called with each new state and why; must be quick."""
         self.note_listeners: Signal[str, str] = Signal()

@@ -34,7 +34,7 @@ from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.sync.derive.operator import known
 from notebook_rt.sync.derive.source import Source
-from notebook_rt.sync.derive.where import compared, selected, selects
+from notebook_rt.sync.derive.where import compared, readable, selected, selects
 from notebook_rt.sync.events import Status
 from notebook_rt.sync.query.answer import POSITION
 from notebook_rt.sync.watch import Turn, Watch
@@ -129,6 +129,7 @@ class Watching:
         self._memories: dict[tuple[str, str], Memory] = {}
         self._judged: tuple[tuple[str, str], Schema, Watch] | None = None
         """Whose rows are judged. Of the mailbox' thread, as what follows."""
+        self._has_failed = False
         self._error: Exception | None = None
         """What the condition has raised first for the rows that are being judged."""
         self._heard: tuple[str, str] | None = None
@@ -217,7 +218,9 @@ class Watching:
             keys = list(table.keys() if view is None else view.keys())
             if self._filter is not None and self._is_known(schema):
                 known(source, self._filter.columns, f"when {str(self._filter)!r}")
-                mask = selected(self._filter, source, compared(source.schema))
+                types = compared(source.schema)
+                readable(self._filter, types)
+                mask = selected(self._filter, source, types)
                 chosen = [keys[at] for at in np.flatnonzero(mask)]
             elif self._filter is not None:
                 chosen = []
@@ -347,9 +350,19 @@ class Watching:
         return fn(dict(row))
 
     def _fail(self, error: Exception) -> None:
-        if self._failed is None:
-            raise error
-        self._failed(error)
+        if self._failed is not None:
+            self._failed(error)
+            return
+        # Logged here: the mailbox would say that the function to call has raised.
+        self._feed.counters.callback_errors += 1
+        if not self._has_failed:
+            self._has_failed = True
+            said = getattr(self._function, "__qualname__", None) or str(self._filter)
+            logger.error(
+                "%s: the condition %r raised; a row that it cannot judge stays as it was",
+                *(self._what, said),
+                exc_info=error,
+            )
 
     # What is remembered
 

@@ -161,6 +161,7 @@ class Writes:
                 self._open.outbox.adopt(self._ids)
                 self._ids.add(self._open.outbox.session.id)
                 self._tell_of_others(self._open.outbox)
+                self._tell_of_waiting(self._open.outbox)
                 self._tell_of_paused(self._open.outbox)
                 self._tell_of_refused(self._open.outbox)
                 for driver, on_merge in self._drivers.items():
@@ -292,6 +293,13 @@ class Writes:
             logger.warning(text)
             self.project.thread.post(self.project.note, "info", text)
         self._told |= others.keys()
+
+    def _tell_of_waiting(self, outbox: Outbox) -> None:
+        """Say what other sessions have left that is sent as this one connects."""
+        waiting = outbox.counts()["waiting"] - len(outbox.left())
+        if waiting > 0:
+            writes = "1 write" if waiting == 1 else f"{waiting:,} writes"
+            logger.info("%s of other sessions %s sent", writes, "is" if waiting == 1 else "are")
 
     def _tell_of_paused(self, outbox: Outbox) -> None:
         """Say that edits of a session that ended while paused wait: they are not sent before ``resume``."""
@@ -555,7 +563,12 @@ class _Open:
             return
         mine, everything = self.outbox.session.id, self.outbox.ops()
         ops = [op for op in everything if op.session == mine]
-        if ops:
+        if ops and self.project.temporary:
+            logger.warning(
+                "not written: %s. It is gone with the database",
+                in_states({s: n for s in STATES if (n := sum(op.state == s for op in ops))}),
+            )
+        elif ops:
             failed = next((f": {what(op)}: {op.error}" for op in ops if op.state == "failed"), "")
             logger.warning(
                 "not written yet: %s%s. Kept in %s: what waits is sent by the next session%s, "

@@ -142,4 +142,5 @@ def _end_after(session: Session, writer: Writer, all_of_it: contextlib.ExitStack
         with contextlib.suppress(ConnectionAbortedError):  # Python is ending, and they with it
             await asyncio.to_thread(all_of_it.close)
 
+    session._project.temporary = True
     session._project.enders.append(end)

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, cast
 import pandas as pd
 
 from notebook_rt.edits.merge import ANSWER_LOST
-from notebook_rt.errors import HistoryError, ReadOnlyError
+from notebook_rt.errors import HistoryError, NotebookRTError, ReadOnlyError
 from notebook_rt.model.rows import Upsert
 from notebook_rt.model.types import Column
 from notebook_rt.runtime.recording import Recording
@@ -168,7 +168,10 @@ class FrameOf(_ReadOnly):
         feed = self._frame._feed  # ``LiveFrame.df`` waits for the first data; here nobody may
         if self.status != "closed":
             feed.look()
-        found = feed.snapshot()
+        try:
+            found = feed.snapshot()
+        except NotebookRTError:  # it cannot be derived, and ``note`` says why
+            found = None
         return self._empty if found is None else found
 
     @property

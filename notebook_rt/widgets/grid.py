@@ -56,6 +56,8 @@ def grid_text(source: FrameSource, title: str = "") -> str:
     """One line: name, size, status; above it the title, if there is one."""
     df = source.df
     above = f"{title}\n" if title else ""
+    if source.status == "error":
+        return f"{above}{source.name}: error: {source.note}"
     rows, columns = len(df), len(source.fields)
     size = f"{rows:,} row{'s' * (rows != 1)} × {columns} column{'s' * (columns != 1)}"
     return f"{above}{source.name}: {size}, {source.status}"

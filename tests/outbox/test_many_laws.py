@@ -205,6 +205,10 @@ def test_a_frame_is_its_rows_however_it_says_them(
     ("frame", "words"),
     [
         ({"id": [1, 2, 1], "a": ["x", "y", "z"]}, "its key 1 is there twice, in row 0 too"),
+        (
+            pd.DataFrame({"id": [1, 2, 1], "a": ["x", "y", "z"]}, index=[0, 1, 0]),
+            "its key 1 is there twice, at places 0 and 2, counted from 0",
+        ),
         ({"id": [1], "prise": [2.0], "b": [1]}, r"no column 'prise', no column 'b'; there are id"),
         ({"id": [1], "aa": [2.0]}, r"no column 'aa' \(did you mean 'a'\?\)"),
         (
@@ -214,7 +218,7 @@ def test_a_frame_is_its_rows_however_it_says_them(
     ],
 )
 def test_what_is_wrong_with_a_frame_is_told_before_anything_is_queued(
-    frame: dict[str, list[Any]], words: str
+    frame: Any, words: str
 ) -> None:
     with opened(False) as kernel:
         before = dict(kernel.rows.data)

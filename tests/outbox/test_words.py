@@ -36,9 +36,11 @@ def said(op: Op, row: dict[str, Any] | None, rule: Rule) -> str:
 
 def test_who_is_to_decide_is_told_what_happened_and_what_each_choice_does() -> None:
     assert said(UPDATE, THEIRS, "ask") == (
-        "another writer changed a, too: yours is mine, theirs is theirs; "
+        "another writer changed a, too: yours is 'mine', theirs is 'theirs'; "
         ".resolve(1, choice=...) of the table decides"
     )
+    nothing = said(replace(UPDATE, values={"a": ""}), {**THEIRS, "a": None}, "ask")
+    assert nothing.startswith("another writer changed a, too: yours is '', theirs is empty; ")
     ada = {**THEIRS, "updated_by": "ada"}
     assert said(UPDATE, ada, "ask").startswith("ada changed a, too: ")
     assert said(INSERT, THEIRS, "lww") == (
@@ -66,7 +68,7 @@ def test_who_is_to_decide_is_told_what_happened_and_what_each_choice_does() -> N
 
 def test_what_a_rule_has_decided_is_told_in_a_sentence() -> None:
     assert said(UPDATE, THEIRS, "server") == (
-        "another writer changed a, too: theirs stands, theirs instead of mine (server)"
+        "another writer changed a, too: theirs stands, 'theirs' instead of 'mine' (server)"
     )
     sums = replace(UPDATE, values={"n": 6}, base={"n": 1})
     assert said(sums, THEIRS, "delta") == (
@@ -88,7 +90,7 @@ def test_a_merge_function_that_raises_is_named() -> None:
         raise ValueError("no")
 
     (record,) = records(UPDATE, THEIRS, Strategies(columns={"a": broken}))
-    assert "theirs is theirs (broken raised ValueError: no);" in question(record)
+    assert "theirs is 'theirs' (broken raised ValueError: no);" in question(record)
 
 
 def test_a_merge_function_is_given_the_columns_and_nothing_else() -> None:

@@ -90,6 +90,7 @@ class GroupBy(Operator):
         self._called = [
             (one, one.function) for one in aggregates if not isinstance(one.function, str)
         ]
+        self.of_no_rows = not self._called
 
     # The whole
 

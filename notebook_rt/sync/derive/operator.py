@@ -43,6 +43,10 @@ class Operator(ABC):
     counted = False
     """Whether it takes an input whose index counts: a result that kept those labels would have to be
     numbered anew with each row that comes or goes."""
+    why_empty = ""
+    """Why its result may have no row, where that is the operator's doing."""
+    of_no_rows = True
+    """Whether it can be tried without rows: a function of the user's need not work then."""
 
     @abstractmethod
     def build(self, sources: Sequence[Source]) -> tuple[Schema, Columns]:

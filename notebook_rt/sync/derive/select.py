@@ -66,6 +66,7 @@ class Select(Operator):
         self._formulas = True
         """Whether each makes a column of its own of the input's: nobody else has its memory. A function could
         keep the DataFrame that it is given."""
+        self.of_no_rows = all(isinstance(one, Formula) for one in self.computed.values())
         before: set[str] = set()
         for name, one in self.computed.items():
             self._formulas &= (

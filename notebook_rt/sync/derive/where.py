@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -42,12 +43,14 @@ class Where(Operator):
 
     def __init__(self, filter: Filter) -> None:
         self.filter = filter
+        self.why_empty = filter.why_empty
 
     def build(self, sources: Sequence[Source]) -> tuple[Schema, Columns]:
         [source] = sources
         known(source, self.filter.columns, f"where {str(self.filter)!r}")
         schema = source.schema
         self._schema = compared(schema)
+        readable(self.filter, self._schema)
         rows = np.flatnonzero(selected(self.filter, source, self._schema))
         ranks = rank_column(source.ranks(rows), source.table.dtype_backend)
         columns = {**source.picked(rows, schema.names), RANK: ranks}
@@ -91,6 +94,57 @@ def compared(schema: Schema) -> Schema:
         for column in schema.columns
     ]
     return Schema(tuple(columns), schema.key, schema.numeric)
+
+
+def readable(filter: Filter, schema: Schema) -> None:
+    """Refuse a number, a moment, a truth or a uuid that cannot be read as one, with how to write it."""
+    for condition in filter.conditions:
+        if isinstance(condition, AnyOf):
+            for one in condition.alternatives:
+                readable(one, schema)
+            continue
+        pg_type = canonical(schema.types[condition.column])
+        if condition.operator not in _COMPARE and condition.operator not in ("in", "isdistinct"):
+            continue
+        for text in condition.values:
+            if literal(pg_type, text) is None and (why := _unreadable(text, pg_type)):
+                raise DerivationError(
+                    f"{condition.to_realtime()!r}: {why}, for column {condition.column!r}"
+                )
+
+
+def _unreadable(text: str, pg_type: str) -> str:
+    """What is wrong with a literal of this type, and how it is written; empty: it is another type."""
+    if pg_type == "uuid":
+        return f"{text!r} is no uuid"
+    match kind(pg_type):
+        case "int":
+            return f"{text!r} is no {pg_type}"
+        case "float" | "decimal":
+            return f"{text!r} is no number"
+        case "bool":
+            return f"{text!r} is neither true nor false"
+        case "timestamptz" | "timestamp" | "date" | "time" as of:
+            return f"write {_as_moment(text, of)}, not {text!r}"
+    return ""
+
+
+def _as_moment(text: str, of: str) -> str:
+    """A moment as it is read here, the one that ``text`` means if that is plain."""
+    moment = pd.Timestamp("2026-01-31T14:05:00")
+    if of != "time" and text[:1].isdigit():
+        with suppress(ValueError):
+            moment = pd.Timestamp(text)
+    naive = moment.tz_localize(None).isoformat()
+    match of:
+        case "timestamptz" if moment.tz is None:
+            return f"the zone, {naive}Z for UTC or such as {naive}+02:00"
+        case "timestamptz":
+            return moment.isoformat()
+        case "timestamp":
+            return f"{naive}, without a zone"
+    date, _, time = naive.partition("T")
+    return date if of == "date" else time
 
 
 def selected(filter: Filter, source: Source, schema: Schema) -> Mask:
