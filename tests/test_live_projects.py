@@ -289,6 +289,11 @@ def test_a_policy_that_refuses_a_write_is_called_a_policy_and_a_missing_grant_a_
     assert "run: grant" not in policy
     assert grant.endswith(f"; run: grant insert on public.{ungranted} to anon, or sign_in()")
     assert "policy" not in grant
+    stack.sql(f"grant select, insert on {guarded} to authenticated")
+    rt.set_auth(stack.token("authenticated", str(uuid.uuid4()), 600))
+    rt.table(guarded).wait(scaled(10)).insert(id=2)
+    (policy,) = refused(rt)
+    assert policy.endswith(f"; this login needs a policy to insert public.{guarded}: add one")
 
 
 WRITES: dict[str, Callable[[nrt.LiveTable], object]] = {
