@@ -91,7 +91,8 @@ class LiveFrame(Handle):
         FilterError
             If the filter cannot be read.
         DerivationError
-            When it is read, if there is no such column, or only the server could decide.
+            If there is no such column, a literal is no value of it, or only the server could decide: at
+            once where the columns are known, else when it is read.
         """
         parsed = parse(filter)
         return DerivedFrame(
@@ -413,7 +414,11 @@ class LiveFrame(Handle):
 
 
 class DerivedFrame(LiveFrame):
-    """What an operator makes of live frames: as live as they are, and all that a live frame is."""
+    """What an operator makes of live frames: as live as they are, and all that a live frame is.
+
+    What the columns of those frames show to be wrong is raised when it is made, if they are loaded by then;
+    else its status is ``error`` once they are.
+    """
 
     def __init__(
         self,

@@ -457,7 +457,7 @@ def test_a_mistake_is_told_at_the_call_where_the_columns_are_known(
         for _ in range(2):  # also of one whose error is kept
             with pytest.raises(errors.DerivationError, match=says) as caught:
                 mistake()
-            assert len(caught.traceback) <= 5
+            assert len(caught.traceback) <= 6
     lazy = trades.select(first=lambda df: df["symbol"].str.upper() if len(df) else 1 / 0)
     assert lazy.status == "live"
 
