@@ -168,7 +168,7 @@ def test_a_batch_of_tables_is_queued_whole_or_taken_back_whole(steps: list[Any])
             table, handle, what, *ending = step
             if not ending:
                 value = f"v{next(ids)}"
-                changes = pd.Series({what: value}, name="a")
+                changes = pd.Series({what: value}, name="a").rename_axis("id")
                 report = editors[table].edit_many(changes, handles[table][handle])
                 (made if table in open_tables else at_once).append((table, what, value, report))
                 return
