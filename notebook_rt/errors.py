@@ -492,8 +492,7 @@ class NotBroadcastError(TableError):
         super().__init__(
             schema,
             table,
-            f'the database does not broadcast the changes of table "{table}" to this login: {reason}; '
-            f"{todo}",
+            f'the database does not broadcast the changes of table "{table}" to this login: {reason}; {todo}',
         )
 
 

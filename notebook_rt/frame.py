@@ -591,7 +591,23 @@ def _leave(feed: DerivedFeed, reader: weakref.ref[DerivedFrame]) -> None:
     feed.leave(reader())
 
 
-class LiveGroupBy:
+class _Aggregated:
+    """What has ``agg`` and nothing else of pandas' groups; says how the rest is written here."""
+
+    if not TYPE_CHECKING:  # a checker would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            said = f"{type(self).__name__!r} has no attribute {name!r}{of_groups(name, FUNCTIONS)}"
+            raise AttributeError(said, name=name, obj=self)
+
+    def __getitem__(self, column: object) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__!r} has no [...]: say column and function by name, such as "
+            f".agg(mean=({column!r}, 'mean'))"
+        )
+
+
+class LiveGroupBy(_Aggregated):
     """The groups of a live frame's rows; made by ``LiveFrame.groupby``."""
 
     def __init__(self, frame: LiveFrame, by: tuple[str, ...]) -> None:
@@ -600,14 +616,6 @@ class LiveGroupBy:
 
     def __repr__(self) -> str:
         return f"<LiveGroupBy {', '.join(self._by)} of {self._frame!r}>"
-
-    if not TYPE_CHECKING:  # a checker would take any name for an attribute
-
-        def __getattr__(self, name: str) -> Any:
-            _no_attribute(self, name)
-
-    def __getitem__(self, column: object) -> NoReturn:
-        _no_column(self, column)
 
     def agg(
         self, *unnamed: object, **columns: tuple[str, str | Callable[[pd.Series], Any]]
@@ -652,7 +660,7 @@ class LiveGroupBy:
         )
 
 
-class LiveRolling:
+class LiveRolling(_Aggregated):
     """The windows of a live frame's rows; made by ``LiveFrame.rolling``."""
 
     def __init__(
@@ -665,14 +673,6 @@ class LiveRolling:
 
     def __repr__(self) -> str:
         return f"<LiveRolling {self._window} of {self._frame!r}>"
-
-    if not TYPE_CHECKING:  # a checker would take any name for an attribute
-
-        def __getattr__(self, name: str) -> Any:
-            _no_attribute(self, name)
-
-    def __getitem__(self, column: object) -> NoReturn:
-        _no_column(self, column)
 
     def agg(self, *unnamed: object, **columns: tuple[str, str]) -> LiveFrame:
         """A live frame of a row a row, as pandas' ``agg`` of the windows; those that changed are computed.
@@ -712,18 +712,6 @@ class LiveRolling:
             lambda: Rolling(window, on, by, columns),
             ("rolling", window, on, by, tuple(columns.items())),
         )
-
-
-def _no_attribute(groups: LiveGroupBy | LiveRolling, name: str) -> NoReturn:
-    said = f"{type(groups).__name__!r} has no attribute {name!r}{of_groups(name, FUNCTIONS)}"
-    raise AttributeError(said, name=name, obj=groups)
-
-
-def _no_column(groups: LiveGroupBy | LiveRolling, column: object) -> NoReturn:
-    raise TypeError(
-        f"{type(groups).__name__!r} has no [...]: say column and function by name, such as "
-        f".agg(mean=({column!r}, 'mean'))"
-    )
 
 
 def _named(unnamed: Sequence[object], columns: Mapping[str, object]) -> None:

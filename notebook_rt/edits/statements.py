@@ -20,6 +20,7 @@ import msgspec
 from notebook_rt.edits.ops import Json, Op, changes_key
 from notebook_rt.model.filters import Condition, column_name
 from notebook_rt.model.http import Request
+from notebook_rt.model.kinds import NUMBERS
 from notebook_rt.model.stored import encode
 from notebook_rt.model.types import canonical, decode, kind, to_json, to_rest
 
@@ -191,7 +192,7 @@ def adds(op: Op, column: str) -> bool:
     return (
         op.kind == "update"
         and op.rules.get(column, op.rules.get("", "lww")) == "delta"
-        and kind(op.types.get(column, "text")) in ("int", "float", "decimal")
+        and kind(op.types.get(column, "text")) in NUMBERS
         and op.values.get(column) is not None
         and op.base.get(column) is not None
     )

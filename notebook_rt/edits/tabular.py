@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from notebook_rt.edits.compose import Composer
 from notebook_rt.errors import InvalidEditError, near
 from notebook_rt.model.coerce import missing
+from notebook_rt.model.kinds import NUMBERS
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import equal, kind
 from notebook_rt.model.values import ascii_json
@@ -22,7 +23,6 @@ from notebook_rt.model.values import ascii_json
 if TYPE_CHECKING:
     import pandas as pd
 
-NUMBERS: Final = ("int", "float", "decimal")
 _SHOWN: Final = 5
 """Rows that an error names; the others are counted."""
 

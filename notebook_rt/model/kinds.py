@@ -30,6 +30,7 @@ Kind: TypeAlias = Literal[
     "text",
 ]
 
+NUMBERS: Final = frozenset[Kind]({"int", "float", "decimal"})
 INT_LIMITS: Final = {"int2": 2**15, "int4": 2**31, "int8": 2**63}
 """The smallest number that is too large for a type; the smallest that it holds is minus that."""
 

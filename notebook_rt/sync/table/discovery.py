@@ -34,7 +34,7 @@ from notebook_rt.errors import (
 )
 from notebook_rt.model.filters import Condition, column_name
 from notebook_rt.model.inferred import inferred
-from notebook_rt.model.kinds import built_in, kind
+from notebook_rt.model.kinds import NUMBERS, built_in, kind
 from notebook_rt.model.rows import Json, WireRow
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema, canonical
@@ -529,7 +529,7 @@ def _known(spec: TableSpec, found: Described) -> Schema:
         if name not in names:
             raise MissingColumnError(spec.schema, spec.table, name, names)
     for column in found.columns:
-        numbers = kind(column.pg_type) in ("int", "float", "decimal")
+        numbers = kind(column.pg_type) in NUMBERS
         if column.name in spec.summed and built_in(column.pg_type) and not numbers:
             raise NoNumberError(spec.schema, spec.table, column.name, column.pg_type)
     return Schema(found.columns, chosen, spec.numeric)
