@@ -395,6 +395,7 @@ class TableDriver(Feed):
             audited=None if audited_at is None else now - audited_at,
             replaced=self.replaced,
             late=self._lateness.late if live else 0.0,
+            missing=mirror.missing,
         )
 
     def verify(self) -> concurrent.futures.Future[Verdict]:

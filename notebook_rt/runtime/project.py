@@ -524,7 +524,7 @@ class Project:
         for driver in list(self.tables.values()):
             if not changed and driver.error is None:
                 if token != before:
-                    driver.subscription.gap(ANOTHER_LOGIN)
+                    driver.subscription.gap(ANOTHER_LOGIN, missed=False)
                 continue
             if not changed:
                 driver.restart()

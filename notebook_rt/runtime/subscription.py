@@ -184,8 +184,8 @@ class Subscription:
     def presence(self, event: str, payload: Mapping[str, Any]) -> None:
         pass
 
-    def gap(self, reason: str) -> None:
-        self._buffer.event(Gap(reason))
+    def gap(self, reason: str, missed: bool = True) -> None:
+        self._buffer.event(Gap(reason, missed))
 
     # What the topic tells (topics.Follower)
 

@@ -148,6 +148,8 @@ class Gap:
     """Something may have been lost: an unreadable frame, an overflow, a slept machine, an exception."""
 
     reason: str
+    missed: bool = True
+    """False where the rows are compared as after a join, and nothing has shown a loss."""
 
 
 @dataclass(frozen=True, slots=True)

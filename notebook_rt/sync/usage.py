@@ -176,7 +176,7 @@ class Usage:
     def hour(self, now: float) -> Hour:
         """The last hour, to the tick; from any thread."""
         number = int(now // TICK)
-        ticks = [tick for tick in tuple(self._ticks) if tick.number > number - TICKS]
+        ticks = [tick for tick in list(self._ticks) if tick.number > number - TICKS]
         lately = [tick for tick in ticks if tick.number >= number - PEAK_TICKS]
         purposes: tuple[Purpose, ...] = ("read", "audit", "poll", "heads")
         return Hour(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import operator
 import re
@@ -39,6 +40,7 @@ from notebook_rt.sync.connection.supervisor import (
     Start,
     Supervisor,
 )
+from notebook_rt.sync.usage import Usage
 
 NUMBERS = {"slow_ms": 500.0, "stale_after": 60.0, "poll_interval": 5.0, "behind_after": 3.0}
 STATUSES = ["loading", "live", "polling", "stale", "closed", "error"]
@@ -94,6 +96,9 @@ def table(
         (Facts("reconnecting", calm=True, tables=[table("polling")]), "connecting"),
         (Facts("reconnecting", calm=True), "connecting"),
         (Facts("connected", calm=True, tables=[table("stale"), table("polling")]), "connecting"),
+        (Facts("connected", calm=True, tables=[table("stale")]), "connecting"),
+        (Facts("connected", calm=True, tables=[TableFacts("t", "stale", missing=True)]), "behind"),
+        (Facts("connected", tables=[TableFacts("t", "stale", missing=True)]), "stale"),
         (Facts("reconnecting", calm=True, reachable=False, tables=[table("polling")]), "offline"),
         (Facts("reconnecting", calm=True, tables=[table("polling"), table("error")]), "stale"),
         (Facts("disconnected", calm=True), "offline"),
@@ -585,12 +590,12 @@ def test_metrics_are_read_while_they_are_counted() -> None:
             metrics.lagged(0.001, next(seconds))
 
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    sys.setswitchinterval(1e-4)
     try:
         counting = threading.Thread(target=count)
         counting.start()
         try:
-            for _ in range(2000):
+            for _ in range(500):
                 assert metrics.as_dict(5.0)["events_per_s"] >= 0
                 assert len(metrics.trends(5.0)["lag_ms"]) == 60
         finally:
@@ -598,6 +603,35 @@ def test_metrics_are_read_while_they_are_counted() -> None:
             counting.join()
     finally:
         sys.setswitchinterval(before)
+
+
+def test_metrics_are_read_whatever_a_collection_of_garbage_lets_happen_meanwhile() -> None:
+    """One may begin wherever memory is taken; it runs finalizers, and other threads with them."""
+    metrics, usage, seconds = Metrics(), Usage(None), itertools.count()
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            now = 10.0 * next(seconds)
+            metrics.applied(1, now)
+            metrics.lagged(0.001, now)
+            usage.received(1, "message", now)
+            if left.pop():
+                Garbage()
+
+    thresholds, left = gc.get_threshold(), [False, *[True] * 500]
+    try:
+        gc.set_threshold(1)
+        Garbage()
+        while left:
+            now = 10.0 * next(seconds)
+            assert metrics.as_dict(now)["events_per_s"] >= 0
+            assert len(metrics.trends(now)["lag_ms"]) == 60
+            assert usage.hour(now).messages >= 0
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def test_what_is_measured_first_can_be_read_at_every_moment() -> None:

@@ -734,6 +734,34 @@ def test_an_audit_that_is_asked_for_before_the_log_has_a_position_ends_with_one(
     assert same(world)
 
 
+def test_a_loss_among_messages_that_are_followed_is_told_from_the_comparison_after_a_join() -> None:
+    one = Server(dict(COLUMNS), broadcasts=True)
+    one.write(1, {"note": "a"})
+    world = live(TableSpec("t", source="broadcast"), one)
+
+    def stale_and_missing() -> list[bool]:
+        seen = []
+        for _ in range(3000):
+            world.run(0.001)
+            if world.mirror.status == "stale":
+                seen.append(world.mirror.missing)
+        assert world.mirror.status == "live"
+        assert not world.mirror.missing
+        assert same(world)
+        return seen
+
+    one.write(1, {"note": "heard, which makes a hole before the next one a loss"})
+    world.run(3)
+    world.events_stop = True
+    one.write(1, {"note": "b"})
+    world.events_stop = False
+    one.write(1, {"note": "c"})
+    assert set(stale_and_missing()) == {True}
+    world.disconnect()
+    world.connect()
+    assert set(stale_and_missing()) == {False}
+
+
 def test_edits_of_two_columns_that_nobody_knew_are_answered_by_one_question() -> None:
     world = live(one=Server(dict(COLUMNS), describes="not"))
     world.handle(ColumnsSuspect(("note",)))

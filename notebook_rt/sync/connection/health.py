@@ -42,6 +42,7 @@ Cause: TypeAlias = Literal[
     "reconnecting",
     "waiting",
     "comparing",
+    "missing",
     "polling",
     "crowded",
     "late",
@@ -119,6 +120,8 @@ class TableFacts:
     """Whether that audit has replaced rows: a query's may differ though no change was told."""
     late: float = 0.0
     """Seconds by which changes came late, until none has for a while; 0.0: none did."""
+    missing: bool = False
+    """Changes were lost though they are followed, and are being read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +320,8 @@ def _findings(
             yield "connecting", "reconnecting", "reconnecting"
         elif polling:
             yield "connecting", "waiting", f"waiting for live updates: {_names(polling)}"
+        elif any(table.missing for table in tables):
+            yield "behind", "missing", _missing(tables)
         elif "stale" in statuses:
             yield "connecting", "comparing", _compared(tables)
     if not connected:
@@ -413,6 +418,12 @@ def _compared(tables: Sequence[TableFacts]) -> str:
     return f"being compared with the server: {_names(stale)}{why}"
 
 
+def _missing(tables: Sequence[TableFacts]) -> str:
+    missing = [table for table in tables if table.missing]
+    why = next((f" ({table.error})" for table in missing if table.error), "")
+    return f"changes were lost, and are being read: {_names(missing)}{why}"
+
+
 def _names(tables: Sequence[TableFacts]) -> str:
     """The tables by name, each once, and not more than fit a sentence."""
     return _few([table.name for table in tables])
@@ -504,7 +515,7 @@ class Trend:
 
     def points(self, now: float) -> list[float | None]:
         """Of the ticks that are over, the latest last; None: nothing was measured. From any thread."""
-        known = dict(tuple(self._ticks))  # at once: the loop may add meanwhile
+        known = dict(list(self._ticks))  # at once, as `tuple` is not: the loop may add meanwhile
         first, number = self._first, int(now // self.TICK)
         return [
             known.get(tick, self._nothing if tick > first else None)

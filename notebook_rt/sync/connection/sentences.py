@@ -88,6 +88,11 @@ _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
         "Rows that differ are replaced by the server's.",
         WAIT,
     ),
+    "missing": (
+        REASON,
+        "The rows that they changed are read from the server.",
+        WAIT,
+    ),
     "polling": (
         REASON,
         "The rows are read again every few seconds, and live updates are retried meanwhile.",

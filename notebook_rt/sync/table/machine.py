@@ -68,6 +68,7 @@ class Machine(ABC):
         self._begun = self._confirmed = self._closed = False
         self._failed: Exception | None = None
         self._gap_reason = self._told_reason = "starting"
+        self._missed = False
         self._patience_ends = float("inf")
         self._poll_at = float("inf")
         """When to poll next; infinite before the stream was lost, or something was read."""
@@ -90,6 +91,11 @@ class Machine(ABC):
     def told_reason(self) -> str:
         """Why the status is what it is."""
         return self._told_reason
+
+    @property
+    def missing(self) -> bool:
+        """Whether changes were lost though they are followed, and are being made up for."""
+        return self._missed and self._confirmed and self.status == "stale"
 
     @property
     def doubt(self) -> str:
@@ -189,7 +195,8 @@ class Machine(ABC):
                 self._confirmed = True
                 self._flows.hurry()
                 self._flows.tick(self._now)
-                self._open_gap("live updates have begun; what came before them is compared")
+                reason = "live updates have begun; what came before them is compared"
+                self._open_gap(reason, missed=False)
             case Lost(reason):
                 self._leave_stream(reason)
             case Refused(error, final):
@@ -197,8 +204,8 @@ class Machine(ABC):
                     self._refused_for_good(error)
                 else:
                     self._leave_stream(str(error))
-            case Gap(reason):
-                self._open_gap(reason)
+            case Gap(reason, missed):
+                self._open_gap(reason, missed)
             case Broken(error):
                 self._fail(error)
             case AuditNow():
@@ -210,15 +217,16 @@ class Machine(ABC):
                 self._set_status("closed", "closed")
                 self._closed = True
 
-    def _open_gap(self, reason: str) -> None:
+    def _open_gap(self, reason: str, missed: bool = True) -> None:
         self._gap_reason = reason
+        self._missed = missed
         self._note_gap()
         if self._shows:
             self._emit(Told("gap", {"reason": reason}))
 
     def _leave_stream(self, reason: str) -> None:
         self._confirmed = False
-        self._open_gap(reason)
+        self._open_gap(reason, missed=False)
         self._poll_every = self.poll_every = self.options.poll_interval
         self._poll_at = self._now
 

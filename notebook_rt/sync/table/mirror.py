@@ -299,7 +299,7 @@ class Mirror(Machine):
                 super()._take(event)
                 self._horizon.joined()
                 self._flows.stop(LOG)  # what it asked for before is no answer about this join
-                self._open_gap("a new join")
+                self._open_gap("a new join", missed=False)
             case Confirmed():
                 if self._passes.log is not None:
                     self._passes.log.numbers.joined()
@@ -591,7 +591,7 @@ class Mirror(Machine):
             if replica is None or not replica.loaded or self._refusals >= REFUSALS:
                 self._fail(error)
                 return
-            self._open_gap(str(error))
+            self._open_gap(str(error), missed=False)
             renamed = isinstance(error, MissingColumnError) and self._now >= self._learn_at
             replica.schema_moved |= renamed or bool(self._unproven)
             self._retry_at = self._now + (0.0 if renamed else self.options.poll_interval)
@@ -605,7 +605,7 @@ class Mirror(Machine):
             if replica is None or not replica.loaded or self._refusals >= REFUSALS:
                 self._fail(error)
                 return
-            self._open_gap(f"an exception while reading: {error!r:.200}")
+            self._open_gap(f"an exception while reading: {error!r:.200}", missed=False)
             replica.schema_moved = True  # columns that moved meanwhile are the likely cause
             self._retry_at = self._now + self.options.poll_interval
             if self._unproven:
