@@ -23,13 +23,14 @@ from notebook_rt.errors import (
 )
 from notebook_rt.hints import of_frame
 from notebook_rt.model.plain import seconds
-from notebook_rt.runtime.callbacks import Mailbox
+from notebook_rt.runtime.callbacks import Mailbox, came, check_told
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
 from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.following import note
 from notebook_rt.runtime.iteration import Changes
+from notebook_rt.runtime.judging import Condition
 from notebook_rt.runtime.progress import Bar
-from notebook_rt.runtime.watching import Condition, Watching
+from notebook_rt.runtime.watching import Watching
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -436,7 +437,7 @@ class Handle:
         try:
             with Bar(self._feed) as bar:
                 while True:
-                    if _came(future, until):
+                    if came(future, until):
                         future.result()
                         return self
                     if until is not None and time.monotonic() >= until:
@@ -650,11 +651,7 @@ class Handle:
         >>> stop = prices.when(lambda row: row["bid"] > row["ask"], tell, name="crossed")  # doctest: +SKIP
         """
         self._check()
-        for called in (enter, leave):
-            if not callable(called) and (called is enter or called is not None):
-                raise TypeError(f"when needs a function to call with a row, not {called!r}")
-        if not debounce >= 0:
-            raise ValueError(f"debounce is a number of seconds, not {debounce!r}")
+        check_told(enter, leave, debounce)
         watching = Watching(
             self, condition, enter, leave, name=name, at_once=at_once, debounce=debounce
         )
@@ -705,7 +702,7 @@ class Handle:
         )
         try:
             while True:
-                if _came(found, ends):
+                if came(found, ends):
                     return found.result()
                 self._check()
                 self._check_error()
@@ -780,12 +777,6 @@ class Handle:
 
     async def __aexit__(self, *error: object) -> None:
         self.close()
-
-
-def _came(future: concurrent.futures.Future[Any], until: float | None) -> bool:
-    """Wait a step, short enough for Ctrl-C and a progress bar; whether the future is done."""
-    step = 0.1 if until is None else min(0.1, max(0.0, until - time.monotonic()))
-    return bool(concurrent.futures.wait([future], step).done)
 
 
 def _snapshot(shown: Table | Ordered) -> pd.DataFrame:

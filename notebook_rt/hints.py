@@ -95,8 +95,8 @@ def of_mapped(name: str) -> str:
     """What to put behind the words that what is computed has no attribute of this name; may be empty."""
     if name.startswith("_"):
         return ""
-    hint = "; what is computed has .df, .latest, .on_change(fn), .grid() and .plot()"
-    if name in ("when", "until", "where", "changes", "log"):
+    hint = "; what is computed has .df, .latest, .on_change(fn), .when(condition, fn), .grid() and .plot()"
+    if name in ("where", "changes", "log"):
         hint += (
             f". A live frame has .{name}: ask it of what this is computed of, or derive without map"
         )

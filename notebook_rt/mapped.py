@@ -8,15 +8,23 @@ thread, so that a slow function delays nothing else.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
+from notebook_rt.errors import WaitTimeoutError
 from notebook_rt.hints import of_mapped
-from notebook_rt.runtime.callbacks import Mailbox
+from notebook_rt.model.plain import seconds
+from notebook_rt.runtime.callbacks import Mailbox, came, check_told
 from notebook_rt.runtime.following import Followed, Reads, is_running, note_all, recording
+from notebook_rt.runtime.judging import Condition, Judge
+from notebook_rt.sync.watch import Turn
 
 if TYPE_CHECKING:
     from notebook_rt.runtime.changes import ChangeBatch
@@ -149,6 +157,111 @@ class MappedFrame:
             frame._check()
         return _Listening(self, fn, at_once=at_once).unsubscribe
 
+    def when(
+        self,
+        condition: Condition,
+        enter: Callable[[dict[str, Any]], Any],
+        leave: Callable[[dict[str, Any]], Any] | None = None,
+        *,
+        at_once: bool = False,
+        debounce: float = 0.0,
+    ) -> Callable[[], None]:
+        """Call ``enter(row)`` once for each row of ``df`` that begins to match, ``leave(row)`` once it stops.
+
+        As `LiveFrame.when`, but for what is computed: every value is looked at whole, and its index
+        tells its rows apart. What was told is not remembered on disk.
+
+        Parameters
+        ----------
+        condition : str, dict, list or callable
+            A filter as of `LiveFrame.where`: ``"total=gt.250"``; or a function of a row, a dict of the
+            columns, and the levels of the index that have a name, that says whether it matches.
+        enter : callable
+            Given the row as it is now, a dict; null is None.
+        leave : callable, optional
+            Given the row as it is now or, if it is gone, as it was.
+        at_once : bool
+            Whether rows that match already the first time are told.
+        debounce : float
+            Seconds for which a row must go on matching, or not matching, before it is told.
+
+        Returns
+        -------
+        callable
+            Call it to end it.
+
+        Raises
+        ------
+        FilterError
+            If the filter cannot be read.
+        TypeError, ValueError
+            If what is to be called is no function, or ``debounce`` is negative.
+
+        Notes
+        -----
+        A value whose rows cannot be told apart, or without a column of the filter, is a `DerivationError`
+        that is logged once; so is what a function of yours raises.
+
+        Examples
+        --------
+        >>> n = rt.sql("select symbol, sum(pieces) n from trades group by 1", key="symbol")  # doctest: +SKIP
+        >>> stop = n.when("n=gt.1000", print)  # doctest: +SKIP
+        """
+        check_told(enter, leave, debounce)
+        for frame in self.frames:
+            frame._check()
+        judge = Judge(repr(self), condition, at_once=at_once, debounce=debounce)
+        return _Watching(self, judge, enter, leave).unsubscribe
+
+    def until(self, condition: Condition, timeout: float | None = None) -> dict[str, Any]:
+        """Wait until a row of ``df`` matches, and give it: at once, if one does already. Ctrl-C works.
+
+        Parameters
+        ----------
+        condition : str, dict, list or callable
+            As of `when`.
+        timeout : float, optional
+            Seconds.
+
+        Returns
+        -------
+        dict
+            The first row that matches.
+
+        Raises
+        ------
+        WaitTimeoutError
+            If none does in time.
+        ClosedError
+            If a frame that it is computed of, or its session, is closed meanwhile.
+        FilterError, DerivationError
+            As `when`; also what a function of yours raises.
+        NotebookRTError
+            Why a table that it is computed of is in error, if it comes to that.
+        """
+        timeout = seconds(timeout)
+        ends = None if timeout is None else time.monotonic() + timeout
+        judge = Judge(repr(self), condition, at_once=True)
+        for frame in self.frames:
+            frame.wait(None if ends is None else max(0.0, ends - time.monotonic()))
+        found: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
+
+        def settle(row: dict[str, Any] | None, error: Exception | None = None) -> None:
+            if not found.done():
+                found.set_exception(error) if row is None else found.set_result(row)
+
+        watching = _Watching(self, judge, settle, failed=lambda error: settle(None, error))
+        try:
+            while not came(found, ends):
+                for frame in self.frames:
+                    frame._check()
+                    frame._check_error()
+                if ends is not None and time.monotonic() >= ends:
+                    raise WaitTimeoutError(f"no row of {self!r} matches after {timeout:g} s")
+            return found.result()
+        finally:
+            watching.unsubscribe()
+
     # Looking
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
@@ -219,30 +332,42 @@ class MappedFrame:
 class _Listening:
     """One listener of a ``MappedFrame``: called for every frame that is read, and those only."""
 
-    def __init__(self, mapped: MappedFrame, fn: Callable[[Any], Any], *, at_once: bool) -> None:
+    def __init__(
+        self,
+        mapped: MappedFrame,
+        fn: Callable[[Any], Any],
+        *,
+        at_once: bool,
+        what: str = "on_change",
+        named: Callable[..., Any] | None = None,
+    ) -> None:
         first = mapped.frames[0]
         feed = first._feed
         self._mapped = mapped
         self._fn = fn
         self._attached: dict[Feed, Callable[[], None]] = {}
         self._since = time.monotonic()
-        size, what = feed.options.buffer_size, f"{first.name}.on_change"
-        self._box = Mailbox(self._tell, size, what, feed.counters)
+        take = update_wrapper(lambda item: self._take(item), named or fn, ("__qualname__",), ())
+        self._box = Mailbox(take, self._size(feed), f"{first.name}.{what}", feed.counters)
         self._box.holds = mapped  # who listens keeps the frames, though no variable does
         self._told: _Run | None = None
         self._not_before = 0.0
         self._over = threading.Event()
         lists = (frame._removers for frame in mapped.frames)
-        self.unsubscribe = feed.subscribers.add(fn, self._remove, *lists)
+        self.unsubscribe = feed.subscribers.add(named or fn, self._remove, *lists)
         for frame in mapped.frames:
             self._attached[frame._feed] = frame._attach(self._changed)
         self._box.put(at_once)  # even if not: what the function reads is known when it has run
+
+    def _size(self, feed: Feed) -> int:
+        """What may wait, at the most."""
+        return feed.options.buffer_size
 
     def _changed(self, batch: ChangeBatch) -> None:
         if batch.cause != "login":  # then there is nothing to compute from until there are rows
             self._box.put(True)
 
-    def _tell(self, tell: bool) -> Any:
+    def _take(self, tell: Any) -> Any:
         if self._over.wait(max(0.0, self._not_before - time.monotonic())):
             return None
         run, error = self._mapped._compute()
@@ -280,3 +405,56 @@ class _Listening:
         self._over.set()
         self._box.close()
         self._detach()
+
+
+class _Watching(_Listening):
+    """Who is told of rows that begin and stop to match; on the mailbox' thread, a row at a time."""
+
+    def __init__(
+        self,
+        mapped: MappedFrame,
+        judge: Judge,
+        enter: Callable[[dict[str, Any]], Any],
+        leave: Callable[[dict[str, Any]], Any] | None = None,
+        failed: Callable[[Exception], object] | None = None,
+    ) -> None:
+        self._judge, self._enter, self._leave, self._failed = judge, enter, leave, failed
+        super().__init__(mapped, self._look, at_once=True, what="when", named=enter)
+
+    def _size(self, feed: Feed) -> int:
+        return sys.maxsize  # no row that is to be told is left out
+
+    def _take(self, item: bool | Turn) -> Any:
+        if isinstance(item, Turn):
+            return self._call(item)
+        try:
+            super()._take(item)
+        except Exception as error:
+            if self._failed is None:
+                raise
+            self._failed(error)
+        self._give(self._judge.due(time.monotonic()))
+        return None
+
+    def _look(self, value: Any) -> None:
+        turns, wrong = self._judge.look(value, time.monotonic())
+        self._give(turns)
+        if wrong is not None:
+            raise wrong
+
+    def _give(self, turns: Sequence[Turn]) -> None:
+        for turn in turns:
+            if turn.told:
+                self._box.put(turn)
+        due = self._judge.next_due
+        if due is not None:
+            pause = max(0.0, due - time.monotonic())
+            self._mapped.frames[0]._feed.thread.post(self._wake_in, pause)
+
+    def _wake_in(self, pause: float) -> None:
+        if not self._over.is_set():
+            asyncio.get_running_loop().call_later(pause, self._box.put, False)
+
+    def _call(self, turn: Turn) -> Any:
+        fn = self._enter if turn.kind == "enter" else self._leave
+        return None if fn is None else fn(dict(turn.row or {}))

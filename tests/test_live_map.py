@@ -218,3 +218,56 @@ def test_a_function_of_several_frames_is_as_live_as_each(
         nrt.map([frame.df], len)  # type: ignore[list-item]  # the slip that is tried here
     other.close()
     assert MappedOf(mapped).status == "closed"
+
+
+def test_when_and_until_look_at_the_rows_of_what_is_computed(
+    stack: LocalStack, frame: nrt.LiveFrame
+) -> None:
+    sums = frame.map(by_name)
+    told: list[tuple[str, dict[str, Any]]] = []
+    stop = sums.when(
+        "price=gt.10", lambda row: told.append(("in", row)), lambda row: told.append(("out", row))
+    )
+    stack.sql(f"insert into {frame.name} values (4, 'a', 10)")
+    until(lambda: told == [("in", {"name": "a", "price": 13.0})], what=lambda: told)
+    assert sums.until({"price": {"gt": 10}}, scaled(10)) == {"name": "a", "price": 13.0}
+    stack.sql(f"update {frame.name} set price = 11 where id = 4")
+    stack.sql(f"delete from {frame.name} where id = 4")
+    until(lambda: told[-1:] == [("out", {"name": "a", "price": 3.0})], what=lambda: told)
+    assert [kind for kind, _ in told] == ["in", "out"]
+    stop()
+    stack.sql(f"insert into {frame.name} values (4, 'a', 10)")
+    until(lambda: sums.df["a"] == 13)
+    assert len(told) == 2
+
+
+def test_when_goes_on_for_other_rows_where_a_function_of_the_user_raises(
+    stack: LocalStack, frame: nrt.LiveFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[str] = []
+
+    def tell(row: dict[str, Any]) -> None:
+        told.append(row["name"])
+        raise ValueError("of mine")
+
+    frame.map(by_name).when(lambda row: row["price"] > 2, tell, at_once=True, debounce=0.05)
+    until(lambda: sorted(told) == ["<b>c</b>", "a"], what=lambda: told)
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ValueError]
+    assert "tell" in caplog.text
+
+
+def test_until_waits_no_longer_than_it_is_to_and_says_what_is_wrong(frame: nrt.LiveFrame) -> None:
+    sums = frame.map(by_name)
+    with pytest.raises(errors.WaitTimeoutError, match="no row of <MappedFrame by_name of"):
+        sums.until("price=gt.100", 0.2)
+    with pytest.raises(errors.DerivationError, match='no column "cost"'):
+        sums.until("cost=gt.100", scaled(10))
+    with pytest.raises(ZeroDivisionError):
+        sums.until(lambda row: 1 / 0, scaled(10))
+    with pytest.raises(errors.DerivationError, match="set_index"):
+        frame.map(lambda df: df.reset_index()).until("price=gt.0", scaled(10))
+    with pytest.raises(TypeError, match="when needs a function"):
+        sums.when("price=gt.0", None)  # type: ignore[arg-type]  # a mistake
+    frame.close()
+    with pytest.raises(errors.ClosedError):
+        sums.until("price=gt.100", scaled(10))

@@ -359,3 +359,23 @@ def test_two_columns_of_one_name_are_refused_with_how_to_name_them(
 def test_a_dataframe_in_place_of_the_live_frame_is_told(trades: nrt.LiveTable) -> None:
     with pytest.raises(TypeError, match=r"t is a DataFrame, .* not t=trades\.df"):
         nrt.sql("select * from t", t=trades.df)
+
+
+def test_when_tells_rows_of_the_result_that_begin_and_stop_to_match(
+    stack: LocalStack, session: nrt.Session, trades: nrt.LiveFrame
+) -> None:
+    sums = nrt.sql("select name, sum(price) total from t group by 1", t=trades, key="name")
+    told: list[tuple[str, float]] = []
+    sums.when(
+        "total=gte.5",
+        lambda row: told.append((row["name"], row["total"])),
+        leave=lambda row: told.append((row["name"], -row["total"])),
+    )
+    stack.sql(f"insert into {trades.name} values (4, 'a', 10)")
+    until(lambda: told == [("a", 13.0)], what=lambda: told)
+    stack.sql(f"delete from {trades.name} where id = 4")
+    until(lambda: told == [("a", 13.0), ("a", -3.0)], what=lambda: told)
+    assert sums.until("total=eq.4", scaled(10)) == {"name": "<b>c</b>", "total": 4.0}
+    unkeyed = nrt.sql("select sum(price) total from t", t=trades)
+    with pytest.raises(errors.DerivationError, match='key="column" to sql'):
+        unkeyed.until("total=gt.0", scaled(10))

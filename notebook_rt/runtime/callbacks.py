@@ -8,10 +8,12 @@ next item. The thread starts with the first item and ends when no item came for 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import inspect
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -116,6 +118,21 @@ class Mailbox:
                     logger.exception("%s %r raised; it stays subscribed", *self._name())
             finally:
                 self._calling = False
+
+
+def came(future: concurrent.futures.Future[Any], until: float | None) -> bool:
+    """Wait a step, short enough for Ctrl-C and a progress bar; whether the future is done."""
+    step = 0.1 if until is None else min(0.1, max(0.0, until - time.monotonic()))
+    return bool(concurrent.futures.wait([future], step).done)
+
+
+def check_told(enter: object, leave: object, debounce: float) -> None:
+    """Refuse what ``when`` cannot call, and a time that is none."""
+    for called in (enter, leave):
+        if not callable(called) and (called is enter or called is not None):
+            raise TypeError(f"when needs a function to call with a row, not {called!r}")
+    if not debounce >= 0:
+        raise ValueError(f"debounce is a number of seconds, not {debounce!r}")
 
 
 class Clock:

@@ -34,8 +34,14 @@ class Followed(Protocol):
     @property
     def version(self) -> int: ...
 
+    def wait(self, timeout: float | None = None) -> object:
+        """Wait for its first data."""
+
     def _check(self) -> None:
         """Raise if it is closed."""
+
+    def _check_error(self) -> None:
+        """Raise if it is in error."""
 
     def _attach(self, put: Callable[[ChangeBatch], None]) -> Callable[[], None]:
         """Have the loop call ``put`` with each batch; returns how to end that."""

@@ -23,12 +23,13 @@ import numpy as np
 from notebook_rt.disk.alerts import Memory
 from notebook_rt.disk.errors import RefusedFileError
 from notebook_rt.errors import DerivationError, NotebookRTError
-from notebook_rt.model.filters import Filter, FilterSource, parse
+from notebook_rt.model.filters import Filter, parse
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import Schema
 from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.changes import ChangeBatch
 from notebook_rt.runtime.feed import Feed
+from notebook_rt.runtime.judging import Condition
 from notebook_rt.store.marks import Mark, OutOfReachError
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
@@ -41,8 +42,6 @@ from notebook_rt.sync.watch import Turn, Watch
 
 logger = logging.getLogger("notebook_rt")
 
-Condition: TypeAlias = FilterSource | Callable[[dict[str, Any]], object]
-"""A filter as of ``where``, or a function of a row."""
 Told: TypeAlias = Callable[[dict[str, Any]], Any]
 
 _AT_A_TIME: Final = 10_000
