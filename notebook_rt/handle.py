@@ -203,7 +203,7 @@ class Handle:
         color: str | None = None,
         last: int | None = None,
         points: int = 2_000,
-        style: Callable[[Any], Any] = lambda chart: chart,
+        style: Callable[[Any], Any] | None = None,
     ) -> ChartWidget:
         """A live chart. Waits for the first data; needs the extra ``plot``.
 
@@ -234,7 +234,7 @@ class Handle:
         ValueError
             If a column is not there, or ``kind`` is invalid.
         ImportError
-            If Altair is not installed: ``pip install 'notebook_rt[plot]'``.
+            If the extra is not installed: ``pip install 'notebook_rt[plot]'``.
         NotebookRTError
             What ``wait`` raises.
         """

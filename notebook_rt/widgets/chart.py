@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from html import escape
+from importlib import import_module
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +31,7 @@ import platformdirs
 from notebook_rt.errors import ClosedError
 from notebook_rt.model.coerce import missing
 from notebook_rt.widgets.base import LiveWidget, built, pump
-from notebook_rt.widgets.chartspec import kind_of, picture
+from notebook_rt.widgets.chartspec import Spec, kind_of, picture
 from notebook_rt.widgets.columns import NULL, Pack, cells, text_of
 from notebook_rt.widgets.moments import LOOK, Moments
 from notebook_rt.widgets.order import DUTY, column_of
@@ -64,15 +65,26 @@ INTERVAL: Final = 0.1
 """Seconds between two pictures at least: more is not seen, and Vega draws each anew."""
 
 
-@cache
-def vega() -> bytes:
-    """Vega-Embed with its Vega as one gzipped ES module, from the ``vl-convert`` wheel."""
+def of_extra(name: str) -> Any:
+    """A module that the extra ``plot`` brings.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If it is not installed.
+    """
     try:
-        import vl_convert
+        return import_module(name)
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             'charts need the extra "plot": pip install "notebook_rt[plot]"', name=error.name
         ) from error
+
+
+@cache
+def vega() -> bytes:
+    """Vega-Embed with its Vega as one gzipped ES module, from the ``vl-convert`` wheel."""
+    vl_convert = of_extra("vl_convert")
     # Bundling takes seconds: done once a machine, for each version of the wheel.
     wheel = version("vl-convert-python")
     kept = platformdirs.user_cache_path("notebook_rt") / f"vega-{wheel}.js.gz"
@@ -177,7 +189,7 @@ class ChartModel:
         color: str | None = None,
         last: int | None = None,
         points: int = POINTS,
-        style: Callable[[alt.Chart], alt.Chart] = lambda chart: chart,
+        style: Callable[[alt.Chart], alt.Chart] | None = None,
         act: Callable[[Callable[[], object]], object] = lambda fn: fn(),
         changed: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
@@ -219,7 +231,17 @@ class ChartModel:
 
     def chart(self) -> alt.Chart:
         """The Altair chart, on a data source named ``live`` with columns ``x``, ``y``, ``c``."""
-        return self._style(picture(self.source.df, self.kind, self.x, self.y, self.color))
+        made: alt.Chart = of_extra("altair").Chart.from_dict(self._plain(), validate=False)
+        return made if self._style is None else self._style(made)
+
+    def spec(self) -> Spec:
+        """The same, as Vega-Lite's specification."""
+        if self._style is None:
+            return self._plain()
+        return dict(self.chart().to_dict(validate=False))
+
+    def _plain(self) -> Spec:
+        return picture(self.source.df, self.kind, self.x, self.y, self.color)
 
     def save(self, path: Path) -> None:
         """Write the picture, with its data in it, to a file of the kind that its ending says."""
@@ -229,9 +251,8 @@ class ChartModel:
             raise ValueError(f"a chart is saved as {endings}, not {path.name!r}")
         if trouble := self._trouble():
             raise ValueError(trouble)
-        import vl_convert
-
-        spec = self.chart().to_dict(validate=False)
+        vl_convert = of_extra("vl_convert")
+        spec = self.spec()
         spec["data"] = {"name": "live", "values": self._rows()}
         spec["config"] = PRINTED | spec.get("config", {})
         if spec.get("width") == "container":
@@ -314,7 +335,7 @@ class ChartModel:
 
     def _head(self, view: str | None) -> Message:
         """The picture and its data, for one view or for all."""
-        spec = self.chart().to_dict(validate=False)
+        spec = self.spec()
         spec.pop("config", None)
         self._drawn, self._owed = self._kinds(), self._owed and view is not None
         data, buffers = self._data()
@@ -431,9 +452,10 @@ class ChartWidget(LiveWidget):
         color: str | None = None,
         last: int | None = None,
         points: int = POINTS,
-        style: Callable[[alt.Chart], alt.Chart] = lambda chart: chart,
+        style: Callable[[alt.Chart], alt.Chart] | None = None,
         eyes: Eyes | None = None,
     ) -> None:
+        of_extra("vl_convert")  # before a browser misses it
         if not y:
             y = [f.name for f in source.fields if _drawable(source, f.name) and f.name != x][:3]
             if not y:

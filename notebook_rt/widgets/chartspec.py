@@ -1,22 +1,24 @@
-"""What a chart looks like: Altair's specification for columns of a DataFrame.
+"""What a chart looks like: Vega-Lite's specification for columns of a DataFrame.
 
-In: a DataFrame, the kind of chart, the names of its columns. Out: an Altair chart on a data source
-named ``live`` with columns ``x``, ``y`` and ``c`` (which of several lines, or what ``color`` says).
+In: a DataFrame, the kind of chart, the names of its columns. Out: a specification on a data source
+named ``live`` with columns ``x``, ``y`` and ``c`` (which of several lines, or what ``color`` says). It is
+written as it is, without Altair, whose import takes a second, and three where JupyterLab is installed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, TypeAlias
 
 import pandas as pd
 
 from notebook_rt.widgets.order import column_of
 from notebook_rt.widgets.state import cut
 
-if TYPE_CHECKING:
-    import altair as alt
+Spec: TypeAlias = dict[str, Any]
+"""Vega-Lite's JSON, or a part of it."""
 
+SCHEMA: Final = "https://vega.github.io/schema/vega-lite/v6.json"
 TIMES: Final = {
     "year": "%Y",
     "quarter": "%b %Y",
@@ -47,10 +49,8 @@ def kind_of(series: pd.Series[Any]) -> Any:
     return "quantitative" if numeric and not pd.api.types.is_bool_dtype(series.dtype) else "nominal"
 
 
-def picture(df: pd.DataFrame, kind: str, x: str, y: Sequence[str], color: str | None) -> alt.Chart:
+def picture(df: pd.DataFrame, kind: str, x: str, y: Sequence[str], color: str | None) -> Spec:
     """The chart without data."""
-    import altair as alt
-
     mark: dict[str, Any] = {"type": kind}
     if kind == "hist":
         mark, encode = {"type": "bar"}, _histogram(y[0])
@@ -65,11 +65,16 @@ def picture(df: pd.DataFrame, kind: str, x: str, y: Sequence[str], color: str | 
         if color is not None or len(y) > 1:
             encode |= _colours(df, kind, y, color)
             if kind == "bar" and names:
-                sort = list(y) if color is None else alt.Undefined
-                encode["xOffset"] = alt.XOffset("c", type="nominal", sort=sort)
-    return alt.Chart(
-        alt.NamedData(name="live"), mark=cast(Any, mark), width="container", height=260
-    ).encode(**encode)
+                order = {"sort": list(y)} if color is None else {}
+                encode["xOffset"] = {"field": "c", "type": "nominal", **order}
+    return {
+        "$schema": SCHEMA,
+        "data": {"name": "live"},
+        "mark": mark,
+        "encoding": encode,
+        "width": "container",
+        "height": 260,
+    }
 
 
 def _bar_width(series: int) -> str:
@@ -77,67 +82,57 @@ def _bar_width(series: int) -> str:
     return f"clamp(0.8 * width * {series} / max(1, length(data('live'))), 1, 60)"
 
 
-def _histogram(name: str) -> dict[str, Any]:
-    import altair as alt
-
+def _histogram(name: str) -> Spec:
     return {
-        "x": alt.X("x", type="quantitative", bin="binned", title=cut(name, 60)),
-        "x2": alt.X2("x_end"),  # Vega-Lite looks for the bin's end by this name
+        "x": {"field": "x", "type": "quantitative", "bin": "binned", "title": cut(name, 60)},
+        "x2": {"field": "x_end"},  # Vega-Lite looks for the bin's end by this name
         # Not stacked: bars with round corners would be drawn as groups, which lose the bins' ends.
-        "y": alt.Y("y", type="quantitative", title="rows", stack=None),
+        "y": {"field": "y", "type": "quantitative", "title": "rows", "stack": None},
     }
 
 
-def _x(series: pd.Series[Any], name: str, scale: dict[str, Any]) -> Any:
-    import altair as alt
-
+def _x(series: pd.Series[Any], name: str, scale: Spec) -> Spec:
     of = kind_of(series)
-    axis: Any = alt.Undefined
+    more: Spec = {}
     if of == "temporal":
-        axis = alt.Axis(format=TIMES)
+        more["axis"] = {"format": TIMES}
         if pd.api.types.is_datetime64_dtype(series.dtype):
             scale["type"] = "utc"
     elif of == "quantitative":
-        axis = alt.Axis(labelExpr=SMALL)
+        more["axis"] = {"labelExpr": SMALL}
         scale["zero"] = False
     elif _flat(series):
-        axis = alt.Axis(labelAngle=0)
-    # Names stand as the table has them: in order of the alphabet, 10 would come before 2.
-    order = None if of == "nominal" else alt.Undefined
-    return alt.X("x", type=of, title=cut(name, 60), scale=scale, axis=axis, sort=order)
+        more["axis"] = {"labelAngle": 0}
+    if (
+        of == "nominal"
+    ):  # as the table has the names: in order of the alphabet, 10 would come before 2
+        more["sort"] = None
+    return {"field": "x", "type": of, "title": cut(name, 60), "scale": scale, **more}
 
 
-def _y(series: pd.Series[Any], names: Sequence[str], kind: str) -> Any:
-    import altair as alt
-
+def _y(series: pd.Series[Any], names: Sequence[str], kind: str) -> Spec:
     of = kind_of(series)
-    numeric = of == "quantitative"
-    return alt.Y(
-        "y",
-        type=of,
-        title=cut(", ".join(names), 60),
-        scale=alt.Scale(zero=kind in ("bar", "area")) if numeric else alt.Undefined,
-        axis=alt.Axis(labelExpr=SMALL) if numeric else alt.Undefined,
-        # Bars of one place stand on one another, else one would hide the other.
-        stack="zero" if kind == "bar" and numeric else None,
-    )
+    more: Spec = {}
+    if of == "quantitative":
+        more = {"scale": {"zero": kind in ("bar", "area")}, "axis": {"labelExpr": SMALL}}
+    # Bars of one place stand on one another, else one would hide the other.
+    stack = "zero" if kind == "bar" and of == "quantitative" else None
+    return {"field": "y", "type": of, "title": cut(", ".join(names), 60), "stack": stack, **more}
 
 
-def _colours(df: pd.DataFrame, kind: str, y: Sequence[str], color: str | None) -> dict[str, Any]:
+def _colours(df: pd.DataFrame, kind: str, y: Sequence[str], color: str | None) -> Spec:
     """Colours, and past the last of them another dash or shape."""
-    import altair as alt
-
     of = "nominal" if color is None else kind_of(column_of(df, color))
-    same: Any = {"type": of, "title": cut(color, 60) if color else None}
+    same = {"field": "c", "type": of, "title": cut(color, 60) if color else None}
     # Of several lines, in the order given. (Two legends are made one only where nothing is sorted.)
-    names: Any = {"domain": list(y)} if color is None else {}
-    encode: dict[str, Any] = {"color": alt.Color("c", scale=alt.Scale(**names), **same)}
+    names = {"domain": list(y)} if color is None else {}
+    encode: Spec = {"color": {**same, "scale": names}}
     if of == "nominal" and kind == "line":
         dashes = [dash for dash in DASHES for _ in range(COLORS)]
-        encode["strokeDash"] = alt.StrokeDash("c", scale=alt.Scale(range=dashes, **names), **same)
+        encode["strokeDash"] = {**same, "scale": {"range": dashes, **names}}
     elif of == "nominal" and kind == "point":
         shapes = [shape for shape in SHAPES for _ in range(COLORS)]
-        encode["shape"] = alt.Shape("c", scale=alt.Scale(range=shapes, **names), **same)
+        encode["shape"] = {**same, "scale": {"range": shapes, **names}}
     return encode
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import pairwise
+import subprocess
+import sys
+import textwrap
+from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import altair as alt
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +23,7 @@ from hypothesis.extra import numpy as npst
 from notebook_rt.model.types import Column
 from notebook_rt.widgets import ChartWidget
 from notebook_rt.widgets.base import HERE
-from notebook_rt.widgets.chart import INTERVAL, POINTS, ChartModel, thin
+from notebook_rt.widgets.chart import INTERVAL, POINTS, ChartModel, Kind, thin
 from notebook_rt.widgets.chartspec import COLORS
 from notebook_rt.widgets.moments import LOOK
 from tests.browser.scenes import prices
@@ -304,3 +308,58 @@ def test_a_chart_is_saved_with_its_data(options: dict[str, Any], tmp_path: Path)
     with pytest.raises(ValueError, match=r"a chart is saved as \.png, \.svg, \.pdf, \.json"):
         widget.save(tmp_path / "a.gif")
     widget.close()
+
+
+def test_the_specification_is_one_that_altair_reads_as_it_is():
+    """Altair checks it against Vega-Lite's schema; it is written without, since its import takes long."""
+    source = MemoryFrame(
+        pd.DataFrame(
+            {
+                "at": pd.date_range("2026-01-01", periods=30, freq="h", tz="UTC"),
+                "day": pd.date_range("2026-01-01", periods=30),
+                "v": np.linspace(-1, 1, 30),
+                "w": range(30),
+                "s": ["a", "b", "c"] * 10,
+                "long": [f"a long name, {n}" for n in range(30)],
+            },
+            index=pd.RangeIndex(30, name="id"),
+        ),
+        [Column("id", "int8"), *(Column(name) for name in ("at", "day", "v", "w", "s", "long"))],
+    )
+    for kind, x, y, color in product(
+        get_args(Kind), (None, "at", "day", "v", "s", "long"), ("v", ["v", "w"]), (None, "s", "w")
+    ):
+        if color is not None and len(y) > 1:
+            continue
+        spec = ChartModel(source, x, y, kind=kind, color=color).spec()
+        read = alt.Chart.from_dict(spec, validate=True).to_dict(validate=True)
+        assert {name: read[name] for name in spec if name != "$schema"} == {
+            name: spec[name] for name in spec if name != "$schema"
+        }
+
+
+def test_no_chart_imports_altair_unless_it_is_asked_for(tmp_path: Path):
+    """Its import takes 3 s where jsonschema has all its checkers, as it has beside JupyterLab."""
+    code = """
+        import sys
+        from tests.browser.scenes import prices
+        from notebook_rt.widgets import ChartWidget
+        chart = ChartWidget(prices(10), "at", "bid")
+        chart._model.whole("v")
+        chart.save(sys.argv[1])
+        print("altair" in sys.modules, type(chart.chart).__name__)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "it.png")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "False Chart\n"
+    assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_the_extra_a_chart_says_how_to_have_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    with pytest.raises(ImportError, match=r'pip install "notebook_rt\[plot\]"'):
+        ChartWidget(prices(10), "at", "bid")
