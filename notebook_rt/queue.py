@@ -131,7 +131,8 @@ class Queue:
 
     def __repr__(self) -> str:
         held = self._held()
-        return printable(f"<queue: {in_states(self.outbox.counts())}{'; ' * bool(held)}{held}>")
+        counts = in_states(self.outbox.ops(), always=("waiting", "failed", "asking"))
+        return printable(f"<queue: {counts}{'; ' * bool(held)}{held}>")
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
         if self._display is not None:

@@ -11,7 +11,6 @@ import io
 import itertools
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -78,7 +77,7 @@ def _list(files: list[Path]) -> None:
             empty = False
             ops = list(its)
             _say(f"{file}: {Owner.read(owner).words}")
-            _say(f"  {in_states(Counter(map(state, ops)))}")
+            _say(f"  {in_states(ops)}")
             for op in ops:
                 why = f": {op.error}" if op.error else ""
                 by = whose(op, sessions)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from notebook_rt.edits.merge import ANOTHER_ROW, ANSWER_LOST
@@ -160,6 +161,9 @@ def refused(number: int, last: Op | None, then: str) -> str:
     return f"{many} refused by the server: {latest}{what(last)}: {last.error}; {then}"
 
 
+STATES: Final = ("waiting", "sending", "parked", "failed", "asking")
+
+
 def state(op: Op) -> str:
     """``waiting``, ``sending``, ``parked`` (behind one that failed or asks), ``failed``, ``asking``."""
     if op.state == "waiting":
@@ -186,6 +190,7 @@ def _behind(op: Op) -> str:
     return f"waits for {what(op)} before it"
 
 
-def in_states(counts: Mapping[str, int]) -> str:
-    """How many operations are in each state, in a few words."""
-    return ", ".join(f"{number} {name}" for name, number in counts.items())
+def in_states(ops: Iterable[Op], always: Collection[str] = ()) -> str:
+    """How many operations are in each state, in a few words; of those in ``always``, though it be none."""
+    counts = Counter(map(state, ops))
+    return ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name] or name in always)

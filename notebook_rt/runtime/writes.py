@@ -80,7 +80,6 @@ POLL_SECONDS = 0.1
 """Longest pause between two looks at what is waited for: another kernel may have sent it."""
 COUNT_SECONDS = 0.1
 """Pause between two looks at what was refused."""
-STATES = ("waiting", "failed", "asking")
 Merges: TypeAlias = Signal[Sequence[Mapping[str, Any]]]
 OnMerge: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], object]
 
@@ -566,14 +565,14 @@ class _Open:
         if ops and self.project.temporary:
             logger.warning(
                 "not written: %s. It is gone with the database",
-                in_states({s: n for s in STATES if (n := sum(op.state == s for op in ops))}),
+                in_states(ops),
             )
         elif ops:
             failed = next((f": {what(op)}: {op.error}" for op in ops if op.state == "failed"), "")
             logger.warning(
                 "not written yet: %s%s. Kept in %s: what waits is sent by the next session%s, "
                 "`notebook-rt queue` shows all of it",
-                in_states({s: n for s in STATES if (n := sum(op.state == s for op in ops))}),
+                in_states(ops),
                 printable(failed),
                 self.outbox.path,
                 " once rt.queue.resume() is said there" if self.outbox.session.paused else "",

@@ -46,7 +46,7 @@ def test_the_frame_says_what_waits_and_why(outbox: Outbox) -> None:
     assert len(queue) == 3
     assert queue.df["state"].tolist() == ["failed", "parked", "waiting"]
     assert queue.df.loc["aa-1", "what"] == "update t 1 (n)"
-    assert "2 waiting, 1 failed" in repr(queue)
+    assert repr(queue) == "<queue: 1 waiting, 1 parked, 1 failed, 0 asking>"
     assert "<img" not in queue._repr_mimebundle_()["text/html"]
 
 
