@@ -80,6 +80,14 @@ def test_it_shows_itself_as_a_table_that_follows_and_cannot_be_edited(
         (pd.DataFrame({1: [1, 2]}, index=pd.Index(["x", "x"], name="name")), ["name", "1"]),
         (pd.DataFrame({"n": [1, 2]}, index=[5, 5]), ["n"]),
         (
+            pd.DataFrame([[1, 2]], index=pd.Index(["x"], name="a"), columns=["a", "a"]),
+            ["a", "a.1", "a.2"],
+        ),
+        (
+            pd.DataFrame([[1], [2]], index=pd.Index([5, 5], name="a"), columns=["a"]),
+            ["a", "a.1"],
+        ),
+        (
             pd.DataFrame({"n": [1]}, index=pd.MultiIndex.from_tuples([(1, 2)])),
             ["level_0", "level_1"],
         ),
@@ -93,6 +101,7 @@ def test_whatever_is_computed_is_a_table_whose_rows_can_be_told_apart(
     shown = [name for name in (*df.index.names, *df.columns) if name is not None]
     assert shown[: len(columns)] == columns
     assert all(isinstance(name, str) for name in shown)
+    assert len(set(shown)) == len(shown)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import Any, Final, Literal, cast
 
 import pandas as pd
@@ -408,13 +409,29 @@ def tabular(value: object) -> pd.DataFrame:
     names = [
         " ".join(map(str, name)) if isinstance(name, tuple) else str(name) for name in df.columns
     ]
-    df = df.set_axis(names, axis=1)
-    if not df.index.is_unique:
-        return df.reset_index(drop=all(name is None for name in df.index.names))
-    if not isinstance(df.index, pd.RangeIndex):
-        levels = (
-            [f"level_{n}" for n in range(df.index.nlevels)] if df.index.nlevels > 1 else ["index"]
-        )
-        found = [given or made for given, made in zip(df.index.names, levels, strict=True)]
-        df.index = df.index.set_names([str(name) for name in found])
-    return df
+    index, unnamed = df.index, all(name is None for name in df.index.names)
+    many = index.nlevels > 1
+    levels = [
+        (f"level_{n}" if many else "index") if name is None else str(name)
+        for n, name in enumerate(index.names)
+    ]
+    if unnamed and (isinstance(index, pd.RangeIndex) or not index.is_unique):
+        levels = []  # it only numbers the rows
+    said = _distinct([*levels, *names])
+    df = df.set_axis(said[len(levels) :], axis=1)
+    if levels:
+        df.index = index.set_names(said[: len(levels)])
+    return df if index.is_unique else df.reset_index(drop=unnamed)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Each name once, as pandas' readers do it.
+
+    >>> _distinct(["a", "b", "a", "a.1", "a"])
+    ['a', 'b', 'a.1', 'a.1.1', 'a.2']
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        tries = (name if n == 0 else f"{name}.{n}" for n in count())
+        found[next(one for one in tries if one not in found)] = None
+    return list(found)
