@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import os
 import pickle
 import re
 import subprocess
@@ -325,6 +326,7 @@ with nrt.connect(url, key) as rt:
     table, room = rt.table(people).wait(), rt.channel("tab")
     query, mapped = rt.query(people, depends_on=people), table.map(len)
     objects = (rt, table, query, room, room.presence, mapped, rt.queue, rt.health, rt.metrics)
+    called = []
     for thing in (*objects, nrt.Options(), nrt, nrt.errors, nrt.local):
         here = [{"it": thing}]
         offered = {name.name for name in jedi.Interpreter("it.", here).complete()}
@@ -332,7 +334,10 @@ with nrt.connect(url, key) as rt:
         assert public, thing
         assert public == {name for name in offered if not name.startswith("_")}, thing
         for name in public & set(dir(nrt.LiveFrame)):
-            jedi.Interpreter(f"it.{name}(", here).complete()
+            member = getattr(type(thing), name, None)
+            if member is None or member not in called:  # most are inherited
+                called.append(member)
+                jedi.Interpreter(f"it.{name}(", here).complete()
 """
 
 
@@ -342,7 +347,9 @@ def test_the_tab_key_offers_every_name_and_no_other(stack: LocalStack, people: s
     In a process of its own: other tests may have given our modules more names than they have.
     """
     asked = [sys.executable, "-c", TAB, stack.url, stack.anon_key, people]
-    process = subprocess.run(asked, capture_output=True, text=True, timeout=scaled(60))
+    # What jedi has parsed of pandas is kept at home, as it is for a user; nothing of ours is.
+    env = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"}
+    process = subprocess.run(asked, capture_output=True, text=True, timeout=scaled(100), env=env)
     assert process.returncode == 0, process.stderr
     assert "UnreachableError" in dir(nrt.errors)
     assert [name for name in dir(nrt.errors) if not name.endswith("Error")] == []

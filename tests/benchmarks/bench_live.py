@@ -27,6 +27,7 @@ from jupyter_client.manager import start_new_kernel
 from realtime import AsyncRealtimeClient, RealtimePostgresChangesListenEvent
 
 import notebook_rt as nrt
+from notebook_rt.local import LocalStack
 from notebook_rt.runtime.optional_sql import broadcast_sql
 from tests.benchmarks.harness import OURS, Result
 
@@ -100,58 +101,57 @@ def blaster(rows: int) -> Iterator[str]:
         process.wait()
 
 
-def live(frame: nrt.LiveFrame, seconds: float = 60) -> None:
+def live(frame: nrt.LiveFrame, settle: float, seconds: float = 60) -> None:
     """Wait until changes flow, and the snapshot is old enough for them to be applied as they come."""
     frame.wait(seconds)
     end = time.monotonic() + seconds
     while frame.status != "live":
         assert time.monotonic() < end, repr(frame)
         time.sleep(0.01)
-    time.sleep(2.5)
+    time.sleep(settle)
 
 
 # Commit to df -----------------------------------------------------------------------------------
 
 
-def commit_to_df(writes: int) -> list[Result]:
+def commit_to_df(stack: LocalStack, writes: int, settle: float) -> list[Result]:
     """From sending the INSERT to a DataFrame that has it: the statement itself is in it."""
-    with tempfile.TemporaryDirectory() as directory, nrt.local.start(directory) as stack:
-        stack.sql("create table commits (id bigint primary key, price float8, note text)")
-        stack.sql("alter publication supabase_realtime add table commits")
-        stack.sql("grant all on commits to anon")
-        arrived = threading.Event()
-        numbers = iter(range(10**9))
-        with psycopg.connect(stack.dsn, autocommit=True) as db:
+    stack.sql("create table commits (id bigint primary key, price float8, note text)")
+    stack.sql("alter publication supabase_realtime add table commits")
+    stack.sql("grant all on commits to anon")
+    arrived = threading.Event()
+    numbers = iter(range(10**9))
+    with psycopg.connect(stack.dsn, autocommit=True) as db:
 
-            def write(seen: Callable[[int], bool]) -> float:
-                number = next(numbers)
+        def write(seen: Callable[[int], bool]) -> float:
+            number = next(numbers)
+            arrived.clear()
+            began = time.perf_counter()
+            db.execute("insert into commits values (%s, 1.5, 'one')", (number,))
+            while not seen(number):
+                assert arrived.wait(10)
                 arrived.clear()
-                began = time.perf_counter()
-                db.execute("insert into commits values (%s, 1.5, 'one')", (number,))
-                while not seen(number):
-                    assert arrived.wait(10)
-                    arrived.clear()
-                return (time.perf_counter() - began) * 1e3
+            return (time.perf_counter() - began) * 1e3
 
-            with nrt.connect(stack.url, stack.anon_key) as rt:
-                frame = rt.table("commits")
-                live(frame)
-                frame._feed.listeners.add(lambda batch: arrived.set())
-                ours = []
-                for _ in range(writes):
-                    ours.append(write(lambda number: number in frame.df.index))
-                    time.sleep(0.005)
-            got: set[int] = set()
+        with nrt.connect(stack.url, stack.anon_key) as rt:
+            frame = rt.table("commits")
+            live(frame, settle)
+            frame._feed.listeners.add(lambda batch: arrived.set())
+            ours = []
+            for _ in range(writes):
+                ours.append(write(lambda number: number in frame.df.index))
+                time.sleep(0.005)
+        got: set[int] = set()
 
-            def callback(payload: Any) -> None:
-                got.add(payload["data"]["record"]["id"])
-                arrived.set()
+        def callback(payload: Any) -> None:
+            got.add(payload["data"]["record"]["id"])
+            arrived.set()
 
-            with peer(stack.url, stack.anon_key, ["commits"], callback):
-                theirs = []
-                for _ in range(writes):
-                    theirs.append(write(lambda number: number in got))
-                    time.sleep(0.005)
+        with peer(stack.url, stack.anon_key, ["commits"], callback):
+            theirs = []
+            for _ in range(writes):
+                theirs.append(write(lambda number: number in got))
+                time.sleep(0.005)
     return [
         Result(SUITE, case, side, how(values), "ms", note=note if side == OURS else "")
         for case, note, how in (
@@ -162,44 +162,43 @@ def commit_to_df(writes: int) -> list[Result]:
     ]
 
 
-def broadcast_to_df(writes: int, rows: int) -> list[Result]:
+def broadcast_to_df(stack: LocalStack, writes: int, rows: int, settle: float) -> list[Result]:
     """Where the database broadcasts the changes, from the commit on; and one UPDATE of many rows, on a
     plan that lets a hundred messages a second through.
     """
-    with tempfile.TemporaryDirectory() as directory, nrt.local.start(directory) as stack:
-        stack.sql(
-            "create table commits (id bigint primary key, price float8, note text);"
-            "create table bulk (id int primary key, v int);"
-            f"insert into bulk select i, 0 from generate_series(1, {rows}) i;"
-            "grant select, insert, update, delete on commits, bulk to anon"
-        )
-        stack.sql(broadcast_sql("public", ["commits", "bulk"]))
-        arrived = threading.Event()
-        took = []
-        with (
-            psycopg.connect(stack.dsn, autocommit=True) as db,
-            nrt.connect(stack.url, stack.anon_key) as rt,
-        ):
-            frame, bulk = rt.table("commits", source="broadcast"), rt.table("bulk")
-            live(frame)
-            live(bulk)
-            for one in (frame, bulk):
-                one._feed.listeners.add(lambda batch: arrived.set())
-            for number in range(writes):
-                arrived.clear()
-                db.execute("insert into commits values (%s, 1.5, 'one')", (number,))
-                began = time.perf_counter()
-                while number not in frame.df.index:
-                    assert arrived.wait(10)
-                    arrived.clear()
-                took.append((time.perf_counter() - began) * 1e3)
-                time.sleep(0.005)
-            db.execute("update bulk set v = 1")
+    stack.sql(
+        "create table sent (id bigint primary key, price float8, note text);"
+        "create table bulk (id int primary key, v int);"
+        f"insert into bulk select i, 0 from generate_series(1, {rows}) i;"
+        "grant select, insert, update, delete on sent, bulk to anon"
+    )
+    stack.sql(broadcast_sql("public", ["sent", "bulk"]))
+    arrived = threading.Event()
+    took = []
+    with (
+        psycopg.connect(stack.dsn, autocommit=True) as db,
+        nrt.connect(stack.url, stack.anon_key) as rt,
+    ):
+        frame, bulk = rt.table("sent", source="broadcast"), rt.table("bulk")
+        live(frame, settle)
+        live(bulk, settle)
+        for one in (frame, bulk):
+            one._feed.listeners.add(lambda batch: arrived.set())
+        for number in range(writes):
+            arrived.clear()
+            db.execute("insert into sent values (%s, 1.5, 'one')", (number,))
             began = time.perf_counter()
-            while not (bulk.df["v"] == 1).all():
+            while number not in frame.df.index:
                 assert arrived.wait(10)
                 arrived.clear()
-            many = (time.perf_counter() - began) * 1e3
+            took.append((time.perf_counter() - began) * 1e3)
+            time.sleep(0.005)
+        db.execute("update bulk set v = 1")
+        began = time.perf_counter()
+        while not (bulk.df["v"] == 1).all():
+            assert arrived.wait(10)
+            arrived.clear()
+        many = (time.perf_counter() - began) * 1e3
     return [
         Result(SUITE, case, OURS, value, "ms", note=note)
         for case, value, note in (
@@ -221,7 +220,7 @@ def broadcast_to_df(writes: int, rows: int) -> list[Result]:
 # Socket to table --------------------------------------------------------------------------------
 
 
-def throughput(ours_frames: int, peer_frames: int, rows: int) -> list[Result]:
+def throughput(ours_frames: int, peer_frames: int, rows: int, settle: float) -> list[Result]:
     """Frames a second from a server that floods, until the last change is applied."""
     with blaster(rows) as url:
         done = threading.Event()
@@ -229,7 +228,7 @@ def throughput(ours_frames: int, peer_frames: int, rows: int) -> list[Result]:
         def applied(listen: bool) -> tuple[float, int]:
             with nrt.connect(url, "key") as rt:
                 frame = rt.table("quotes")
-                live(frame)
+                live(frame, settle)
                 if listen:
                     frame.on_change(lambda batch: None)
                 began = time.perf_counter()
@@ -265,7 +264,7 @@ def throughput(ours_frames: int, peer_frames: int, rows: int) -> list[Result]:
     ]
 
 
-def frame_to_df(frames: int, rate: float, rows: int) -> list[Result]:
+def frame_to_df(frames: int, rate: float, rows: int, settle: float) -> list[Result]:
     """From the sending of a frame to a DataFrame that has it, at a steady rate."""
     ours: list[float] = []
     theirs: list[float] = []
@@ -273,7 +272,7 @@ def frame_to_df(frames: int, rate: float, rows: int) -> list[Result]:
         done = threading.Event()
         with nrt.connect(url, "key") as rt:
             frame = rt.table("quotes")
-            live(frame, 120)
+            live(frame, settle, 120)
             changes = frame.changes(timeout=30)
             gc.collect()  # what the imports left behind is not the frames'
             httpx.post(f"{url}/blast", params={"frames": frames, "rate": rate})
@@ -308,45 +307,44 @@ def frame_to_df(frames: int, rate: float, rows: int) -> list[Result]:
     ]
 
 
-def broadcast(messages: int) -> list[Result]:
+def broadcast(stack: LocalStack, messages: int) -> list[Result]:
     """From ``send`` in one session to the callback in another, one at a time."""
-    with tempfile.TemporaryDirectory() as directory, nrt.local.start(directory) as stack:
-        heard = threading.Event()
-        theirs: list[float] = []
-        ours: list[float] = []
-        with (
-            nrt.connect(stack.url, stack.anon_key) as one,
-            nrt.connect(stack.url, stack.anon_key) as two,
-        ):
-            two.channel("bench").wait(10).on("e", lambda payload: heard.set())
-            sender = one.channel("bench").wait(10)
+    heard = threading.Event()
+    theirs: list[float] = []
+    ours: list[float] = []
+    with (
+        nrt.connect(stack.url, stack.anon_key) as one,
+        nrt.connect(stack.url, stack.anon_key) as two,
+    ):
+        two.channel("bench").wait(10).on("e", lambda payload: heard.set())
+        sender = one.channel("bench").wait(10)
+        for number in range(messages):
+            heard.clear()
+            began = time.perf_counter()
+            sender.send("e", {"n": number})
+            assert heard.wait(5)
+            ours.append((time.perf_counter() - began) * 1e3)
+
+        async def peers() -> None:
+            got = asyncio.Event()
+            clients = [
+                AsyncRealtimeClient(f"{stack.url}/realtime/v1", token=stack.anon_key)
+                for _ in range(2)
+            ]
+            here, there = (client.channel("peers") for client in clients)
+            there.on_broadcast("e", lambda message: got.set())
+            await here.subscribe()
+            await there.subscribe()
             for number in range(messages):
-                heard.clear()
+                got.clear()
                 began = time.perf_counter()
-                sender.send("e", {"n": number})
-                assert heard.wait(5)
-                ours.append((time.perf_counter() - began) * 1e3)
+                await here.send_broadcast("e", {"n": number})
+                await asyncio.wait_for(got.wait(), 5)
+                theirs.append((time.perf_counter() - began) * 1e3)
+            for client in clients:
+                await client.close()
 
-            async def peers() -> None:
-                got = asyncio.Event()
-                clients = [
-                    AsyncRealtimeClient(f"{stack.url}/realtime/v1", token=stack.anon_key)
-                    for _ in range(2)
-                ]
-                here, there = (client.channel("peers") for client in clients)
-                there.on_broadcast("e", lambda message: got.set())
-                await here.subscribe()
-                await there.subscribe()
-                for number in range(messages):
-                    got.clear()
-                    began = time.perf_counter()
-                    await here.send_broadcast("e", {"n": number})
-                    await asyncio.wait_for(got.wait(), 5)
-                    theirs.append((time.perf_counter() - began) * 1e3)
-                for client in clients:
-                    await client.close()
-
-            asyncio.run(peers())
+        asyncio.run(peers())
     return [
         Result(SUITE, "broadcast to callback, median", side, statistics.median(values), note=note)
         for side, values, note in ((OURS, ours, "goal: 3 ms"), (PEER, theirs, ""))
@@ -376,17 +374,15 @@ def import_time(repeats: int) -> list[Result]:
     ]
 
 
-@contextlib.contextmanager
-def quiet_tables(count: int) -> Iterator[tuple[nrt.local.LocalStack, list[str]]]:
-    """A stack with published tables, and their names."""
-    with tempfile.TemporaryDirectory() as directory, nrt.local.start(directory) as stack:
-        names = [f"quiet_{number}" for number in range(count)]
-        for name in names:
-            stack.sql(f"create table {name} (id bigint primary key, price float8)")
-            stack.sql(f"insert into {name} select g, 1.5 from generate_series(1, 100) g")
-            stack.sql(f"alter publication supabase_realtime add table {name}")
-            stack.sql(f"grant all on {name} to anon")
-        yield stack, names
+def quiet_tables(stack: LocalStack, count: int) -> list[str]:
+    """The names of published tables, made here."""
+    names = [f"quiet_{number}" for number in range(count)]
+    for name in names:
+        stack.sql(f"create table {name} (id bigint primary key, price float8)")
+        stack.sql(f"insert into {name} select g, 1.5 from generate_series(1, 100) g")
+        stack.sql(f"alter publication supabase_realtime add table {name}")
+        stack.sql(f"grant all on {name} to anon")
+    return names
 
 
 @contextlib.contextmanager
@@ -476,24 +472,26 @@ class Kernel:
         self.manager.shutdown_kernel(now=True)
 
 
-def kernel_share(tables: int, rate: int, seconds: float, settle: float) -> list[Result]:
+def kernel_share(
+    stack: LocalStack, tables: int, rate: int, seconds: float, settle: float
+) -> list[Result]:
     """What live tables and a status bar on screen cost a kernel, quiet and written to."""
-    with quiet_tables(tables) as (stack, names):
-        with contextlib.closing(Kernel(stack.url, stack.anon_key, names)) as kernel:
-            time.sleep(settle)
-            quiet = kernel.share(seconds)
-            with written_to(stack.dsn, names, rate, min(2.0, seconds)):
-                before = kernel.messages
-                busy = kernel.share(seconds)
-                told = (kernel.messages - before) / seconds
-        with peer(stack.url, stack.anon_key, names, lambda payload: None):
+    names = quiet_tables(stack, tables)
+    with contextlib.closing(Kernel(stack.url, stack.anon_key, names)) as kernel:
+        time.sleep(settle)
+        quiet = kernel.share(seconds)
+        with written_to(stack.dsn, names, rate, min(2.0, seconds)):
+            before = kernel.messages
+            busy = kernel.share(seconds)
+            told = (kernel.messages - before) / seconds
+    with peer(stack.url, stack.anon_key, names, lambda payload: None):
+        began = time.process_time()
+        time.sleep(seconds)
+        peer_quiet = 100 * (time.process_time() - began) / seconds
+        with written_to(stack.dsn, names, rate, min(2.0, seconds)):
             began = time.process_time()
             time.sleep(seconds)
-            peer_quiet = 100 * (time.process_time() - began) / seconds
-            with written_to(stack.dsn, names, rate, min(2.0, seconds)):
-                began = time.process_time()
-                time.sleep(seconds)
-                peer_busy = 100 * (time.process_time() - began) / seconds
+            peer_busy = 100 * (time.process_time() - began) / seconds
     unit, what = "% of a core", f"{tables} tables"
     idle, used = f"idle with {what} and a status bar", f"{what}, {rate} changes/s and a status bar"
     note = f"goal: 10 %; {told:.1f} messages a second to the status bar"
@@ -507,23 +505,24 @@ def kernel_share(tables: int, rate: int, seconds: float, settle: float) -> list[
 
 def run(quick: bool) -> list[Result]:
     """All of it; quick ones only show that they work."""
-    if quick:
+    with tempfile.TemporaryDirectory() as directory, nrt.local.start(directory) as stack:
+        if quick:
+            return [
+                *commit_to_df(stack, 3, settle=0.0),
+                *broadcast_to_df(stack, 3, 100, settle=0.0),
+                *throughput(500, 100, 100, settle=0.0),
+                *frame_to_df(200, 2000, 100, settle=0.0),
+                *broadcast(stack, 3),
+                *import_time(1),
+                # At 20 changes a second a kernel can spend less than the 10 ms that the system counts in.
+                *kernel_share(stack, 1, 500, 0.5, settle=0.0),
+            ]
         return [
-            *commit_to_df(3),
-            *broadcast_to_df(3, 100),
-            *throughput(500, 100, 100),
-            *frame_to_df(200, 2000, 100),
-            *broadcast(3),
-            *import_time(1),
-            # At 20 changes a second a kernel can spend less than the 10 ms that the system counts in.
-            *kernel_share(1, 500, 1.0, settle=0.0),
+            *commit_to_df(stack, 200, settle=2.5),
+            *broadcast_to_df(stack, 200, 7_000, settle=2.5),
+            *throughput(200_000, 20_000, 10_000, settle=2.5),
+            *frame_to_df(10_000, 2000, 100_000, settle=2.5),
+            *broadcast(stack, 300),
+            *import_time(5),
+            *kernel_share(stack, 10, 200, 15.0, settle=10.0),
         ]
-    return [
-        *commit_to_df(200),
-        *broadcast_to_df(200, 7_000),
-        *throughput(200_000, 20_000, 10_000),
-        *frame_to_df(10_000, 2000, 100_000),
-        *broadcast(300),
-        *import_time(5),
-        *kernel_share(10, 200, 15.0, settle=10.0),
-    ]

@@ -56,8 +56,8 @@ def op(key: int) -> Op:
 
 def run(quick: bool) -> list[Result]:
     """Writes a second of one kernel, and as a user makes them on a live table of 100k rows."""
-    count, size, repeats = (200, 10, 1) if quick else (100_000, 1_000, 7)
-    drained, turns = (30, 1) if quick else (600, 3)
+    count, size, repeats = (200, 4, 1) if quick else (100_000, 1_000, 7)
+    drained, turns = (15, 1) if quick else (600, 3)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         directory = Path(name)
         plain = sqlite3.connect(directory / "plain.sqlite3", isolation_level=None)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import ConsoleMessage, Page
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page
 
 from notebook_rt.local import LocalStack
 from tests.browser.lab import free_port, server_process, surroundings
@@ -60,13 +60,13 @@ class AppPage:
 class App:
     """A server with one notebook."""
 
-    def __init__(self, url: str, chromium: Chromium) -> None:
+    def __init__(self, url: str, context: BrowserContext) -> None:
         self._url = url
-        self._chromium = chromium
+        self._context = context
 
     def open(self, policy: str = "") -> AppPage:
         """A new visitor, of a page with this Content-Security-Policy."""
-        page = self._chromium.new_page(viewport={"width": 1100, "height": 1100})
+        page = self._context.new_page()
         page.set_default_timeout(scaled(30_000))
         opened = AppPage(page)
         if policy:
@@ -104,7 +104,10 @@ def showing(
         command = ["marimo", "-q", how.split()[1], "app.py", *options]
         probe = f"{url}/health"
     with server_process([sys.executable, "-m", *command], env, root, probe):
-        yield App(url, chromium)
+        # One for all visitors, whose kernels are their own: they share what is loaded and compiled.
+        context = chromium.new_context(viewport={"width": 1100, "height": 1100})
+        yield App(url, context)
+        context.close()
 
 
 def _ipynb(cells: Sequence[str]) -> str:

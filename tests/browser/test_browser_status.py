@@ -116,7 +116,7 @@ def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
         assert notebook.console == []
 
 
-def test_running_a_cell_fifty_times_leaks_nothing(browser: Browser) -> None:
+def test_running_a_cell_again_and_again_leaks_nothing(browser: Browser) -> None:
     with browser.notebook() as notebook:
         notebook.run(
             "import threading\n"
@@ -137,7 +137,7 @@ def test_running_a_cell_fifty_times_leaks_nothing(browser: Browser) -> None:
             """async ([index]) => {
               const app = window.jupyterapp;
               const notebook = app.shell.currentWidget.content;
-              for (let i = 0; i < 50; i++) {
+              for (let i = 0; i < 10; i++) {
                 notebook.activeCellIndex = index;
                 await app.commands.execute("notebook:run-cell");
               }
