@@ -369,7 +369,9 @@ class Server:
     def _snapshot(self) -> str:
         """What a read of now sees, as ``pg_snapshot`` has it."""
         late = self.now - self.unseen
-        unseen = {x for x, at in self.committed.items() if self.unseen and at > late}
+        unseen = set[int]()
+        if self.unseen:
+            unseen = {x for x, at in self.committed.items() if at > late}
         hidden = sorted(self.open | unseen)
         high = self.transaction + 1
         return f"{min(hidden, default=high)}:{high}:{','.join(map(str, hidden))}"
@@ -728,6 +730,8 @@ class World:
         self._gone: dict[Key, int] = {}
         """The revisions of ``shown`` at which rows were not to be seen, by these rules."""
         self._rules: tuple[Any, ...] = ()
+        self._checked: tuple[DictRows, int] | None = None
+        """The rows that were looked at last, and their version."""
         self.effects: list[tuple[float, Effect]] = []
         self.failed: Exception | None = None
         self.ranked: list[Key] = []
@@ -1102,8 +1106,14 @@ class World:
     def _check(self) -> None:
         if self.mirror.schema is None or "rev" not in self.mirror.schema.types:
             return
-        view, decode = self.view, self.mirror.schema.decode
+        rows, decode = self.mirror.rows, self.mirror.schema.decode
         rules = (self.server.allowed, self.server.known)
+        if isinstance(rows, DictRows):
+            checked = (rows, rows.version)
+            if checked == self._checked and rules == self._rules:
+                return  # as it was when it was looked at last
+            self._checked = checked
+        view = self.view
         if rules != self._rules:
             self._rules, self._gone = rules, {}
         for key in {*view, *self.shown}:
