@@ -27,16 +27,14 @@ class Vector:
         self.next += len(values)
         for place, value in zip(written.tolist(), values, strict=False):
             self.list[place] = value
-        leaving = set(gone.tolist())
-        kept = [value for place, value in enumerate(self.list) if place not in leaving]
+        for place in reversed(gone.tolist()):
+            del self.list[place]
         if at is None:
-            self.list = [*kept, *values[len(written) :]]
-        else:
+            self.list += values[len(written) :]
+        else:  # from the last on, so that no place ahead of it moves
             coming = [*zip(at.tolist(), values[len(written) :], strict=True)]
-            self.list = []
-            for ahead, value in coming:
-                self.list += [*kept[len(self.list) - coming.index((ahead, value)) : ahead], value]
-            self.list += kept[len(self.list) - len(coming) :]
+            for ahead, value in reversed(coming):
+                self.list.insert(ahead, value)
         of = self.dense.peek().dtype
         new, more = np.array(values[: len(written)], of), np.array(values[len(written) :], of)
         self.dense.advance(step, written, new, more)

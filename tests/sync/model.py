@@ -15,6 +15,8 @@ class DictRows:
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self.data: dict[Key, dict[str, Any]] = {}
+        self.version = 0
+        """Counts what was applied: what has the same was not changed."""
 
     def __len__(self) -> int:
         return len(self.data)
@@ -40,6 +42,7 @@ class DictRows:
         return iter(list(self.data))
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
+        self.version += 1
         before = {op.key: self.get(op.key) for op in ops}
         for op in ops:
             if isinstance(op, Upsert):
@@ -77,6 +80,7 @@ class DictLoad:
 
     def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> Sequence[RowChange]:
         self.collected.apply(ops)
+        self.rows.version += 1
         before, self.rows.data = self.rows.data, self.collected.data
         keys = {**before, **self.rows.data}
         return [c for key in keys for c in _change(key, before.get(key), self.rows.get(key))]

@@ -12,6 +12,7 @@ import bisect
 import heapq
 import itertools
 import json
+import operator
 import random
 import re
 from collections import Counter
@@ -83,6 +84,15 @@ OPENAPI = {
 }
 
 
+Test = Callable[[dict[str, Any]], bool]
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "eq": operator.eq,
+    "neq": operator.ne,
+    "gt": operator.gt,
+    "gte": operator.ge,
+    "lt": operator.lt,
+    "lte": operator.le,
+}
 _PLAIN = ("int4", "int8", "text", "timestamptz")
 """Types of which a key's value is its JSON."""
 _FORMS = {
@@ -192,13 +202,17 @@ class Server:
     def known(self) -> Schema:
         return Schema(tuple(Column(*one) for one in self.columns.items()), self.key)
 
+    @cached_property
+    def _plain_key(self) -> bool:
+        return all(self.columns[name] in _PLAIN for name in self.key)
+
     @property
     def clock(self) -> float:
         return EPOCH + self.now
 
     def key_of(self, row: dict[str, Any]) -> Key:
-        if all(self.columns[name] in _PLAIN for name in self.key):
-            return row[self.key[0]] if len(self.key) == 1 else tuple(row[n] for n in self.key)
+        if self._plain_key:
+            return row[self.key[0]] if len(self.key) == 1 else tuple([row[n] for n in self.key])
         return self.known.key_of(self.known.decode({name: row[name] for name in self.key}))
 
     def _placed(self, key: Any) -> tuple[Key, tuple[Any, ...]]:
@@ -355,7 +369,9 @@ class Server:
     def _snapshot(self) -> str:
         """What a read of now sees, as ``pg_snapshot`` has it."""
         late = self.now - self.unseen
-        unseen = {x for x, at in self.committed.items() if self.unseen and at > late}
+        unseen = set[int]()
+        if self.unseen:
+            unseen = {x for x, at in self.committed.items() if at > late}
         hidden = sorted(self.open | unseen)
         high = self.transaction + 1
         return f"{min(hidden, default=high)}:{high}:{','.join(map(str, hidden))}"
@@ -479,6 +495,7 @@ class Server:
         self.dropped |= self.columns.keys() - columns.keys()
         self.columns = columns
         self.__dict__.pop("known", None)
+        self.__dict__.pop("_plain_key", None)
         for key, row in self.rows.items():
             self.rows[key] = {name: row.get(name) for name in columns}
 
@@ -528,11 +545,13 @@ class Server:
         names = params["select"].split(",")
         if "xmin" in names and not self.passes_xmin:
             raise RefusedError("GET /t", 400, "42703", "column t.xmin does not exist")
-        found = [row for row in self.rows.values() if self.allowed(row)]
+        allowed = self.allowed
+        found = [row for row in self.rows.values() if allowed(row)]
         for name, text in query.params:
             if name not in ("select", "order", "limit", "offset"):
                 self._may_compare(name, text)
-                found = [row for row in found if self._test(name, text, row)]
+                test = self._test(name, text)
+                found = [row for row in found if test(row)]
         for term in reversed(params.get("order", "").split(",") if "order" in params else []):
             found = _sorted(found, term, self.columns)
         count = len(found) if query.count else None
@@ -567,62 +586,62 @@ class Server:
 
     def _may_compare(self, name: str, text: str) -> None:
         """PostgreSQL reads a literal before it looks for a row to compare it with."""
-        operator, _, value = text.partition(".")
-        if operator == "eq" and name in self.columns:
+        word, _, value = text.partition(".")
+        if word == "eq" and name in self.columns:
             self._literal(name, value)
-        elif operator == "eq":
+        elif word == "eq":
             raise RefusedError("GET /t", 400, "42703", f"column t.{name} does not exist")
 
     def _project(self, row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        wanted = {**row, "xmin": str(self.xmin[self.key_of(row)])}
         out: dict[str, Any] = {}
         for name in names:
             if name == "*":
                 out.update(row)
-            elif name not in wanted:
+            elif name == "xmin":
+                out[name] = str(self.xmin[self.key_of(row)])
+            elif name not in row:
                 raise RefusedError("GET /t", 400, "42703", f"column t.{name} does not exist")
             else:
-                out[name] = wanted[name]
+                out[name] = row[name]
         return out
 
-    def _test(self, name: str, text: str, row: dict[str, Any]) -> bool:
+    def _test(self, name: str, text: str) -> Test:
+        """What a filter says of a row; it is read once, as PostgreSQL plans a statement once."""
         if name in ("and", "or"):
-            parts = [self._logic(part, row) for part in _split(text[1:-1])]
-            return all(parts) if name == "and" else any(parts)
-        return self._operator(name, text, row)
+            parts = [self._logic(part) for part in _split(text[1:-1])]
+            if name == "and":
+                return lambda row: all(part(row) for part in parts)
+            return lambda row: any(part(row) for part in parts)
+        return self._operator(name, text)
 
-    def _logic(self, text: str, row: dict[str, Any]) -> bool:
+    def _logic(self, text: str) -> Test:
         group = re.fullmatch(r"(and|or)(\(.*\))", text)
         if group:
-            return self._test(group[1], group[2], row)
+            return self._test(group[1], group[2])
         name, _, rest = text.partition(".")
-        return self._operator(name, rest, row)
+        return self._operator(name, rest)
 
-    def _operator(self, name: str, text: str, row: dict[str, Any]) -> bool:
+    def _operator(self, name: str, text: str) -> Test:
         if name not in self.columns:
             raise RefusedError("GET /t", 400, "42703", f"column t.{name} does not exist")
         negated = text.startswith("not.")
-        operator, _, value = text.removeprefix("not.").partition(".")
-        mine = row[name]
-        if operator == "is":
-            return (mine is None) is not negated
-        if mine is None:
-            return False
-        if operator == "in":
-            each = [self._literal(name, one) for one in _split(value[1:-1])]
-            truth = _rank(self.columns[name], mine) in [_rank(self.columns[name], x) for x in each]
-        else:
-            theirs = _rank(self.columns[name], self._literal(name, value))
-            mine = _rank(self.columns[name], mine)
-            truth = {
-                "eq": mine == theirs,
-                "neq": mine != theirs,
-                "gt": mine > theirs,
-                "gte": mine >= theirs,
-                "lt": mine < theirs,
-                "lte": mine <= theirs,
-            }[operator]
-        return truth is not negated
+        word, _, value = text.removeprefix("not.").partition(".")
+        if word == "is":
+            return lambda row: (row[name] is None) is not negated
+        pg_type = self.columns[name]
+        if word == "in":
+            among = [_rank(pg_type, self._literal(name, x)) for x in _split(value[1:-1])]
+            return lambda row: (
+                row[name] is not None and (_rank(pg_type, row[name]) in among) is not negated
+            )
+        theirs, compare = _rank(pg_type, self._literal(name, value)), _COMPARISONS[word]
+        if pg_type in _PLAIN:  # a value stands for itself
+            return lambda row: (
+                (mine := row[name]) is not None and compare(mine, theirs) is not negated
+            )
+        return lambda row: (
+            (mine := row[name]) is not None and compare(_rank(pg_type, mine), theirs) is not negated
+        )
 
     def _literal(self, name: str, text: str) -> Any:
         if text.startswith('"'):
@@ -663,9 +682,13 @@ def _rank(pg_type: str, value: Any) -> Any:
 def _sorted(rows: list[dict[str, Any]], term: str, columns: dict[str, str]) -> list[dict[str, Any]]:
     name, direction, nulls = term.split(".")
 
-    def rank(row: dict[str, Any]) -> Any:
-        return _rank(columns.get(name, ""), row[name])
+    pg_type = columns.get(name, "")
+    plain = operator.itemgetter(name)
 
+    def ranked(row: dict[str, Any]) -> Any:
+        return _rank(pg_type, row[name])
+
+    rank = plain if pg_type in _PLAIN else ranked
     none = [row for row in rows if row[name] is None]
     some = [row for row in rows if row[name] is not None]
     some = sorted(some, key=rank, reverse=direction == "desc")
@@ -707,6 +730,8 @@ class World:
         self._gone: dict[Key, int] = {}
         """The revisions of ``shown`` at which rows were not to be seen, by these rules."""
         self._rules: tuple[Any, ...] = ()
+        self._checked: tuple[DictRows, int] | None = None
+        """The rows that were looked at last, and their version."""
         self.effects: list[tuple[float, Effect]] = []
         self.failed: Exception | None = None
         self.ranked: list[Key] = []
@@ -1081,8 +1106,14 @@ class World:
     def _check(self) -> None:
         if self.mirror.schema is None or "rev" not in self.mirror.schema.types:
             return
-        view, decode = self.view, self.mirror.schema.decode
+        rows, decode = self.mirror.rows, self.mirror.schema.decode
         rules = (self.server.allowed, self.server.known)
+        if isinstance(rows, DictRows):
+            checked = (rows, rows.version)
+            if checked == self._checked and rules == self._rules:
+                return  # as it was when it was looked at last
+            self._checked = checked
+        view = self.view
         if rules != self._rules:
             self._rules, self._gone = rules, {}
         for key in {*view, *self.shown}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
@@ -94,12 +95,12 @@ class Watched(World):
     @property
     def age(self) -> float:
         """Seconds since the first change that is not shown yet."""
-        missed = [
-            self.committed[rev]
-            for key, row in self.view.items()
-            for rev, _ in self.server.history[key]
-            if rev > row["rev"]
-        ]
+        missed = []
+        for key, row in self.view.items():
+            history = self.server.history[key]  # the oldest first
+            first = bisect.bisect_right(history, row["rev"], key=lambda state: state[0])
+            if first < len(history):
+                missed.append(self.committed[history[first][0]])
         return self.now - min(missed, default=self.now)
 
     def watch(self, seconds: float) -> None:

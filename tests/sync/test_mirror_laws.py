@@ -25,6 +25,9 @@ from tests.sync.simulation import Faults, Server, World
 
 COLUMNS = {"id": "int8", "grp": "int4", "note": "text", "rev": "int8"}
 many = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+NIGHTLY = settings().max_examples > 100
+quiet_ones = settings(many, max_examples=300 if NIGHTLY else 100)
+"""For laws of long quiet times, which take most of what they cost."""
 
 keys = st.integers(1, 12)
 pauses = st.sampled_from((0.0, 0.0, 0.001, 0.05, 0.3, 1.0, 2.5))
@@ -586,12 +589,14 @@ def test_nulls_that_are_believed_too_soon_are_true_after_an_audit(
     """Promise 11: what a null over the socket hides is shown at the next audit at the latest."""
     one = Server({"id": "int8", "price": "float8", "cost": "float8"})
     with mock.patch("notebook_rt.sync.table.nulls.TRUE_NULLS", enough):
-        world = World(TableSpec("t"), one, seed=seed, options=Options(audit_interval=5.0))
+        # An audit takes less than a quarter of the interval.
+        quick, options = Faults(read_time=(0.005, 0.1)), Options(audit_interval=5.0)
+        world = World(TableSpec("t"), one, seed=seed, faults=quick, options=options)
         world.connect()
         for pause, key, price, cost in story:
             world.run(pause)
             one.write(key, {"price": price, "cost": cost})
-        world.settle(200)  # the next audit: a slow one waits a hundred times what it took
+        world.settle(15)  # the next audit
     converged(world)
 
 
@@ -782,7 +787,7 @@ def losses(most: int, quiet: st.SearchStrategy[float]) -> Callable[[Any], Any]:
     )
 
 
-@many
+@quiet_ones
 @losses(20, st.floats(0.0, 600.0))
 def test_every_message_that_is_lost_is_made_up_for_within_three_seconds(
     story: list[Any], quiet: float, writes: int, seed: int, phase: float
@@ -792,7 +797,7 @@ def test_every_message_that_is_lost_is_made_up_for_within_three_seconds(
 
 
 @settings(many, max_examples=4)
-@losses(5, st.floats(600.0, 6 * 3600.0))
+@losses(5, st.floats(600.0, (6 if NIGHTLY else 3) * 3600.0))
 def test_hours_of_quiet_make_no_loss_last_longer(
     story: list[Any], quiet: float, writes: int, seed: int, phase: float
 ) -> None:
