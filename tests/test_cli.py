@@ -302,20 +302,6 @@ print("pandas" in sys.modules, file=sys.stderr)
     assert done.stderr.strip() == "False"
 
 
-def test_a_client_of_http_comes_without_the_command_line_of_its_library() -> None:
-    pytest.importorskip("rich")
-    pytest.importorskip("click")
-    script = """
-import sys, notebook_rt.net.client
-print(sorted({"rich", "click", "httpx._main"} & {*sys.modules}))
-import httpx._main  # who wants it has it
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == "[]"
-
-
 def test_without_a_command_it_helps_and_it_says_its_version(tmp_path: Path) -> None:
     bare = run(tmp_path)
     assert bare.returncode == 0

@@ -6,22 +6,15 @@ first request, on a thread beside, so that a kept table is shown before.
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
+import httpx
+
 from notebook_rt.errors import AnswerTooLargeError
 from notebook_rt.model.http import Request
 from notebook_rt.net.address import proxies
-
-# httpx imports its command line, and with it rich, click and pygments where they are installed: a third
-# of its time. What nobody runs here is absent meanwhile, which httpx is prepared for.
-_HIDDEN: Final = sys.modules.setdefault("httpx._main", None) is None  # type: ignore[arg-type]  # absent
-import httpx  # noqa: E402  # after that
-
-if _HIDDEN:
-    del sys.modules["httpx._main"]
 
 FAILURES: Final = (httpx.TransportError, httpx.DecodingError, httpx.InvalidURL, OSError)
 """What is raised where a request gets no answer."""
