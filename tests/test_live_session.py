@@ -124,7 +124,7 @@ def test_signing_in_without_a_password(stack: LocalStack) -> None:
 
 
 def test_who_signs_up_is_signed_in_or_has_to_confirm_the_address(
-    stack: LocalStack, tmp_path: Path
+    stack: LocalStack, stack_directory: Path
 ) -> None:
     email = f"u{next(_numbers)}@example.com"
     with nrt.connect(stack.url, stack.anon_key, options=SWIFT) as rt:
@@ -139,7 +139,7 @@ def test_who_signs_up_is_signed_in_or_has_to_confirm_the_address(
         with pytest.raises(TypeError, match="an address and a password"):
             rt.sign_up(email)
     with (
-        start(tmp_path, options=local.StackOptions(email_confirmation=True)) as strict,
+        start(stack_directory, options=local.StackOptions(email_confirmation=True)) as strict,
         nrt.connect(strict.url, strict.anon_key, options=SWIFT) as rt,
     ):
         rt.sign_up(email, "correct horse")

@@ -188,9 +188,11 @@ def test_a_loss_in_a_busy_stream_is_found_seconds_after_it_stops(stack: LocalSta
         assert lab.true_within(14) < 14
 
 
-def test_after_a_burst_above_the_rate_limit_nothing_that_is_wrong_is_green(tmp_path: Path) -> None:
+def test_after_a_burst_above_the_rate_limit_nothing_that_is_wrong_is_green(
+    stack_directory: Path,
+) -> None:
     """A hosted project sends a burst, and then for up to a minute drops what follows, without a word."""
-    with start(tmp_path) as stack, nrt.connect(stack.url, stack.anon_key) as rt:
+    with start(stack_directory) as stack, nrt.connect(stack.url, stack.anon_key) as rt:
         stack.sql("create table t (id int primary key, v int)")
         stack.sql("insert into t select i, 0 from generate_series(1, 3000) i")
         stack.sql("grant select, insert, update, delete on t to anon, authenticated, service_role")
