@@ -695,7 +695,7 @@ def test_a_cell_that_connects_to_two_projects_closes_the_old_session_of_each(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [10, pytest.param(90, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("seconds", [5, pytest.param(90, marks=pytest.mark.nightly)])
 @pytest.mark.timeout(200)
 def test_a_cell_that_computes_keeps_the_connection_and_the_presence(
     stack: LocalStack, make_table: Callable[..., str], seconds: int
@@ -706,7 +706,7 @@ def test_a_cell_that_computes_keeps_the_connection_and_the_presence(
     import sys, threading, notebook_rt as nrt
     told = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), told.set()), daemon=True).start()
-    options = nrt.Options(heartbeat_interval=2.0, heartbeat_timeout=2.0, audit_interval=0)
+    options = nrt.Options(heartbeat_interval=1.0, heartbeat_timeout=2.0, audit_interval=0)
     with nrt.connect({stack.url!r}, {stack.anon_key!r}, options=options) as rt:
         rt.channel({topic!r}).presence.track(name="busy")
         frame = rt.table({table!r}).wait({scaled(10)})
