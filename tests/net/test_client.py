@@ -12,6 +12,13 @@ import pytest
 from notebook_rt.net.client import new_client, timeouts
 
 
+@pytest.fixture(autouse=True)
+def _every_authority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the other tests do without, and a machine may name otherwise."""
+    monkeypatch.delenv("SSL_CERT_FILE")
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+
+
 def trusted_by(client: httpx.AsyncClient) -> ssl.SSLContext:
     pool = client._transport._pool  # type: ignore[attr-defined]  # what httpx was told is nowhere else
     context: ssl.SSLContext = pool._ssl_context
