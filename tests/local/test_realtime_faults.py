@@ -137,6 +137,7 @@ async def test_a_client_that_does_not_read_is_cut_and_delays_nobody(stack_direct
             )
             assert [await heard(busy) for _ in range(300)] == list(range(1, 301))
             await until_state(stack, lambda state: state["sockets"] == 1)
+            lazy.transport.abort()  # its end would be waited for, unread
 
 
 def insert(dsn: str, table: str, key: int) -> None:

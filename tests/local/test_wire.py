@@ -266,7 +266,7 @@ async def test_what_a_restarted_postgres_loses_is_lost_without_a_word(
     stack_directory: Path,
 ) -> None:
     # Longer than PostgreSQL takes to start: the stream is to come back after what is lost was written.
-    resting = RealtimeOptions(restart_delay=10.0, publication_delay=0.3, **RECORDED)
+    resting = RealtimeOptions(restart_delay=5.0, publication_delay=0.3, **RECORDED)
     with _start(stack_directory, resting) as stack:
 
         async def restart_postgres(player: Player) -> None:
