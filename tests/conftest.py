@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import certifi
 import hypothesis
 import pytest
 
@@ -18,6 +19,7 @@ from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
 from notebook_rt.runtime.optional_sql import DESCRIBE_SQL, LEDGER_SQL
 from tests.proxy import Proxy
+from tests.stacks import copied, template
 from tests.waiting import TIME_FACTOR, scaled
 
 hypothesis.settings.register_profile("ci", max_examples=100, deadline=None)
@@ -88,6 +90,16 @@ def _nothing_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _few_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each ``httpx.get`` of a test reads the authorities, 40 ms of the processor; no test needs them."""
+    file = tmp_path_factory.mktemp("authority") / "one.pem"
+    file.write_text("".join(certifi.contents().partition("-----END CERTIFICATE-----")[:2]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(file))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_queue_of_another_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test leaves unwritten is not told to the next."""
@@ -96,12 +108,29 @@ def _no_queue_of_another_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+def ready_made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Fills a directory so that `start` makes no database in it; see ``stacks.py``."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # one for all workers
+    return lambda into: copied(template(folder), into)
+
+
+@pytest.fixture
+def stack_directory(ready_made: Callable[[Path], Path], tmp_path: Path) -> Path:
+    """A directory for a stack of one test's own, whose start makes no database."""
+    return ready_made(tmp_path / "stack")
+
+
+@pytest.fixture(scope="session")
+def stack(
+    ready_made: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalStack]:
     """One local stack for the whole run. Whoever makes a table drops it, or gives it a new name.
 
     Its tables describe themselves, by the optional SQL; ``test_live_columns.py`` does without.
     """
-    with start(tmp_path_factory.mktemp("stack"), options=QUICK) as running:
+    with start(ready_made(tmp_path_factory.mktemp("stack")), options=QUICK) as running:
         if not OLD_PLATFORM:  # there, the API's description says it
             running.sql(DESCRIBE_SQL.read_text())
         yield running
@@ -123,15 +152,17 @@ def make_table(stack: LocalStack) -> Iterator[Callable[..., str]]:
 
     def make(columns: str = "id bigint primary key, name text, price numeric") -> str:
         name = f"live_{next(_numbers)}"
-        stack.sql(f"create table {name} ({columns})")
-        stack.sql(f"alter publication supabase_realtime add table {name}")
-        stack.sql(f"grant all on {name} to anon, authenticated, service_role")
+        stack.sql(
+            f"create table {name} ({columns});"
+            f"alter publication supabase_realtime add table {name};"
+            f"grant all on {name} to anon, authenticated, service_role"
+        )
         made.append(name)
         return name
 
     yield make
-    for name in made:
-        stack.sql(f"drop table if exists {name}")
+    if made:
+        stack.sql(f"drop table if exists {', '.join(made)}")
 
 
 @pytest.fixture

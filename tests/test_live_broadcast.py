@@ -525,11 +525,11 @@ def test_a_column_that_is_added_appears(
 
 
 def test_a_bulk_change_is_in_df_on_a_small_plan(
-    tmp_path: Path,
+    stack_directory: Path,
 ) -> None:
     """7,000 rows are a handful of messages, which a limit of 100 a second lets through."""
     options = replace(QUICK, realtime=replace(QUICK.realtime, events_per_second=100.0))
-    with start(tmp_path / "stack", options=options) as stack:
+    with start(stack_directory, options=options) as stack:
         stack.sql(
             "create table bulk (id int primary key, v int);"
             "insert into bulk select i, 0 from generate_series(1, 7000) i;"

@@ -139,12 +139,12 @@ def test_a_broadcast_too_large_is_refused_by_name(
         channel.send("big", {"text": "x" * 3_100_000}, ack=True)
 
 
-def test_a_large_broadcast_arrives_and_closes_no_socket(tmp_path: Path, topic: str) -> None:
+def test_a_large_broadcast_arrives_and_closes_no_socket(stack_directory: Path, topic: str) -> None:
     """As large as the pro plan allows; the free plan ends at 256 KB."""
     options = StackOptions(realtime=RealtimeOptions(max_broadcast_bytes=3_000_000))
     heard: list[Any] = []
     with (
-        start(tmp_path, options=options) as pro,
+        start(stack_directory, options=options) as pro,
         nrt.connect(pro.url, pro.anon_key) as listening,
         nrt.connect(pro.url, pro.anon_key) as sending,
     ):

@@ -18,10 +18,12 @@ from tests.waiting import scaled, until
 
 
 @pytest.fixture(scope="module")
-def short_days(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+def short_days(
+    ready_made: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalStack]:
     """A stack on which the 24 hours of a connection without a login are three seconds."""
     options = replace(QUICK, realtime=replace(QUICK.realtime, login_timeout=3.0))
-    with start(tmp_path_factory.mktemp("short_days"), options=options) as running:
+    with start(ready_made(tmp_path_factory.mktemp("short_days")), options=options) as running:
         yield running
 
 

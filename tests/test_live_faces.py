@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -59,9 +60,9 @@ def test_what_may_be_watched_is_a_dataframe_of_what_this_login_may_read(
 
 
 def test_a_project_that_does_not_tell_its_tables_says_how_to_have_it_told(
-    tmp_path_factory: pytest.TempPathFactory,
+    stack_directory: Path,
 ) -> None:
-    with start(tmp_path_factory.mktemp("plain"), options=StackOptions()) as plain:
+    with start(stack_directory, options=StackOptions()) as plain:
         plain.sql("create table notes (id int primary key, body text)")
         plain.sql("grant select on notes to service_role")
         with (

@@ -28,9 +28,8 @@ same = pd.testing.assert_frame_equal
 
 @pytest.fixture
 def session(stack: LocalStack, tmp_path: Path) -> Iterator[nrt.Session]:
-    options = nrt.Options(
-        audit_interval=0
-    )  # one that reads a change before it is heard tells its time
+    # An audit that reads a change before it is heard would tell its time. One machine has one clock.
+    options = nrt.Options(audit_interval=0, clock_margin=0.1)
     queue = tmp_path / "queue.db"
     with nrt.connect(stack.url, stack.anon_key, queue_path=queue, options=options) as session:
         yield session

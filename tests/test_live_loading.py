@@ -73,10 +73,10 @@ def test_a_far_table_is_whole_in_the_keys_order_and_soon(stack: LocalStack, key:
 
 
 def test_a_table_that_cannot_be_read_in_a_page_within_the_timeout_is_read_in_smaller_ones(
-    tmp_path: Path,
+    stack_directory: Path,
 ) -> None:
     """A policy that is slow for each row: 1,000 rows take longer than a statement may."""
-    with start(tmp_path, options=StackOptions(anon_timeout=0.25)) as stack:
+    with start(stack_directory, options=StackOptions(anon_timeout=0.25)) as stack:
         stack.sql("create table slow (id bigint primary key)")
         stack.sql("insert into slow select n from generate_series(1, 1500) n")
         stack.sql(
@@ -135,7 +135,7 @@ def test_a_session_has_no_more_reads_under_way_than_it_is_told(
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("sql", [False, True], ids=["without the SQL", "with the SQL"])
 def test_a_million_rows_are_loaded_audited_and_reconciled_within_the_timeout(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sql: bool
+    stack_directory: Path, monkeypatch: pytest.MonkeyPatch, sql: bool
 ) -> None:
     """A hosted project's 3 s for a statement of ``anon``; no request of ours needs a third of them."""
     asked: list[tuple[float, int]] = []
@@ -149,7 +149,7 @@ def test_a_million_rows_are_loaded_audited_and_reconciled_within_the_timeout(
 
     monkeypatch.setattr(HttpClient, "send", watched)
     realtime = RealtimeOptions(events_per_second=None)
-    with start(tmp_path, options=StackOptions(realtime=realtime)) as stack:
+    with start(stack_directory, options=StackOptions(realtime=realtime)) as stack:
         stack.sql("create table big (id bigint primary key, bid float8, note text)")
         stack.sql("insert into big select n, n, 'checked' from generate_series(1, 1000000) n")
         stack.sql("analyze big; grant select on big to anon")

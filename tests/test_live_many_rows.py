@@ -173,7 +173,10 @@ def test_lost_answers_double_no_row_and_lose_none(
         f"create trigger note after insert or update on {table} for each row execute function {table}_note()"
     )
     try:
-        with nrt.connect(proxy.url, stack.anon_key) as rt:
+        options = nrt.Options(
+            backoff_base=0.2, backoff_max=1.0
+        )  # how long it waits is no claim here
+        with nrt.connect(proxy.url, stack.anon_key, options=options) as rt:
             frame = rt.table(table).wait(scaled(20))
             proxy.rules = lost_answers()
             report = frame.insert(frame_of(range(150), n=1))

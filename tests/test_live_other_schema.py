@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +24,11 @@ NAMES = [("sales", "orders"), ("Sales 2026", 'Orders "big"')]
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+def project(
+    ready_made: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalStack]:
     options = replace(QUICK, schemas=("public", *(schema for schema, _ in NAMES)))
-    with start(tmp_path_factory.mktemp("schemas"), options=options) as running:
+    with start(ready_made(tmp_path_factory.mktemp("schemas")), options=options) as running:
         running.sql(optional_sql())
         yield running
 
@@ -110,10 +112,10 @@ def test_what_an_error_says_to_run_makes_it_broadcast(
 
 
 def test_where_public_is_not_exposed_a_table_is_live_and_says_what_it_lacks(
-    tmp_path: Path,
+    stack_directory: Path,
 ) -> None:
     options = replace(QUICK, schemas=("api",))
-    with start(tmp_path, options=options) as project:
+    with start(stack_directory, options=options) as project:
         project.sql(
             "create schema api; grant usage on schema api to anon;"
             "create table api.items (sku text primary key, n int);"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
+from notebook_rt.sync.table.replica import Replica
 from tests.waiting import scaled, until
 
 
@@ -193,6 +195,32 @@ def test_two_migrations_with_writes_between_end_in_the_new_columns(
 
             until(true, 15, lambda: (frame, frame.df))  # noqa: B023  # read now
             frame.close()
+
+
+def test_an_exception_while_columns_move_is_read_over_at_once(
+    stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waited for `poll_interval`, as after the second in a row it does still."""
+    raised: list[int] = []
+    settle = Replica.settle
+
+    def failing_once(self: Replica, *row: Any) -> Any:
+        if len(raised) < 1:
+            raised.append(1)
+            raise KeyError("price")
+        return settle(self, *row)
+
+    options = nrt.Options(poll_interval=60.0, poll_max=60.0, audit_interval=0)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        table = make_table("id bigint primary key, name text, price numeric")
+        stack.sql(f"insert into {table} values (1, 'a', 1)")
+        frame = live(rt.table(table))
+        monkeypatch.setattr(Replica, "settle", failing_once)
+        stack.sql(f"alter table {table} drop price, add n int default 7")
+        stack.sql(f"insert into {table} (id) values (2)")
+        until(lambda: raised and frame.status == "live", 20, lambda: frame)
+        until(lambda: list(frame.df.columns) == ["name", "n"], 20, lambda: frame.df)
+        assert list(frame.df.index) == [1, 2]
 
 
 @pytest.mark.parametrize(

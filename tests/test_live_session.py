@@ -124,7 +124,7 @@ def test_signing_in_without_a_password(stack: LocalStack) -> None:
 
 
 def test_who_signs_up_is_signed_in_or_has_to_confirm_the_address(
-    stack: LocalStack, tmp_path: Path
+    stack: LocalStack, stack_directory: Path
 ) -> None:
     email = f"u{next(_numbers)}@example.com"
     with nrt.connect(stack.url, stack.anon_key, options=SWIFT) as rt:
@@ -139,7 +139,7 @@ def test_who_signs_up_is_signed_in_or_has_to_confirm_the_address(
         with pytest.raises(TypeError, match="an address and a password"):
             rt.sign_up(email)
     with (
-        start(tmp_path, options=local.StackOptions(email_confirmation=True)) as strict,
+        start(stack_directory, options=local.StackOptions(email_confirmation=True)) as strict,
         nrt.connect(strict.url, strict.anon_key, options=SWIFT) as rt,
     ):
         rt.sign_up(email, "correct horse")
@@ -695,7 +695,7 @@ def test_a_cell_that_connects_to_two_projects_closes_the_old_session_of_each(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [10, pytest.param(90, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("seconds", [5, pytest.param(90, marks=pytest.mark.nightly)])
 @pytest.mark.timeout(200)
 def test_a_cell_that_computes_keeps_the_connection_and_the_presence(
     stack: LocalStack, make_table: Callable[..., str], seconds: int
@@ -706,7 +706,7 @@ def test_a_cell_that_computes_keeps_the_connection_and_the_presence(
     import sys, threading, notebook_rt as nrt
     told = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), told.set()), daemon=True).start()
-    options = nrt.Options(heartbeat_interval=2.0, heartbeat_timeout=2.0, audit_interval=0)
+    options = nrt.Options(heartbeat_interval=1.0, heartbeat_timeout=2.0, audit_interval=0)
     with nrt.connect({stack.url!r}, {stack.anon_key!r}, options=options) as rt:
         rt.channel({topic!r}).presence.track(name="busy")
         frame = rt.table({table!r}).wait({scaled(10)})

@@ -61,9 +61,11 @@ def name_of(table: str) -> str:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["with our SQL", "without"])
 def project(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    ready_made: Callable[[Path], Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[LocalStack, bool]]:
-    with start(tmp_path_factory.mktemp("shapes"), options=StackOptions()) as stack:
+    with start(ready_made(tmp_path_factory.mktemp("shapes")), options=StackOptions()) as stack:
         if request.param:
             stack.sql(optional_sql())
         for table, made in TABLES.items():

@@ -123,7 +123,7 @@ class Feed:
     def age(self) -> float | None:
         """Seconds since it was last known to be the server's; None before the first data."""
         at = self.synced_at
-        return None if at is None else (pd.Timestamp.now("UTC") - at).total_seconds()
+        return None if at is None else time.time() - at.timestamp()
 
     # For the user's thread
 

@@ -39,6 +39,7 @@ from notebook_rt.runtime.services import Services
 from notebook_rt.runtime.topics import Topics
 from notebook_rt.sync.connection.health import (
     CALM,
+    Audits,
     Facts,
     Finding,
     Health,
@@ -299,9 +300,9 @@ class Project:
 
     # How it goes
 
-    def health(self) -> Health:
-        """From any thread."""
-        facts, now = self._facts(), time.monotonic()
+    def health(self, facts: Facts | None = None) -> Health:
+        """From any thread; ``facts``, where they were gathered just now."""
+        facts, now = facts or self._facts(), time.monotonic()
         status, reason, cause = self._verdict(facts)
         made = audits_of(facts.tables)
         hour = self.usage.hour(now)
@@ -309,7 +310,7 @@ class Project:
             status,
             reason,
             None if facts.latency is None else 1000 * facts.latency,
-            {**self.metrics(), "next_audit_s": made.next_in, "audited_s": made.last_ago},
+            self.metrics(made),
             next_audit_s=made.next_in,
             audited_s=made.last_ago,
             tables=made.tables,
@@ -373,11 +374,11 @@ class Project:
         """Whether live updates, if they are away, may be back at once; from any thread."""
         return self._interruption.calm(time.monotonic())
 
-    def metrics(self) -> dict[str, Any]:
-        """From any thread."""
+    def metrics(self, made: Audits | None = None) -> dict[str, Any]:
+        """From any thread; ``made``, where the audits were looked at just now."""
         traffic, now = self.connection.traffic, time.monotonic()
         states = self.connection.registry.channels().values()
-        made = audits_of(self._facts().tables)
+        made = made or audits_of(self._facts().tables)
         hour = self.usage.hour(now)
         return {
             "status": self.state,
@@ -468,12 +469,14 @@ class Project:
 
     def _tell_health(self) -> None:
         self._looking = False
-        now = time.monotonic()
-        self.health_listeners.tell(self.health())
+        now, facts = time.monotonic(), self._facts()  # once: a session may have a hundred tables
+        if self.health_listeners:
+            self.health_listeners.tell(self.health(facts))
+        else:
+            self._since.look(self._verdict(facts).status, now)
         for near in self.usage.due(self._near(self.usage.hour(now)), now):
             self.note("limit", near.text)
         # A table that cannot be had says so itself: the lines tell of what is lost and comes back.
-        facts = self._facts()
         tables = [table for table in facts.tables if table.status != "error"]
         facts = replace(facts, tables=tables)
         interruption, since = self._interruption, self._interruption.since

@@ -202,7 +202,7 @@ def test_a_table_stays_true_by_polling(
         for number in (2, 3, 4):
             stack.sql(f"insert into {table} values ({number}, 'more', 1)")
             until(lambda number=number: number in live.df.index, what=lambda: repr(live))  # type: ignore[misc]  # a lambda with a default
-        throughout(lambda: rt.health.status != "healthy", 1.0, what=lambda: repr(rt.health))
+        throughout(lambda: rt.health.status != "healthy", 0.5, what=lambda: repr(rt.health))
         said = (
             rt.health.reason,
             repr(rt.health),

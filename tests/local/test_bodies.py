@@ -169,10 +169,10 @@ def test_a_body_over_the_limit_is_413(
 
 
 def test_a_password_may_be_tried_so_often_and_then_the_answer_says_when_again(
-    tmp_path: Path,
+    stack_directory: Path,
 ) -> None:
     assert StackOptions().password_attempts == 30
-    with start(tmp_path, options=replace(QUICK, password_attempts=3)) as stack:
+    with start(stack_directory, options=replace(QUICK, password_attempts=3)) as stack:
         headers = {"apikey": stack.anon_key}
         answers = [
             httpx.post(

@@ -61,8 +61,8 @@ def test_the_published_key_is_no_shared_secret(stack: LocalStack) -> None:
         assert httpx.get(f"{stack.url}/rest/v1/x", headers=headers).status_code == 401
 
 
-def test_tokens_of_the_older_kind_are_an_option(tmp_path: Path) -> None:
-    with start(tmp_path, options=StackOptions(jwt_algorithm="HS256")) as stack:
+def test_tokens_of_the_older_kind_are_an_option(stack_directory: Path) -> None:
+    with start(stack_directory, options=StackOptions(jwt_algorithm="HS256")) as stack:
         assert jwt.get_unverified_header(stack.token())["alg"] == "HS256"
         assert as_json(httpx.get(f"{stack.url}/auth/v1/.well-known/jwks.json")) == {"keys": []}
         headers = {"apikey": stack.anon_key, "Authorization": f"Bearer {stack.token()}"}
@@ -83,11 +83,13 @@ def test_a_secret_key_is_refused_where_a_browser_sends_it(stack: LocalStack) -> 
 
 
 @pytest.fixture(scope="module")
-def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+def hasty(
+    ready_made: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalStack]:
     """The day of a connection, and the patience for a statement, are short."""
     realtime = RealtimeOptions(login_timeout=1.0, events_per_second=None)
     options = StackOptions(anon_timeout=0.2, authenticated_timeout=0.4, realtime=realtime)
-    with start(tmp_path_factory.mktemp("hasty"), options=options) as running:
+    with start(ready_made(tmp_path_factory.mktemp("hasty")), options=options) as running:
         running.sql(
             "create function slow(seconds float8) returns int language sql as "
             "$$ select 1 from pg_sleep(seconds) $$"
@@ -132,10 +134,10 @@ def test_a_url_over_8_kb_is_refused(stack: LocalStack, make_table: MakeTable) ->
     ("options", "granted"), [(StackOptions(), False), (StackOptions(default_grants=True), True)]
 )
 def test_what_is_made_needs_a_grant_unless_told_otherwise(
-    tmp_path: Path, options: StackOptions, granted: bool
+    stack_directory: Path, options: StackOptions, granted: bool
 ) -> None:
     for _ in range(2):  # a second start on the same data says it again
-        with start(tmp_path, options=options) as stack:
+        with start(stack_directory, options=options) as stack:
             stack.sql("drop table if exists bare; create table bare (id serial primary key)")
             stack.sql("create or replace function one() returns int language sql as 'select 1'")
             for key, role in ((stack.anon_key, "anon"), (stack.service_key, "service_role")):
@@ -150,9 +152,9 @@ def test_what_is_made_needs_a_grant_unless_told_otherwise(
 
 
 def test_the_functions_of_an_extension_are_everybodys_unless_it_says_otherwise(
-    tmp_path: Path,
+    stack_directory: Path,
 ) -> None:
-    with start(tmp_path) as stack:
+    with start(stack_directory) as stack:
         stack.sql("create extension citext; create extension dblink")
         stack.sql("create table names (id int primary key, v citext)")
         stack.sql("create function mine() returns int language sql as 'select 1'")
@@ -224,9 +226,9 @@ def test_a_table_that_is_cut_after_a_day_is_live_again_without_alarm(hasty: Loca
         assert "failed" not in {kind for kind, _ in notes}
 
 
-def test_a_server_that_polls_is_late_by_up_to_its_interval(tmp_path: Path) -> None:
+def test_a_server_that_polls_is_late_by_up_to_its_interval(stack_directory: Path) -> None:
     options = StackOptions(realtime=RealtimeOptions(poll_interval=0.5))
-    with start(tmp_path, options=options) as stack:
+    with start(stack_directory, options=options) as stack:
         stack.sql("create table late (id int primary key)")
         stack.sql("grant select on late to anon")
         stack.sql("alter publication supabase_realtime add table late")

@@ -157,9 +157,9 @@ async def test_messages_come_in_the_order_of_commits(live: LocalStack) -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(ready_made: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A stack's directory, for tests that start it with options of their own."""
-    return tmp_path_factory.mktemp("broadcasts") / "stack"
+    return ready_made(tmp_path_factory.mktemp("broadcasts"))
 
 
 @contextmanager

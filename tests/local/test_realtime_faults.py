@@ -105,8 +105,8 @@ async def test_only_the_service_key_may_break_things(stack: LocalStack) -> None:
             assert answer.status_code == 401
 
 
-async def test_a_restarted_postgres_is_followed_again(tmp_path: Any) -> None:
-    with start(tmp_path) as stack:
+async def test_a_restarted_postgres_is_followed_again(stack_directory: Path) -> None:
+    with start(stack_directory) as stack:
         stack.sql(
             "create table rt_faults (id int primary key, v text);"
             "grant select on rt_faults to anon;"
@@ -122,9 +122,9 @@ async def test_a_restarted_postgres_is_followed_again(tmp_path: Any) -> None:
 
 
 @pytest.mark.slow
-async def test_a_client_that_does_not_read_is_cut_and_delays_nobody(tmp_path: Any) -> None:
+async def test_a_client_that_does_not_read_is_cut_and_delays_nobody(stack_directory: Path) -> None:
     options = StackOptions(realtime=RealtimeOptions(slow_reader_timeout=1.0))
-    with start(tmp_path, options=options) as stack:
+    with start(stack_directory, options=options) as stack:
         stack.sql(
             "create table rt_faults (id int primary key, v text);"
             "grant select on rt_faults to anon;"
@@ -137,6 +137,7 @@ async def test_a_client_that_does_not_read_is_cut_and_delays_nobody(tmp_path: An
             )
             assert [await heard(busy) for _ in range(300)] == list(range(1, 301))
             await until_state(stack, lambda state: state["sockets"] == 1)
+            lazy.transport.abort()  # its end would be waited for, unread
 
 
 def insert(dsn: str, table: str, key: int) -> None:
@@ -145,12 +146,12 @@ def insert(dsn: str, table: str, key: int) -> None:
         connection.execute(f"insert into {table} values ({key})".encode())
 
 
-def test_a_commit_that_others_do_not_see_yet_is_told_once_they_do(tmp_path: Path) -> None:
+def test_a_commit_that_others_do_not_see_yet_is_told_once_they_do(stack_directory: Path) -> None:
     """The log has a commit before its rows can be read: policies are asked once they can.
 
     PostgreSQL waits in between for a standby; on a busy machine there is such a moment by itself.
     """
-    with start(tmp_path / "stack") as stack:
+    with start(stack_directory) as stack:
         stack.sql("create table owned (id int primary key)")
         stack.sql("alter table owned enable row level security")
         stack.sql("create policy all_of_it on owned using (true)")

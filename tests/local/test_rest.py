@@ -494,8 +494,8 @@ def test_a_lost_connection_is_503_and_the_next_request_works(stack: LocalStack, 
         assert anon("/rest_small?limit=1").status_code == 200
 
 
-def test_a_stack_that_stops_does_not_wait_for_a_running_call(tmp_path: Path) -> None:
-    with start(tmp_path) as stack, ThreadPoolExecutor() as threads:
+def test_a_stack_that_stops_does_not_wait_for_a_running_call(stack_directory: Path) -> None:
+    with start(stack_directory) as stack, ThreadPoolExecutor() as threads:
         stack.sql("create function nap() returns void language sql as 'select pg_sleep(60)'")
         stack.sql("grant execute on function nap to anon")
         rest = Rest(stack, stack.anon_key)
@@ -745,9 +745,9 @@ def test_put_writes_the_one_row_that_the_url_names(
 
 
 def test_the_description_is_closed_to_all_but_secret_keys(
-    tmp_path: Path,
+    stack_directory: Path,
 ) -> None:
-    with start(tmp_path) as stack:
+    with start(stack_directory) as stack:
         assert stack.options.description == "closed"
         token = stack.token("authenticated", ALICE)
         for key, bearer, message, hint in (

@@ -105,6 +105,7 @@ def holder(directory: Path, then: str, started: list[subprocess.Popen[str]]) -> 
 
 def test_data_keys_and_url_are_the_same_after_a_restart(tmp_path: Path) -> None:
     with start(tmp_path) as first:
+        assert first.sql("show fsync") == [("on",)]
         first.sql("create table kept (id bigint primary key, note text)")
         first.sql("insert into kept values (%s, %s)", 9007199254740993, "it's 100 % kept")
     with start(tmp_path) as second:

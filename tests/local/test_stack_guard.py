@@ -267,8 +267,8 @@ def crash(stack: LocalStack) -> tuple[Running, Secrets]:
     return running, secrets
 
 
-def test_who_takes_the_ports_of_a_crashed_stack_learns_no_secret(tmp_path: Path) -> None:
-    first = start(tmp_path / "stack")
+def test_who_takes_the_ports_of_a_crashed_stack_learns_no_secret(stack_directory: Path) -> None:
+    first = start(stack_directory)
     first.sql("create table kept (id int primary key)")
     running, secrets = crash(first)
     postgres_port = psycopg.conninfo.conninfo_to_dict(running.dsn)["port"]
@@ -279,7 +279,7 @@ def test_who_takes_the_ports_of_a_crashed_stack_learns_no_secret(tmp_path: Path)
             first.sql("select 1")
         with pytest.raises(psycopg.OperationalError):
             psycopg.connect(first.dsn, connect_timeout=int(scaled(5)))
-        with start(tmp_path / "stack") as second:
+        with start(stack_directory) as second:
             assert second.sql("select * from kept") == []
             assert second.url != first.url
     finally:
@@ -291,11 +291,11 @@ def test_who_takes_the_ports_of_a_crashed_stack_learns_no_secret(tmp_path: Path)
     assert not [secret for secret in hidden if secret.encode() in heard]
 
 
-def test_the_secrets_are_new_after_a_crash_and_only_then(tmp_path: Path) -> None:
-    first = start(tmp_path / "stack")
+def test_the_secrets_are_new_after_a_crash_and_only_then(stack_directory: Path) -> None:
+    first = start(stack_directory)
     first.sql("create table kept (id int primary key)")
     _, secrets = crash(first)
-    with start(tmp_path / "stack") as second:
+    with start(stack_directory) as second:
         renewed = StackDirectory(second.directory).secrets()
         assert not {getattr(secrets, n) for n in Secrets.__slots__} & {
             getattr(renewed, n) for n in Secrets.__slots__
@@ -306,7 +306,7 @@ def test_the_secrets_are_new_after_a_crash_and_only_then(tmp_path: Path) -> None
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             psycopg.connect(second.dsn, password=secrets.postgres_password)
         assert second.sql("select * from kept") == []
-    with start(tmp_path / "stack") as third:
+    with start(stack_directory) as third:
         assert StackDirectory(third.directory).secrets() == renewed
 
 

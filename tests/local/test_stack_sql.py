@@ -60,7 +60,6 @@ def test_the_roles_are_those_of_a_project(sql: Sql) -> None:
 def test_changes_are_logged_for_replication(sql: Sql) -> None:
     assert sql("show wal_level") == [("logical",)]
     assert sql("show timezone") == [("UTC",)]
-    assert sql("show fsync") == [("on",)]
     assert sql("select current_setting('server_version_num')::int >= 180000") == [(True,)]
 
 

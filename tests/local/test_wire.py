@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,10 @@ def _start(directory: Path, realtime: RealtimeOptions) -> LocalStack:
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    with _start(tmp_path_factory.mktemp("wire"), QUICK) as stack:
+def quick(
+    ready_made: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalStack]:
+    with _start(ready_made(tmp_path_factory.mktemp("wire")), QUICK) as stack:
         yield stack
 
 
@@ -178,7 +180,7 @@ async def test_transcript_plays_the_same(name: str, quick: LocalStack) -> None:
     await play(name, quick)
 
 
-async def test_limits_are_the_real_ones(tmp_path: Path) -> None:
+async def test_limits_are_the_real_ones(stack_directory: Path) -> None:
     async def join_the_first_99(player: Player) -> None:
         client = player.clients["c"]
         if player.note.startswith("101 channels"):
@@ -205,7 +207,7 @@ async def test_limits_are_the_real_ones(tmp_path: Path) -> None:
         await asyncio.sleep(0.2)
         frames.clear()
 
-    with _start(tmp_path, LIMITS) as stack:
+    with _start(stack_directory, LIMITS) as stack:
         hooks = {"connected c": join_the_first_99, "flood result": flood}
         await play("16-limits", stack, hooks=hooks)
 
@@ -218,8 +220,8 @@ async def faults(stack: LocalStack, **wanted: bool) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-async def test_disconnects_and_restarts_are_the_real_ones(tmp_path: Path) -> None:
-    stack = _start(tmp_path, QUICK)
+async def test_disconnects_and_restarts_are_the_real_ones(stack_directory: Path) -> None:
+    stack = _start(stack_directory, QUICK)
 
     async def disconnect(_: Player) -> None:
         await faults(stack, disconnect=True)
@@ -235,7 +237,9 @@ async def test_disconnects_and_restarts_are_the_real_ones(tmp_path: Path) -> Non
     async def start_again(player: Player) -> None:
         nonlocal stack
         await asyncio.to_thread(stack.stop)
-        stack = await asyncio.to_thread(start, tmp_path, options=StackOptions(realtime=QUICK))
+        stack = await asyncio.to_thread(
+            start, stack_directory, options=StackOptions(realtime=QUICK)
+        )
         player.url, player.dsn = stack.url, stack.dsn
         player.token = tokens(stack._secrets.jwt_secret)  # new after a crash
 
@@ -258,10 +262,12 @@ async def test_disconnects_and_restarts_are_the_real_ones(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-async def test_what_a_restarted_postgres_loses_is_lost_without_a_word(tmp_path: Path) -> None:
+async def test_what_a_restarted_postgres_loses_is_lost_without_a_word(
+    stack_directory: Path,
+) -> None:
     # Longer than PostgreSQL takes to start: the stream is to come back after what is lost was written.
-    resting = RealtimeOptions(restart_delay=10.0, publication_delay=0.3, **RECORDED)
-    with _start(tmp_path, resting) as stack:
+    resting = RealtimeOptions(restart_delay=5.0, publication_delay=0.3, **RECORDED)
+    with _start(stack_directory, resting) as stack:
 
         async def restart_postgres(player: Player) -> None:
             await player.forget_database()

@@ -607,7 +607,8 @@ class Mirror(Machine):
                 return
             self._open_gap(f"an exception while reading: {error!r:.200}", missed=False)
             replica.schema_moved = True  # columns that moved meanwhile are the likely cause
-            self._retry_at = self._now + self.options.poll_interval
+            first = self._refusals == 1  # what moved once is read at once
+            self._retry_at = self._now + (0.0 if first else self.options.poll_interval)
             if self._unproven:
                 self._learn_at = self._retry_at
         else:
