@@ -146,6 +146,8 @@ declare
     v_key text[];
     v_topic text := '$1::text';  -- of a row `r`
     v_parts text := '';
+    v_row text := 'to_jsonb(r.*)';  -- `r` alone would be a column of that name
+    v_json boolean;
     v_object text;
     v_gone text;
     v_entries constant text :=
@@ -173,9 +175,27 @@ begin
         return null;
     end if;
     if tg_op in ('INSERT', 'UPDATE') then
-        execute format(v_entries, 'rows',
-                       format('select %s as topic, to_jsonb(r) as j from new_rows r', v_topic), v_parts)
-            using v_table.topic, left(tg_op, 1);
+        -- The rows of a trigger have no virtual generated columns. And what `json` holds may be none for jsonb
+        -- (\u0000, 1e999999), or be so in what is made of it.
+        select v_row || coalesce(string_agg(format(' || jsonb_build_object(%L, %s)', a.attname,
+                   pg_get_expr(d.adbin, d.adrelid)), '') filter (where a.attgenerated = 'v'), ''),
+               bool_or('json'::regtype in (t.oid, t.typelem, t.typbasetype, e.typbasetype)
+                       or 'c' in (t.typtype, e.typtype))
+          into v_row, v_json
+          from pg_attribute a join pg_type t on t.oid = a.atttypid
+          left join pg_type e on e.oid = t.typelem
+          left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+         where a.attrelid = tg_relid and a.attnum > 0 and not a.attisdropped;
+        v_row := format('select %s as topic, %s as j from new_rows r', v_topic, v_row);
+        if v_json then  -- only here: to catch an error costs a transaction id
+            begin
+                execute format(v_entries, 'rows', v_row, v_parts) using v_table.topic, left(tg_op, 1);
+            exception when data_exception then
+                insert into notebook_rt.change_log (topic, op, size) values (v_table.topic, 'R', 20);
+            end;
+        else
+            execute format(v_entries, 'rows', v_row, v_parts) using v_table.topic, left(tg_op, 1);
+        end if;
         if tg_op = 'INSERT' then
             return null;
         end if;
@@ -428,6 +448,7 @@ declare
     v_class pg_catalog.pg_class;
     v_column pg_catalog.pg_attribute;
     v_name text;
+    v_each_row boolean;
 begin
     select * into v_class from pg_catalog.pg_class where oid = p_relation;
     if v_class.relkind not in ('r', 'p') or v_class.relpersistence = 't' then
@@ -457,22 +478,27 @@ begin
         return format('its partition %s may be written directly, which is not seen; revoke insert, '
             'update, delete, truncate on it and write through %s', v_name, p_relation);
     end if;
-    -- Such a trigger's own write is logged before the statement that fired it: the older row last. A write
-    -- in a function that the trigger calls is not found here.
-    select g.tgname into v_name
+    -- Such a trigger's own write is logged before the statement that fired it: the older row last. Triggers
+    -- for each statement fire by name. A write in a function that the trigger calls is not found here.
+    select g.tgname, g.tgtype & 1 = 1 into v_name, v_each_row
       from pg_catalog.pg_trigger g
       join pg_catalog.pg_proc p on p.oid = g.tgfoid
       join pg_catalog.pg_language l on l.oid = p.prolang
      where g.tgrelid = p_relation and not g.tgisinternal
-       and g.tgtype & 1 = 1 and g.tgtype & 66 = 0  -- for each row, neither before nor instead of
+       and g.tgtype & 66 = 0  -- neither before nor instead of
+       and (g.tgtype & 1 = 1 or g.tgname < 'notebook_rt_')
        and (l.lanname not in ('plpgsql', 'sql') or p.prosrc ~* '\mexecute\M' or p.prosrc ~* (
             '\m(insert\s+into|merge\s+into|update|delete\s+from|truncate)\s+((table|only)\s+)*'
             '(("[^"]*"|[\w$]+)\s*\.\s*)?"?'
             || regexp_replace(replace(v_class.relname, '"', '""'), '(\W)', '\\\1', 'g') || '"?(\W|$)'))
      limit 1;
-    if found then
+    if found and v_each_row then
         return format('its AFTER ROW trigger %I writes, or may write, to the table itself; do that in '
             'a BEFORE ROW trigger', v_name);
+    elsif found then
+        return format('its AFTER STATEMENT trigger %1$I writes, or may write, to the table itself, before '
+            'the statement is logged; give it a name that comes behind "notebook_rt_": alter trigger %1$I '
+            'on %2$s rename to %3$I', v_name, p_relation, 'z_' || v_name);
     end if;
     if p_scope is null then
         return case when v_class.relrowsecurity and p_policy is null then
