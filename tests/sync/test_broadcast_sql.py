@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -813,6 +814,43 @@ def test_the_sql_runs_again_without_harm(connection: Connection, live: Reader) -
     live.check()
 
 
+@pytest.mark.parametrize("remove", [False, True])
+def test_no_writer_fails_while_the_sql_runs_again(
+    stack: LocalStack, connection: Connection, live: Reader, remove: bool
+) -> None:
+    for other in made(connection, "bc_other", COLUMNS):
+        text = broadcast_sql("public", ["bc", "bc_other"])
+        if remove:
+            text = broadcast_remove_sql("public", ["bc"]) + text
+        with psycopg.connect(stack.dsn) as writer, psycopg.connect(stack.dsn) as runner:
+            writer.execute(
+                "lock table bc_other, bc in row exclusive mode"
+            )  # as a statement of it does
+            running = threading.Thread(target=runner.execute, args=(text,))
+            running.start()
+            time.sleep(1.5)  # the one that waits longer has looked for a deadlock, and found none
+            assert running.is_alive()
+            writer.execute("insert into bc_other values (1, 'a'); insert into bc values (1, 'a')")
+            writer.commit()
+            running.join(30)
+            runner.commit()
+        assert not running.is_alive()
+        connection.execute("insert into bc_other values (2, 'b')")
+        other.check()
+
+
+def test_who_cannot_lock_the_tables_is_told_and_holds_nobody_up(
+    stack: LocalStack, connection: Connection, live: Reader
+) -> None:
+    with psycopg.connect(stack.dsn) as writer:
+        writer.execute("insert into bc values (1, 'a')")
+        with pytest.raises(psycopg.errors.LockNotAvailable, match="in use by long transactions"):
+            connection.execute(broadcast_sql("public", ["bc"]))
+        writer.execute("insert into bc values (2, 'b')")
+    assert connection.execute("show lock_timeout").fetchone() == ("0",)
+    live.check()
+
+
 def test_a_table_dropped_and_made_again_starts_anew(connection: Connection, live: Reader) -> None:
     connection.execute("insert into bc values (1, 'a'); drop table bc")
     connection.execute(f"create table bc ({COLUMNS}); grant select on bc to anon")
@@ -826,8 +864,8 @@ def test_a_table_dropped_and_made_again_starts_anew(connection: Connection, live
 def test_nothing_is_left_after_the_last_table(connection: Connection) -> None:
     count = (
         "select (select count(*) from pg_proc where proname like any"
-        " ('{broadcast_key,broadcast_capture,broadcast_m%,broadcast_p%,broadcast_f%,broadcast_r%,"
-        "broadcast_add,notebook_rt_head,notebook_rt_since}') and pronamespace in"
+        " ('{broadcast_key,broadcast_l%,broadcast_capture,broadcast_m%,broadcast_p%,broadcast_f%,"
+        "broadcast_r%,broadcast_add,notebook_rt_head,notebook_rt_since}') and pronamespace in"
         " ('public'::regnamespace, to_regnamespace('notebook_rt')))"
         " + (select count(*) from pg_class where relname like any ('{broadcast_%,change_log%}'))"
         " + (select count(*) from pg_policies where policyname like 'notebook_rt_broadcast_%')"

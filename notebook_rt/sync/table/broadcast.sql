@@ -15,6 +15,50 @@
 create schema if not exists notebook_rt;
 grant usage on schema notebook_rt to anon, authenticated, service_role;
 
+-- Whoever writes to a table holds it and then waits for the log. So all tables are locked first, in one step
+-- that gives up before PostgreSQL looks for a deadlock (deadlock_timeout, a second), and is tried again, in
+-- another order, as writers have theirs: else a writer would be what fails.
+create or replace function notebook_rt.broadcast_lock(p_relations regclass[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_before constant text := current_setting('lock_timeout');
+    v_relations oid[] := p_relations::oid[];
+    v_relation text;
+begin
+    if to_regclass('notebook_rt.broadcast_tables') is not null then
+        v_relations := v_relations || array(select t.relation from notebook_rt.broadcast_tables t);
+    end if;
+    for v_try in 1..30 loop
+        begin
+            perform set_config('lock_timeout', 700 / (cardinality(v_relations) + 5) + 1 || 'ms', true);
+            for v_relation in
+                select c.oid::regclass::text from pg_catalog.pg_class c
+                 where c.oid = any (v_relations) and c.relkind in ('r', 'p') order by random()
+            loop
+                begin
+                    -- As `drop trigger` takes it.
+                    execute format('lock table %s in access exclusive mode', v_relation);
+                exception when insufficient_privilege then
+                    null;
+                end;
+            end loop;
+            if to_regclass('notebook_rt.change_log') is not null then
+                lock table notebook_rt.broadcast_state, notebook_rt.broadcast_tables,
+                    notebook_rt.broadcast_numbers, notebook_rt.change_log in access exclusive mode;
+            end if;
+            perform set_config('lock_timeout', v_before, true);
+            return;
+        exception when lock_not_available or deadlock_detected then
+            null;
+        end;
+        perform pg_sleep(0.05 + random() * 0.2);
+    end loop;
+    raise lock_not_available using
+        message = 'notebook_rt: the tables that are broadcast are in use by long transactions',
+        hint = 'Nothing was changed. Run it again when these are over.';
+end $$;
+select notebook_rt.broadcast_lock('{}'::regclass[]);  -- and the tables of now
+
 create table if not exists notebook_rt.broadcast_tables (
     topic text primary key,
     relation oid not null unique,
@@ -554,6 +598,7 @@ language plpgsql set search_path = '' as $$
 declare
     v_trigger text;
 begin
+    perform notebook_rt.broadcast_lock(array[p_relation]);
     foreach v_trigger in array array['insert', 'update', 'delete', 'truncate'] loop
         execute format('drop trigger if exists %I on %s', 'notebook_rt_' || v_trigger, p_relation);
     end loop;
@@ -579,6 +624,7 @@ declare
     v_sender text;
     v_event record;
 begin
+    perform notebook_rt.broadcast_lock(array[p_relation]);
     if v_refused is not null then
         raise exception 'the changes of table % cannot be broadcast: %', p_relation, v_refused;
     end if;
@@ -663,7 +709,7 @@ begin
     return v_topic;
 end $$;
 
-revoke all on function notebook_rt.broadcast_key, notebook_rt.broadcast_capture,
+revoke all on function notebook_rt.broadcast_lock, notebook_rt.broadcast_key, notebook_rt.broadcast_capture,
     notebook_rt.broadcast_number, notebook_rt.broadcast_message, notebook_rt.broadcast_prune,
     notebook_rt.broadcast_prune_numbers, notebook_rt.broadcast_flush, notebook_rt.broadcast_refused, notebook_rt.broadcast_forget,
     notebook_rt.broadcast_remove, notebook_rt.broadcast_add
