@@ -42,10 +42,14 @@ begin
                     null;
                 end;
             end loop;
-            if to_regclass('notebook_rt.change_log') is not null then
-                lock table notebook_rt.broadcast_state, notebook_rt.broadcast_tables,
-                    notebook_rt.broadcast_numbers, notebook_rt.change_log in access exclusive mode;
-            end if;
+            for v_relation in  -- version 1 had no numbers, a first run has none of them
+                select format('notebook_rt.%I', o.name)
+                  from unnest(array['broadcast_state', 'broadcast_tables', 'broadcast_numbers', 'change_log'])
+                  with ordinality o (name, place)
+                 where to_regclass('notebook_rt.' || o.name) is not null order by o.place
+            loop
+                execute format('lock table %s in access exclusive mode', v_relation);
+            end loop;
             perform set_config('lock_timeout', v_before, true);
             return;
         exception when lock_not_available or deadlock_detected then
