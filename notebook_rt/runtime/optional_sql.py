@@ -18,6 +18,8 @@ AUDIT_SQL = PACKAGE / "sync" / "table" / "audit.sql"
 LEDGER_SQL = PACKAGE / "outbox" / "ledger.sql"
 BROADCAST_SQL = PACKAGE / "sync" / "table" / "broadcast.sql"
 BROADCAST_REMOVE_SQL = PACKAGE / "sync" / "table" / "broadcast_remove.sql"
+_LOCKED = "'{}'::regclass[]"
+"""In the SQL of broadcasts: which tables it is about to be run for."""
 
 
 def optional_sql() -> str:
@@ -43,7 +45,9 @@ def broadcast_sql(
         f"select notebook_rt.broadcast_add({_relation(schema, table)}{''.join(options)});\n"
         for table in tables
     ]
-    return BROADCAST_SQL.read_text() + "\n" + "".join(calls)
+    relations = ", ".join(_relation(schema, table) for table in tables)
+    text = BROADCAST_SQL.read_text().replace(_LOCKED, f"array[{relations}]::regclass[]")
+    return text + "\n" + "".join(calls)
 
 
 def broadcast_remove_sql(schema: str, tables: Sequence[str]) -> str:

@@ -161,6 +161,11 @@ def test_of_two_transactions_the_log_says_which_is_later() -> None:
     assert values(take(one, message(3, 13, gone(12, 1)), message(2, 12, upsert(9, 1)))) == {}
 
 
+def test_of_a_row_that_a_statement_changed_twice_the_later_counts() -> None:
+    twice = Entry(1, "U", rows=[{"id": 1, "v": "a"}, {"id": 2, "v": "b"}, {"id": 1, "v": "c"}])
+    assert values(take(log(), message(1, 10, twice))) == {1: "c", 2: "b"}
+
+
 def test_what_the_position_sees_is_no_news() -> None:
     one = log("10:15:12,13")
     assert values(take(one, message(1, 11, upsert(1, 1)), message(2, 12, upsert(2, 2)))) == {2: 2}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -394,6 +395,56 @@ def test_cascades_and_nested_triggers_arrive_in_order(connection: Connection, li
     connection.execute("drop function bc_nest")
 
 
+def test_keys_that_cascade_within_their_table_arrive_in_order(connection: Connection) -> None:
+    columns = "id int primary key, v int references bc_tree on update cascade on delete cascade"
+    for reader in made(connection, "bc_tree", columns):
+        connection.execute("insert into bc_tree values (1, null), (2, 1), (3, 2)")
+        connection.execute("update bc_tree set id = id + 10")
+        reader.check()
+        connection.execute("delete from bc_tree where id = 12")
+        reader.check()
+
+
+def test_columns_may_be_called_as_what_the_sql_has(connection: Connection) -> None:
+    for reader in made(
+        connection, "bc_r", "id int primary key, r int, a int, topic text, j int, len int, rn int"
+    ):
+        connection.execute("insert into bc_r values (1, 2, 3, 'x', 4, 5, 6); update bc_r set r = 7")
+        reader.check()
+
+
+def test_generated_columns_are_told_whether_they_are_kept_or_not(connection: Connection) -> None:
+    kinds = ["stored", "virtual"] if connection.info.server_version >= 180000 else ["stored"]
+    for kind in kinds:
+        columns = f'id int primary key, v int, "o\'dd" int generated always as (v * 2) {kind}'
+        for reader in made(connection, "bc_generated", columns):
+            connection.execute("insert into bc_generated values (1, 2), (2, null)")
+            connection.execute("update bc_generated set v = 5 where id = 1")
+            reader.check()
+
+
+@pytest.mark.parametrize("kind", ["json", "json[]", "bc_json", "bc_pair"])
+def test_json_that_is_none_for_jsonb_fails_no_writer(connection: Connection, kind: str) -> None:
+    connection.execute("create domain bc_json as json; create type bc_pair as (a int, b json)")
+    shape = {"json[]": "array[%s]", "bc_pair": "row(1, %s)"}.get(kind, "%s")
+    for reader in made(connection, "bc_none", f"id int primary key, v {kind}"):
+        for value in (r'{"a": "\u0000"}', "1e999999", '"\\ud800"'):
+            shaped = shape % "%s::json"
+            connection.execute(f"insert into bc_none values (1, {shaped})", (value,))
+            connection.execute(f"update bc_none set v = {shaped}", (value,))
+            connection.execute("delete from bc_none")
+            assert [one["op"] for one in reader.since()] == ["R", "R", "D"]
+            assert [[c["op"] for c in m["changes"]] for m in reader.messages()] == [
+                ["R"],
+                ["R"],
+                ["D"],
+            ]
+        shaped = shape % "%s::json"
+        connection.execute(f"insert into bc_none values (1, {shaped})", ('{"a": 1}',))
+        assert [one["op"] for one in reader.since()] == ["I"]
+    connection.execute("drop domain bc_json; drop type bc_pair")
+
+
 def test_constraints_made_immediate_send_at_once_and_once(
     connection: Connection, live: Reader
 ) -> None:
@@ -686,6 +737,10 @@ REFUSED = {
     "create function w() returns trigger language plpgsql as"
     " $f$ begin execute tg_argv[0]; return null; end $f$;"
     "create trigger w after insert on bad for each row execute function w('')": "may write",
+    "create table bad (id int primary key, v int);"
+    "create function w() returns trigger language plpgsql as"
+    " $f$ begin update bad set v = 1; return null; end $f$;"
+    "create trigger a after insert on bad for each statement execute function w()": "rename to z_a",
 }
 
 
@@ -725,6 +780,21 @@ def test_a_trigger_that_writes_elsewhere_is_no_reason(connection: Connection, na
                 connection.execute(broadcast_sql("public", [name]))
 
 
+def test_a_trigger_that_fires_behind_ours_may_write_to_its_table(connection: Connection) -> None:
+    for reader in made(connection, "bc_behind", "id int primary key, v int"):
+        connection.execute(
+            "create function bc_w() returns trigger language plpgsql as"
+            " $f$ begin update bc_behind set v = v + 1; return null; end $f$;"
+            "create trigger z after insert on bc_behind for each statement execute function bc_w()"
+        )
+        connection.execute(broadcast_sql("public", ["bc_behind"]))
+        connection.execute(
+            "insert into bc_behind values (1, 1); insert into bc_behind values (2, 1)"
+        )
+        reader.check()
+    connection.execute("drop function bc_w")
+
+
 def test_a_partitioned_table_written_through_its_root_is_followed(connection: Connection) -> None:
     columns = "id int primary key, v text) partition by range (id"
     for reader in made(connection, "bc_parts", columns):
@@ -744,6 +814,43 @@ def test_the_sql_runs_again_without_harm(connection: Connection, live: Reader) -
     live.check()
 
 
+@pytest.mark.parametrize("remove", [False, True])
+def test_no_writer_fails_while_the_sql_runs_again(
+    stack: LocalStack, connection: Connection, live: Reader, remove: bool
+) -> None:
+    for other in made(connection, "bc_other", COLUMNS):
+        text = broadcast_sql("public", ["bc", "bc_other"])
+        if remove:
+            text = broadcast_remove_sql("public", ["bc"]) + text
+        with psycopg.connect(stack.dsn) as writer, psycopg.connect(stack.dsn) as runner:
+            writer.execute(
+                "lock table bc_other, bc in row exclusive mode"
+            )  # as a statement of it does
+            running = threading.Thread(target=runner.execute, args=(text,))
+            running.start()
+            time.sleep(1.5)  # the one that waits longer has looked for a deadlock, and found none
+            assert running.is_alive()
+            writer.execute("insert into bc_other values (1, 'a'); insert into bc values (1, 'a')")
+            writer.commit()
+            running.join(30)
+            runner.commit()
+        assert not running.is_alive()
+        connection.execute("insert into bc_other values (2, 'b')")
+        other.check()
+
+
+def test_who_cannot_lock_the_tables_is_told_and_holds_nobody_up(
+    stack: LocalStack, connection: Connection, live: Reader
+) -> None:
+    with psycopg.connect(stack.dsn) as writer:
+        writer.execute("insert into bc values (1, 'a')")
+        with pytest.raises(psycopg.errors.LockNotAvailable, match="in use by long transactions"):
+            connection.execute(broadcast_sql("public", ["bc"]))
+        writer.execute("insert into bc values (2, 'b')")
+    assert connection.execute("show lock_timeout").fetchone() == ("0",)
+    live.check()
+
+
 def test_a_table_dropped_and_made_again_starts_anew(connection: Connection, live: Reader) -> None:
     connection.execute("insert into bc values (1, 'a'); drop table bc")
     connection.execute(f"create table bc ({COLUMNS}); grant select on bc to anon")
@@ -757,8 +864,8 @@ def test_a_table_dropped_and_made_again_starts_anew(connection: Connection, live
 def test_nothing_is_left_after_the_last_table(connection: Connection) -> None:
     count = (
         "select (select count(*) from pg_proc where proname like any"
-        " ('{broadcast_key,broadcast_capture,broadcast_m%,broadcast_p%,broadcast_f%,broadcast_r%,"
-        "broadcast_add,notebook_rt_head,notebook_rt_since}') and pronamespace in"
+        " ('{broadcast_key,broadcast_l%,broadcast_capture,broadcast_m%,broadcast_p%,broadcast_f%,"
+        "broadcast_r%,broadcast_add,notebook_rt_head,notebook_rt_since}') and pronamespace in"
         " ('public'::regnamespace, to_regnamespace('notebook_rt')))"
         " + (select count(*) from pg_class where relname like any ('{broadcast_%,change_log%}'))"
         " + (select count(*) from pg_policies where policyname like 'notebook_rt_broadcast_%')"

@@ -544,7 +544,9 @@ def _changes(
     for key in keys_of(entry.gone) if entry.gone else ():
         yield key, Change("DELETE", None, None, (), at, exact=True)
     for rows, errors in ((entry.rows, ()), (entry.big, (_TOO_LARGE,))):
-        for record, key in zip(rows, keys_of(rows) if rows else (), strict=True):
+        # What a statement changed twice, as a cascade within a table does, stands twice: the later counts.
+        latest = dict(zip(keys_of(rows) if rows else (), rows, strict=True))
+        for key, record in latest.items():
             yield key, Change("UPDATE", record, None, (), at, errors, exact=True)
 
 

@@ -15,6 +15,54 @@
 create schema if not exists notebook_rt;
 grant usage on schema notebook_rt to anon, authenticated, service_role;
 
+-- Whoever writes to a table holds it and then waits for the log. So all tables are locked first, in one step
+-- that gives up before PostgreSQL looks for a deadlock (deadlock_timeout, a second), and is tried again, in
+-- another order, as writers have theirs: else a writer would be what fails.
+create or replace function notebook_rt.broadcast_lock(p_relations regclass[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+    v_before constant text := current_setting('lock_timeout');
+    v_relations oid[] := p_relations::oid[];
+    v_relation text;
+begin
+    if to_regclass('notebook_rt.broadcast_tables') is not null then
+        v_relations := v_relations || array(select t.relation from notebook_rt.broadcast_tables t);
+    end if;
+    for v_try in 1..30 loop
+        begin
+            perform set_config('lock_timeout', 700 / (cardinality(v_relations) + 5) + 1 || 'ms', true);
+            for v_relation in
+                select c.oid::regclass::text from pg_catalog.pg_class c
+                 where c.oid = any (v_relations) and c.relkind in ('r', 'p') order by random()
+            loop
+                begin
+                    -- As `drop trigger` takes it.
+                    execute format('lock table %s in access exclusive mode', v_relation);
+                exception when insufficient_privilege then
+                    null;
+                end;
+            end loop;
+            for v_relation in  -- version 1 had no numbers, a first run has none of them
+                select format('notebook_rt.%I', o.name)
+                  from unnest(array['broadcast_state', 'broadcast_tables', 'broadcast_numbers', 'change_log'])
+                  with ordinality o (name, place)
+                 where to_regclass('notebook_rt.' || o.name) is not null order by o.place
+            loop
+                execute format('lock table %s in access exclusive mode', v_relation);
+            end loop;
+            perform set_config('lock_timeout', v_before, true);
+            return;
+        exception when lock_not_available or deadlock_detected then
+            null;
+        end;
+        perform pg_sleep(0.05 + random() * 0.2);
+    end loop;
+    raise lock_not_available using
+        message = 'notebook_rt: the tables that are broadcast are in use by long transactions',
+        hint = 'Nothing was changed. Run it again when these are over.';
+end $$;
+select notebook_rt.broadcast_lock('{}'::regclass[]);  -- and the tables of now
+
 create table if not exists notebook_rt.broadcast_tables (
     topic text primary key,
     relation oid not null unique,
@@ -146,6 +194,8 @@ declare
     v_key text[];
     v_topic text := '$1::text';  -- of a row `r`
     v_parts text := '';
+    v_row text := 'to_jsonb(r.*)';  -- `r` alone would be a column of that name
+    v_json boolean;
     v_object text;
     v_gone text;
     v_entries constant text :=
@@ -173,9 +223,27 @@ begin
         return null;
     end if;
     if tg_op in ('INSERT', 'UPDATE') then
-        execute format(v_entries, 'rows',
-                       format('select %s as topic, to_jsonb(r) as j from new_rows r', v_topic), v_parts)
-            using v_table.topic, left(tg_op, 1);
+        -- The rows of a trigger have no virtual generated columns. And what `json` holds may be none for jsonb
+        -- (\u0000, 1e999999), or be so in what is made of it.
+        select v_row || coalesce(string_agg(format(' || jsonb_build_object(%L, %s)', a.attname,
+                   pg_get_expr(d.adbin, d.adrelid)), '') filter (where a.attgenerated = 'v'), ''),
+               bool_or('json'::regtype in (t.oid, t.typelem, t.typbasetype, e.typbasetype)
+                       or 'c' in (t.typtype, e.typtype))
+          into v_row, v_json
+          from pg_attribute a join pg_type t on t.oid = a.atttypid
+          left join pg_type e on e.oid = t.typelem
+          left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+         where a.attrelid = tg_relid and a.attnum > 0 and not a.attisdropped;
+        v_row := format('select %s as topic, %s as j from new_rows r', v_topic, v_row);
+        if v_json then  -- only here: to catch an error costs a transaction id
+            begin
+                execute format(v_entries, 'rows', v_row, v_parts) using v_table.topic, left(tg_op, 1);
+            exception when data_exception then
+                insert into notebook_rt.change_log (topic, op, size) values (v_table.topic, 'R', 20);
+            end;
+        else
+            execute format(v_entries, 'rows', v_row, v_parts) using v_table.topic, left(tg_op, 1);
+        end if;
         if tg_op = 'INSERT' then
             return null;
         end if;
@@ -428,6 +496,7 @@ declare
     v_class pg_catalog.pg_class;
     v_column pg_catalog.pg_attribute;
     v_name text;
+    v_each_row boolean;
 begin
     select * into v_class from pg_catalog.pg_class where oid = p_relation;
     if v_class.relkind not in ('r', 'p') or v_class.relpersistence = 't' then
@@ -457,22 +526,27 @@ begin
         return format('its partition %s may be written directly, which is not seen; revoke insert, '
             'update, delete, truncate on it and write through %s', v_name, p_relation);
     end if;
-    -- Such a trigger's own write is logged before the statement that fired it: the older row last. A write
-    -- in a function that the trigger calls is not found here.
-    select g.tgname into v_name
+    -- Such a trigger's own write is logged before the statement that fired it: the older row last. Triggers
+    -- for each statement fire by name. A write in a function that the trigger calls is not found here.
+    select g.tgname, g.tgtype & 1 = 1 into v_name, v_each_row
       from pg_catalog.pg_trigger g
       join pg_catalog.pg_proc p on p.oid = g.tgfoid
       join pg_catalog.pg_language l on l.oid = p.prolang
      where g.tgrelid = p_relation and not g.tgisinternal
-       and g.tgtype & 1 = 1 and g.tgtype & 66 = 0  -- for each row, neither before nor instead of
+       and g.tgtype & 66 = 0  -- neither before nor instead of
+       and (g.tgtype & 1 = 1 or g.tgname < 'notebook_rt_')
        and (l.lanname not in ('plpgsql', 'sql') or p.prosrc ~* '\mexecute\M' or p.prosrc ~* (
             '\m(insert\s+into|merge\s+into|update|delete\s+from|truncate)\s+((table|only)\s+)*'
             '(("[^"]*"|[\w$]+)\s*\.\s*)?"?'
             || regexp_replace(replace(v_class.relname, '"', '""'), '(\W)', '\\\1', 'g') || '"?(\W|$)'))
      limit 1;
-    if found then
+    if found and v_each_row then
         return format('its AFTER ROW trigger %I writes, or may write, to the table itself; do that in '
             'a BEFORE ROW trigger', v_name);
+    elsif found then
+        return format('its AFTER STATEMENT trigger %1$I writes, or may write, to the table itself, before '
+            'the statement is logged; give it a name that comes behind "notebook_rt_": alter trigger %1$I '
+            'on %2$s rename to %3$I', v_name, p_relation, 'z_' || v_name);
     end if;
     if p_scope is null then
         return case when v_class.relrowsecurity and p_policy is null then
@@ -528,6 +602,7 @@ language plpgsql set search_path = '' as $$
 declare
     v_trigger text;
 begin
+    perform notebook_rt.broadcast_lock(array[p_relation]);
     foreach v_trigger in array array['insert', 'update', 'delete', 'truncate'] loop
         execute format('drop trigger if exists %I on %s', 'notebook_rt_' || v_trigger, p_relation);
     end loop;
@@ -553,6 +628,7 @@ declare
     v_sender text;
     v_event record;
 begin
+    perform notebook_rt.broadcast_lock(array[p_relation]);
     if v_refused is not null then
         raise exception 'the changes of table % cannot be broadcast: %', p_relation, v_refused;
     end if;
@@ -637,7 +713,7 @@ begin
     return v_topic;
 end $$;
 
-revoke all on function notebook_rt.broadcast_key, notebook_rt.broadcast_capture,
+revoke all on function notebook_rt.broadcast_lock, notebook_rt.broadcast_key, notebook_rt.broadcast_capture,
     notebook_rt.broadcast_number, notebook_rt.broadcast_message, notebook_rt.broadcast_prune,
     notebook_rt.broadcast_prune_numbers, notebook_rt.broadcast_flush, notebook_rt.broadcast_refused, notebook_rt.broadcast_forget,
     notebook_rt.broadcast_remove, notebook_rt.broadcast_add

@@ -14,7 +14,8 @@ begin
     end if;
     drop function public.notebook_rt_head, public.notebook_rt_since;
     -- Versions 1 and 2 did not have these.
-    drop function if exists public.notebook_rt_heads, notebook_rt.broadcast_prune_numbers;
+    drop function if exists public.notebook_rt_heads, notebook_rt.broadcast_prune_numbers,
+        notebook_rt.broadcast_lock;
     drop table notebook_rt.change_log;
     drop function notebook_rt.broadcast_source, notebook_rt.broadcast_add,
         notebook_rt.broadcast_remove, notebook_rt.broadcast_forget, notebook_rt.broadcast_refused,
