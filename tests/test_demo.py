@@ -286,6 +286,11 @@ def test_it_goes_on_when_postgresql_was_restarted_or_a_table_dropped() -> None:
 # The stack beneath it
 
 
+def test_a_temporary_stack_waits_for_no_disk() -> None:
+    with start(temporary=True) as stack:
+        assert stack.sql("show fsync") == [("off",)]
+
+
 def test_a_temporary_stack_removes_its_directory() -> None:
     with start(temporary=True) as temporary:
         directory = temporary.directory

@@ -85,6 +85,8 @@ class Postgres:
         Told what takes long, in a few words.
     default_grants
         See `StackOptions`.
+    temporary
+        Whether the directory is removed in the end: then nothing waits for the disk.
     """
 
     directory: Path
@@ -92,6 +94,7 @@ class Postgres:
     is_new: bool = False
     progress: Callable[[str], None] = lambda words: None
     default_grants: bool = False
+    temporary: bool = False
     port: int = 0
     _callers_password: str = field(default_factory=secrets.token_urlsafe, repr=False)
     _process: asyncio.subprocess.Process | None = None
@@ -206,6 +209,7 @@ class Postgres:
                 "--wal-segsize=4",
                 # The password has 256 bits of its own: more rounds would only slow each login.
                 "--set=scram_iterations=1",
+                *(["--no-sync"] if self.temporary else []),
             ]
             process = await asyncio.create_subprocess_exec(
                 str(binaries / "initdb"),
@@ -260,6 +264,8 @@ class Postgres:
     async def _try(self, binaries: Path, data: Path, user: pwd.struct_passwd | None) -> bool:
         """Start once; False if it ended at once, as when its port was just taken."""
         settings = SETTINGS | {"port": str(self.port)}
+        if self.temporary:
+            settings["fsync"] = "off"
         log = os.open(self.directory / "postgres.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             self._process = await asyncio.create_subprocess_exec(

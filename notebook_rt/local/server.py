@@ -152,7 +152,12 @@ async def _health(request: web.Request) -> web.Response:
 
 
 async def serve(
-    directory: StackDirectory, port: int | None, options: StackOptions, say: Say
+    directory: StackDirectory,
+    port: int | None,
+    options: StackOptions,
+    say: Say,
+    *,
+    temporary: bool = False,
 ) -> None:
     """Run until the last lease is gone, a signal comes, or PostgreSQL ends."""
     loop = asyncio.get_running_loop()
@@ -164,6 +169,7 @@ async def serve(
         secrets.postgres_password,
         crashed,
         default_grants=options.default_grants,
+        temporary=temporary,
         progress=lambda words: say({"progress": words}),
     )
     restarting = asyncio.Lock()
@@ -313,7 +319,9 @@ def main() -> int:
             if not ours:
                 raise DirectoryError(directory.path, "another server runs on it")
             with contextlib.suppress(asyncio.CancelledError):  # nobody waited for it any more
-                asyncio.run(serve(directory, arguments.port, options, say))
+                asyncio.run(
+                    serve(directory, arguments.port, options, say, temporary=arguments.temporary)
+                )
             if arguments.temporary:
                 directory.remove()
     except StackError as error:
