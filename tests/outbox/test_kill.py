@@ -120,18 +120,20 @@ def check_counters(stack: LocalStack, table: str, said: Said) -> int:
     return total
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    "rounds", [pytest.param(12, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.nightly)]
+)
+@pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ledger")
-async def test_thirty_kills_lose_nothing_and_repeat_nothing(
-    stack: LocalStack, table: str, proxy: Proxy, tmp_path: Path
+async def test_kills_lose_nothing_and_repeat_nothing(
+    stack: LocalStack, table: str, proxy: Proxy, tmp_path: Path, rounds: int
 ) -> None:
     said, last = await kill_again_and_again(
-        stack, table, proxy, tmp_path / "queue", rounds=30, kernels=1
+        stack, table, proxy, tmp_path / "queue", rounds=rounds, kernels=1
     )
     assert last.outbox.ops() == []
     check_notes(stack, table, said)
-    assert check_counters(stack, table, said) > 30
+    assert check_counters(stack, table, said) > rounds
     await last.close()
 
 
