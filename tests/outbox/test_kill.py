@@ -121,7 +121,8 @@ def check_counters(stack: LocalStack, table: str, said: Said) -> int:
 
 
 @pytest.mark.parametrize(
-    "rounds", [pytest.param(12, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.nightly)]
+    "rounds",
+    [pytest.param(12, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.nightly)],
 )
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("ledger")

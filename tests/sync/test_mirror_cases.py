@@ -299,25 +299,27 @@ def test_what_audits_in_a_row_mend_is_all_counted() -> None:
     ],
     ids=["all", "filtered", "ordered"],
 )
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.nightly) for n in (1, 2, 3))]
+)
 def test_an_audit_of_a_true_table_finds_nothing_while_it_changes(
-    spec: TableSpec, rows: int, latency: tuple[float, float], every: float
+    spec: TableSpec, rows: int, latency: tuple[float, float], every: float, seed: int
 ) -> None:
     """Neither a change that is still on its way is drift, nor one that waits to be understood, nor
     that the window has moved.
     """
     options = Options(page_size=100, audit_interval=2)
-    for seed in range(4):
-        one, chance = server(rows), random.Random(seed)
-        world = World(spec, one, seed=seed, faults=Faults(latency=latency), options=options)
-        world.connect()
-        for n in range(1300):
-            world.run(every)
-            one.write(chance.randint(1, rows), {"grp": n * 37 % 300} if n % 9 else None)
-        world.settle(5)
-        assert same(world)
-        world.run(10)
-        assert [e for e in told(world, Told) if e.what == "drift"] == []
-        assert [e for e in told(world, Told) if e.what == "audit"] != []
+    one, chance = server(rows), random.Random(seed)
+    world = World(spec, one, seed=seed, faults=Faults(latency=latency), options=options)
+    world.connect()
+    for n in range(1300):
+        world.run(every)
+        one.write(chance.randint(1, rows), {"grp": n * 37 % 300} if n % 9 else None)
+    world.settle(5)
+    assert same(world)
+    world.run(10)
+    assert [e for e in told(world, Told) if e.what == "drift"] == []
+    assert [e for e in told(world, Told) if e.what == "audit"] != []
 
 
 def test_a_server_that_is_silent_is_doubted_and_its_polls_are_not_said_to_refresh() -> None:
