@@ -352,6 +352,7 @@ class _Listening:
         self._box.holds = mapped  # who listens keeps the frames, though no variable does
         self._told: _Run | None = None
         self._not_before = 0.0
+        self._asked = False
         self._over = threading.Event()
         lists = (frame._removers for frame in mapped.frames)
         self.unsubscribe = feed.subscribers.add(named or fn, self._remove, *lists)
@@ -364,10 +365,13 @@ class _Listening:
         return feed.options.buffer_size
 
     def _changed(self, batch: ChangeBatch) -> None:
-        if batch.cause != "login":  # then there is nothing to compute from until there are rows
+        # After a login there is nothing to compute from until there are rows.
+        if batch.cause != "login" and not self._asked:
+            self._asked = True  # one look shows all that has changed until then
             self._box.put(True)
 
     def _take(self, tell: Any) -> Any:
+        self._asked = False
         if self._over.wait(max(0.0, self._not_before - time.monotonic())):
             return None
         run, error = self._mapped._compute()

@@ -12,6 +12,7 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
+from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.widgets.adapters import MappedOf, tabular
 from tests.waiting import scaled, until
 
@@ -263,6 +264,31 @@ def test_when_goes_on_for_other_rows_where_a_function_of_the_user_raises(
     until(lambda: sorted(told) == ["<b>c</b>", "a"], what=lambda: told)
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ValueError]
     assert "tell" in caplog.text
+
+
+def test_changes_while_a_function_of_the_user_runs_are_one_look(
+    stack: LocalStack, frame: nrt.LiveFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they would pile up behind a slow function."""
+    going, go_on, asked = threading.Event(), threading.Event(), list[object]()
+    put = Mailbox.put
+    monkeypatch.setattr(Mailbox, "put", lambda box, item: asked.append(item) or put(box, item))
+
+    def slow(row: dict[str, Any]) -> None:
+        going.set()
+        go_on.wait(scaled(20))
+
+    sums = frame.map(by_name)
+    sums.when("price=gt.0", slow, at_once=True)
+    assert going.wait(scaled(10))
+    before, version = asked.count(True), frame.version
+    for number in range(10):
+        stack.sql(f"update {frame.name} set price = {number} where id = 3")
+        until(lambda seen=version: frame.version > seen)
+        version = frame.version
+    assert asked.count(True) == before + 1
+    go_on.set()
+    until(lambda: sums.latest["<b>c</b>"] == 9, what=lambda: sums.latest)
 
 
 def test_until_waits_no_longer_than_it_is_to_and_says_what_is_wrong(frame: nrt.LiveFrame) -> None:
