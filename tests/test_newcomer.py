@@ -588,6 +588,7 @@ def test_how_to_end_something_is_said_where_it_is_shown(rt: nrt.Session, people:
         table.on_change(print),
         table.when("age=gt.100", print),
         table.map(len).on_change(print),
+        table.map(lambda df: df).when("age=gt.100", print),
         rt.every(60, lambda: None),
     ]
     for end in ends:
@@ -633,7 +634,7 @@ def test_what_pandas_calls_otherwise_is_told_with_what_it_is_here(
         rt.table(people, ascending=False)  # type: ignore[call-arg]  # the slip that is tried here
     with pytest.raises(TypeError, match=r"table\(\) has no filters= \(did you mean 'filter'\?\)"):
         rt.table(people, filters="age=eq.1")  # type: ignore[call-arg]
-    for name in ("when", "where", "changes"):
+    for name in ("where", "changes"):
         with pytest.raises(AttributeError, match=rf"has \.df, .*\. A live frame has \.{name}"):
             getattr(mapped, name)
     assert repr(mapped) == f"<MappedFrame len of {people}>"

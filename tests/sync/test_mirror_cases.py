@@ -718,6 +718,22 @@ def test_the_first_row_names_all_columns_though_an_edit_has_named_some(
     assert same(world)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_columns_are_said_to_be_known_no_sooner_than_they_are_there(seed: int) -> None:
+    """An edit that names one which a row has just told waits for it, and is not refused."""
+    one = Server(dict(COLUMNS), describes="not")
+    world = live(one=one, seed=seed)
+    world.handle(ColumnsSuspect(("note",)))
+    world.run(2)
+    world.events_stop = True  # a read brings the row
+    one.write(1, {"note": "x"})
+    world.handle(AuditNow())
+    while not world.mirror.described.complete:
+        world.run(0.005)
+    assert world.mirror.schema is not None
+    assert set(world.mirror.schema.names) == set(COLUMNS)
+
+
 def test_an_audit_that_is_asked_for_before_the_log_has_a_position_ends_with_one() -> None:
     """What is committed after it is followed, and not kept for the next audit."""
     one = Server(dict(COLUMNS), broadcasts=True)

@@ -176,11 +176,15 @@ class Passes:
             found_log,
             broadcast=self.log is not None,
         )
-        kept, known, self.described = found[0]
+        kept, known, described = found[0]
+        self.described = replace(
+            described, complete=False
+        )  # till they are shown: an edit waits for them
         others = self.named is not asked  # they were named meanwhile, and are asked for next
         if not others:
             self.named = tuple(name for name in asked if name in known.types)
         proof = yield from self._take_up(kept, known)
+        self.described = replace(self.described, complete=described.complete)
         if others and self.replica is not None:
             self.replica.schema_moved = True
         if asked:
