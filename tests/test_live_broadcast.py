@@ -569,6 +569,22 @@ def test_a_primary_key_that_changes_is_learnt(
     assert rt.health.sources == {table: "broadcast" if given is None else "changes"}
 
 
+def test_a_key_column_that_is_renamed_is_learnt_though_others_have_just_been(
+    stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
+) -> None:
+    table = broadcast()
+    stack.sql(f"insert into {table} values (1, 'a', 1)")
+    frame = rt.table(table)
+    frame.wait(scaled(10))
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
+    stack.sql(f"alter table {table} rename price to cost; update {table} set name = 'b'")
+    until(lambda: "cost" in frame.df, what=lambda: repr(frame))
+    stack.sql(f"alter table {table} rename id to number; update {table} set name = 'c'")
+    stack.sql(f"insert into {table} values (2, 'd', 2)")
+    until(lambda: rows(frame) == {1: ["c", 1.0], 2: ["d", 2.0]}, 5, what=lambda: repr(frame))
+    assert frame.df.index.name == "number"
+
+
 # How fast -------------------------------------------------------------------------------------------
 
 
