@@ -585,6 +585,18 @@ def test_a_key_column_that_is_renamed_is_learnt_though_others_have_just_been(
     assert frame.df.index.name == "number"
 
 
+def test_an_empty_table_that_nobody_describes_has_the_key_of_its_log(
+    stack: LocalStack, undescribed: None, rt: nrt.Session, broadcast: Callable[..., str]
+) -> None:
+    table = broadcast("code text not null unique, a int, b int, primary key (a, b)")
+    frame = rt.table(table)
+    frame.wait(scaled(10))
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
+    assert list(frame.df.index.names) == ["a", "b"]
+    stack.sql(f"insert into {table} values ('x', 1, 2)")
+    until(lambda: rows(frame) == {(1, 2): ["x"]}, 15, lambda: repr(frame))
+
+
 # How fast -------------------------------------------------------------------------------------------
 
 
