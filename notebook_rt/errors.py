@@ -476,10 +476,12 @@ class NotBroadcastError(TableError):
     """A table was asked for with ``source="broadcast"``, and the database does not broadcast its changes.
 
     ``reason`` says what is missing; ``scope`` is the column of whose values each is broadcast apart, where
-    that is why.
+    that is why, and ``key`` the primary key, where that is: another one was given.
     """
 
-    def __init__(self, schema: str, table: str, reason: str, scope: str = "") -> None:
+    def __init__(
+        self, schema: str, table: str, reason: str, scope: str = "", key: Sequence[str] = ()
+    ) -> None:
         of = "" if schema == "public" else f"--schema {shlex.quote(schema)} "
         command = f"notebook-rt doctor --sql {of}{shlex.quote(table)}"
         todo = (
@@ -487,6 +489,9 @@ class NotBroadcastError(TableError):
             'table into the publication supabase_realtime: source="auto" then follows all its rows by '
             "Postgres Changes"
             if scope
+            else "leave out key=, or put the table into the publication supabase_realtime: "
+            'source="auto" then follows it by Postgres Changes'
+            if key
             else f'run the SQL that `{command}` prints, or ask for the table with source="auto"'
         )
         super().__init__(

@@ -526,6 +526,82 @@ def test_a_column_that_is_added_appears(
     until(lambda: rows(frame) == {1: ["b", 1.0, 7]}, 15, lambda: frame.df)
 
 
+def test_a_table_told_apart_by_another_key_has_postgres_changes(
+    stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
+) -> None:
+    """The log tells rows by the primary key: by another one, a row of the old value stayed for good."""
+    table = broadcast("id int primary key, name text not null unique, price int")
+    stack.sql(f"insert into {table} values (1, 'x', 1), (2, 'y', 2)")
+    with pytest.raises(errors.NotBroadcastError, match=r"primary key \(id\), and not by name"):
+        rt.table(table, source="broadcast", key="name").wait(scaled(10))
+    stack.sql(f"alter publication supabase_realtime add table {table}")
+    frame = rt.table(table, key="name")
+    frame.wait(scaled(10))
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
+    assert rt.health.sources == {table: "changes"}
+    stack.sql(f"update {table} set name = 'q' where id = 2")
+    until(lambda: rows(frame) == {"x": [1, 1], "q": [2, 2]}, what=lambda: frame.df)
+
+
+@pytest.mark.parametrize("given", [None, "id"])
+def test_a_primary_key_that_changes_is_learnt(
+    stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str], given: str | None
+) -> None:
+    table = broadcast("id int primary key, b int not null, v text")
+    stack.sql(f"insert into {table} values (1, 0, 'a'), (2, 0, 'b')")
+    stack.sql(f"alter publication supabase_realtime add table {table}")
+    frame = rt.table(table, key=given)
+    frame.wait(scaled(10))
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
+    assert rt.health.sources == {table: "broadcast"}
+    seen: list[dict[Any, list[Any]]] = []
+    frame.on_change(lambda batch: seen.append(rows(frame)))
+    stack.sql(
+        f"alter table {table} drop constraint {table}_pkey; alter table {table} add primary key (id, b)"
+    )
+    stack.sql(f"update {table} set b = 4 where id = 1")
+    if given is None:
+        truth: dict[Any, list[Any]] = {(1, 4): ["a"], (2, 0): ["b"]}
+        until(lambda: rows(frame) == truth, what=lambda: repr(frame))
+        stack.sql(f"insert into {table} values (1, 5, 'c'); delete from {table} where id = 2")
+        truth = {(1, 4): ["a"], (1, 5): ["c"]}
+        until(lambda: rows(frame) == truth, what=lambda: repr(frame))
+    else:
+        until(lambda: rt.health.sources == {table: "changes"}, what=lambda: repr(frame))
+        until(lambda: rows(frame) == {1: [4, "a"], 2: [0, "b"]}, what=lambda: repr(frame))
+    until(lambda: frame.status == "live", 15, lambda: repr(frame))
+    assert all(len(one) == 2 for one in seen)
+    assert rt.health.sources == {table: "broadcast" if given is None else "changes"}
+
+
+def test_a_key_column_that_is_renamed_is_learnt_though_others_have_just_been(
+    stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
+) -> None:
+    table = broadcast()
+    stack.sql(f"insert into {table} values (1, 'a', 1)")
+    frame = rt.table(table)
+    frame.wait(scaled(10))
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
+    stack.sql(f"alter table {table} rename price to cost; update {table} set name = 'b'")
+    until(lambda: "cost" in frame.df, what=lambda: repr(frame))
+    stack.sql(f"alter table {table} rename id to number; update {table} set name = 'c'")
+    stack.sql(f"insert into {table} values (2, 'd', 2)")
+    until(lambda: rows(frame) == {1: ["c", 1.0], 2: ["d", 2.0]}, 5, what=lambda: repr(frame))
+    assert frame.df.index.name == "number"
+
+
+def test_an_empty_table_that_nobody_describes_has_the_key_of_its_log(
+    stack: LocalStack, undescribed: None, rt: nrt.Session, broadcast: Callable[..., str]
+) -> None:
+    table = broadcast("code text not null unique, a int, b int, primary key (a, b)")
+    frame = rt.table(table)
+    frame.wait(scaled(10))
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
+    assert list(frame.df.index.names) == ["a", "b"]
+    stack.sql(f"insert into {table} values ('x', 1, 2)")
+    until(lambda: rows(frame) == {(1, 2): ["x"]}, 15, lambda: repr(frame))
+
+
 # How fast -------------------------------------------------------------------------------------------
 
 

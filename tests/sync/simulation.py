@@ -397,7 +397,7 @@ class Server:
                 topic = f"{self.base}={equal[self.scope]}"
             head = {"version": VERSION, "topic": topic, "epoch": str(self.epoch)}
             seen = None if self.scope is None else Position.of(position)
-            head |= {"position": position, "n": self._latest(topic, seen)}
+            head |= {"key": list(self.key), "position": position, "n": self._latest(topic, seen)}
             head |= {"series": self._series(topic, seen)}
             head |= {} if self.scope is None else {"scope": self.scope}
             return Page((), None, 0.0, head, scalar=True)
@@ -416,6 +416,7 @@ class Server:
         fit = -(-args["p_bytes"] // self.entry_size)
         answer = {
             "until": until.text,
+            "epoch": str(self.epoch),
             "too_old": self.pruned >= since.low,
             "behind": None if "p_until" in args else len(missed) * self.entry_size,
             "more": len(missed) > fit,

@@ -14,6 +14,7 @@ from notebook_rt.model.rows import WireRow
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Page
+from notebook_rt.sync.table.broadcast import HEAD as HEAD_FUNCTION
 from notebook_rt.sync.table.broadcast import (
     HOLE,
     VERSION,
@@ -28,6 +29,7 @@ from notebook_rt.sync.table.broadcast import (
     read_head,
     read_message,
 )
+from notebook_rt.sync.table.horizon import Read
 
 
 def keys_of(records: Sequence[WireRow]) -> list[Any]:
@@ -236,3 +238,43 @@ def test_a_head_that_cannot_be_followed_says_why(value: Any, why: str) -> None:
     assert said is not None
     assert why in said.reason
     assert said.scope == ("user_id" if "user_id" in why else "")
+
+
+HEAD = {"version": VERSION, "topic": "t", "epoch": "e", "position": "1:1:", "n": 0, "series": 0}
+
+
+@pytest.mark.parametrize(
+    ("told", "key", "why"),
+    [
+        (["id", "b"], ("b", "id"), None),
+        (["id"], None, None),
+        (["id"], ("u",), "by the primary key (id), and not by u"),
+        (["id", "b"], ("id",), "by the primary key (id, b), and not by id"),
+        ([], ("id",), "there is none now"),
+        (None, ("id",), "too old for key="),
+        (None, None, None),
+    ],
+)
+def test_a_log_that_tells_rows_by_another_key_is_not_followed(
+    told: list[str] | None, key: tuple[str, ...] | None, why: str | None
+) -> None:
+    value = HEAD if told is None else {**HEAD, "key": told}
+    head, said = read_head(Page((), None, 0.0, value, scalar=True), key)
+    assert (head is None) == (why is not None)
+    assert why is None or (said is not None and why in said.reason)
+
+
+def test_what_the_log_of_another_epoch_has_is_not_taken() -> None:
+    """The answer is of rows that are told by another key; the head says which, and where it goes on."""
+    one = log()
+    flow = one.read_since(Position.of("10:10:"), lambda: 0.0)
+    next(flow)
+    since = {"until": "12:12:", "epoch": "f", "changes": [], "more": False}
+    (asked,) = flow.send([Read(Page((), None, 0.0, since, scalar=True), 1, 0.0)])
+    assert asked.rpc == HEAD_FUNCTION
+    answer = {**HEAD, "topic": one.topic, "epoch": "f", "key": ["a", "b"]}
+    with pytest.raises(StopIteration) as ended:
+        flow.send([Read(Page((), None, 0.0, answer, scalar=True), 2, 0.0)])
+    assert ended.value.value is None
+    assert one.position is None
+    assert (one.began_anew, one.key) == (True, ("a", "b"))

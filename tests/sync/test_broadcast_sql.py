@@ -405,6 +405,77 @@ def test_keys_that_cascade_within_their_table_arrive_in_order(connection: Connec
         reader.check()
 
 
+def test_a_row_that_is_long_and_then_short_in_one_statement_is_short(
+    connection: Connection,
+) -> None:
+    """A long row has an entry of its own, which came behind all short ones of the statement."""
+    columns = "id text primary key, v text, up text references bc_tree on update cascade"
+    for reader in made(connection, "bc_tree", columns):
+        connection.execute("insert into bc_tree select repeat('k', 2000), '', null")
+        connection.execute("insert into bc_tree select 'child', '', id from bc_tree")
+        connection.execute(
+            "update bc_tree set id = left(id, 5), v = repeat('x', case id when 'child' then 48500 else 1 end)"
+        )
+        reader.check()
+
+
+@pytest.mark.parametrize("key", ["id int primary key", "id name, k bit(2), primary key (k, id)"])
+@pytest.mark.parametrize("parents", ["1, 2", "2, 1"])
+def test_a_row_that_one_cascade_sets_null_and_another_deletes_is_gone(
+    connection: Connection, key: str, parents: str
+) -> None:
+    """PostgreSQL runs the triggers of the child for the deletions first, where a third cascade sets null."""
+    connection.execute(
+        "drop table if exists bc_up cascade; create table bc_up (id int primary key)"
+    )
+    columns = f"{key}, a int references bc_up on delete cascade, b int references bc_up on delete set null"
+    for reader in made(connection, "bc_cascades", columns):
+        connection.execute("insert into bc_up values (1), (2), (3)")
+        names, values = ("id", "{}") if key.startswith("id int") else ("id, k", "{}, '01'")
+        for row, (a, b) in enumerate([(2, 1), (1, 2), (3, 1), (3, 3)], 1):
+            connection.execute(
+                f"insert into bc_cascades ({names}, a, b) values ({values.format(row)}, {a}, {b})"
+            )
+        reader.check()
+        connection.execute(f"delete from bc_up where id in ({parents})")
+        assert len(reader.truth()) == 2
+        reader.check()
+        connection.execute("update bc_cascades set b = 3, id = '7' where id::text = '3'")
+        reader.check()
+    connection.execute("drop table bc_up")
+
+
+def test_a_table_whose_rows_the_sql_may_not_see_fails_no_writer(connection: Connection) -> None:
+    """Whether a row is still there is not looked up where policies hold for the role that ran the SQL."""
+    connection.execute(
+        "drop table if exists bc_up cascade; create table bc_up (id int primary key)"
+    )
+    connection.execute("drop role if exists bc_plain; create role bc_plain")
+    columns = (
+        "id int primary key, a int references bc_up on delete cascade,"
+        " b int references bc_up on delete set null"
+    )
+    function = "notebook_rt.broadcast_present"
+    for _ in made(connection, "bc_cascades", columns):
+        asked = "'bc_cascades'::regclass"
+        connection.execute(
+            f"grant usage on schema notebook_rt to bc_plain; grant execute on function {function} to bc_plain"
+        )
+        with connection.transaction(force_rollback=True):
+            connection.execute("set local role bc_plain")
+            assert one(connection, f"select {function}({asked})") is None
+        connection.execute("grant select on bc_cascades to bc_plain")
+        with connection.transaction(force_rollback=True):
+            connection.execute("set local role bc_plain")
+            assert "operator(pg_catalog.=)" in one(connection, f"select {function}({asked})")
+            connection.execute(
+                "reset role; alter table bc_cascades enable row level security; set local role bc_plain"
+            )
+            assert one(connection, f"select {function}({asked})") is None
+        connection.execute("drop owned by bc_plain; drop role bc_plain")
+    connection.execute("drop table bc_up")
+
+
 def test_columns_may_be_called_as_what_the_sql_has(connection: Connection) -> None:
     for reader in made(
         connection, "bc_r", "id int primary key, r int, a int, topic text, j int, len int, rn int"
@@ -504,6 +575,46 @@ def test_settings_of_the_writer_do_not_show(connection: Connection) -> None:
         )
         connection.execute("set timezone = 'UTC'")
         reader.check()
+
+
+def test_the_head_says_the_key_and_another_key_is_another_epoch(
+    connection: Connection, live: Reader
+) -> None:
+    """What a reader holds is told apart by the key of before, and so is what it asks the log since then."""
+    assert live.head()["key"] == ["id"]
+    connection.execute("insert into bc values (1, 'a')")
+    live.check()
+    connection.execute(
+        "alter table bc drop constraint bc_pkey; alter table bc add primary key (v, id)"
+    )
+    head = live.head()
+    assert head["key"] == ["v", "id"]
+    assert head["epoch"] != live.epoch
+    assert heads(connection, live)["heads"]["0"]["epoch"] == head["epoch"]
+    connection.execute("update bc set v = 'b'")
+    query = "select payload ->> 'epoch' from realtime.messages where topic = %s"
+    assert connection.execute(query, (live.topic,)).fetchall()[-1] == (head["epoch"],)
+    since = one(connection, "select notebook_rt_since(%s, %s)", live.topic, live.position)
+    assert since["epoch"] == head["epoch"]
+    connection.execute(
+        "alter table bc drop constraint bc_pkey; alter table bc add primary key (id)"
+    )
+    assert live.head()["epoch"] == live.epoch
+
+
+def test_a_key_column_that_is_renamed_is_another_epoch(
+    connection: Connection, live: Reader
+) -> None:
+    connection.execute("alter table bc rename id to number")
+    assert live.head()["key"] == ["number"]
+    assert live.head()["epoch"] != live.epoch
+
+
+def test_whoever_may_read_the_topic_is_told_the_key(connection: Connection, live: Reader) -> None:
+    head = as_role(connection, "anon", "select notebook_rt_head('public', 'bc')")
+    assert head["key"] == ["id"]
+    since = "select notebook_rt_since(%s, %s)"
+    assert as_role(connection, "anon", since, live.topic, live.position)["epoch"] == head["epoch"]
 
 
 def test_a_renamed_column_or_table_goes_on(connection: Connection, live: Reader) -> None:
@@ -865,7 +976,7 @@ def test_nothing_is_left_after_the_last_table(connection: Connection) -> None:
     count = (
         "select (select count(*) from pg_proc where proname like any"
         " ('{broadcast_key,broadcast_l%,broadcast_capture,broadcast_m%,broadcast_p%,broadcast_f%,"
-        "broadcast_r%,broadcast_add,notebook_rt_head,notebook_rt_since}') and pronamespace in"
+        "broadcast_r%,broadcast_e%,broadcast_add,notebook_rt_head,notebook_rt_since}') and pronamespace in"
         " ('public'::regnamespace, to_regnamespace('notebook_rt')))"
         " + (select count(*) from pg_class where relname like any ('{broadcast_%,change_log%}'))"
         " + (select count(*) from pg_policies where policyname like 'notebook_rt_broadcast_%')"

@@ -71,7 +71,7 @@ class Message(msgspec.Struct, frozen=True):
     """A part of what one transaction changed, as it was broadcast."""
 
     epoch: str
-    """Another one: the numbers began anew."""
+    """Another one: the numbers began anew, or rows are told by another key."""
     n: int
     x: int
     part: int
@@ -96,6 +96,9 @@ class Head(msgspec.Struct, frozen=True):
     series: int
     scope: str = ""
     """The column whose value the topic is of; empty: it is of the whole table."""
+    key: tuple[str, ...] | None = None
+    """The columns that the log tells rows by: the primary key, empty without one. None: older SQL, which
+    does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,8 @@ class Absence:
     reason: str
     scope: str = ""
     """The column of whose values each is broadcast apart, where the filter does not say which one."""
+    key: tuple[str, ...] = ()
+    """The primary key, where the rows are to be told apart by another one."""
 
 
 class _Heads(msgspec.Struct, frozen=True):
@@ -118,6 +123,8 @@ class _Since(msgspec.Struct, frozen=True):
     until: str
     changes: list[Entry]
     more: bool
+    epoch: str | None = None
+    """None: older SQL, which does not say."""
     too_old: bool | None = None
     behind: int | None = None
 
@@ -290,6 +297,8 @@ class ChangeLog:
         self.topic = head.topic
         self.scope = head.scope
         """The column whose value the topic is of; empty: it is of the whole table."""
+        self.key = head.key or ()
+        """The columns that rows are told by; empty: that is not known."""
         self.position: Position | None = None
         """What it sees is in the rows; None: they are to be read first."""
         self.complete_at = now
@@ -300,7 +309,7 @@ class ChangeLog:
         self.ended: Absence | None = None
         """Why there is nothing to follow any more; None while there is."""
         self.began_anew = False
-        """Whether the head said that the numbers began anew, or on another topic: that is a gap."""
+        """Whether the head said that another epoch began, or on another topic: that is a gap."""
         self._phase = phase
         self.head_at = self._next_look(now)
         """When the head is to be asked for."""
@@ -354,7 +363,7 @@ class ChangeLog:
             self.numbers.restart(now)
 
     def is_of_another_epoch(self, message: Message) -> bool:
-        """Whether the numbers began anew."""
+        """Whether the numbers began anew, or rows are told by another key."""
         return message.epoch != self._epoch
 
     def resume(self, epoch: str, position: str) -> bool:
@@ -445,7 +454,7 @@ class ChangeLog:
     def ask_head(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], Position | None]:
         """The position of now; None: there is none any more. ``now`` is asked when it has come."""
         (read,) = yield [head_query(self._spec)]
-        return self._take_head(read.page, now())
+        return self.take_head(read.page, now())
 
     def look(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], Position | None]:
         """As ``ask_head``, by a question that may be asked together with those of other tables."""
@@ -464,7 +473,7 @@ class ChangeLog:
             )  # which says that it is over, or where it goes on
         head = found.heads.get("0")
         if head is not None:
-            return self._take_head(replace(read.page, value=head), now())
+            return self.take_head(replace(read.page, value=head), now())
         if (self.topic, self._epoch) != (known["topic"], known["epoch"]):
             return None  # it was of another log
         return Position.of(found.position)
@@ -472,14 +481,15 @@ class ChangeLog:
     def _next_look(self, now: float) -> float:
         return ((now - self._phase) // HEAD_PAUSE + 1) * HEAD_PAUSE + self._phase
 
-    def _take_head(self, page: Page, now: float) -> Position | None:
-        head, self.ended = read_head(page)
+    def take_head(self, page: Page, now: float) -> Position | None:
+        """The position that an answer to ``head_query`` says; None: there is nothing to follow any more."""
+        head, self.ended = read_head(page, self._spec.key)
         if head is None:
             return None
         if head.epoch != self._epoch or head.topic != self.topic:
             self._epoch, self._series, self.numbers = head.epoch, head.series, Numbers()
             self._parts, self._taken, self._heard, self._emptied = {}, {}, {}, 0
-            self.topic, self.scope = head.topic, head.scope
+            self.topic, self.scope, self.key = head.topic, head.scope, head.key or ()
             self.kept = [one for one in self.kept if one.epoch == head.epoch]
             self.began_anew = True
             self.forget()
@@ -516,7 +526,7 @@ class ChangeLog:
                 raise
             first = first or read
             page = _converted(read.page.value, _Since)
-            if page is None:
+            if page is None or page.epoch not in (None, self._epoch):
                 yield from self.ask_head(now)  # which says that it is over, or where it goes on
                 return None
             if page.too_old:
@@ -600,8 +610,11 @@ def _named(spec: TableSpec) -> dict[str, Any]:
     return named
 
 
-def read_head(page: Page) -> tuple[Head | None, Absence | None]:
-    """The answer to ``head_query``; None where there is nothing to follow, and why."""
+def read_head(page: Page, key: tuple[str, ...] | None = None) -> tuple[Head | None, Absence | None]:
+    """The answer to ``head_query``; None where there is nothing to follow, and why.
+
+    ``key``: what the user tells rows apart by; None: by what the log does.
+    """
     if page.refusal is not None or page.value is None:
         return None, _why(page)
     value = page.value if isinstance(page.value, dict) else {}
@@ -614,6 +627,12 @@ def read_head(page: Page) -> tuple[Head | None, Absence | None]:
     head = _converted(value, Head)
     if head is None:
         return None, Absence("its SQL says what this notebook_rt does not understand")
+    if key is not None and head.key is None:
+        return None, Absence("its SQL is too old for key=")
+    if key is not None and set(key) != set(head.key or ()):
+        primary = ", ".join(head.key or ()) or "there is none now"
+        why = f"they are told by the primary key ({primary}), and not by {', '.join(key)}"
+        return None, Absence(why, key=head.key or ())
     return head, None
 
 

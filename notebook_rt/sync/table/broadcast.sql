@@ -67,7 +67,7 @@ create table if not exists notebook_rt.broadcast_tables (
     topic text primary key,
     relation oid not null unique,
     numbers regclass,  -- the sequence that numbers the topic's messages; null: it has a scope
-    epoch text not null default gen_random_uuid()::text,  -- another one: the numbers began anew
+    epoch text not null default gen_random_uuid()::text,  -- of the log: another one: the numbers began anew
     scope int2  -- the column of whose values each has a topic: this one's name, "=" and the value
 );
 -- The SQL of version 1 knew no scope.
@@ -137,6 +137,13 @@ language sql stable set search_path = '' as $$
      where i.indrelid = p_relation and i.indisprimary and k.place <= i.indnkeyatts
 $$;
 
+-- What a reader knows of a table's log holds within one: another key, as another log, is another epoch.
+create or replace function notebook_rt.broadcast_epoch(p_table notebook_rt.broadcast_tables) returns text
+language sql stable set search_path = '' as $$
+    select p_table.epoch || '.' || coalesce(
+        left(md5(notebook_rt.broadcast_key(p_table.relation)::text), 8), '')
+$$;
+
 -- The topic of a value of a table's scope. Whatever the value is, the name is of plain letters, and no two
 -- values have the same; null and a value of more than 100 bytes have none.
 create or replace function notebook_rt.broadcast_topic(p_table text, p_value text) returns text
@@ -185,6 +192,32 @@ create or replace function notebook_rt.broadcast_scope(
      where a.attrelid = p_table.relation and a.attnum = p_table.scope and not a.attisdropped
 $$;
 
+-- Which of an UPDATE's rows `r` are to be told: those that are still in the table; null: all are. Where one
+-- cascade of a statement updates a row and another deletes it, PostgreSQL may run the triggers for the
+-- deletions first, and the row would be back. Only such tables are looked at; the operators are those of the
+-- key's index, as there is no search path.
+create or replace function notebook_rt.broadcast_present(p_relation oid) returns text
+language sql stable set search_path = '' as $$
+    select format(' where exists (select from %s t where %s)', p_relation::regclass, string_agg(
+               format('t.%1$I operator(%2$I.%3$s) r.%1$I', a.attname, n.nspname, o.oprname), ' and '))
+      from pg_catalog.pg_index i
+      cross join lateral unnest(i.indkey::int2[], i.indclass::oid[]) with ordinality k (attnum, class, place)
+      join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+      join pg_catalog.pg_opclass c on c.oid = k.class
+      join pg_catalog.pg_am m on m.oid = c.opcmethod and m.amname = 'btree'
+      join pg_catalog.pg_amop e on e.amopfamily = c.opcfamily and e.amopstrategy = 3
+       and e.amoplefttype = c.opcintype and e.amoprighttype = c.opcintype
+      join pg_catalog.pg_operator o on o.oid = e.amopopr
+      join pg_catalog.pg_namespace n on n.oid = o.oprnamespace
+     where i.indrelid = p_relation and i.indisprimary and k.place <= i.indnkeyatts
+       and pg_catalog.has_table_privilege(p_relation, 'select')
+       and not pg_catalog.row_security_active(p_relation)
+       and (select bool_or(f.confdeltype = 'c')
+                   and bool_or(f.confdeltype in ('n', 'd') or f.confupdtype in ('c', 'n', 'd'))
+              from pg_catalog.pg_constraint f where f.conrelid = p_relation and f.contype = 'f')
+    having count(*) > 0
+$$;
+
 -- One statement's changes go to the log, in entries below 100 kB of JSON; a row above 50 kB has its own.
 create or replace function notebook_rt.broadcast_capture() returns trigger
 language plpgsql security definer set search_path = '' set timezone = 'UTC' set datestyle = 'ISO'
@@ -202,7 +235,9 @@ declare
         'insert into notebook_rt.change_log (topic, op, %1$s, size)'
         ' select topic, $2::"char", jsonb_agg(j order by rn), sum(len) from ('
         '   select topic, j, rn, len, case when len > 50000 then rn end as alone,'
-        '          sum(len) over (%3$s order by rn) / 100000 as part'
+        '          sum(len) over (%3$s order by rn) / 100000'
+        -- What comes behind such a row is no part of what comes before it: a row may stand there twice.
+        '          + count(*) filter (where len > 50000) over (%3$s order by rn) as part'
         '   from (select topic, j, row_number() over () as rn, octet_length(j::text) + 2 as len'
         '         from (%2$s) a where topic is not null) b) c'
         ' group by topic, part, alone order by min(rn)';
@@ -234,7 +269,8 @@ begin
           left join pg_type e on e.oid = t.typelem
           left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
          where a.attrelid = tg_relid and a.attnum > 0 and not a.attisdropped;
-        v_row := format('select %s as topic, %s as j from new_rows r', v_topic, v_row);
+        v_row := format('select %s as topic, %s as j from new_rows r', v_topic, v_row)
+            || coalesce(case when tg_op = 'UPDATE' then notebook_rt.broadcast_present(tg_relid) end, '');
         if v_json then  -- only here: to catch an error costs a transaction id
             begin
                 execute format(v_entries, 'rows', v_row, v_parts) using v_table.topic, left(tg_op, 1);
@@ -424,7 +460,10 @@ begin
          -- writers take the counters in one order.
          order by t.scope is null, l.topic collate "C"
     loop
-        v_table := v_told.source;
+        if v_table.relation is distinct from (v_told.source).relation then
+            v_table := v_told.source;
+            v_table.epoch := notebook_rt.broadcast_epoch(v_table);
+        end if;
         v_topic := v_told.topic;
         v_last := greatest(v_last, v_told.last);
         if v_table.scope is not null and v_topic = v_table.topic then
@@ -713,7 +752,7 @@ begin
     return v_topic;
 end $$;
 
-revoke all on function notebook_rt.broadcast_lock, notebook_rt.broadcast_key, notebook_rt.broadcast_capture,
+revoke all on function notebook_rt.broadcast_lock, notebook_rt.broadcast_present, notebook_rt.broadcast_capture,
     notebook_rt.broadcast_number, notebook_rt.broadcast_message, notebook_rt.broadcast_prune,
     notebook_rt.broadcast_prune_numbers, notebook_rt.broadcast_flush, notebook_rt.broadcast_refused, notebook_rt.broadcast_forget,
     notebook_rt.broadcast_remove, notebook_rt.broadcast_add
@@ -739,7 +778,7 @@ end $$;
 
 -- A table's topic, a position (a snapshot), and the highest number drawn; null: nothing that this login
 -- may read. The snapshot is older than the reading of the number, so that whatever the position sees has
--- a number of at most `n`. `p_equal` says to what columns are equal in the rows that are followed: where
+-- a number of at most `n`. "key": the columns that the log tells rows by. `p_equal` says to what columns are equal in the rows that are followed: where
 -- the scope is not among them there is no topic, and "scope" names it.
 create or replace function public.notebook_rt_head(
     p_schema text, p_table text, p_equal jsonb default null
@@ -749,6 +788,7 @@ declare
     v_scope record;
     v_value text;
     v_topic text;
+    v_key text[];
     v_version constant int := (select version from notebook_rt.broadcast_state);
 begin
     select t.* into v_table from notebook_rt.broadcast_tables t
@@ -757,10 +797,12 @@ begin
             on n.oid = c.relnamespace where n.nspname = p_schema and c.relname = p_table);
     if not found then
         return null;
-    elsif v_table.scope is null then
+    end if;
+    v_key := coalesce(notebook_rt.broadcast_key(v_table.relation), '{}');
+    if v_table.scope is null then
         return (select jsonb_build_object(
-            'version', v_version, 'topic', v_table.topic, 'epoch', v_table.epoch,
-            'position', pg_current_snapshot()::text,
+            'version', v_version, 'topic', v_table.topic,
+            'epoch', notebook_rt.broadcast_epoch(v_table), 'key', v_key, 'position', pg_current_snapshot()::text,
             'n', coalesce(pg_catalog.pg_sequence_last_value(v_table.numbers), 0), 'series', 0));
     end if;
     select * into v_scope from notebook_rt.broadcast_scope(v_table);
@@ -779,8 +821,8 @@ begin
         return null;
     end if;
     return (select jsonb_build_object(
-        'version', v_version, 'topic', v_topic, 'scope', v_scope.name, 'epoch', v_table.epoch,
-        'position', pg_current_snapshot()::text, 'n', coalesce(sum(b.n), 0),
+        'version', v_version, 'topic', v_topic, 'scope', v_scope.name,
+        'epoch', notebook_rt.broadcast_epoch(v_table), 'key', v_key, 'position', pg_current_snapshot()::text, 'n', coalesce(sum(b.n), 0),
         'series', coalesce(max(b.first), 0))
         from notebook_rt.broadcast_numbers b where b.topic in (v_topic, v_table.topic));
 end $$;
@@ -806,7 +848,7 @@ begin
             v_head := null;  -- one that cannot be asked, such as for its policy, spoils no other
         end;
         if not coalesce(v_head ? 'topic', false)
-            or not v_asked.value @> (v_head - 'version' - 'position' - 'scope') then
+            or not v_asked.value @> (v_head - '{version,position,scope,key}'::text[]) then
             v_heads := v_heads || jsonb_build_object(v_asked.place, v_head);
         end if;
     end loop;
@@ -834,7 +876,7 @@ create or replace function public.notebook_rt_since(
            and not pg_visible_in_snapshot(l.xid, b.since) and pg_visible_in_snapshot(l.xid, b.until)
     )
     select jsonb_build_object(
-        'until', b.until::text,
+        'until', b.until::text, 'epoch', notebook_rt.broadcast_epoch(t),
         'too_old', (select s.pruned >= pg_snapshot_xmin(b.since) from notebook_rt.broadcast_state s),
         'behind', case when p_until is null then (select coalesce(sum(m.size), 0) from missed m) end,
         'more', exists (select from missed m where m.before >= greatest(p_bytes, 1)),
@@ -845,14 +887,13 @@ create or replace function public.notebook_rt_since(
                 when m.gone is not null then jsonb_build_object('gone', m.gone)
                 else '{}' end order by m.id)
               from missed m where m.before < greatest(p_bytes, 1)), '[]'))
-      from bounds b
-     where b.source is not null
+      from bounds b join notebook_rt.broadcast_tables t on t.topic = b.source
 $$;
-revoke all on function notebook_rt.broadcast_topic, notebook_rt.broadcast_value,
-    notebook_rt.broadcast_scope, notebook_rt.broadcast_source, public.notebook_rt_head,
+revoke all on function notebook_rt.broadcast_key, notebook_rt.broadcast_epoch,
+    notebook_rt.broadcast_topic, notebook_rt.broadcast_value, notebook_rt.broadcast_scope, notebook_rt.broadcast_source, public.notebook_rt_head,
     public.notebook_rt_heads, public.notebook_rt_since from public;
-grant execute on function notebook_rt.broadcast_topic, notebook_rt.broadcast_value,
-    notebook_rt.broadcast_scope, notebook_rt.broadcast_source, public.notebook_rt_head,
+grant execute on function notebook_rt.broadcast_key, notebook_rt.broadcast_epoch,
+    notebook_rt.broadcast_topic, notebook_rt.broadcast_value, notebook_rt.broadcast_scope, notebook_rt.broadcast_source, public.notebook_rt_head,
     public.notebook_rt_heads, public.notebook_rt_since to anon, authenticated, service_role;
 
 -- Where there is pg_cron, and this role may use it, it prunes every minute, and writers need not.

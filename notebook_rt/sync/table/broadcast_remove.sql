@@ -13,9 +13,10 @@ begin
            from cron.job where jobname = 'notebook_rt_broadcast_prune' and username = current_user;
     end if;
     drop function public.notebook_rt_head, public.notebook_rt_since;
-    -- Versions 1 and 2 did not have these.
+    -- Older ones did not have these.
     drop function if exists public.notebook_rt_heads, notebook_rt.broadcast_prune_numbers,
-        notebook_rt.broadcast_lock;
+        notebook_rt.broadcast_lock, notebook_rt.broadcast_epoch,
+        notebook_rt.broadcast_present;
     drop table notebook_rt.change_log;
     drop function notebook_rt.broadcast_source, notebook_rt.broadcast_add,
         notebook_rt.broadcast_remove, notebook_rt.broadcast_forget, notebook_rt.broadcast_refused,

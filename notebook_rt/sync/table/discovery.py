@@ -94,9 +94,7 @@ def learn(
     spec: TableSpec,
     done: Callable[[Schema, Schema, Described], None],
     page_size: int | None = None,
-    found_log: Callable[[Read], bool] | None = None,
-    *,
-    broadcast: bool = False,
+    found_log: Callable[[Read], tuple[str, ...] | None] | None = None,
 ) -> Flow:
     """Ask for the schema and call ``done(kept, known, found)``: the projection, all columns, and what
     else was said.
@@ -105,7 +103,8 @@ def learn(
     asked for beside each question: some rows beside the description; beside the proof of the key, the
     first ``page_size`` keys (None: a load does not come next), which show a load where to begin.
     With ``found_log`` it is asked, too, whether the table's changes are broadcast: called with the answer
-    to ``head_query`` before anything else; returns whether they come that way. ``broadcast``: they do.
+    to ``head_query`` before anything else; returns the columns that these tell rows by, which are the key
+    (empty: it does not say), or None where changes come another way.
 
     Raises
     ------
@@ -119,18 +118,27 @@ def learn(
         read, sample, *found_heads = yield [describe, some_rows, *heads]
     except ReadRefusedError:  # perhaps of the rows only, which are not asked for yet
         read, *found_heads = yield [describe, *heads]
-    if found_log is not None:
-        broadcast = any(map(found_log, found_heads))
+    log_key = None if found_log is None else found_log(found_heads[0])
     found = described(read.page.value, spec.table)
-    if found.published is False and not broadcast and "select" in (found.grants or ()):
+    if found.published is False and log_key is None and "select" in (found.grants or ()):
         raise NotPublishedError(spec.schema, spec.table, found.kind)
     if found.readable is not None and spec.columns is None:
         key, role = spec.key or found.key, str(read.page.value.get("role") or "anon")
         raise SomeColumnsError(spec.schema, spec.table, role, found.readable, key)
+    told = () if spec.key else log_key or ()
+    # A description without all of the key's columns is of before they were made.
+    if not {column.name for column in found.columns}.issuperset(told):
+        found = Described()
     if not found.columns:
-        found = yield from _probed(spec, sample, page_size)
+        found = yield from _probed(spec, sample, page_size, told)
+    elif told:
+        found = replace(found, key=tuple(one.name for one in found.columns if one.name in told))
     elif not (found.key or spec.key):
         raise NoPrimaryKeyError(spec.schema, spec.table, found.unique)
+    names = {column.name for column in found.columns}
+    for name in told:
+        if name not in names:  # renamed since the answers came
+            raise ReadRefusedError(MissingColumnError(spec.schema, spec.table, name, sorted(names)))
     known = _known(spec, found)
     done(_kept(spec, known), known, found)
 
@@ -264,7 +272,10 @@ def numeric_digits(text: str) -> tuple[int, int] | None:
 # What is found out otherwise ----------------------------------------------------------------------
 
 
-def _probed(spec: TableSpec, sample: Read | None, page_size: int | None) -> Steps:
+def _probed(
+    spec: TableSpec, sample: Read | None, page_size: int | None, told: tuple[str, ...]
+) -> Steps:
+    """``told``: the key, where it is known and not the user's; it needs no proof."""
     rows = yield from _sample(spec, sample)
     names = tuple(rows[0]) if rows else ()
     key = spec.key or ()
@@ -272,21 +283,23 @@ def _probed(spec: TableSpec, sample: Read | None, page_size: int | None) -> Step
         if name not in names:
             raise MissingColumnError(spec.schema, spec.table, name, names)
     if not key and names and spec.columns is None:
-        likely = next(candidates(spec.table, names, rows), ())
+        likely = told or next(candidates(spec.table, names, rows), ())
         first = _first_keys(spec, likely, page_size)
-        ask = (_proven(spec, names, rows), typed(_wanted(spec, names), rows))
+        ask = (_proven(spec, names, rows, told), typed(_wanted(spec, names, told), rows))
         try:
             found = yield from together(*ask, _answer(first))
         except ReadRefusedError as refusal:
             if not (first and isinstance(refusal.error, StatementTimeoutError)):
                 raise
             found = yield from together(
-                _proven(spec, names, rows), typed(_wanted(spec, names), rows), _answer(None)
+                _proven(spec, names, rows, told),
+                typed(_wanted(spec, names, told), rows),
+                _answer(None),
             )
         ahead = found[2] if found[0] == likely else None
         return Described(found[1], found[0], first_keys=ahead)
     if not key:
-        key = yield from _proven(spec, names, rows)
+        key = yield from _proven(spec, names, rows, told)
     elif set(key) <= set(names) and not told_apart(rows, key):
         raise DuplicateKeyError(spec.schema, spec.table, key)
     columns = yield from typed(_wanted(spec, names, key), rows)
@@ -363,9 +376,11 @@ def told_apart(rows: Iterable[WireRow], key: Sequence[str]) -> bool:
 
 
 def _proven(
-    spec: TableSpec, names: Sequence[str], rows: Sequence[WireRow]
+    spec: TableSpec, names: Sequence[str], rows: Sequence[WireRow], told: tuple[str, ...]
 ) -> Generator[Ask, Sequence[Read], tuple[str, ...]]:
-    """The primary key, of the candidates."""
+    """The primary key, of the candidates; ``told``: it is known."""
+    if told:
+        return tuple(name for name in names if name in told) if set(told) <= set(names) else told
     likely = list(candidates(spec.table, names, rows))
     # Nearly always the first one is it; else the leading columns together, as keys are written.
     some = likely[:1]

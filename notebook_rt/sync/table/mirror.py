@@ -62,6 +62,7 @@ LOG: Final = "log"
 REFETCH: Final = "refetch"
 LEARN_PAUSE: Final = 10.0
 """Seconds between two readings of the columns, after a page has shown unknown ones."""
+ANOTHER_EPOCH: Final = "the table's messages are numbered anew, or tell rows by another key"
 REFUSALS: Final = 3
 """So many refused reads in a row, and the table is in error."""
 
@@ -265,11 +266,11 @@ class Mirror(Machine):
         return proof
 
     def _refused(self, why: Absence) -> NotBroadcastError:
-        return NotBroadcastError(self.spec.schema, self.spec.table, why.reason, why.scope)
+        return NotBroadcastError(self.spec.schema, self.spec.table, why.reason, why.scope, why.key)
 
-    def _found_log(self, read: Read) -> bool:
-        """Take the answer to whether changes come by broadcast."""
-        head, why = read_head(read.page)
+    def _found_log(self, read: Read) -> tuple[str, ...] | None:
+        """Take the answer to whether changes come by broadcast; see `discovery.learn`."""
+        head, why = read_head(read.page, self.spec.key)
         if head is not None:
             self._source = "broadcast"
             self._passes.log = ChangeLog(self.spec, head, self.options, self._now, self._phase)
@@ -277,14 +278,16 @@ class Mirror(Machine):
             self._horizon.logged = True
         elif self.spec.source == "broadcast":
             self._not_broadcast = why
-            return True
+            return ()
         else:
             self._source = "changes"
-            if why is not None and why.scope:  # it is there, and was not asked for as it has to be
+            if why is not None and (
+                why.scope or why.key
+            ):  # it is there, and was not asked for as it has to be
                 self._not_broadcast = why
                 self._emit(Told("source", {"source": "changes", "reason": why.reason}))
         self._emit(Rejoin("the source is known"))
-        return head is not None
+        return None if head is None else head.key or ()
 
     # What happened ------------------------------------------------------------------------------
 
@@ -356,7 +359,9 @@ class Mirror(Machine):
             elif log.is_of_another_epoch(message):
                 log.forget()
                 log.kept.append(message)
-                self._open_gap("the table's messages are numbered anew")
+                self._open_gap(ANOTHER_EPOCH)
+                if self._passes.replica is not None:  # the key may be another one
+                    self._passes.replica.schema_moved, self._learn_at = True, self._now
             else:
                 messages.append(message)
         committed = None
@@ -407,11 +412,13 @@ class Mirror(Machine):
         if log is not None and log.began_anew:
             log.began_anew = False
             if log.topic == self._followed:
-                self._open_gap("the table's messages are numbered anew")
+                self._open_gap(ANOTHER_EPOCH)
             else:
                 self._followed = log.topic
                 self._leave_stream("the table's changes are broadcast on another topic")
                 self._emit(Rejoin("another topic"))
+            if replica is not None and log.key and {*log.key} != {*replica.schema.key}:
+                replica.schema_moved, self._learn_at = True, self._now
         if replica is None or self._failed is not None:
             return
         replica.want_changes = self.want_changes

@@ -163,8 +163,15 @@ class Passes:
 
     # The columns, and the load ------------------------------------------------------------------
 
-    def learn(self, found_log: Callable[[Read], bool] | None = None) -> Learning:
+    def learn(self, found_log: Callable[[Read], tuple[str, ...] | None] | None = None) -> Learning:
         """Learn the columns, and load again if they are others; ``found_log``: see `discovery.learn`."""
+        log = self.log
+        if log is not None:  # its key may be another one, too
+
+            def found_log(read: Read) -> tuple[str, ...]:
+                log.take_head(read.page, self.now)
+                return log.key
+
         found: list[tuple[Schema, Schema, discovery.Described]] = []
         asked = self.named
         spec = replace(self.spec, named=(*self.spec.named, *asked))
@@ -174,7 +181,6 @@ class Passes:
             lambda *schemas: found.append(schemas),
             size,
             found_log,
-            broadcast=self.log is not None,
         )
         kept, known, described = found[0]
         self.described = replace(
