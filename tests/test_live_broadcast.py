@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psycopg
 import pytest
 
 import notebook_rt as nrt
@@ -215,6 +216,27 @@ def test_a_loss_after_a_quiet_time_is_made_up_for_within_three_seconds(
     proxy.rules = (Drop(kind="broadcast"),)
     run("update {} set name = 'lost' where id = 1")
     assert whole_reads(proxy) == before
+
+
+def test_a_number_that_was_drawn_long_before_its_commit_hides_no_loss(
+    stack: LocalStack, proxy: Proxy, broadcast: Callable[..., str]
+) -> None:
+    """As after ``set constraints all immediate``: the head names the number before its message is sent."""
+    table = broadcast()
+    stack.sql(f"insert into {table} values (1, 'a', 1), (2, 'b', 2)")
+    with (
+        psycopg.connect(stack.dsn) as writer,
+        nrt.connect(proxy.url, stack.anon_key, options=UNAUDITED) as rt,
+    ):
+        writer.execute("set constraints all immediate")
+        writer.execute(f"delete from {table} where id = 1")
+        frame = rt.table(table, source="broadcast")
+        frame.wait(scaled(10))
+        until(lambda: frame.status == "live", what=lambda: repr(frame))
+        assert len(frame.df) == 2
+        proxy.rules = (Drop(kind="broadcast"),)
+        writer.commit()
+        until(lambda: rows(frame) == {2: ["b", 2.0]}, 5, lambda: repr(frame))
 
 
 def test_the_heads_of_all_tables_are_one_question(
