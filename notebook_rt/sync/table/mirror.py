@@ -61,7 +61,7 @@ MAIN: Final = "main"
 LOG: Final = "log"
 REFETCH: Final = "refetch"
 LEARN_PAUSE: Final = 10.0
-"""Seconds between two readings of the columns, after a page has shown unknown ones."""
+"""Seconds between two readings of the columns, after a row has shown the same unknown ones again."""
 REFUSALS: Final = 3
 """So many refused reads in a row, and the table is in error."""
 
@@ -480,6 +480,8 @@ class Mirror(Machine):
             replica.schema_moved = True  # a row was read, which names all columns
             if not self._named_by_row:  # at once, though edits have just had some columns learnt
                 self._named_by_row, self._learn_at = True, self._now
+        if replica.names_are_new:  # at once, however lately columns were learnt
+            replica.names_are_new, self._learn_at = False, self._now
         if replica.schema_moved and self._now >= self._learn_at:
             replica.schema_moved = False
             self._learn_at = self._now + LEARN_PAUSE
