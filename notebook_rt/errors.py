@@ -476,10 +476,13 @@ class NotBroadcastError(TableError):
     """A table was asked for with ``source="broadcast"``, and the database does not broadcast its changes.
 
     ``reason`` says what is missing; ``scope`` is the column of whose values each is broadcast apart, where
-    that is why.
+    that is why; ``role`` is that of a login that may read some of the table's columns only: a broadcast
+    has whole rows.
     """
 
-    def __init__(self, schema: str, table: str, reason: str, scope: str = "") -> None:
+    def __init__(
+        self, schema: str, table: str, reason: str, scope: str = "", role: str = ""
+    ) -> None:
         of = "" if schema == "public" else f"--schema {shlex.quote(schema)} "
         command = f"notebook-rt doctor --sql {of}{shlex.quote(table)}"
         todo = (
@@ -489,6 +492,14 @@ class NotBroadcastError(TableError):
             if scope
             else f'run the SQL that `{command}` prints, or ask for the table with source="auto"'
         )
+        if role and not scope:
+            reason = (
+                f'role "{role}" may read some of its columns only, and a broadcast has whole rows'
+            )
+            todo = (
+                f'ask for the table with source="auto", or let the role read all of it: '
+                f"grant select on {qualified(schema, table)} to {identifier(role)}"
+            )
         super().__init__(
             schema,
             table,

@@ -435,6 +435,24 @@ def test_who_may_not_read_the_topic_has_postgres_changes(
         stack.sql(broadcast_remove_sql("public", [table]))
 
 
+@pytest.mark.parametrize("published", [True, False])
+def test_who_may_read_some_columns_is_told_what_a_broadcast_takes(
+    stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str], published: bool
+) -> None:
+    """Running the SQL again would mend nothing."""
+    table = broadcast()
+    if published:
+        stack.sql(f"alter publication supabase_realtime add table {table}")
+    stack.sql(f"revoke all on {table} from anon; grant select (id, name) on {table} to anon")
+    frame = rt.table(table, columns=["id", "name"], source="broadcast")
+    with pytest.raises(errors.NotBroadcastError) as refused:
+        frame.wait(scaled(10))
+    told = str(refused.value)
+    assert f"grant select on public.{table} to anon" in told
+    assert 'source="auto"' in told
+    assert "run the SQL" not in told
+
+
 def test_another_login_has_the_source_that_it_may_read(
     stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
 ) -> None:

@@ -81,6 +81,8 @@ class Described:
     """What this login may do with it (``select``, ``insert``, ...); None: not known."""
     readable: tuple[str, ...] | None = None
     """The columns that this login may read, where that is some of them; None: all, or not known."""
+    role: str = ""
+    """Of this login; empty: not known."""
     complete: bool = True
     """False: no row was there to name the columns, and there may be others."""
     first_keys: Read | None = field(default=None, compare=False)
@@ -122,7 +124,8 @@ def learn(
     if found_log is not None:
         broadcast = any(map(found_log, found_heads))
     found = described(read.page.value, spec.table)
-    if found.published is False and not broadcast and "select" in (found.grants or ()):
+    unpublished = found.published is False and "select" in (found.grants or ())
+    if unpublished and not broadcast and spec.source != "broadcast":
         raise NotPublishedError(spec.schema, spec.table, found.kind)
     if found.readable is not None and spec.columns is None:
         key, role = spec.key or found.key, str(read.page.value.get("role") or "anon")
@@ -175,6 +178,7 @@ def from_catalog(value: Mapping[str, Any], table: str) -> Described:
         published=bool(found["published"]) if "published" in found else None,
         grants=tuple(map(str, found["grants"] or ())) if "grants" in found else None,
         readable=readable(found),
+        role=str(value.get("role") or ""),
     )
 
 

@@ -265,7 +265,9 @@ class Mirror(Machine):
         return proof
 
     def _refused(self, why: Absence) -> NotBroadcastError:
-        return NotBroadcastError(self.spec.schema, self.spec.table, why.reason, why.scope)
+        partly = self.described.readable is not None
+        role = self.described.role if partly else ""
+        return NotBroadcastError(self.spec.schema, self.spec.table, why.reason, why.scope, role)
 
     def _found_log(self, read: Read) -> bool:
         """Take the answer to whether changes come by broadcast."""
