@@ -476,11 +476,18 @@ class NotBroadcastError(TableError):
     """A table was asked for with ``source="broadcast"``, and the database does not broadcast its changes.
 
     ``reason`` says what is missing; ``scope`` is the column of whose values each is broadcast apart, where
-    that is why, and ``key`` the primary key, where that is: another one was given.
+    that is why; ``key`` the primary key, where that is: another one was given; ``role`` that of a login that
+    may read some of the table's columns only, where that is: a broadcast has whole rows.
     """
 
     def __init__(
-        self, schema: str, table: str, reason: str, scope: str = "", key: Sequence[str] = ()
+        self,
+        schema: str,
+        table: str,
+        reason: str,
+        scope: str = "",
+        key: Sequence[str] = (),
+        role: str = "",
     ) -> None:
         of = "" if schema == "public" else f"--schema {shlex.quote(schema)} "
         command = f"notebook-rt doctor --sql {of}{shlex.quote(table)}"
@@ -494,6 +501,14 @@ class NotBroadcastError(TableError):
             if key
             else f'run the SQL that `{command}` prints, or ask for the table with source="auto"'
         )
+        if role and not (scope or key):
+            reason = (
+                f'role "{role}" may read some of its columns only, and a broadcast has whole rows'
+            )
+            todo = (
+                f'ask for the table with source="auto", or let the role read all of it: '
+                f"grant select on {qualified(schema, table)} to {identifier(role)}"
+            )
         super().__init__(
             schema,
             table,

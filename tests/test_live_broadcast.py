@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psycopg
 import pytest
 
 import notebook_rt as nrt
@@ -222,6 +223,27 @@ def test_a_loss_after_a_quiet_time_is_made_up_for_within_three_seconds(
     assert whole_reads(proxy) == before
 
 
+def test_a_number_that_was_drawn_long_before_its_commit_hides_no_loss(
+    stack: LocalStack, proxy: Proxy, broadcast: Callable[..., str]
+) -> None:
+    """As after ``set constraints all immediate``: the head names the number before its message is sent."""
+    table = broadcast()
+    stack.sql(f"insert into {table} values (1, 'a', 1), (2, 'b', 2)")
+    with (
+        psycopg.connect(stack.dsn) as writer,
+        nrt.connect(proxy.url, stack.anon_key, options=UNAUDITED) as rt,
+    ):
+        writer.execute("set constraints all immediate")
+        writer.execute(f"delete from {table} where id = 1")
+        frame = rt.table(table, source="broadcast")
+        frame.wait(scaled(10))
+        until(lambda: frame.status == "live", what=lambda: repr(frame))
+        assert len(frame.df) == 2
+        proxy.rules = (Drop(kind="broadcast"),)
+        writer.commit()
+        until(lambda: rows(frame) == {2: ["b", 2.0]}, 5, lambda: repr(frame))
+
+
 def test_the_heads_of_all_tables_are_one_question(
     stack: LocalStack, proxy: Proxy, broadcast: Callable[..., str]
 ) -> None:
@@ -416,6 +438,24 @@ def test_who_may_not_read_the_topic_has_postgres_changes(
             until(lambda: rows(frame) == rows(theirs) == {1: ["a", 1.0]})
     finally:
         stack.sql(broadcast_remove_sql("public", [table]))
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_who_may_read_some_columns_is_told_what_a_broadcast_takes(
+    stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str], published: bool
+) -> None:
+    """Running the SQL again would mend nothing."""
+    table = broadcast()
+    if published:
+        stack.sql(f"alter publication supabase_realtime add table {table}")
+    stack.sql(f"revoke all on {table} from anon; grant select (id, name) on {table} to anon")
+    frame = rt.table(table, columns=["id", "name"], source="broadcast")
+    with pytest.raises(errors.NotBroadcastError) as refused:
+        frame.wait(scaled(10))
+    told = str(refused.value)
+    assert f"grant select on public.{table} to anon" in told
+    assert 'source="auto"' in told
+    assert "run the SQL" not in told
 
 
 def test_another_login_has_the_source_that_it_may_read(

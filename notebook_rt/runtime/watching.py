@@ -163,7 +163,9 @@ class Watching:
         self._box.close()
         for stop in self._stops:
             stop()
-        for memory in tuple(self._memories.values()):
+        for memory in list(
+            self._memories.values()
+        ):  # in one go: the loop may forget them meanwhile
             memory.close()
 
     # On the loop

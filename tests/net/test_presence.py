@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from typing import Any
 
@@ -130,3 +131,29 @@ def test_who_has_not_changed_costs_next_to_nothing_in_a_storm_of_others() -> Non
     for _ in range(100):
         People().update(state, 20.0)
     assert took < (time.perf_counter() - began) / 2
+
+
+def test_calls_are_counted_whatever_a_collection_of_garbage_lets_happen_meanwhile() -> None:
+    """It runs finalizers, and other threads with them, of which one makes calls."""
+    throttle = Throttle(CALLS, WINDOW)
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            throttle.take(0.0)
+            if left.pop():
+                Garbage()
+
+    threshold, left = gc.get_threshold(), [False, *[True] * 200]
+    try:
+        gc.set_threshold(1)
+        Garbage()
+        kept = []
+        while left:
+            kept.append([tuple([0] * size) for size in range(21)])  # none is left to be used again
+            assert throttle.used(0.0) >= 0
+    finally:
+        gc.set_threshold(*threshold)
+    assert throttle.used(0.0) > 0

@@ -151,6 +151,9 @@ bursts = st.tuples(
     (0.01, 0.4),
     "changes",
 )
+@example(  # the table was read, as the log had more, right after messages of rows that it was read for
+    [(1, 0.0, 1, 0.2), (225, 12.0, 3, 0.2)], 0, 20.0, 1000, (0.01, 0.4), "broadcast"
+)
 def test_green_is_never_wrong_for_longer_than_a_change_is_on_its_way(
     shapes: list[tuple[int, float, int, float]],
     seed: int,

@@ -20,7 +20,7 @@ from notebook_rt.errors import (
 from notebook_rt.model.filters import parse
 from notebook_rt.model.order import parse_order
 from notebook_rt.model.spec import TableSpec
-from notebook_rt.model.types import Column
+from notebook_rt.model.types import Column, Schema
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
 from notebook_rt.sync.events import (
@@ -542,6 +542,33 @@ def test_a_column_added_and_one_dropped_while_live() -> None:
     assert world.view[1]["more"] == "news"
     assert world.mirror.status == "live"
     assert [e.what for e in told(world, Told)].count("schema") == 1
+
+
+@pytest.mark.parametrize("describes", ["by the API", "by SQL", "not"])
+def test_columns_added_one_after_another_are_seen_with_the_first_change_by_broadcast(
+    describes: Any,
+) -> None:
+    one = server(describes=describes)
+    one.broadcasts = True
+    world = World(TableSpec("t", source="broadcast"), one)
+    world.connect()
+    world.run(5)
+    names = dict(COLUMNS)
+    for added in ("more", "most"):
+        names[added] = "text"
+        one.alter(dict(names))
+        one.write(1, {added: "news"})
+        world.run(4)
+        assert world.view[1][added] == "news"
+        assert world.mirror.status == "live"
+
+
+def test_a_null_of_a_column_that_is_dropped_before_its_row_is_read_harms_no_read() -> None:
+    known = nulls.Nulls(Schema((Column("id", "int8"), Column("price", "float8")), ("id",)))
+    known.learn([{"id": 1, "price": None}], {"id": 1})
+    assert known.uncertain == {"price": 0}
+    known.learn([{"id": 1, "price": None}], {"id": 1, "price": None})
+    assert known.uncertain == {"price": 1}
 
 
 def test_a_column_added_is_seen_by_polling_too() -> None:

@@ -789,6 +789,25 @@ def losses(most: int, quiet: st.SearchStrategy[float]) -> Callable[[Any], Any]:
 
 @quiet_ones
 @losses(20, st.floats(0.0, 600.0))
+@example(  # its number was drawn before the head was asked for, and it committed after the table was read
+    [(0.0, ("slow", 2, None, True, True, 2.5)), (0.0, ("lose", 0.5)), (2.5, ("prune",))],
+    0.0,
+    1,
+    0,
+    0.0,
+)
+@example(  # its number was missing, and was given up while it was open
+    [
+        (2.5, ("slow", 2, None, True, True, 2.5)),
+        (0.0, ("write", 3, 1, "a")),
+        (1.0, ("lose", 1.0)),
+        (2.0, ("lose", 0.0)),
+    ],
+    0.0,
+    1,
+    0,
+    0.0,
+)
 def test_every_message_that_is_lost_is_made_up_for_within_three_seconds(
     story: list[Any], quiet: float, writes: int, seed: int, phase: float
 ) -> None:

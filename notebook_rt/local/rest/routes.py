@@ -58,8 +58,8 @@ def add_routes(app: web.Application, context: Context) -> None:
     """Serve `/rest/v1` in an application."""
     rest = _Rest(context)
     app.router.add_get("/rest/v1/", _answering(rest.root))
-    app.router.add_route("*", "/rest/v1/rpc/{function}", _answering(rest.function))
-    app.router.add_route("*", "/rest/v1/{table}", _answering(rest.table))
+    app.router.add_route("*", "/rest/v1/rpc/{function:[^/]+}", _answering(rest.function))
+    app.router.add_route("*", "/rest/v1/{table:[^/]+}", _answering(rest.table))
 
 
 def _answering(handler: Handler) -> Handler:

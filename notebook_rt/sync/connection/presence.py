@@ -68,7 +68,8 @@ class Throttle:
 
     def used(self, now: float) -> int:
         """Calls within the server's own window, whatever the one of this throttle; from any thread."""
-        return sum(now - at < PRESENCE_WINDOW for at in tuple(self._calls_at))
+        calls = list(self._calls_at)  # in one go, as `tuple` is not: one may be made meanwhile
+        return sum(now - at < PRESENCE_WINDOW for at in calls)
 
     def take(self, now: float) -> Meta | None:
         """The call that goes out now: what to track, or None to untrack. Only when it is due."""

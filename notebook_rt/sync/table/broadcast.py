@@ -234,9 +234,15 @@ class Numbers:
         """The highest that is known to have been drawn."""
         return self._top
 
-    def settle(self, before: float) -> None:
-        """What was missing already at this time is in the log as it was read since."""
+    def doubt(self, now: float) -> None:
+        """Something may have been lost under a number that is not missing any more."""
+        self._holes.append(Hole(0, -1, now, expected=True))
+
+    def settle(self, before: float) -> bool:
+        """What was missing already at this time is in the log as it was read since; whether numbers were."""
+        settled = [hole for hole in self._holes if hole.since <= before]
         self._holes = [hole for hole in self._holes if hole.since > before]
+        return any(hole.low <= hole.high for hole in settled)
 
     @property
     def lost_at(self) -> float:
@@ -313,6 +319,11 @@ class ChangeLog:
         self._phase = phase
         self.head_at = self._next_look(now)
         """When the head is to be asked for."""
+        self._unheard = True
+        """Whether numbers are given up at the next reading of the log: at first all up to the head's."""
+        self._late: frozenset[int] = frozenset()
+        """Transactions that were open when numbers were given up, of which some may be theirs: they are drawn
+        before the commit after ``set constraints all immediate``."""
         self._spec = spec
         self._visible_within = options.visible_within
         self._epoch, self._series = head.epoch, head.series
@@ -442,6 +453,10 @@ class ChangeLog:
         self._taken[key] = (entry.id, entry.x, at)
         return True
 
+    def seen_by(self, position: Position) -> list[Key]:
+        """Of the keys that changed since the last position those whose latest change ``position`` sees."""
+        return [key for key, (_, x, _) in self._taken.items() if position.sees(x)]
+
     # The head and the log, as they are read -----------------------------------------------------
 
     def adopt(self, position: Position) -> None:
@@ -544,7 +559,20 @@ class ChangeLog:
         """All that was missed is in the rows."""
         self.adopt(missed.until)
         self.complete_at = missed.sent.sent_at
-        self.numbers.settle(missed.sent.sent_at - HOLE)
+        given_up = self.numbers.settle(missed.sent.sent_at - HOLE) or self._unheard
+        still_open = missed.until.open
+        self._late = still_open if given_up else self._late & still_open
+        self._unheard = False
+
+    def move_on(self, position: Position, asked_at: float, now: float) -> None:
+        """The head, asked for at ``asked_at``, is at ``position``; so are the rows, if nothing is missing."""
+        over = {x for x in self._late if position.sees(x)}
+        if over:  # a number that was given up may have been theirs
+            self._late -= over
+            self.numbers.doubt(now)
+        if self.position is not None and not self.numbers.missing:
+            self.adopt(position)
+            self.complete_at = asked_at
 
 
 def _changes(
@@ -644,4 +672,6 @@ def _why(page: Page) -> Absence:
         )
     if page.refusal is not None:
         return Absence("the project does not have the SQL")
-    return Absence("the table is not broadcast, or this login may not read its topic")
+    return Absence(
+        "the table is not broadcast, or this login may not read its topic (which takes select on all columns)"
+    )

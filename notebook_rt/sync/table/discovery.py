@@ -81,6 +81,8 @@ class Described:
     """What this login may do with it (``select``, ``insert``, ...); None: not known."""
     readable: tuple[str, ...] | None = None
     """The columns that this login may read, where that is some of them; None: all, or not known."""
+    role: str = ""
+    """Of this login; empty: not known."""
     complete: bool = True
     """False: no row was there to name the columns, and there may be others."""
     first_keys: Read | None = field(default=None, compare=False)
@@ -120,7 +122,8 @@ def learn(
         read, *found_heads = yield [describe, *heads]
     log_key = None if found_log is None else found_log(found_heads[0])
     found = described(read.page.value, spec.table)
-    if found.published is False and log_key is None and "select" in (found.grants or ()):
+    unpublished = found.published is False and "select" in (found.grants or ())
+    if unpublished and log_key is None and spec.source != "broadcast":
         raise NotPublishedError(spec.schema, spec.table, found.kind)
     if found.readable is not None and spec.columns is None:
         key, role = spec.key or found.key, str(read.page.value.get("role") or "anon")
@@ -183,6 +186,7 @@ def from_catalog(value: Mapping[str, Any], table: str) -> Described:
         published=bool(found["published"]) if "published" in found else None,
         grants=tuple(map(str, found["grants"] or ())) if "grants" in found else None,
         readable=readable(found),
+        role=str(value.get("role") or ""),
     )
 
 

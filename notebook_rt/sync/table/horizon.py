@@ -4,7 +4,8 @@ A read happens at an unknown moment between its sending and its answer; a change
 time known to the millisecond, and is told some time later, or never. Three facts order them:
 
 * What was received well before a read was sent is in the read. Well before: a commit is told out of
-  the server's log a moment before other sessions see it (``Options.visible_within``).
+  the server's log a moment before other sessions see it (``Options.visible_within``). A position of the
+  log of changes says more: what it sees is in each read that is sent after it is known.
 * The read's answer carries the server's ``Date``; the read happened before that second ended. A
   change committed later than that, and a margin for two clocks of one server, is newer.
 * Within one join, arrival order wins: behind a change that is newer than the last read, all are; and
@@ -15,6 +16,7 @@ What lies between is *unclear*: the caller compares values, and reads the row ag
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -216,6 +218,13 @@ class Horizon:
         """A change of ``key`` says what is here: a read that was sent before it is not the last word."""
         unseen_until = self.now + self.options.visible_within
         self._touched[key] = (self.moment(), commit_time, unseen_until)
+
+    def see(self, keys: Iterable[Key]) -> None:
+        """What was told of these keys is in every read that is sent from now on."""
+        for key in keys:
+            if key in self._touched:
+                moment, commit_time, _ = self._touched[key]
+                self._touched[key] = (moment, commit_time, float("-inf"))
 
     def newer(self, key: Key, read: Read) -> Newer:
         """What wins for ``key``: what ``read`` says, or what was taken since it was sent."""

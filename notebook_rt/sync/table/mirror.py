@@ -61,7 +61,7 @@ MAIN: Final = "main"
 LOG: Final = "log"
 REFETCH: Final = "refetch"
 LEARN_PAUSE: Final = 10.0
-"""Seconds between two readings of the columns, after a page has shown unknown ones."""
+"""Seconds between two readings of the columns, after a row has shown the same unknown ones again."""
 ANOTHER_EPOCH: Final = "the table's messages are numbered anew, or tell rows by another key"
 REFUSALS: Final = 3
 """So many refused reads in a row, and the table is in error."""
@@ -266,7 +266,9 @@ class Mirror(Machine):
         return proof
 
     def _refused(self, why: Absence) -> NotBroadcastError:
-        return NotBroadcastError(self.spec.schema, self.spec.table, why.reason, why.scope, why.key)
+        spec, partly = self.spec, self.described.readable is not None
+        role = self.described.role if partly else ""
+        return NotBroadcastError(spec.schema, spec.table, why.reason, why.scope, why.key, role)
 
     def _found_log(self, read: Read) -> tuple[str, ...] | None:
         """Take the answer to whether changes come by broadcast; see `discovery.learn`."""
@@ -487,6 +489,8 @@ class Mirror(Machine):
             replica.schema_moved = True  # a row was read, which names all columns
             if not self._named_by_row:  # at once, though edits have just had some columns learnt
                 self._named_by_row, self._learn_at = True, self._now
+        if replica.names_are_new:  # at once, however lately columns were learnt
+            replica.names_are_new, self._learn_at = False, self._now
         if replica.schema_moved and self._now >= self._learn_at:
             replica.schema_moved = False
             self._learn_at = self._now + LEARN_PAUSE

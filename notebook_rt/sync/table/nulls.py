@@ -38,7 +38,7 @@ class Nulls:
         """``row`` was read because of what the socket said in ``records``."""
         told = {n for record in records for n in self.uncertain if record.get(n, 0) is None}
         for name in told.intersection(self._watched):
-            if row[name] is None:
+            if row.get(name, 0) is None:  # a column that was dropped meanwhile is in no row
                 self.uncertain[name] += 1
                 if self.uncertain[name] == TRUE_NULLS:
                     del self.uncertain[name]

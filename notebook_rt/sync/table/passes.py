@@ -183,9 +183,8 @@ class Passes:
             found_log,
         )
         kept, known, described = found[0]
-        self.described = replace(
-            described, complete=False
-        )  # till they are shown: an edit waits for them
+        # Till they are shown, an edit that names one waits for it.
+        self.described = replace(described, complete=False)
         others = self.named is not asked  # they were named meanwhile, and are asked for next
         if not others:
             self.named = tuple(name for name in asked if name in known.types)
@@ -322,9 +321,12 @@ class Passes:
     def _take_missed(self, replica: Replica, log: ChangeLog, missed: Missed) -> float | None:
         """Apply what the log had, and then what has come as messages meanwhile."""
         self._horizon.logged_until(missed.sent.sent_at)
+        self._horizon.see(log.seen_by(missed.until))
         log.took(missed)
         heard = [entry for message in log.take_kept() for entry in log.hear(message, self.now)]
-        return self._take_entries(replica, log, [*missed.entries, *heard])
+        committed = self._take_entries(replica, log, [*missed.entries, *heard])
+        self._horizon.see(log.seen_by(missed.until))
+        return committed
 
     def follow(
         self, replica: Replica, log: ChangeLog, cause: Literal["reconcile", "poll", "warm"]
@@ -353,6 +355,8 @@ class Passes:
         """A pass that compares the whole table, after which it is as of a position of the log."""
         log.forget()
         start = yield from log.begin(lambda: self.now)
+        if start is not None:  # what was told just now is no reason to doubt what is read now
+            self._horizon.see(log.seen_by(start))
         proof = yield from one
         missed = None
         if start is not None:
@@ -371,9 +375,9 @@ class Passes:
         """See whether the latest messages were lost; where none was, the position moves on."""
         asked_at = self.now
         position = yield from log.look(lambda: self.now)
-        if position is not None and log.position is not None and not log.numbers.missing:
-            log.adopt(position)
-            log.complete_at = asked_at
+        if position is not None:
+            self._horizon.see(log.seen_by(position))
+            log.move_on(position, asked_at, self.now)
 
     def _known_since(self, replica: Replica, began: float) -> dict[str, object]:
         """What a comparison that began then says of the table as it was then."""

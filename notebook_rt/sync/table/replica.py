@@ -78,7 +78,10 @@ class Replica:
         self.keys_moved = 0
         """Grows whenever a key comes or goes."""
         self.schema_moved = False
-        """Whether a page showed columns that are not the known ones."""
+        """Whether a row showed columns that are not the known ones."""
+        self.names_are_new = False
+        """Whether they are others than those that were shown before."""
+        self._names_shown: set[frozenset[str]] = set()
         self.emptied_by_deletion = False
         """Of a table without a row: whether the row that left last is known to have been deleted."""
         self._left_last: Key | None = None
@@ -342,7 +345,7 @@ class Replica:
             return None
         row = self.schema.decode(record, "socket")
         if change.exact and record.keys() != self._names and self.spec.columns is None:
-            self.schema_moved = True
+            self._names_moved(record)
         whole = len(row) == self._width
         if whole and self._unbounded and change.columns is self._last_columns:
             return [Upsert(key, row, change.commit_time)]  # nearly every change
@@ -468,12 +471,18 @@ class Replica:
         if not page:
             return
         if self.spec.columns is None and page[0].keys() - {"xmin"} != self._names:
-            self.schema_moved = True
+            self._names_moved(page[0])
         types = self.known.types
         odd = {n for n, v in page[0].items() if n in types and not may_be_of(types[n], v)}
         if odd - self._odd:  # once: what is learnt then of their types is all there is to know
             self._odd |= odd
             self.schema_moved = True
+
+    def _names_moved(self, row: Iterable[str]) -> None:
+        self.schema_moved = True
+        names = frozenset(row) - {"xmin"}
+        self.names_are_new |= names not in self._names_shown
+        self._names_shown.add(names)
 
     # Reads --------------------------------------------------------------------------------------
 
