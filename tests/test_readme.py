@@ -94,7 +94,7 @@ def shows_rows_that_changed(printed: str) -> bool:
 
 def test_the_first_block_shows_rows_that_change_in_a_script(tmp_path: Path) -> None:
     done = subprocess.run(
-        [*STRICT, FIRST],
+        [sys.executable, "-c", FIRST],
         env=nothing_set_up(tmp_path),
         capture_output=True,
         text=True,

@@ -139,7 +139,11 @@ def _checked(
         raise composer.invalid(f"base= is another row, {tuple(about.values())!r}, than {key!r}")
     for column in columns:
         if column not in row and column not in names:
-            raise composer.invalid(f"base= lacks the column {column!r}, which is edited", column)
+            raise composer.invalid(
+                f"base= lacks the column {column!r}, which is edited. Where it was read before the table "
+                "had told its columns, read df again",
+                column,
+            )
     return _typed(composer, {column: row[column] for column in columns if column in row})
 
 

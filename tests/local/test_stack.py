@@ -76,9 +76,16 @@ def postmaster(stack: LocalStack) -> psutil.Process:
 
 def gone(processes: list[psutil.Process], within: float = 5.0) -> bool:
     """Whether all of them end in time; whoever is dead and not yet reaped has ended."""
+
+    def runs(process: psutil.Process) -> bool:
+        try:
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:  # it has ended between the two
+            return False
+
     deadline = time.monotonic() + scaled(within)
     while time.monotonic() < deadline:
-        if not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
+        if not any(map(runs, processes)):
             return True
         time.sleep(0.01)
     return False
