@@ -23,7 +23,7 @@ from notebook_rt.errors import (
 )
 from notebook_rt.hints import of_frame
 from notebook_rt.model.plain import seconds
-from notebook_rt.runtime.callbacks import Mailbox, came, check_told
+from notebook_rt.runtime.callbacks import FirstRow, Mailbox, came, check_told
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
 from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.following import note
@@ -688,28 +688,20 @@ class Handle:
         >>> jobs.until({"id": 7, "status": "done"}, timeout=600)  # doctest: +SKIP
         """
         self._check()
-        found: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
-
-        def settle(row: dict[str, Any] | None, error: Exception | None = None) -> None:
-            if not found.done():
-                found.set_exception(error) if row is None else found.set_result(row)
-
         timeout = seconds(timeout)
         ends = None if timeout is None else time.monotonic() + timeout
         self.wait(timeout)
-        watching = Watching(
-            self, condition, settle, at_once=True, failed=lambda error: settle(None, error)
-        )
+        found = FirstRow()
+        watching = Watching(self, condition, found.tell, at_once=True, failed=found.fail)
         try:
-            while True:
-                if came(found, ends):
-                    return found.result()
-                self._check()
-                self._check_error()
-                if ends is not None and time.monotonic() >= ends:
-                    raise WaitTimeoutError(f'no row of "{self.name}" matches after {timeout:g} s')
+            return found.wait(timeout, ends, self._check_all, f'"{self.name}"')
         finally:
             watching.stop()
+
+    def _check_all(self) -> None:
+        """Raise if it is closed or in error."""
+        self._check()
+        self._check_error()
 
     def changes(self, timeout: float | None = None, *, for_: float | None = None) -> Changes:
         """Iterate over batches of changes as they come, with ``for`` or ``async for``.

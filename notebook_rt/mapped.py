@@ -9,7 +9,6 @@ thread, so that a slow function delays nothing else.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import sys
 import threading
 import time
@@ -18,10 +17,9 @@ from dataclasses import dataclass, field
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
-from notebook_rt.errors import WaitTimeoutError
 from notebook_rt.hints import of_mapped
 from notebook_rt.model.plain import seconds
-from notebook_rt.runtime.callbacks import Mailbox, came, check_told
+from notebook_rt.runtime.callbacks import FirstRow, Mailbox, check_told
 from notebook_rt.runtime.following import Followed, Reads, is_running, note_all, recording
 from notebook_rt.runtime.judging import Condition, Judge
 from notebook_rt.sync.watch import Turn
@@ -244,23 +242,18 @@ class MappedFrame:
         judge = Judge(repr(self), condition, at_once=True)
         for frame in self.frames:
             frame.wait(None if ends is None else max(0.0, ends - time.monotonic()))
-        found: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
-
-        def settle(row: dict[str, Any] | None, error: Exception | None = None) -> None:
-            if not found.done():
-                found.set_exception(error) if row is None else found.set_result(row)
-
-        watching = _Watching(self, judge, settle, failed=lambda error: settle(None, error))
+        found = FirstRow()
+        watching = _Watching(self, judge, found.tell, failed=found.fail)
         try:
-            while not came(found, ends):
-                for frame in self.frames:
-                    frame._check()
-                    frame._check_error()
-                if ends is not None and time.monotonic() >= ends:
-                    raise WaitTimeoutError(f"no row of {self!r} matches after {timeout:g} s")
-            return found.result()
+            return found.wait(timeout, ends, self._check, repr(self))
         finally:
             watching.unsubscribe()
+
+    def _check(self) -> None:
+        """Raise if a frame that it is computed of is closed or in error."""
+        for frame in self.frames:
+            frame._check()
+            frame._check_error()
 
     # Looking
 

@@ -191,6 +191,6 @@ def _behind(op: Op) -> str:
 
 
 def in_states(ops: Iterable[Op], always: Collection[str] = ()) -> str:
-    """How many operations are in each state, in a few words; of those in ``always``, though it be none."""
+    """How many operations are in each state, in a few words; of those in ``always`` though it be 0."""
     counts = Counter(map(state, ops))
     return ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name] or name in always)

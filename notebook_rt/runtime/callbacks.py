@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from notebook_rt.errors import WaitTimeoutError
 from notebook_rt.runtime.host import running
 from notebook_rt.sync.connection.health import Metrics
 
@@ -126,8 +127,41 @@ def came(future: concurrent.futures.Future[Any], until: float | None) -> bool:
     return bool(concurrent.futures.wait([future], step).done)
 
 
+class FirstRow:
+    """The first row that somebody is told, or what went wrong, for a thread that waits for it."""
+
+    def __init__(self) -> None:
+        self._future: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
+
+    def tell(self, row: dict[str, Any]) -> None:
+        """A row matches."""
+        if not self._future.done():
+            self._future.set_result(row)
+
+    def fail(self, error: Exception) -> None:
+        """It cannot be known whether one does."""
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def wait(
+        self, timeout: float | None, ends: float | None, check: Callable[[], object], what: str
+    ) -> dict[str, Any]:
+        """The row; ``check`` raises where none will come. Until monotonic ``ends``, ``timeout`` seconds.
+
+        Raises
+        ------
+        WaitTimeoutError
+            If no row of ``what`` has matched by then.
+        """
+        while not came(self._future, ends):
+            check()
+            if ends is not None and time.monotonic() >= ends:
+                raise WaitTimeoutError(f"no row of {what} matches after {timeout:g} s")
+        return self._future.result()
+
+
 def check_told(enter: object, leave: object, debounce: float) -> None:
-    """Refuse what ``when`` cannot call, and a time that is none."""
+    """Refuse what ``when`` cannot call, and a negative time."""
     for called in (enter, leave):
         if not callable(called) and (called is enter or called is not None):
             raise TypeError(f"when needs a function to call with a row, not {called!r}")

@@ -250,7 +250,7 @@ HEAD = {"version": VERSION, "topic": "t", "epoch": "e", "position": "1:1:", "n":
         (["id"], None, None),
         (["id"], ("u",), "by the primary key (id), and not by u"),
         (["id", "b"], ("id",), "by the primary key (id, b), and not by id"),
-        ([], ("id",), "there is none now"),
+        ([], ("id",), "missing now"),
         (None, ("id",), "too old for key="),
         (None, None, None),
     ],

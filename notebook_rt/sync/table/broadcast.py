@@ -658,7 +658,7 @@ def read_head(page: Page, key: tuple[str, ...] | None = None) -> tuple[Head | No
     if key is not None and head.key is None:
         return None, Absence("its SQL is too old for key=")
     if key is not None and set(key) != set(head.key or ()):
-        primary = ", ".join(head.key or ()) or "there is none now"
+        primary = ", ".join(head.key or ()) or "missing now"
         why = f"they are told by the primary key ({primary}), and not by {', '.join(key)}"
         return None, Absence(why, key=head.key or ())
     return head, None

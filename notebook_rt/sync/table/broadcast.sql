@@ -258,7 +258,7 @@ begin
         return null;
     end if;
     if tg_op in ('INSERT', 'UPDATE') then
-        -- The rows of a trigger have no virtual generated columns. And what `json` holds may be none for jsonb
+        -- The rows of a trigger have no virtual generated columns. And what `json` holds may be invalid as jsonb
         -- (\u0000, 1e999999), or be so in what is made of it.
         select v_row || coalesce(string_agg(format(' || jsonb_build_object(%L, %s)', a.attname,
                    pg_get_expr(d.adbin, d.adrelid)), '') filter (where a.attgenerated = 'v'), ''),
