@@ -474,7 +474,8 @@ class Handle:
         """Compare with the server now, row by row, and repair what differs.
 
         An audit does the same on a timer (``Options.audit_interval``). Waits for the first data. A
-        difference that a change on its way explains does not count: to know that takes some seconds.
+        difference that a change on its way explains does not count: to know that takes some seconds. A row
+        that has changed just now is read again before the verdict.
 
         Parameters
         ----------

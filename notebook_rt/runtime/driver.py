@@ -326,6 +326,7 @@ class TableDriver(Feed):
         self._logged = 0
         self._begin()
         if self._checks.waiting:
+            self._checks.again()
             self._feed(AuditNow())
 
     def _drop(self) -> Sequence[RowChange]:
@@ -521,6 +522,8 @@ class TableDriver(Feed):
             self.subscription.rejoin()
         self._lateness.waiting_since = self.mirror.waiting_since
         self._lateness.applied(event)
+        if self._checks.waiting and isinstance(self.mirror, Mirror):
+            self._checks.decided(self.mirror.undecided)
         self.subscription.tell_refused()
         if self.recording is not None:
             self.recording.hear(effects)
@@ -788,10 +791,15 @@ class TableDriver(Feed):
             case "explained":
                 self.drifted, self.replaced = 0, False
                 self.services.on_facts()
-                self._checks.judged(0)
+                self._checks.judged(0, final=True)
+            case "refetch":  # of rows that the audit had left undecided
+                self.drifted += int(detail["differing"])
+                self.replaced = True
+                self.services.on_facts()
+                self._checks.differed()
             case "drift":
-                metrics.drift += (rows := int(detail.get("rows", 1)))
-                self._checks.judged(rows)
+                metrics.drift += (rows := int(detail["rows"]))
+                self._checks.judged(rows, final=detail["final"])
                 found = "1 row" if rows == 1 else f"{rows:,} rows"
                 was = "was" if rows == 1 else "were"
                 self.services.on_note(

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from notebook_rt.model.rows import Key
 from notebook_rt.runtime.feed import Verdict
 
 
@@ -21,7 +22,20 @@ class _Check:
     future: concurrent.futures.Future[Verdict] = field(default_factory=concurrent.futures.Future)
     since: float = field(default_factory=time.monotonic)
     found: tuple[int, float] | None = None
-    """Rows and seconds of the audit, while it is not known whether what differed was on its way."""
+    """Rows and seconds of the audit; None before it is over."""
+    differed: int = 0
+    """Rows that differed, as far as that is final."""
+    judging: bool = False
+    """Whether rows differed of which it is not known yet if their change was on its way."""
+    undecided: frozenset[Key] = frozenset()
+    """Rows that the audit could not decide, and that were not read again yet."""
+
+    def settle(self) -> None:
+        """Say the verdict, if it is final."""
+        final = not (self.judging or self.undecided)
+        if self.found is not None and final and not self.future.done():
+            rows, took = self.found
+            self.future.set_result(Verdict(rows, self.differed, took))
 
 
 class Checks:
@@ -46,24 +60,46 @@ class Checks:
         for check in self._checks:
             if check.found is None and detail["began"] >= check.since:
                 check.found = int(detail["rows"]), float(detail["seconds"])
-                if not detail.get("differing"):
-                    _judge(check, int(detail.get("changed", 0)))
+                check.differed = int(detail.get("changed", 0))
+                check.judging = bool(detail.get("differing"))
+                check.undecided = detail.get("undecided", frozenset())
+                check.settle()
 
-    def judged(self, differed: int) -> None:
-        """What the audits have found is final: say so to who has asked."""
+    def differed(self) -> None:
+        """Rows that an audit had left undecided were read again, and were others."""
         for check in self._checks:
-            _judge(check, differed)
+            check.judging |= bool(check.undecided)
+
+    def decided(self, undecided: Collection[Key]) -> None:
+        """Only these rows are undecided now."""
+        for check in self._checks:
+            if check.undecided:
+                check.undecided &= frozenset(undecided)
+                check.settle()
+
+    def judged(self, differed: int, *, final: bool) -> None:
+        """So many rows that the audits have found were lost; ``final``: of all it is known now."""
+        for check in self._checks:
+            if check.found is not None:
+                check.differed += differed
+                check.judging &= not final
+                check.settle()
+
+    def again(self) -> None:
+        """Nothing that was found counts any more."""
+        for check in self._checks:
+            check.found, check.differed, check.judging, check.undecided = (
+                None,
+                0,
+                False,
+                frozenset(),
+            )
 
     def fail(self, error: Exception) -> None:
         """There will be no audit any more."""
         for check in self._checks:
             if not check.future.done():
                 check.future.set_exception(error)
-
-
-def _judge(check: _Check, differed: int) -> None:
-    if check.found is not None and not check.future.done():
-        check.future.set_result(Verdict(check.found[0], differed, check.found[1]))
 
 
 @dataclass(slots=True, eq=False)

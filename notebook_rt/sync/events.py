@@ -343,7 +343,9 @@ class Told:
     """For metrics and the log: a gap opened, a reconciliation finished, an audit's verdict, drift.
 
     An audit's verdict comes with its repair. Then ``explained`` takes back that rows differed, because
-    changes that were late have come for all of them; or else ``drift`` counts those that were lost.
+    changes that were late have come for all of them; or else ``drift`` counts those that were lost, and is
+    ``final`` where that is known of all. ``refetch``: rows that an audit had left undecided were read again,
+    and so many differed too.
     ``overtaken``: changes that were committed from ``since`` on are not told, only later ones of their rows,
     committed up to ``until``; or, where rows are read instead of a log, it may be so since ``ago`` seconds.
     A comparison began ``elapsed`` seconds ago, waits included; rows that it leaves ``undecided`` are to be

@@ -274,6 +274,24 @@ def test_the_audit_finds_a_truncate() -> None:
     assert [e.detail["rows"] for e in told(world, Told) if e.what == "drift"] == [8]
 
 
+def test_a_change_that_is_lost_just_after_one_of_its_row_is_counted() -> None:
+    """The audit's read may have been before what was just told; the row is read again, and is another."""
+    world = live()
+    for number in (41, 42):
+        world.server.write(1, {"grp": number})
+        world.run(0.5)
+    world.faults = Faults(loss=1.0)
+    world.server.write(1, {"grp": 43})
+    world.handle(AuditNow())
+    world.run(12)
+    audit = [e.detail for e in told(world, Told) if e.what == "audit"][1]
+    assert (audit["differing"], audit["undecided"]) == (0, {1})
+    assert same(world)
+    assert [e.detail for e in told(world, Told) if e.what == "drift"] == [
+        {"rows": 1, "final": True}
+    ]
+
+
 def test_what_audits_in_a_row_mend_is_all_counted() -> None:
     """Whether it was drift is known five seconds later; the next audit may be done by then."""
     world = live(faults=Faults(loss=1.0))

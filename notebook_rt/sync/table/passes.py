@@ -8,7 +8,7 @@ behind: the replica, a proof of what cannot be missing any more, and the effects
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
@@ -101,6 +101,8 @@ class Passes:
         """When the server may be asked for its order again."""
         self.verdicts: deque[float] = deque()
         """When it is known whether what an audit mended was drift."""
+        self._left: frozenset[Key] = frozenset()
+        """The rows that the last audit has left undecided, as far as they still are."""
         self._make_rows = make_rows
         self._horizon = horizon
         self._emit = emit
@@ -428,15 +430,20 @@ class Passes:
         self.publish("audit", None)
         watched(comparison.order)
         replica.nulls.betrayed = False  # what was believed has been read
+        self._left = replica.undecided
         lost = len(comparison.lost)
         detail = {"rows": comparison.seen, "differing": lost, "seconds": took(), "began": began}
         self._emit(Told("audit", {**detail, **self._known_since(replica, began)}))
+        self._suspect(replica, comparison.lost)
+        return Proof(comparison.began, took(), differing)
+
+    def _suspect(self, replica: Replica, lost: Collection[Key]) -> None:
+        """These rows differed for no reason that is known here: soon it is drift."""
         if lost:
             due = self.now + LATENESS
-            for key in comparison.lost:
+            for key in lost:
                 replica.suspects.setdefault(key, due)
             self.verdicts.append(due)
-        return Proof(comparison.began, took(), differing)
 
     def judge_audit(self, replica: Replica) -> bool:
         """What an audit mended and no change has explained in time was drift; True: there is some."""
@@ -451,7 +458,7 @@ class Passes:
                 del replica.suspects[key]
             drifted += len(keys)
         if drifted:
-            self._emit(Told("drift", {"rows": drifted}))
+            self._emit(Told("drift", {"rows": drifted, "final": not replica.suspects}))
         return drifted > 0
 
     def order(self, replica: Replica, window: Window) -> Flow:
@@ -509,6 +516,11 @@ class Passes:
             replica.fetched(key, self.now)
         comparison.apply(self.now)
         self.publish("refetch", None)
+        lost = self._left.intersection(comparison.lost)
+        self._left &= replica.undecided
+        if lost:
+            self._emit(Told("refetch", {"differing": len(lost)}))
+            self._suspect(replica, lost)
 
     def publish(self, cause: Cause, commit_time: float | None) -> None:
         """Tell that the table changed, if it did."""
