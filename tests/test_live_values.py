@@ -122,6 +122,36 @@ def test_a_row_of_which_one_cell_holds_no_such_value_is_shown_written_and_delete
     stack.sql(f"drop table {table}")
 
 
+def test_what_a_cell_of_hstore_or_a_composite_shows_is_changed_and_written_back(
+    stack: LocalStack, rt: nrt.Session
+) -> None:
+    stack.sql("create extension if not exists hstore")
+    stack.sql("drop type if exists street_and_number cascade")
+    stack.sql("create type street_and_number as (street text, number int)")
+    table = make(stack, "id bigint primary key, tags hstore, place street_and_number")
+    stack.sql(f"""insert into {table} values (1, 'a=>1, "b c"=>NULL', ('High "St", 2', 7))""")
+    frame = rt.table(table).wait(scaled(10))
+    frame.edit(
+        1,
+        tags=frame.df.tags[1].replace('"1"', '"2, \\\\"'),
+        place={**frame.df.place[1], "number": 8},
+    )
+    written = f"select tags -> 'a', tags ? 'b c', (place).street, (place).number from {table}"
+    until(
+        lambda: stack.sql(written) == [("2, \\", True, 'High "St", 2', 8)],
+        what=lambda: stack.sql(written),
+    )
+    until(lambda: frame.pending.empty, what=lambda: frame.pending)
+    frame.edit(1, tags={"a": "3"}, place=None)
+    until(lambda: stack.sql(written) == [("3", False, None, None)], what=lambda: stack.sql(written))
+    stack.sql(f"update {table} set tags = 'a=>4', place = ('x', null)")  # over the socket
+    until(lambda: frame.df.tags[1] == '"a"=>"4"', what=lambda: frame.df)
+    assert frame.df.place[1] == {"street": "x", "number": None}
+    audited(rt)
+    assert frame.conflicts.empty
+    stack.sql(f"drop table {table}; drop type street_and_number")
+
+
 NESTED_KEYS = {
     "jsonb": ("k jsonb primary key", ['{"b": 1, "a": 2}', "[1, 2]", '"x"', '"[1, 2]2"', '{"a,(": [1.5]}']),
     "int4[]": ("k int[] primary key", ["{}", "{1,2}", "{{1,2},{3,4}}"]),
