@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
+from functools import partial
 
 from tests.relay import Relay
 
@@ -21,15 +23,24 @@ class Link(Relay):
         self._one_way = round_trip / 2
         self.connections = 0
         """How many were opened, in all."""
+        self.at_once = 0
+        """On how many of them something was asked, at most, while the others' answers had not come."""
+        self._asking: set[asyncio.StreamWriter] = set()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         there, back = await asyncio.open_connection(*self._target)
         async with asyncio.TaskGroup() as both:
-            both.create_task(self._relay(reader, back))
-            both.create_task(self._relay(there, writer))
+            both.create_task(self._relay(reader, back, partial(self._asked, writer)))
+            both.create_task(self._relay(there, writer, partial(self._asking.discard, writer)))
 
-    async def _relay(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    def _asked(self, writer: asyncio.StreamWriter) -> None:
+        self._asking.add(writer)
+        self.at_once = max(self.at_once, len(self._asking))
+
+    async def _relay(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, came: Callable[[], None]
+    ) -> None:
         """Read as it comes, write ``_one_way`` seconds after, in order."""
         loop = asyncio.get_running_loop()
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
@@ -48,6 +59,7 @@ class Link(Relay):
         try:
             with contextlib.suppress(ConnectionError):
                 while data := await source.read(65536):
+                    came()
                     waiting.put_nowait((loop.time() + self._one_way, data))
             waiting.put_nowait((loop.time() + self._one_way, b""))
             with contextlib.suppress(ConnectionError):

@@ -136,10 +136,11 @@ def _screen(session: Session, table: LiveTable, *, once: bool) -> int:
     table.on_change(note)
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            for cell, at in tuple(flashes.items()):
-                if time.monotonic() - at > FLASH_SECONDS:
+            marked = dict(flashes)
+            live.update(drawn(session, table, marked, console.height), refresh=True)
+            for cell, at in marked.items():  # was drawn once, however long that took
+                if time.monotonic() - at > FLASH_SECONDS and flashes.get(cell) == at:
                     flashes.pop(cell, None)
-            live.update(drawn(session, table, dict(flashes), console.height), refresh=True)
             time.sleep(1 / REFRESHES_A_SECOND)
 
 

@@ -373,6 +373,7 @@ def test_a_row_that_one_side_deleted_asks_and_is_decided_by_keyboard(browser: Br
         panel.wait_for(state="detached")
 
         # And the one that I deleted, by a click anywhere in it.
+        grid.locator(".nrt-disputed .l4").nth(1).wait_for(state="detached")
         grid.locator(".nrt-disputed .l4").click()
         panel.get_by_text("Keep it").click()
         notebook.until("source.resolved[1:] == [(4, None, 'theirs')]")

@@ -201,7 +201,8 @@ def test_a_table_stays_true_by_polling(
     before = memory()
     with HostileSocket(stack.url, attack) as hostile:
         rt = nrt.connect(hostile.url, stack.anon_key, options=OPTIONS)
-        live = rt.table(table).wait(scaled(10))
+        live = rt.table(table)
+        until(lambda: live.status == "polling", 20, what=lambda: repr(live))
         until(lambda: hostile.sockets > 0)
         until(lambda: rt.health.status == "polling", what=lambda: repr(rt.health))
         until(lambda: why in repr(live) and live.status == "polling", what=lambda: repr(live))

@@ -106,7 +106,7 @@ def test_a_burst_over_the_rate_limit_is_lost_without_a_word_and_found(
         time.sleep(2.2)
         lab.sql("update {t} set name = 'lost', price = null where id > 1000")
         lab.sql("delete from {t} where id > 1900")
-        lab.true_within(10)
+        lab.true_within(20)  # several audits, each beside whatever else this machine does
         assert lab.proxy.counts["change"] == 1000
 
 
