@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import time_ns
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,34 @@ def test_a_moment_that_is_not_recorded_is_refused_with_the_reason(trades: nrt.Li
         trades.history("a while")
     with pytest.raises(AttributeError, match=r"table\.history\(\)\.replay\(\)"):
         trades.where("id=gt.1").history("1h")  # type: ignore[attr-defined]
+
+
+def test_a_moment_to_come_is_refused_and_the_present_is_said_to_be_no_later(
+    stack: LocalStack, trades: nrt.LiveTable
+) -> None:
+    past = trades.history("1h")
+    here = pd.Timestamp.now("UTC")
+    for ahead in (2.5, 4, 60):
+        moment = here + pd.Timedelta(seconds=scaled(ahead))
+        for ask in (past.as_of, lambda at: past.diff(past.start, at)):
+            with pytest.raises(errors.HistoryError, match="still to come"):
+                ask(moment)
+    shown = past.as_of(pd.Timestamp.now("UTC") + pd.Timedelta(milliseconds=500))
+    assert pd.Timestamp(shown.attrs["as_of"]) <= now(stack) + pd.Timedelta(milliseconds=10)
+
+
+def test_the_time_of_a_clock_that_is_ahead_of_the_servers_is_now(
+    trades: nrt.LiveTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    past = trades.history("1h")
+
+    def set_ahead(seconds: int) -> pd.Timestamp:
+        monkeypatch.setattr("notebook_rt.history.time_ns", lambda: time_ns() + seconds * 10**9)
+        return pd.Timestamp.now("UTC") + pd.Timedelta(seconds=seconds)
+
+    same(past.as_of(set_ahead(4)), trades.df)
+    with pytest.raises(errors.HistoryError, match="still to come"):
+        past.as_of(set_ahead(60))
 
 
 def test_an_edit_that_waits_is_no_history(stack: LocalStack, trades: nrt.LiveTable) -> None:
