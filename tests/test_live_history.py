@@ -6,6 +6,7 @@ import datetime as dt
 import errno
 import json
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,9 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.history import History
-from notebook_rt.local import LocalStack
+from notebook_rt.local import LocalStack, StackOptions, start
+from notebook_rt.local.options import RealtimeOptions
+from notebook_rt.sync.table.machine import JOIN_PATIENCE
 from notebook_rt.widgets.adapters import FrameOf, MappedOf
 from tests.conftest import OLD_PLATFORM
 from tests.waiting import scaled, until
@@ -100,6 +103,42 @@ def test_the_table_as_it_was_by_the_time_of_the_commit(
     assert list(difference["kind"]) == ["update", "insert"]
     assert difference["changed"][0] == ("price",)
     assert "5 changes" in repr(past)
+
+
+def test_a_history_that_is_asked_for_at_once_begins_with_no_gap(
+    stack_directory: Path, tmp_path: Path
+) -> None:
+    late = RealtimeOptions(confirm_delay=0.5, confirm_again_delay=None)
+    with (
+        start(stack_directory, options=StackOptions(realtime=late)) as stack,
+        nrt.connect(stack.url, stack.anon_key, queue_path=tmp_path / "queue.db") as session,
+    ):
+        stack.sql(
+            "create table late (id bigint primary key, price numeric); grant select on late to anon;"
+            "alter publication supabase_realtime add table late; insert into late values (1, 1.5)"
+        )
+        frame = session.table("late").wait(scaled(10))
+        past = frame.history("1h")
+        assert frame.status == "live"
+        assert past.gaps.empty
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert past.as_of("now").loc[1, "price"] == 1.5
+
+
+def test_a_history_of_what_is_not_followed_begins_at_once(
+    stack: LocalStack, tmp_path: Path, make_table: Callable[..., str]
+) -> None:
+    options = nrt.Options(max_channels=1)
+    tables = [make_table("id bigint primary key") for _ in range(2)]
+    queue = tmp_path / "queue.db"
+    with nrt.connect(stack.url, stack.anon_key, queue_path=queue, options=options) as session:
+        first = session.table(tables[0], priority="high").wait(scaled(10))
+        crowded = session.table(tables[1], priority="low").wait(scaled(10))
+        began = time.monotonic()
+        past = crowded.history("1h")
+        assert time.monotonic() - began < JOIN_PATIENCE / 2
+        assert (past.gaps["until"].isna()).any(), (first, crowded)
 
 
 def test_a_moment_that_is_not_recorded_is_refused_with_the_reason(trades: nrt.LiveTable) -> None:
