@@ -18,6 +18,7 @@ from notebook_rt.edits.listing import in_states, reasons, state, what
 from notebook_rt.edits.ops import Json, Op
 from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError, printable
 from notebook_rt.model.plain import plain, seconds
+from notebook_rt.model.spec import check_name
 from notebook_rt.model.types import coerce, to_json
 from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.queue import Outbox
@@ -411,10 +412,9 @@ def arguments(function: object, params: object) -> dict[str, Any]:
     Raises
     ------
     TypeError, ValueError
-        If ``function`` is no text, or ``params`` is no dict or has no form in JSON.
+        If ``function`` is no name, or ``params`` is no dict or has no form in JSON.
     """
-    if not isinstance(function, str):
-        raise TypeError(f"the name of a function is a text, not {function!r}")
+    check_name(function, "function")
     if not isinstance(params, Mapping | None):
         raise TypeError(f'the params of "{function}" are a dict, such as {{"amount": 10}}')
     found: dict[str, Any] = plain(dict(params or {}), f'function "{function}", params')

@@ -52,6 +52,17 @@ def test_a_limit_or_a_name_that_is_none_is_refused_at_once(rt: nrt.Session, peop
             rt.table(name)  # type: ignore[arg-type]  # the slip that is tried here
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_name_that_is_a_step_in_a_url_is_told_so_at_once(rt: nrt.Session, name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be addressed over REST"):
+        rt.table(name)
+    with pytest.raises(ValueError, match="cannot be addressed over REST"):
+        rt.query(name, depends_on=["people"])
+    for call in (rt.rpc, rt.queue.rpc):
+        with pytest.raises(ValueError, match="cannot be addressed over REST"):
+            call(name)
+
+
 def test_one_column_may_be_named_as_a_text(rt: nrt.Session, people: str) -> None:
     assert rt.table(people, columns="name").df.columns.tolist() == ["name"]
 
