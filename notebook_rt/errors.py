@@ -35,7 +35,7 @@ def identifier(name: str) -> str:
 def near(name: object, names: Collection[str]) -> str:
     """The one of ``names`` that is most like ``name``, as a question; empty: it is like none of them.
 
-    >>> print(near("Pric", ["id", "price"]), near("x", ["id"]))
+    >>> print(near("Pric", ["id", "price"]) + near("x", ["id"]))
      (did you mean 'price'?)
     """
     folded = {one.casefold(): one for one in names}
