@@ -591,7 +591,7 @@ class Session(Opening):
         Returns
         -------
         mapping
-            The user, as the server describes them.
+            The user, as the server describes them; the repr is short.
 
         Raises
         ------
