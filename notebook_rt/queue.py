@@ -320,6 +320,7 @@ class Queue:
         """
         timeout = seconds(timeout)
         until = None if timeout is None else time.monotonic() + timeout
+        at_first = self.outbox.counts()["waiting"]
         self.outbox.hurry()
         self._send()
         with WritesBar(self._progress_after) as bar:
@@ -328,7 +329,7 @@ class Queue:
                     waiting = self.outbox.counts()["waiting"]
                     raise QueueError(f"{why}; {waiting} of the queue wait{'s' * (waiting == 1)}")
                 if until is not None and time.monotonic() >= until:
-                    raise WaitTimeoutError(self._still_waiting(timeout or 0.0))
+                    raise WaitTimeoutError(self._still_waiting(timeout or 0.0, at_first))
                 bar.show(lambda: self.outbox.counts()["waiting"])
                 time.sleep(0.02)
         self._wake()  # what was answered this moment is in the file: have it shown, too
@@ -336,10 +337,17 @@ class Queue:
         own = sum(op.session == mine for op in left)
         return Left.of(own, len(left) - own)
 
-    def _still_waiting(self, seconds: float) -> str:
+    def _still_waiting(self, seconds: float, at_first: int) -> str:
         ops = self.outbox.ops(state="waiting")
         one = len(ops) == 1
         said = next((op for op in ops if op.error), None)
+        if said is None and len(ops) < at_first:
+            return (
+                f"{len(ops):,} of {at_first:,} operations still wait after {seconds:g} s: they go on being "
+                "sent, unless the session's .health says otherwise; flush again, or give it longer. Edits to "
+                "different values are a request each where the project lacks the SQL of `notebook-rt doctor "
+                "--sql`"
+            )
         why = "the session's .health says why" if said is None else f"{what(said)}: {said.error}"
         return (
             f"{len(ops)} operation{'' if one else 's'} still wait{'s' if one else ''} after {seconds:g} s: "
