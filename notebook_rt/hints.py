@@ -136,6 +136,8 @@ def known_keywords(fn: Callable[P, R]) -> Callable[P, R]:
             if name not in there:
                 hint = _PANDAS_KEYWORDS.get(name)
                 hint = f": {hint}" if hint else near(name, list(there))
+                if not hint and "params" in there:
+                    hint = f": a function's arguments are params={{{name!r}: ...}}"
                 raise TypeError(f"{fn.__name__}() has no {name}={hint}")
         if named and len(args) > len(placed):
             one, few = args[len(placed)], ", ".join(named[:4]) + ", ..." * (len(named) > 4)

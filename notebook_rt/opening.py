@@ -200,6 +200,7 @@ class Opening:
         weakref.finalize(frame, release).atexit = False
         return frame
 
+    @known_keywords
     def query(
         self,
         view_or_rpc: str,

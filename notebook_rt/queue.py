@@ -17,6 +17,7 @@ from notebook_rt.edits.editing import SendResult
 from notebook_rt.edits.listing import in_states, reasons, state, what
 from notebook_rt.edits.ops import Json, Op
 from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError, printable
+from notebook_rt.hints import known_keywords
 from notebook_rt.model.plain import plain, seconds
 from notebook_rt.model.spec import check_name
 from notebook_rt.model.types import coerce, to_json
@@ -166,6 +167,7 @@ class Queue:
             index=pd.Index([op.id for op in ops], name="id", dtype=object),
         )
 
+    @known_keywords
     def rpc(
         self,
         function: str,

@@ -701,6 +701,9 @@ def test_what_pandas_calls_otherwise_is_told_with_what_it_is_here(
         rt.table(people, ascending=False)  # type: ignore[call-arg]  # the slip that is tried here
     with pytest.raises(TypeError, match=r"table\(\) has no filters= \(did you mean 'filter'\?\)"):
         rt.table(people, filters="age=eq.1")  # type: ignore[call-arg]
+    for call in (rt.rpc, rt.queue.rpc, rt.query):
+        with pytest.raises(TypeError, match=r"has no a=: a function's arguments are params=\{'a'"):
+            call("add", a=2)  # type: ignore[operator]
     with pytest.raises(TypeError, match=r"^table\(\) has no where=: it is filter=$"):
         rt.table(people, where="age=eq.1")  # type: ignore[call-arg]
     with pytest.raises(
