@@ -35,11 +35,12 @@ def identifier(name: str) -> str:
 def near(name: object, names: Collection[str]) -> str:
     """The one of ``names`` that is most like ``name``, as a question; empty: it is like none of them.
 
-    >>> print(near("pric", ["id", "price"]), near("x", ["id"]))
+    >>> print(near("Pric", ["id", "price"]) + near("x", ["id"]))
      (did you mean 'price'?)
     """
-    found = difflib.get_close_matches(str(name), names, 1)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+    folded = {one.casefold(): one for one in names}
+    found = difflib.get_close_matches(str(name).casefold(), folded, 1)
+    return f" (did you mean {folded[found[0]]!r}?)" if found else ""
 
 
 def qualified(schema: str, table: str) -> str:
@@ -375,6 +376,7 @@ class MissingTableError(TableError):
         if "." in table:
             home, _, name = table.partition(".")
             apart = f' (a schema is given apart: table("{name}", schema="{home}"))'
+            hint = ""  # the server's is of a name in this schema
         super().__init__(
             schema,
             table,

@@ -116,15 +116,19 @@ _PANDAS_KEYWORDS: Final = {
     "index_col": "the index is the primary key, or key='column'",
     "lsuffix": "it is suffixes=('_mine', '_theirs')",
     "rsuffix": "it is suffixes=('', '_theirs')",
+    "select": "it is columns=",
     "sort": "a left or inner join keeps the order of this frame; .sort(by) gives another",
     "usecols": "it is columns=",
     "validate": "a row's partner is the one whose key it holds",
+    "where": "it is filter=",
 }
 
 
 def known_keywords(fn: Callable[P, R]) -> Callable[P, R]:
-    """Refuse a keyword that ``fn`` does not have with what to write instead."""
+    """Refuse a keyword that ``fn`` does not have with what to write instead, and what needs a keyword."""
     there = inspect.signature(fn).parameters
+    placed = [name for name, one in there.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
+    named = [f"{name}=" for name, one in there.items() if one.kind is one.KEYWORD_ONLY]
 
     @wraps(fn)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -132,7 +136,15 @@ def known_keywords(fn: Callable[P, R]) -> Callable[P, R]:
             if name not in there:
                 hint = _PANDAS_KEYWORDS.get(name)
                 hint = f": {hint}" if hint else near(name, list(there))
+                if not hint and "params" in there:
+                    hint = f": a function's arguments are params={{{name!r}: ...}}"
                 raise TypeError(f"{fn.__name__}() has no {name}={hint}")
+        if named and len(args) > len(placed):
+            one, few = args[len(placed)], ", ".join(named[:4]) + ", ..." * (len(named) > 4)
+            raise TypeError(
+                f"{fn.__name__}() takes only {', '.join(placed[1:])} without a keyword; say which "
+                f"{one!r:.80} is: {few}"
+            )
         return fn(*args, **kwargs)
 
     return call

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from numbers import Real
 from pathlib import Path
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from notebook_rt.errors import HistoryError, HistoryGapWarning, printable
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES: Final = 256 << 20
 """What a history takes at most, where nothing else is said."""
+CLOCKS_DIFFER: Final = 1_000_000
+"""Microseconds by which a moment may be ahead of both clocks: the server's is told in whole seconds."""
 
 
 class History:
@@ -389,10 +392,13 @@ class History:
         # The server's clock is known to a second: what was heard is not to come.
         clock, last = self._recording.now(), self._recording.read(lambda past: past.last) or 0
         now = last if clock < last <= clock + AHEAD else clock
-        when = _microseconds(time, now)
-        if when > max(now, last) + AHEAD:
+        when, latest = _microseconds(time, now), max(now, last)
+        # Who says this machine's time says "now", also where its clock is ahead of the server's.
+        here = time_ns() // 1000
+        ours = here if here <= now + AHEAD else now
+        if when > max(latest, ours) + CLOCKS_DIFFER:
             raise HistoryError(f"{_clock(when)} UTC is still to come: it is {_clock(now)} UTC")
-        return when
+        return min(when, latest)
 
     def _why_not(self, when: int) -> str:
         past = self._recording.read(lambda past: past)

@@ -9,6 +9,7 @@ thread, so that a slow function delays nothing else.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
+from notebook_rt.errors import DerivationError, printable
 from notebook_rt.hints import of_mapped
 from notebook_rt.model.plain import seconds
 from notebook_rt.runtime.callbacks import FirstRow, Mailbox, check_told
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from notebook_rt.runtime.feed import Feed
     from notebook_rt.widgets.chart import ChartWidget
     from notebook_rt.widgets.grid import GridWidget
+
+logger = logging.getLogger("notebook_rt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,13 +196,15 @@ class MappedFrame:
         ------
         FilterError
             If the filter cannot be read.
+        DerivationError
+            If the rows of the value cannot be told apart, or it lacks a column of the filter: at once where
+            the first data is there, else it is logged then.
         TypeError, ValueError
             If what is to be called is no function, or ``debounce`` is negative.
 
         Notes
         -----
-        A value whose rows cannot be told apart, or without a column of the filter, is a `DerivationError`
-        that is logged once; so is what a function of yours raises.
+        A later value that cannot be looked at is logged once; so is what a function of yours raises.
 
         Examples
         --------
@@ -209,6 +215,10 @@ class MappedFrame:
         for frame in self.frames:
             frame._check()
         judge = Judge(repr(self), condition, at_once=at_once, debounce=debounce)
+        if all(frame._feed.filled for frame in self.frames):
+            run, error = self._compute()
+            if error is None:  # what the function raises may be over with the next change
+                judge.check(run.value)
         return _Watching(self, judge, enter, leave).unsubscribe
 
     def until(self, condition: Condition, timeout: float | None = None) -> dict[str, Any]:
@@ -416,6 +426,8 @@ class _Watching(_Listening):
         failed: Callable[[Exception], object] | None = None,
     ) -> None:
         self._judge, self._enter, self._leave, self._failed = judge, enter, leave, failed
+        self._refused = False
+        """Whether a value could not be looked at, which was told."""
         super().__init__(mapped, self._look, at_once=True, what="when", named=enter)
 
     def _size(self, feed: Feed) -> int:
@@ -427,9 +439,13 @@ class _Watching(_Listening):
         try:
             super()._take(item)
         except Exception as error:
-            if self._failed is None:
+            if self._failed is not None:
+                self._failed(error)
+            elif not isinstance(error, DerivationError):
                 raise
-            self._failed(error)
+            elif not self._refused:  # the condition is at fault, not a function
+                self._refused = True
+                logger.error("when tells nothing while this is so: %s", printable(str(error)))
         self._give(self._judge.due(time.monotonic()))
         return None
 

@@ -160,7 +160,7 @@ class Opening:
         TypeError
             If the name is no text.
         ValueError
-            If ``debounce`` is negative, or an option has an invalid value.
+            If ``debounce`` is negative, an option has an invalid value, or the name is ``"."`` or ``".."``.
 
         Examples
         --------
@@ -200,6 +200,7 @@ class Opening:
         weakref.finalize(frame, release).atexit = False
         return frame
 
+    @known_keywords
     def query(
         self,
         view_or_rpc: str,

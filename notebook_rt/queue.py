@@ -17,7 +17,9 @@ from notebook_rt.edits.editing import SendResult
 from notebook_rt.edits.listing import in_states, reasons, state, what
 from notebook_rt.edits.ops import Json, Op
 from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError, printable
+from notebook_rt.hints import known_keywords
 from notebook_rt.model.plain import plain, seconds
+from notebook_rt.model.spec import check_name
 from notebook_rt.model.types import coerce, to_json
 from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.queue import Outbox
@@ -165,6 +167,7 @@ class Queue:
             index=pd.Index([op.id for op in ops], name="id", dtype=object),
         )
 
+    @known_keywords
     def rpc(
         self,
         function: str,
@@ -319,6 +322,7 @@ class Queue:
         """
         timeout = seconds(timeout)
         until = None if timeout is None else time.monotonic() + timeout
+        at_first = self.outbox.counts()["waiting"]
         self.outbox.hurry()
         self._send()
         with WritesBar(self._progress_after) as bar:
@@ -327,7 +331,7 @@ class Queue:
                     waiting = self.outbox.counts()["waiting"]
                     raise QueueError(f"{why}; {waiting} of the queue wait{'s' * (waiting == 1)}")
                 if until is not None and time.monotonic() >= until:
-                    raise WaitTimeoutError(self._still_waiting(timeout or 0.0))
+                    raise WaitTimeoutError(self._still_waiting(timeout or 0.0, at_first))
                 bar.show(lambda: self.outbox.counts()["waiting"])
                 time.sleep(0.02)
         self._wake()  # what was answered this moment is in the file: have it shown, too
@@ -335,10 +339,17 @@ class Queue:
         own = sum(op.session == mine for op in left)
         return Left.of(own, len(left) - own)
 
-    def _still_waiting(self, seconds: float) -> str:
+    def _still_waiting(self, seconds: float, at_first: int) -> str:
         ops = self.outbox.ops(state="waiting")
         one = len(ops) == 1
         said = next((op for op in ops if op.error), None)
+        if said is None and len(ops) < at_first:
+            return (
+                f"{len(ops):,} of {at_first:,} operations still wait after {seconds:g} s: they go on being "
+                "sent, unless the session's .health says otherwise; flush again, or give it longer. Edits to "
+                "different values are a request each where the project lacks the SQL of `notebook-rt doctor "
+                "--sql`"
+            )
         why = "the session's .health says why" if said is None else f"{what(said)}: {said.error}"
         return (
             f"{len(ops)} operation{'' if one else 's'} still wait{'s' if one else ''} after {seconds:g} s: "
@@ -411,10 +422,9 @@ def arguments(function: object, params: object) -> dict[str, Any]:
     Raises
     ------
     TypeError, ValueError
-        If ``function`` is no text, or ``params`` is no dict or has no form in JSON.
+        If ``function`` is no name, or ``params`` is no dict or has no form in JSON.
     """
-    if not isinstance(function, str):
-        raise TypeError(f"the name of a function is a text, not {function!r}")
+    check_name(function, "function")
     if not isinstance(params, Mapping | None):
         raise TypeError(f'the params of "{function}" are a dict, such as {{"amount": 10}}')
     found: dict[str, Any] = plain(dict(params or {}), f'function "{function}", params')

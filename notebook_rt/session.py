@@ -26,7 +26,7 @@ from notebook_rt.errors import (
     NoProjectError,
     RefusedError,
 )
-from notebook_rt.hints import of_session
+from notebook_rt.hints import known_keywords, of_session
 from notebook_rt.net import ways
 from notebook_rt.net.address import (
     environment_key,
@@ -314,6 +314,7 @@ class Session(Opening):
             progress_after=self._project.options.progress_after,
         )
 
+    @known_keywords
     def rpc(
         self,
         function: str,
@@ -591,7 +592,7 @@ class Session(Opening):
         Returns
         -------
         mapping
-            The user, as the server describes them.
+            The user, as the server describes them; the repr is short.
 
         Raises
         ------

@@ -129,7 +129,9 @@ class LiveTable(LiveFrame):
     ) -> History:
         """Record the table's past from now on: what changed, and when it was committed.
 
-        Waits for the first data. A table has one history: asked for again, it goes on, bounded anew.
+        Waits for the first data and, where the table was opened a moment ago, until its changes are
+        followed: some tenths of a second, 5 s at the most. A table has one history: asked for again, it
+        goes on, bounded anew.
 
         Parameters
         ----------
@@ -165,6 +167,7 @@ class LiveTable(LiveFrame):
         microseconds = microseconds_of(span)
         self.wait()
         driver = cast("TableDriver", self._feed)
+        driver.thread.wait(driver.arrived())
         recording = driver.thread.call(driver.record, microseconds, most_bytes, on_disk)
         if recording.archiving is not None:
             driver.thread.wait(recording.archiving.attached())

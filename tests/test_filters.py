@@ -106,6 +106,8 @@ def test_any_text_is_read_or_refused_by_name(text: str) -> None:
         ("or=(a.foo.1)", 6, "'foo' is no operator"),
         ("or=" + "(or" * 30, 3 * MAX_DEPTH + 6, "nested more than 20 deep"),
         ("and=(a.eq.1,b.eq.2)", 0, "a comma is AND"),
+        ("symbol=eq.KO and qty=gt.3", 13, "a comma is AND"),
+        ("a=gt.3,b=lt.5 OR c=not.eq.4", 14, "for OR there is or="),
         ("not.or=(a.eq.1,b.eq.2)", 0, "a comma is AND"),
     ],
 )
@@ -394,3 +396,11 @@ def test_a_name_in_quotes_is_told_to_go_without_them_or_into_a_dict() -> None:
     with pytest.raises(FilterError) as other:
         parse("f(x)=eq.1")
     assert "unquoted" not in str(other.value)
+
+
+def test_a_value_with_the_words_of_sql_is_a_value_where_it_is_quoted_or_no_condition_follows() -> (
+    None
+):
+    for text in ('a=eq."x and b=eq.1"', "a=eq.this and that", "a=eq.x and y=z"):
+        assert len(parse(text).conditions) == 1
+    assert parse({"a": "x and b=eq.1"}).conditions

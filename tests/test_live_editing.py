@@ -1470,3 +1470,22 @@ def test_two_processes_of_a_scope_of_their_own_send_nothing_of_each_other(
             for pipe in (process.stdin, process.stdout):
                 assert pipe is not None
                 pipe.close()
+
+
+def test_a_refused_row_that_the_filter_leaves_out_is_named_where_the_table_is_looked_at(
+    open_session: Callable[..., nrt.Session], table: str
+) -> None:
+    rt = open_session()
+    some = rt.table(table, filter="quantity=gte.1").wait(scaled(10))
+    some.edit(A, quantity=-1)
+    some.edit(B, quantity=-2)
+    assert rt.queue.flush(scaled(10)) == 2
+    assert sorted(some.df["quantity"]) == [-2, -1]
+    told = "are shown as edited here, though the filter leaves them out"
+    assert f"'{A}', '{B}' {told}" in some.reason
+    assert told in repr(some)
+    some.edit(A, quantity=7)  # in again, and written
+    until(lambda: f"'{B}' is shown as edited here, though the filter leaves it out" in some.reason)
+    some.discard(B)
+    assert "the filter" not in some.reason
+    assert sorted(some.df["quantity"]) == [7, 20]

@@ -6,9 +6,11 @@ import datetime as dt
 import errno
 import json
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import time_ns
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,9 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.history import History
-from notebook_rt.local import LocalStack
+from notebook_rt.local import LocalStack, StackOptions, start
+from notebook_rt.local.options import RealtimeOptions
+from notebook_rt.sync.table.machine import JOIN_PATIENCE
 from notebook_rt.widgets.adapters import FrameOf, MappedOf
 from tests.conftest import OLD_PLATFORM
 from tests.waiting import scaled, until
@@ -101,6 +105,42 @@ def test_the_table_as_it_was_by_the_time_of_the_commit(
     assert "5 changes" in repr(past)
 
 
+def test_a_history_that_is_asked_for_at_once_begins_with_no_gap(
+    stack_directory: Path, tmp_path: Path
+) -> None:
+    late = RealtimeOptions(confirm_delay=0.5, confirm_again_delay=None)
+    with (
+        start(stack_directory, options=StackOptions(realtime=late)) as stack,
+        nrt.connect(stack.url, stack.anon_key, queue_path=tmp_path / "queue.db") as session,
+    ):
+        stack.sql(
+            "create table late (id bigint primary key, price numeric); grant select on late to anon;"
+            "alter publication supabase_realtime add table late; insert into late values (1, 1.5)"
+        )
+        frame = session.table("late").wait(scaled(10))
+        past = frame.history("1h")
+        assert frame.status == "live"
+        assert past.gaps.empty
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert past.as_of("now").loc[1, "price"] == 1.5
+
+
+def test_a_history_of_what_is_not_followed_begins_at_once(
+    stack: LocalStack, tmp_path: Path, make_table: Callable[..., str]
+) -> None:
+    options = nrt.Options(max_channels=1)
+    tables = [make_table("id bigint primary key") for _ in range(2)]
+    queue = tmp_path / "queue.db"
+    with nrt.connect(stack.url, stack.anon_key, queue_path=queue, options=options) as session:
+        first = session.table(tables[0], priority="high").wait(scaled(10))
+        crowded = session.table(tables[1], priority="low").wait(scaled(10))
+        began = time.monotonic()
+        past = crowded.history("1h")
+        assert time.monotonic() - began < JOIN_PATIENCE / 2
+        assert (past.gaps["until"].isna()).any(), (first, crowded)
+
+
 def test_a_moment_that_is_not_recorded_is_refused_with_the_reason(trades: nrt.LiveTable) -> None:
     past = trades.history("1h")
     with pytest.raises(errors.HistoryError, match="its recording began then"):
@@ -113,6 +153,34 @@ def test_a_moment_that_is_not_recorded_is_refused_with_the_reason(trades: nrt.Li
         trades.history("a while")
     with pytest.raises(AttributeError, match=r"table\.history\(\)\.replay\(\)"):
         trades.where("id=gt.1").history("1h")  # type: ignore[attr-defined]
+
+
+def test_a_moment_to_come_is_refused_and_the_present_is_said_to_be_no_later(
+    stack: LocalStack, trades: nrt.LiveTable
+) -> None:
+    past = trades.history("1h")
+    here = pd.Timestamp.now("UTC")
+    for ahead in (2.5, 4, 60):
+        moment = here + pd.Timedelta(seconds=scaled(ahead))
+        for ask in (past.as_of, lambda at: past.diff(past.start, at)):
+            with pytest.raises(errors.HistoryError, match="still to come"):
+                ask(moment)
+    shown = past.as_of(pd.Timestamp.now("UTC") + pd.Timedelta(milliseconds=500))
+    assert pd.Timestamp(shown.attrs["as_of"]) <= now(stack) + pd.Timedelta(milliseconds=10)
+
+
+def test_the_time_of_a_clock_that_is_ahead_of_the_servers_is_now(
+    trades: nrt.LiveTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    past = trades.history("1h")
+
+    def set_ahead(seconds: int) -> pd.Timestamp:
+        monkeypatch.setattr("notebook_rt.history.time_ns", lambda: time_ns() + seconds * 10**9)
+        return pd.Timestamp.now("UTC") + pd.Timedelta(seconds=seconds)
+
+    same(past.as_of(set_ahead(4)), trades.df)
+    with pytest.raises(errors.HistoryError, match="still to come"):
+        past.as_of(set_ahead(60))
 
 
 def test_an_edit_that_waits_is_no_history(stack: LocalStack, trades: nrt.LiveTable) -> None:

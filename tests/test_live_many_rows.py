@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import notebook_rt as nrt
+from notebook_rt import errors
 from notebook_rt.local import LocalStack
 from notebook_rt.outbox.rest import HttpRest
 from tests.proxy import Proxy, lost_answers
@@ -201,3 +202,25 @@ def test_lost_answers_double_no_row_and_lose_none(
             assert frame.df["n"].tolist() == list(range(1000, 1150))
     finally:
         stack.sql(f"drop table {table}_log, {table}; drop function {table}_note")
+
+
+def test_a_flush_that_is_too_short_says_that_the_rest_goes_on_being_sent(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    table = make_table("id bigint primary key, n int")
+    stack.sql(f"insert into {table} select g, g from generate_series(1, 1500) g")
+    with nrt.connect(stack.url, stack.anon_key) as rt:
+        frame = rt.table(table).wait(scaled(20))
+        frame.edit_many(frame.df * 2)  # other values each: a request a row
+        told: list[str] = []
+
+        def is_told() -> bool:
+            try:
+                rt.queue.flush(0.2)
+            except errors.WaitTimeoutError as error:
+                told.append(str(error))
+            return any("of 1," in one and "they go on being sent" in one for one in told)
+
+        until(is_told, what=lambda: told)
+        rt.queue.flush(scaled(60))
+        assert stack.sql(f"select sum(n) from {table}") == [(1500 * 1501,)]

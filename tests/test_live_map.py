@@ -266,6 +266,36 @@ def test_when_goes_on_for_other_rows_where_a_function_of_the_user_raises(
     assert "tell" in caplog.text
 
 
+def test_when_refuses_at_once_what_the_value_of_now_shows_to_be_wrong(
+    frame: nrt.LiveFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(errors.DerivationError, match='no column "cost"; there are name, price'):
+        frame.map(by_name).when("cost=gt.1", print)
+    with pytest.raises(errors.DerivationError, match='key="column" to sql'):
+        nrt.sql("select sum(price) total from t", t=frame).when("total=gt.0", print)
+    with pytest.raises(errors.DerivationError, match="this is a int"):
+        frame.map(len).when("n=gt.0", print)
+    assert not caplog.records
+
+
+def test_when_tells_in_a_line_that_a_later_value_cannot_be_looked_at(
+    stack: LocalStack, frame: nrt.LiveFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[dict[str, Any]] = []
+    wanted = "price"
+    frame.map(lambda df: by_name(df).rename(wanted)).when("price=gt.100", told.append)
+    wanted = "cost"
+    for number in (1, 2):
+        stack.sql(f"update {frame.name} set price = {number} where id = 3")
+        until(lambda: 'no column "price"; there are name, cost' in caplog.text)
+    wanted = "price"
+    stack.sql(f"update {frame.name} set price = 200 where id = 3")
+    until(lambda: len(told) == 1, what=lambda: told)
+    [record] = caplog.records
+    assert record.exc_info is None
+    assert record.getMessage().startswith("when tells nothing while this is so: <MappedFrame")
+
+
 def test_changes_while_a_function_of_the_user_runs_are_one_look(
     stack: LocalStack, frame: nrt.LiveFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:

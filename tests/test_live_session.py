@@ -78,6 +78,9 @@ def test_signing_in_shows_the_rows_of_the_user_and_signing_out_hides_them(
         assert rt.user is None
         me = rt.sign_in(**user)
         assert rt.user == me
+        # A cell's last line is written into the notebook: who, and not what else the server knows.
+        assert repr(me) == f"<User {user['email']}, id {me['id']}; dict(rt.user) has everything>"
+        assert "identities" in dict(me)
         stack.sql(f"insert into {table} values (1, '{me['id']}', 'mine'), (2, null, 'nobodys')")
         until(lambda: list(frame.df.index) == [1], what=lambda: frame)
         stack.sql(f"insert into {table} values (3, '{me['id']}', 'mine too')")

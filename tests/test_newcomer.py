@@ -52,6 +52,17 @@ def test_a_limit_or_a_name_that_is_none_is_refused_at_once(rt: nrt.Session, peop
             rt.table(name)  # type: ignore[arg-type]  # the slip that is tried here
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_name_that_is_a_step_in_a_url_is_told_so_at_once(rt: nrt.Session, name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be addressed over REST"):
+        rt.table(name)
+    with pytest.raises(ValueError, match="cannot be addressed over REST"):
+        rt.query(name, depends_on=["people"])
+    for call in (rt.rpc, rt.queue.rpc):
+        with pytest.raises(ValueError, match="cannot be addressed over REST"):
+            call(name)
+
+
 def test_one_column_may_be_named_as_a_text(rt: nrt.Session, people: str) -> None:
     assert rt.table(people, columns="name").df.columns.tolist() == ["name"]
 
@@ -245,6 +256,62 @@ def test_what_is_done_to_a_live_table_and_belongs_to_its_snapshot_is_told(
         table.edit_many({"age": [3]})  # type: ignore[arg-type]  # the slip that is tried here
     with pytest.raises(TypeError, match="map needs a function"):
         table.map("sum")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def shelves(stack: LocalStack, rt: nrt.Session) -> Iterator[nrt.LiveTable]:
+    """A table with a key of text, which pandas' own numbering is not."""
+    stack.sql("create table shelves (sku text primary key, stock int)")
+    stack.sql("alter publication supabase_realtime add table shelves")
+    stack.sql("grant select, insert, update, delete on shelves to anon")
+    stack.sql("insert into shelves values ('a', 1), ('b', 2)")
+    yield rt.table("shelves").wait(scaled(10))
+    stack.sql("drop table shelves")
+
+
+def test_a_frame_whose_index_is_not_the_key_is_told_so(shelves: nrt.LiveTable) -> None:
+    """Not that there is no row "0", of which nobody has spoken."""
+    numbered = shelves.df.reset_index(drop=True).assign(stock=5)
+    for write in (shelves.edit_many, shelves.delete):
+        with pytest.raises(
+            errors.InvalidEditError, match=r'only number the rows.*\.rename_axis\("sku"\)'
+        ):
+            write(numbered)
+    code = pd.DataFrame({"stock": [1]}, index=pd.Index(["c"], name="code"))
+    for put in (shelves.upsert, shelves.insert):
+        with pytest.raises(
+            errors.InvalidEditError, match=r"the index is named 'code'.*\.rename_axis\(\"sku\"\)"
+        ):
+            put(code)
+    shelves.upsert(code.rename_axis("sku"))
+    assert shelves.df.loc["c", "stock"] == 1
+
+
+def test_a_key_that_is_null_is_told_so_and_a_column_in_capitals_is_found(
+    shelves: nrt.LiveTable,
+) -> None:
+    with pytest.raises(
+        errors.InvalidEditError, match=r'row 1: the key column "sku" \(text\) is null'
+    ):
+        shelves.upsert(pd.DataFrame({"sku": ["a", None], "stock": [1, 2]}))
+    with pytest.raises(errors.InvalidEditError, match=r"no column 'SKU' \(did you mean 'sku'\?\)"):
+        shelves.upsert(pd.DataFrame({"SKU": ["a"], "stock": [1]}))
+    with pytest.raises(errors.InvalidEditError, match='give the key column "sku"'):
+        shelves.upsert(pd.DataFrame({"stock": [1]}))
+
+
+def test_a_key_of_several_columns_that_is_a_list_is_told_to_be_a_tuple(
+    stack: LocalStack, rt: nrt.Session
+) -> None:
+    stack.sql("create table held (owner text, symbol text, n int, primary key (owner, symbol))")
+    stack.sql("alter publication supabase_realtime add table held; grant all on held to anon")
+    stack.sql("insert into held values ('ada', 'KO', 1)")
+    held = rt.table("held").wait(scaled(10))
+    with pytest.raises(errors.InvalidEditError, match=r"is a tuple: \('ada', 'KO'\)"):
+        held.edit(["ada", "KO"], n=2)
+    with pytest.raises(errors.InvalidEditError, match='columns "owner" and "symbol"'):
+        held.edit_many(held.df.reset_index(drop=True).assign(n=5))
+    stack.sql("drop table held")
 
 
 def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
@@ -634,6 +701,18 @@ def test_what_pandas_calls_otherwise_is_told_with_what_it_is_here(
         rt.table(people, ascending=False)  # type: ignore[call-arg]  # the slip that is tried here
     with pytest.raises(TypeError, match=r"table\(\) has no filters= \(did you mean 'filter'\?\)"):
         rt.table(people, filters="age=eq.1")  # type: ignore[call-arg]
+    for call in (rt.rpc, rt.queue.rpc, rt.query):
+        with pytest.raises(TypeError, match=r"has no a=: a function's arguments are params=\{'a'"):
+            call("add", a=2)  # type: ignore[operator]
+    with pytest.raises(TypeError, match=r"^table\(\) has no where=: it is filter=$"):
+        rt.table(people, where="age=eq.1")  # type: ignore[call-arg]
+    with pytest.raises(
+        TypeError,
+        match=r"^table\(\) takes only name without a keyword; say which 'age=eq.1' is: filter=",
+    ):
+        rt.table(people, "age=eq.1")  # type: ignore[call-arg]
+    with pytest.raises(errors.MissingTableError, match=r'schema="public"\)\)$'):
+        rt.table(f"public.{people}").wait(scaled(10))
     for name in ("where", "changes"):
         with pytest.raises(AttributeError, match=rf"has \.df, .*\. A live frame has \.{name}"):
             getattr(mapped, name)

@@ -92,6 +92,10 @@ class Composer:
         made = False
         for name in lacking:
             pg_type = canonical(self.schema.types[name])
+            if pg_type != "uuid" and name in values:
+                raise self.invalid(
+                    f'the key column "{name}" ({pg_type}) is null here: give it', name
+                )
             if pg_type != "uuid":
                 raise self.keyless(name)
             typed[name] = self.make_id()
@@ -209,6 +213,11 @@ class Composer:
         try:
             return self.schema.coerce_key(key)
         except ValueError as error:
+            names = self.schema.key
+            if isinstance(key, list) and len(names) > 1 and len(key) == len(names):
+                raise self.invalid(
+                    f"the key of {', '.join(names)} is a tuple: {tuple(key)!r}, not {key!r}"
+                ) from None
             if (
                 isinstance(key, list | set | dict)
                 or hasattr(key, "to_numpy")

@@ -235,6 +235,10 @@ class Overlay:
         """Whether a new row may be shown: it is not known to be outside of the filter."""
         return self._matches is None or self._matches(row) is not False
 
+    def outside(self) -> list[Key]:
+        """Rows that are shown as edited, and that the filter leaves out as they are shown."""
+        return [key for key, row in self._shown.items() if not self.accepts(row)]
+
     def underneath(self) -> list[Op]:
         """What makes of the rows of the view those that the server has."""
         found: list[Op] = []

@@ -270,7 +270,17 @@ class PendingEdits:
     def refused(self) -> str:
         """What the server refused, in a sentence; empty: nothing."""
         number, last = self._outbox.refused(schema=self.schema_name, target=self.table)
-        return refused(number, last, "discard(key) drops it, rt.queue.retry() sends it again")
+        said = refused(number, last, "discard(key) drops it, rt.queue.retry() sends it again")
+        return "; ".join(one for one in (said, said and self._left_out()) if one)
+
+    def _left_out(self) -> str:
+        with self._shared.lock:
+            keys = [] if self.overlay is None else self.overlay.outside()
+        if not keys:
+            return ""
+        some = ", ".join(map(repr, keys[:5])) + ", ..." * (len(keys) > 5)
+        are, them = ("is", "it") if len(keys) == 1 else ("are", "them")
+        return f"{some} {are} shown as edited here, though the filter leaves {them} out"
 
     def unwritten(self) -> tuple[Key, ...]:
         """The rows that are shown otherwise than the server has them: their edits are not written."""

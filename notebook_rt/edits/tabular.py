@@ -101,7 +101,13 @@ def rows_given(composer: Composer, data: object, verb: str) -> list[Given]:
     if isinstance(data, pd.DataFrame):
         named = [name for name in data.index.names if name is not None]
         unique(composer, [*named, *data.columns])
-        known(composer, [*named, *data.columns])
+        known(composer, data.columns)
+        for name in named:
+            if name not in composer.schema.types:
+                raise composer.invalid(
+                    f"the index is named {name!r}, as no column is: {_renamed(composer)} if it holds the "
+                    "keys, .reset_index(drop=True) if it is not to be written"
+                )
         labels = data.index.tolist()
         if named:
             unnamed: list[Hashable] = [
@@ -148,19 +154,31 @@ def keyed(composer: Composer, data: pd.DataFrame) -> pd.DataFrame:
 
     An index of numbers without a name may number the rows, as after ``reset_index``: it is no key.
     """
+    import pandas as pd
+
     names = list(composer.schema.key)
     unique(composer, list(data.columns))
     if {None} == set(data.index.names):
         if set(names) <= set(data.columns):
             return data.set_index(names)
-        if len(data) and len(names) == 1 and kind(composer.schema.types[names[0]]) in NUMBERS:
+        numbers = kind(composer.schema.types[names[0]]) in NUMBERS and len(names) == 1
+        if len(data) and (numbers or pd.api.types.is_integer_dtype(data.index.dtype)):
+            columns = " and ".join(f'"{name}"' for name in names)
             raise composer.invalid(
                 "the index has no name, so it may be the keys or only number the rows; say which rows "
-                f'they are: a column "{names[0]}", or .rename_axis("{names[0]}") if it is the keys'
+                f"they are: column{'s' * (len(names) > 1)} {columns}, or {_renamed(composer)} if it is "
+                "the keys"
             )
     if len(names) > 1 and set(data.index.names) == set(names) and list(data.index.names) != names:
         return data.reorder_levels(names)
     return data
+
+
+def _renamed(composer: Composer) -> str:
+    """What gives an index the key's name."""
+    names = list(composer.schema.key)
+    said = f'"{names[0]}"' if len(names) == 1 else str(names)
+    return f".rename_axis({said})"
 
 
 def keys_given(composer: Composer, data: object) -> list[Hashable]:

@@ -273,6 +273,9 @@ def column_name(name: str) -> str:
 
 
 _SQL_QUOTED: Final = re.compile(r"'.*'", re.DOTALL)
+_SQL_JOINED: Final = re.compile(
+    rf"\s(and|or)\s+\w+\s*=\s*(not\.)?({'|'.join(OPERATORS)})\.", re.IGNORECASE
+)
 
 
 def _quoted(value: str) -> str:
@@ -508,7 +511,14 @@ class _Parser:
                 raise self._fail("a comma inside parentheses; put the value in double quotes")
             depth += (char == "(") - (char == ")")
             self.at += 1
-        return self.text[start : self.at].strip()
+        value = self.text[start : self.at].strip()
+        if joined := _SQL_JOINED.search(value):
+            raise self._fail(
+                "a comma is AND, and for OR there is or=(a.eq.1,b.gt.2); a value with these words is put in "
+                "double quotes",
+                self.text.index(joined[0], start) + 1,
+            )
+        return value
 
     def _quoted(self) -> str:
         start = self.at

@@ -32,6 +32,27 @@ def parse_names(source: str | Sequence[str] | None) -> tuple[str, ...] | None:
     return None if source is None else tuple(source)
 
 
+def check_name(name: object, kind: str) -> None:
+    """Raise if no table or function (``kind``) can be asked for by this name.
+
+    In a URL "." and ".." are steps, not names, also as "%2E" (RFC 3986, 6.2.2): whoever passes a request
+    on may take them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no text, or empty; if it is one of the two.
+    """
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"the name of a {kind} is a text, not {name!r}")
+    if name in (".", ".."):
+        instead = "make a view of it with another name" if kind == "table" else "rename it"
+        raise ValueError(
+            f"a {kind} named {name!r} cannot be addressed over REST, as in a URL that is a step and no "
+            f"name: {instead}"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class TableSpec:
     """One table as it was asked for."""
@@ -56,8 +77,7 @@ class TableSpec:
     """Those of them whose differences are added (``"delta"``): numbers."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.table, str) or not self.table:
-            raise TypeError(f"the name of a table is a text, not {self.table!r}")
+        check_name(self.table, "table")
         limit = self.limit
         number = isinstance(limit, Integral) and not isinstance(limit, bool)
         if limit is not None and not (number and limit >= 1):

@@ -15,7 +15,13 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from notebook_rt.errors import ClosedError, LoginError, NotebookRTError, UnreachableError
+from notebook_rt.errors import (
+    ClosedError,
+    LoginError,
+    NotebookRTError,
+    UnreachableError,
+    printable,
+)
 from notebook_rt.net.answers import BETWEEN
 from notebook_rt.net.credentials import Credentials, checked_token, claims
 from notebook_rt.net.followed import FollowedClient
@@ -29,6 +35,18 @@ Token = str | Callable[[], str | Awaitable[str]] | None
 
 AGAIN_SECONDS: Final = 5.0
 """The shortest wait before a fresh token is asked for again, when none could be had."""
+
+
+class User(dict[str, Any]):
+    """Who is signed in, as the server describes them.
+
+    The repr names them alone: a cell that ends with ``rt.sign_in(...)`` writes it into the notebook.
+    """
+
+    def __repr__(self) -> str:
+        anonymous = "anonymous" if self.get("is_anonymous") else ""
+        who = self.get("email") or self.get("phone") or anonymous or self.get("role")
+        return printable(f"<User {who}, id {self.get('id')}; dict(rt.user) has everything>")
 
 
 class Login:
@@ -111,7 +129,7 @@ class Login:
             return self._user
         said = claims(token)
         names = ("email", "phone", "role", "is_anonymous", "app_metadata", "user_metadata")
-        return {"id": said.get("sub"), **{name: said[name] for name in names if name in said}}
+        return User(id=said.get("sub"), **{name: said[name] for name in names if name in said})
 
     async def sign_in(self, way: Way) -> Mapping[str, Any]:
         """Sign in; gives the user. Without a session in the answer there is no other login yet."""
@@ -121,7 +139,7 @@ class Login:
             answer = await self._asked(way, auth)
             if answer.user is None:
                 raise LoginError(self._url, "the server gave no session")
-            user: Mapping[str, Any] = answer.user.model_dump()
+            user = User(answer.user.model_dump())
             if answer.session is not None and turn == self._turn:
                 await self._switch(checked_token(answer.session.access_token), auth=auth)
                 self._user = user

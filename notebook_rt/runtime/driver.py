@@ -91,6 +91,8 @@ logger = logging.getLogger("notebook_rt")
 
 FLOOD = 50
 """Changes in one batch from which on their old and new rows are worked out later, if ever."""
+LOOK_EVERY = 0.01
+"""Seconds between two looks whether changes are followed, while somebody waits for that."""
 ANOTHER_LOGIN = "another login"
 """Why what is shown may be what this login does not see."""
 
@@ -230,6 +232,16 @@ class TableDriver(Feed):
         if on_disk and self.disk is not None:
             self.recording.archive(self.disk)
         return self.recording
+
+    async def arrived(self) -> None:
+        """Wait while changes are to be followed at any moment: what is recorded before begins with a gap."""
+        while (  # noqa: ASYNC110 - not every condition tells when it changes
+            self.status not in ("closed", "error")
+            and self.mirror.arriving(time.monotonic())
+            and self.services.calm()
+            and not self.place.crowded
+        ):
+            await asyncio.sleep(LOOK_EVERY)
 
     async def _begin_warm(self, keeping: Keeping) -> None:
         """Show what was kept, then begin with it. Nothing is asked of the server before."""

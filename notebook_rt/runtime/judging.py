@@ -86,6 +86,10 @@ class Judge:
             (matching if chosen else others)[key] = row
         return self._watch.whole(matching, others, now), wrong
 
+    def check(self, value: Any) -> None:
+        """Raise what `look` raises of such a value, and look at none of its rows."""
+        self._matches(self._flat(value)[1])
+
     def _flat(self, value: Any) -> tuple[pd.Index[Any], pd.DataFrame]:
         """What tells the rows apart, and the rows, its levels among their columns where they are named."""
         if isinstance(value, pd.Series):

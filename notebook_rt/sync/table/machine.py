@@ -69,6 +69,8 @@ class Machine(ABC):
         self._failed: Exception | None = None
         self._gap_reason = self._told_reason = "starting"
         self._missed = False
+        self._turned_away = False
+        """Whether the server has refused the stream."""
         self._patience_ends = float("inf")
         self._poll_at = float("inf")
         """When to poll next; infinite before the stream was lost, or something was read."""
@@ -96,6 +98,12 @@ class Machine(ABC):
     def missing(self) -> bool:
         """Whether changes were lost though they are followed, and are being made up for."""
         return self._missed and self._confirmed and self.status == "stale"
+
+    def arriving(self, now: float) -> bool:
+        """Whether it may follow changes at any moment: it began just now, and nothing was refused."""
+        followed = self.status in ("live", "error", "closed")
+        refused = self._turned_away or self._flows.failing is not None
+        return not followed and not refused and now < self._patience_ends
 
     @property
     def doubt(self) -> str:
@@ -200,6 +208,7 @@ class Machine(ABC):
             case Lost(reason):
                 self._leave_stream(reason)
             case Refused(error, final):
+                self._turned_away = True
                 if final:
                     self._refused_for_good(error)
                 else:
