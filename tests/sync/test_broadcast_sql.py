@@ -494,10 +494,28 @@ def test_generated_columns_are_told_whether_they_are_kept_or_not(connection: Con
             reader.check()
 
 
-@pytest.mark.parametrize("kind", ["json", "json[]", "bc_json", "bc_pair"])
+def test_a_virtual_column_that_cannot_be_computed_fails_no_writer(connection: Connection) -> None:
+    if connection.info.server_version < 180000:
+        pytest.skip("virtual generated columns came with PostgreSQL 18")
+    columns = "id int primary key, v int, w int generated always as (1 / v) virtual"
+    for reader in made(connection, "bc_virtual", columns):
+        connection.execute("insert into bc_virtual values (1, 0)")
+        assert [one["op"] for one in reader.since()] == ["R"]
+        connection.execute("update bc_virtual set v = 1")
+        assert [one["op"] for one in reader.since()] == ["U"]
+
+
+KINDS = ["json", "json[]", "bc_json", "bc_pair", "bc_far", "bc_list", "bc_pairs"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_json_that_is_none_for_jsonb_fails_no_writer(connection: Connection, kind: str) -> None:
-    connection.execute("create domain bc_json as json; create type bc_pair as (a int, b json)")
-    shape = {"json[]": "array[%s]", "bc_pair": "row(1, %s)"}.get(kind, "%s")
+    connection.execute(
+        "create domain bc_json as json; create type bc_pair as (a int, b json);"
+        "create domain bc_far as bc_json; create domain bc_list as json[]; create domain bc_pairs as bc_pair"
+    )
+    lists, pairs = dict.fromkeys(("json[]", "bc_list"), "array[%s]"), ("bc_pair", "bc_pairs")
+    shape = {**lists, **dict.fromkeys(pairs, "row(1, %s)")}.get(kind, "%s")
     for reader in made(connection, "bc_none", f"id int primary key, v {kind}"):
         for value in (r'{"a": "\u0000"}', "1e999999", '"\\ud800"'):
             shaped = shape % "%s::json"
@@ -513,7 +531,7 @@ def test_json_that_is_none_for_jsonb_fails_no_writer(connection: Connection, kin
         shaped = shape % "%s::json"
         connection.execute(f"insert into bc_none values (1, {shaped})", ('{"a": 1}',))
         assert [one["op"] for one in reader.since()] == ["I"]
-    connection.execute("drop domain bc_json; drop type bc_pair")
+    connection.execute("drop domain bc_far, bc_json, bc_list, bc_pairs; drop type bc_pair")
 
 
 def test_constraints_made_immediate_send_at_once_and_once(
@@ -600,6 +618,21 @@ def test_the_head_says_the_key_and_another_key_is_another_epoch(
         "alter table bc drop constraint bc_pkey; alter table bc add primary key (id)"
     )
     assert live.head()["epoch"] == live.epoch
+
+
+def test_a_key_that_becomes_deferrable_is_read_and_not_told(
+    connection: Connection, live: Reader
+) -> None:
+    """Two rows have one key until the commit: of which of them an entry is, the log cannot say."""
+    connection.execute("insert into bc values (1, 'old'), (2, 'b')")
+    connection.execute(
+        "alter table bc drop constraint bc_pkey, add primary key (id) deferrable initially deferred"
+    )
+    live.since()
+    with connection.transaction():
+        connection.execute("insert into bc values (1, 'new'); delete from bc where v = 'old'")
+    assert [one["op"] for one in live.since()] == ["R", "R"]
+    assert live.head()["key"] == []
 
 
 def test_a_key_column_that_is_renamed_is_another_epoch(
@@ -833,6 +866,7 @@ def test_a_source_policy_says_who_reads(connection: Connection) -> None:
 
 REFUSED = {
     "create table bad (v text)": "no primary key",
+    "create table bad (id int primary key deferrable)": "primary key bad_pkey is deferrable",
     "create table bad (id int primary key); create view bad_view as select * from bad": "",
     "create table root (id int primary key) partition by range (id);"
     "create table bad partition of root for values from (0) to (9)": "it is a partition",
@@ -989,6 +1023,29 @@ def test_nothing_is_left_after_the_last_table(connection: Connection) -> None:
         assert one(connection, "select notebook_rt_head('public', 'bc_first')") is not None
     assert one(connection, count) == before
     assert one(connection, "select to_regclass('notebook_rt.change_log')") is None
+
+
+def test_what_takes_it_back_knows_no_version(connection: Connection) -> None:
+    """What later SQL may add to that of now, and needs the tables of now, goes as well."""
+    for _ in made(connection, "bc_version", COLUMNS):
+        connection.execute(
+            "create function notebook_rt.broadcast_later(notebook_rt.broadcast_tables) returns text"
+            " language sql return null"
+        )
+    assert one(connection, "select to_regproc('notebook_rt.broadcast_later')") is None
+    assert one(connection, "select to_regclass('notebook_rt.broadcast_tables')") is None
+
+
+def test_a_table_that_was_dropped_keeps_nothing_back(connection: Connection) -> None:
+    connection.execute(f"create table bc_gone ({COLUMNS}); create table bc_stays ({COLUMNS})")
+    connection.execute(broadcast_sql("public", ["bc_gone", "bc_stays"]))
+    connection.execute("drop table bc_gone")
+    connection.execute(broadcast_remove_sql("public", ["bc_gone"]))
+    assert one(connection, "select count(*) from notebook_rt.broadcast_tables") == 1
+    for _ in range(2):  # again does no harm
+        connection.execute(broadcast_remove_sql("public", ["bc_stays"]))
+        assert one(connection, "select to_regclass('notebook_rt.broadcast_tables')") is None
+    connection.execute("drop table bc_stays")
 
 
 # Laws -------------------------------------------------------------------------------------------

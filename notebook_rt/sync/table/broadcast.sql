@@ -123,25 +123,25 @@ grant select on notebook_rt.broadcast_tables, notebook_rt.broadcast_numbers, not
 drop function if exists
     notebook_rt.broadcast_message(notebook_rt.broadcast_tables, int, jsonb[], boolean),
     notebook_rt.broadcast_message(notebook_rt.broadcast_tables, text, int, jsonb[], boolean, jsonb),
-    notebook_rt.broadcast_number(text, text),
+    notebook_rt.broadcast_number(text, text), notebook_rt.broadcast_epoch(notebook_rt.broadcast_tables),
     notebook_rt.broadcast_refused(regclass, text), notebook_rt.broadcast_add(regclass, text),
     public.notebook_rt_head(text, text);
 
--- The names of a table's key now: a column may have been renamed since the triggers were made.
+-- The names of a table's key now: a column may have been renamed since the triggers were made. A deferrable
+-- key is none: until the commit two rows may have it, and which of them goes nobody could tell.
 create or replace function notebook_rt.broadcast_key(p_relation oid) returns text[]
 language sql stable set search_path = '' as $$
     select pg_catalog.array_agg(a.attname::text order by k.place)
       from pg_catalog.pg_index i
       cross join lateral unnest(i.indkey::int2[]) with ordinality k (attnum, place)
       join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-     where i.indrelid = p_relation and i.indisprimary and k.place <= i.indnkeyatts
+     where i.indrelid = p_relation and i.indisprimary and i.indimmediate and k.place <= i.indnkeyatts
 $$;
 
 -- What a reader knows of a table's log holds within one: another key, as another log, is another epoch.
-create or replace function notebook_rt.broadcast_epoch(p_table notebook_rt.broadcast_tables) returns text
+create or replace function notebook_rt.broadcast_epoch(p_epoch text, p_relation oid) returns text
 language sql stable set search_path = '' as $$
-    select p_table.epoch || '.' || coalesce(
-        left(md5(notebook_rt.broadcast_key(p_table.relation)::text), 8), '')
+    select p_epoch || '.' || coalesce(left(md5(notebook_rt.broadcast_key(p_relation)::text), 8), '')
 $$;
 
 -- The topic of a value of a table's scope. Whatever the value is, the name is of plain letters, and no two
@@ -258,15 +258,18 @@ begin
         return null;
     end if;
     if tg_op in ('INSERT', 'UPDATE') then
-        -- The rows of a trigger have no virtual generated columns. And what `json` holds may be invalid as jsonb
-        -- (\u0000, 1e999999), or be so in what is made of it.
+        -- The rows of a trigger have no virtual generated columns, and to compute one may be an error. And what
+        -- `json` holds may be invalid as jsonb (\u0000, 1e999999), or be so in what is made of it.
         select v_row || coalesce(string_agg(format(' || jsonb_build_object(%L, %s)', a.attname,
                    pg_get_expr(d.adbin, d.adrelid)), '') filter (where a.attgenerated = 'v'), ''),
                bool_or('json'::regtype in (t.oid, t.typelem, t.typbasetype, e.typbasetype)
-                       or 'c' in (t.typtype, e.typtype))
+                       or 'c' in (t.typtype, e.typtype) or a.attgenerated = 'v'
+                       or b.typtype in ('c', 'd') or b.typcategory = 'A')
           into v_row, v_json
           from pg_attribute a join pg_type t on t.oid = a.atttypid
           left join pg_type e on e.oid = t.typelem
+          -- Of a domain what it is of, such as another one: further down nobody looks.
+          left join pg_type b on b.oid in (nullif(t.typbasetype, 0), nullif(e.typbasetype, 0))
           left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
          where a.attrelid = tg_relid and a.attnum > 0 and not a.attisdropped;
         v_row := format('select %s as topic, %s as j from new_rows r', v_topic, v_row)
@@ -274,7 +277,7 @@ begin
         if v_json then  -- only here: to catch an error costs a transaction id
             begin
                 execute format(v_entries, 'rows', v_row, v_parts) using v_table.topic, left(tg_op, 1);
-            exception when data_exception then
+            exception when data_exception or program_limit_exceeded then
                 insert into notebook_rt.change_log (topic, op, size) values (v_table.topic, 'R', 20);
             end;
         else
@@ -462,7 +465,7 @@ begin
     loop
         if v_table.relation is distinct from (v_told.source).relation then
             v_table := v_told.source;
-            v_table.epoch := notebook_rt.broadcast_epoch(v_table);
+            v_table.epoch := notebook_rt.broadcast_epoch(v_table.epoch, v_table.relation);
         end if;
         v_topic := v_told.topic;
         v_last := greatest(v_last, v_told.last);
@@ -542,7 +545,11 @@ begin
         return 'it is not a permanent table';
     end if;
     if notebook_rt.broadcast_key(p_relation) is null then
-        return 'it has no primary key; add one';
+        select k.conname into v_name from pg_catalog.pg_constraint k
+         where k.conrelid = p_relation and k.contype = 'p' and k.condeferrable;
+        return case when found then format('its primary key %1$I is deferrable, so that two rows may have one '
+            'key until the commit; make it anew: alter table %2$s drop constraint %1$I, add primary key (…)',
+            v_name, p_relation) else 'it has no primary key; add one' end;
     end if;
     if v_class.relispartition then
         select i.inhparent::regclass::text into v_name
@@ -636,12 +643,18 @@ begin
     end if;
 end $$;
 
+-- Of null, only what tables that were dropped have left.
 create or replace function notebook_rt.broadcast_remove(p_relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
     v_trigger text;
 begin
     perform notebook_rt.broadcast_lock(array[p_relation]);
+    perform notebook_rt.broadcast_forget(t.relation) from notebook_rt.broadcast_tables t
+      where not exists (select from pg_catalog.pg_class c where c.oid = t.relation);
+    if p_relation is null then
+        return;
+    end if;
     foreach v_trigger in array array['insert', 'update', 'delete', 'truncate'] loop
         execute format('drop trigger if exists %I on %s', 'notebook_rt_' || v_trigger, p_relation);
     end loop;
@@ -802,7 +815,7 @@ begin
     if v_table.scope is null then
         return (select jsonb_build_object(
             'version', v_version, 'topic', v_table.topic,
-            'epoch', notebook_rt.broadcast_epoch(v_table), 'key', v_key, 'position', pg_current_snapshot()::text,
+            'epoch', notebook_rt.broadcast_epoch(v_table.epoch, v_table.relation), 'key', v_key, 'position', pg_current_snapshot()::text,
             'n', coalesce(pg_catalog.pg_sequence_last_value(v_table.numbers), 0), 'series', 0));
     end if;
     select * into v_scope from notebook_rt.broadcast_scope(v_table);
@@ -822,7 +835,7 @@ begin
     end if;
     return (select jsonb_build_object(
         'version', v_version, 'topic', v_topic, 'scope', v_scope.name,
-        'epoch', notebook_rt.broadcast_epoch(v_table), 'key', v_key, 'position', pg_current_snapshot()::text, 'n', coalesce(sum(b.n), 0),
+        'epoch', notebook_rt.broadcast_epoch(v_table.epoch, v_table.relation), 'key', v_key, 'position', pg_current_snapshot()::text, 'n', coalesce(sum(b.n), 0),
         'series', coalesce(max(b.first), 0))
         from notebook_rt.broadcast_numbers b where b.topic in (v_topic, v_table.topic));
 end $$;
@@ -876,7 +889,7 @@ create or replace function public.notebook_rt_since(
            and not pg_visible_in_snapshot(l.xid, b.since) and pg_visible_in_snapshot(l.xid, b.until)
     )
     select jsonb_build_object(
-        'until', b.until::text, 'epoch', notebook_rt.broadcast_epoch(t),
+        'until', b.until::text, 'epoch', notebook_rt.broadcast_epoch(t.epoch, t.relation),
         'too_old', (select s.pruned >= pg_snapshot_xmin(b.since) from notebook_rt.broadcast_state s),
         'behind', case when p_until is null then (select coalesce(sum(m.size), 0) from missed m) end,
         'more', exists (select from missed m where m.before >= greatest(p_bytes, 1)),
