@@ -19,6 +19,7 @@ from notebook_rt.local import LocalStack, start
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
 from tests.conftest import QUICK
 from tests.faults.rules import Delay, Double, Drop, Rule
+from tests.local.test_realtime_broadcasts import RefusedError, listening
 from tests.proxy import Proxy
 from tests.waiting import scaled, until
 
@@ -438,6 +439,43 @@ def test_who_may_not_read_the_topic_has_postgres_changes(
             until(lambda: rows(frame) == rows(theirs) == {1: ["a", 1.0]})
     finally:
         stack.sql(broadcast_remove_sql("public", [table]))
+
+
+async def test_row_level_security_that_is_turned_on_later_ends_the_broadcast(
+    stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
+) -> None:
+    """Nothing was said of who may read all rows, so nobody does, also who had joined before."""
+    table = broadcast()
+    frame = rt.table(table, source="broadcast").wait(scaled(10))
+    topic = f"nrt:public.{table}"
+    with psycopg.connect(stack.dsn, autocommit=True) as writer:
+        async with listening(stack, topic) as heard:
+            writer.execute(f"alter table {table} enable row level security")
+            writer.execute(f"insert into {table} values (1, 'hidden', 1)")
+            with pytest.raises(RefusedError):
+                async with listening(stack, topic):
+                    pass
+            until(lambda: frame.status == "error", 10)
+            writer.execute(f"alter table {table} disable row level security")
+            writer.execute(f"insert into {table} values (2, 'shown', 2)")
+            (change,) = (await heard.message())["changes"]
+            assert [one["id"] for one in change["rows"]] == [2]
+    until(lambda: frame.status == "live", 20)
+    assert set(rows(frame)) == {1, 2}
+
+
+async def test_row_level_security_is_no_end_where_it_is_said_who_reads(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    table = make_table("id bigint primary key, name text, price numeric")
+    stack.sql(
+        f"alter table {table} enable row level security;"
+        + broadcast_sql("public", [table], "auth.role() = 'anon'")
+    )
+    async with listening(stack, f"nrt:public.{table}") as heard:
+        stack.sql(f"insert into {table} values (1, 'told', 1)")
+        assert (await heard.message())["changes"][0]["rows"][0]["name"] == "told"
+    stack.sql(broadcast_remove_sql("public", [table]))
 
 
 @pytest.mark.parametrize("published", [True, False])
