@@ -621,6 +621,27 @@ def test_a_table_told_apart_by_another_key_has_postgres_changes(
     until(lambda: rows(frame) == {"x": [1, 1], "q": [2, 2]}, what=lambda: frame.df)
 
 
+def test_the_rows_of_a_partition_go_and_come_with_it(stack: LocalStack, rt: nrt.Session) -> None:
+    stack.sql(
+        "create table parts (id int primary key, v text) partition by range (id);"
+        "create table parts_old partition of parts for values from (0) to (9);"
+        "create table parts_new partition of parts for values from (9) to (99);"
+        "insert into parts values (1, 'a'), (10, 'b'); grant select on parts to anon;"
+        + broadcast_sql("public", ["parts"])
+    )
+    try:
+        frame = rt.table("parts", source="broadcast").wait(scaled(10))
+        until(lambda: frame.status == "live", 10)
+        stack.sql("alter table parts detach partition parts_old")
+        until(lambda: rows(frame) == {10: ["b"]}, 5)
+        stack.sql("alter table parts attach partition parts_old for values from (0) to (9)")
+        until(lambda: rows(frame) == {1: ["a"], 10: ["b"]}, 5)
+        stack.sql("drop table parts_new; insert into parts values (2, 'c')")
+        until(lambda: rows(frame) == {1: ["a"], 2: ["c"]} and frame.status == "live", 5)
+    finally:
+        stack.sql(broadcast_remove_sql("public", ["parts"]) + "drop table parts")
+
+
 @pytest.mark.parametrize("given", [None, "id"])
 def test_a_primary_key_that_changes_is_learnt(
     stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str], given: str | None

@@ -773,6 +773,33 @@ def test_the_log_is_pruned_by_size_about(connection: Connection, live: Reader) -
     live.check()
 
 
+def test_a_position_of_before_a_restored_backup_is_too_old(
+    connection: Connection, live: Reader
+) -> None:
+    connection.execute("insert into bc values (1, 'a')")
+    query = "select notebook_rt_since(%s, %s) -> 'too_old'"
+    assert one(connection, query, live.topic, live.position) is False
+    assert one(connection, query, live.topic, "999999999999:999999999999:") is True
+
+
+def test_a_dump_that_was_restored_elsewhere_begins_anew(
+    connection: Connection, live: Reader
+) -> None:
+    """Its transactions are none of these: what it had pruned would make each position too old."""
+    connection.execute(
+        "update notebook_rt.broadcast_state set pruned = '999999999999';"
+        "insert into notebook_rt.change_log (topic, xid, op, size)"
+        " values ('nrt:public.bc', '999999999999', 'R', 20)"
+    )
+    connection.execute(broadcast_sql("public", ["bc"]))
+    head = live.head()
+    assert head["epoch"] != live.epoch
+    live.position = head["position"]
+    connection.execute("insert into bc values (1, 'a')")
+    assert [one["op"] for one in live.since()] == ["I"]
+    assert one(connection, "select max(xid) < '999999999999' from notebook_rt.change_log") is True
+
+
 def test_an_open_transaction_does_not_make_positions_too_old(
     stack: LocalStack, connection: Connection, live: Reader
 ) -> None:
@@ -963,10 +990,55 @@ def test_a_partitioned_table_written_through_its_root_is_followed(connection: Co
     for reader in made(connection, "bc_parts", columns):
         connection.execute(
             "create table bc_p1 partition of bc_parts for values from (0) to (9);"
-            "create table bc_p2 partition of bc_parts for values from (9) to (99);"
+            "create table bc_p2 partition of bc_parts for values from (9) to (99)"
+        )
+        reader.epoch = reader.head()["epoch"]
+        connection.execute(
             "insert into bc_parts values (1, 'a'), (10, 'b'); update bc_parts set id = id + 8"
         )
         reader.check()
+
+
+def test_other_partitions_are_another_epoch(connection: Connection) -> None:
+    """Their rows come and go with them, and no trigger fires."""
+    columns = "id int primary key, v text) partition by range (id"
+    for reader in made(connection, "bc_parts", columns):
+        epochs = [reader.epoch]
+        for change in (
+            "create table bc_p1 partition of bc_parts for values from (0) to (9)",
+            "create table bc_p2 partition of bc_parts for values from (9) to (99)",
+            "insert into bc_parts values (1, 'a'), (10, 'b')",
+            "alter table bc_parts detach partition bc_p1",
+            "alter table bc_parts attach partition bc_p1 for values from (0) to (9)",
+            "drop table bc_p2",
+        ):
+            connection.execute(change)
+            epochs.append(reader.head()["epoch"])
+        assert len(set(epochs)) == 6
+        assert epochs[2] == epochs[3]
+        assert reader.messages() == []  # of the epoch of before
+        query = f"select payload ->> 'epoch' from realtime.messages where topic = '{reader.topic}'"
+        assert one(connection, query + " order by inserted_at desc limit 1") == epochs[3]
+
+
+@pytest.mark.parametrize("other", ["partition", "parent"])
+def test_a_table_that_is_written_through_another_is_told_no_more(
+    connection: Connection, live: Reader, other: str
+) -> None:
+    if other == "partition":
+        begin = (
+            "create table bc_root (id int primary key, v text) partition by range (id);"
+            "alter table bc_root attach partition bc for values from (0) to (9)"
+        )
+        end = "alter table bc_root detach partition bc; drop table bc_root"
+    else:
+        begin, end = "create table bc_child () inherits (bc)", "drop table bc_child"
+    connection.execute(begin)
+    assert live.head() is None
+    connection.execute("insert into bc values (1, 'a')")
+    connection.execute(end)
+    assert live.head()["n"] == 1  # so that it is seen to be missing
+    assert live.messages() == []
 
 
 def test_the_sql_runs_again_without_harm(connection: Connection, live: Reader) -> None:

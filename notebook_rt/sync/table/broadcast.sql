@@ -110,6 +110,18 @@ create table if not exists notebook_rt.broadcast_state (
 );
 insert into notebook_rt.broadcast_state (version) values (3)
     on conflict (one) do update set version = excluded.version;
+-- A dump that was restored elsewhere has transactions of there, which are no past of these.
+do $$
+begin
+    update notebook_rt.broadcast_state set pruned = '0'
+     where pruned >= pg_snapshot_xmax(pg_current_snapshot());
+    if not found and not exists (
+        select from notebook_rt.change_log where xid >= pg_snapshot_xmax(pg_current_snapshot())) then
+        return;
+    end if;
+    delete from notebook_rt.change_log where xid >= pg_snapshot_xmax(pg_current_snapshot());
+    update notebook_rt.broadcast_tables set epoch = gen_random_uuid()::text;
+end $$;
 
 alter table notebook_rt.broadcast_tables enable row level security;
 alter table notebook_rt.broadcast_numbers enable row level security;
@@ -138,17 +150,26 @@ language sql stable set search_path = '' as $$
      where i.indrelid = p_relation and i.indisprimary and k.place <= i.indnkeyatts
 $$;
 
--- What a reader knows of a table's log holds within one: another key, as another log, is another epoch.
+-- What a reader knows of a table's log holds within one: another key, as another log, is another epoch. So are
+-- other partitions, which come and go with their rows and fire no trigger.
 create or replace function notebook_rt.broadcast_epoch(p_epoch text, p_relation oid) returns text
 language sql stable set search_path = '' as $$
-    select p_epoch || '.' || coalesce(left(md5(notebook_rt.broadcast_key(p_relation)::text), 8), '')
+    select p_epoch || '.' || coalesce(left(md5(notebook_rt.broadcast_key(p_relation)::text || coalesce((
+        -- As of which transaction: one may have been changed while it was none.
+        select string_agg(format('%s:%s', i.inhrelid, i.xmin), ',' order by i.inhrelid)
+          from pg_catalog.pg_partition_tree(p_relation) t
+          join pg_catalog.pg_inherits i on i.inhrelid = t.relid where t.level > 0), '')), 8), '')
 $$;
 
--- Whether nobody may read a table's changes: it has got row-level security, and nobody said who reads.
+-- Whether a table's changes are not told any more: it has got row-level security, and nobody said who reads;
+-- or it has become a partition or a parent, and is written to through another table, which is not seen.
 create or replace function notebook_rt.broadcast_closed(p_told boolean, p_relation oid) returns boolean
 language sql stable set search_path = '' as $$
-    select not coalesce(p_told, true) and exists (
-        select from pg_catalog.pg_class c where c.oid = p_relation and c.relrowsecurity)
+    select exists (
+        select from pg_catalog.pg_class c where c.oid = p_relation
+           and (c.relrowsecurity and not coalesce(p_told, true) or c.relispartition
+                or c.relkind = 'r' and c.relhassubclass
+                   and exists (select from pg_catalog.pg_inherits i where i.inhparent = c.oid)))
 $$;
 
 -- The topic of a value of a table's scope. Whatever the value is, the name is of plain letters, and no two
@@ -953,7 +974,8 @@ create or replace function public.notebook_rt_since(
     )
     select jsonb_build_object(
         'until', b.until::text, 'epoch', notebook_rt.broadcast_epoch(t.epoch, t.relation),
-        'too_old', (select s.pruned >= pg_snapshot_xmin(b.since) from notebook_rt.broadcast_state s),
+        'too_old', (select s.pruned >= pg_snapshot_xmin(b.since) from notebook_rt.broadcast_state s)
+            or pg_snapshot_xmax(b.since) > pg_snapshot_xmax(b.until),  -- of before a backup was restored
         'behind', case when p_until is null then (select coalesce(sum(m.size), 0) from missed m) end,
         'more', exists (select from missed m where m.before >= greatest(p_bytes, 1)),
         'changes', coalesce((
