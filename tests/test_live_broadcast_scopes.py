@@ -157,7 +157,7 @@ def test_another_users_value_is_not_broadcast_to_a_login(
     with signed_in(stack, ANN) as ann:
         frame = live(ann.table(table, filter={"user_id": BOB}))
         assert (len(frame.df), ann.health.sources) == (0, {table: "changes"})
-        with pytest.raises(errors.NotBroadcastError, match="may not read its topic"):
+        with pytest.raises(errors.NotBroadcastError, match="a value that is this login's own"):
             ann.table(table, filter={"user_id": BOB}, source="broadcast").wait(scaled(10))
 
 
