@@ -19,6 +19,7 @@ from notebook_rt.local import LocalStack, start
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
 from tests.conftest import QUICK
 from tests.faults.rules import Delay, Double, Drop, Rule
+from tests.local.test_realtime_broadcasts import RefusedError, listening
 from tests.proxy import Proxy
 from tests.waiting import scaled, until
 
@@ -440,6 +441,43 @@ def test_who_may_not_read_the_topic_has_postgres_changes(
         stack.sql(broadcast_remove_sql("public", [table]))
 
 
+async def test_row_level_security_that_is_turned_on_later_ends_the_broadcast(
+    stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
+) -> None:
+    """Nothing was said of who may read all rows, so nobody does, also who had joined before."""
+    table = broadcast()
+    frame = rt.table(table, source="broadcast").wait(scaled(10))
+    topic = f"nrt:public.{table}"
+    with psycopg.connect(stack.dsn, autocommit=True) as writer:
+        async with listening(stack, topic) as heard:
+            writer.execute(f"alter table {table} enable row level security")
+            writer.execute(f"insert into {table} values (1, 'hidden', 1)")
+            with pytest.raises(RefusedError):
+                async with listening(stack, topic):
+                    pass
+            until(lambda: frame.status == "error", 10)
+            writer.execute(f"alter table {table} disable row level security")
+            writer.execute(f"insert into {table} values (2, 'shown', 2)")
+            (change,) = (await heard.message())["changes"]
+            assert [one["id"] for one in change["rows"]] == [2]
+    until(lambda: frame.status == "live", 20)
+    assert set(rows(frame)) == {1, 2}
+
+
+async def test_row_level_security_is_no_end_where_it_is_said_who_reads(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    table = make_table("id bigint primary key, name text, price numeric")
+    stack.sql(
+        f"alter table {table} enable row level security;"
+        + broadcast_sql("public", [table], "auth.role() = 'anon'")
+    )
+    async with listening(stack, f"nrt:public.{table}") as heard:
+        stack.sql(f"insert into {table} values (1, 'told', 1)")
+        assert (await heard.message())["changes"][0]["rows"][0]["name"] == "told"
+    stack.sql(broadcast_remove_sql("public", [table]))
+
+
 @pytest.mark.parametrize("published", [True, False])
 def test_who_may_read_some_columns_is_told_what_a_broadcast_takes(
     stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str], published: bool
@@ -581,6 +619,27 @@ def test_a_table_told_apart_by_another_key_has_postgres_changes(
     assert rt.health.sources == {table: "changes"}
     stack.sql(f"update {table} set name = 'q' where id = 2")
     until(lambda: rows(frame) == {"x": [1, 1], "q": [2, 2]}, what=lambda: frame.df)
+
+
+def test_the_rows_of_a_partition_go_and_come_with_it(stack: LocalStack, rt: nrt.Session) -> None:
+    stack.sql(
+        "create table parts (id int primary key, v text) partition by range (id);"
+        "create table parts_old partition of parts for values from (0) to (9);"
+        "create table parts_new partition of parts for values from (9) to (99);"
+        "insert into parts values (1, 'a'), (10, 'b'); grant select on parts to anon;"
+        + broadcast_sql("public", ["parts"])
+    )
+    try:
+        frame = rt.table("parts", source="broadcast").wait(scaled(10))
+        until(lambda: frame.status == "live", 10)
+        stack.sql("alter table parts detach partition parts_old")
+        until(lambda: rows(frame) == {10: ["b"]}, 5)
+        stack.sql("alter table parts attach partition parts_old for values from (0) to (9)")
+        until(lambda: rows(frame) == {1: ["a"], 10: ["b"]}, 5)
+        stack.sql("drop table parts_new; insert into parts values (2, 'c')")
+        until(lambda: rows(frame) == {1: ["a"], 2: ["c"]} and frame.status == "live", 5)
+    finally:
+        stack.sql(broadcast_remove_sql("public", ["parts"]) + "drop table parts")
 
 
 @pytest.mark.parametrize("given", [None, "id"])

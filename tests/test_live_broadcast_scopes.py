@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 
 import notebook_rt as nrt
@@ -102,6 +104,50 @@ async def test_nobody_joins_the_topic_of_another(
                 pass
 
 
+@pytest.fixture
+def open_policy(stack: LocalStack) -> Iterator[None]:
+    """What many projects have for channels of their own: whoever is signed in may use any topic."""
+    stack.sql(
+        "create policy everybody on realtime.messages for all to authenticated"
+        " using (true) with check (true)"
+    )
+    yield
+    stack.sql("drop policy everybody on realtime.messages")
+
+
+async def test_a_policy_that_opens_all_topics_opens_none_of_these(
+    stack: LocalStack, scoped: Callable[..., str], open_policy: None
+) -> None:
+    table = scoped()
+    topic, token = f"nrt:public.{table}:user_id", stack.token("authenticated", ANN)
+    for name in (f"{topic}={BOB}", topic):
+        with pytest.raises(RefusedError):
+            async with listening(stack, name, token=token):
+                pass
+    async with listening(stack, f"{topic}={ANN}", token=token) as heard:
+        stack.sql(f"insert into {table} values (1, 'hers', '{ANN}'), (2, 'his', '{BOB}')")
+        assert [one["name"] for one in (await heard.message())["changes"][0]["rows"]] == ["hers"]
+    async with listening(stack, "another", token=token, ready=False):
+        pass  # what is not ours is as it was
+
+
+def test_nobody_but_the_database_sends_in_its_topics(
+    stack: LocalStack, scoped: Callable[..., str], open_policy: None
+) -> None:
+    table = scoped()
+    topic = f"nrt:public.{table}:user_id={ANN}"
+    with psycopg.connect(stack.dsn) as connection:
+        connection.execute("set local role authenticated")
+        connection.execute(
+            "select set_config('request.jwt.claims', %s, true), set_config('realtime.topic', %s, true)",
+            (json.dumps({"sub": ANN}), topic),
+        )
+        send = "insert into realtime.messages (topic, extension, private) values (%s, 'broadcast', true)"
+        connection.execute(send, ("another",))
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute(send, (topic,))
+
+
 def test_another_users_value_is_not_broadcast_to_a_login(
     stack: LocalStack, scoped: Callable[..., str]
 ) -> None:
@@ -111,7 +157,7 @@ def test_another_users_value_is_not_broadcast_to_a_login(
     with signed_in(stack, ANN) as ann:
         frame = live(ann.table(table, filter={"user_id": BOB}))
         assert (len(frame.df), ann.health.sources) == (0, {table: "changes"})
-        with pytest.raises(errors.NotBroadcastError, match="may not read its topic"):
+        with pytest.raises(errors.NotBroadcastError, match="a value that is this login's own"):
             ann.table(table, filter={"user_id": BOB}, source="broadcast").wait(scaled(10))
 
 

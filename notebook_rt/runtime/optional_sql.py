@@ -20,6 +20,8 @@ BROADCAST_SQL = PACKAGE / "sync" / "table" / "broadcast.sql"
 BROADCAST_REMOVE_SQL = PACKAGE / "sync" / "table" / "broadcast_remove.sql"
 _LOCKED = "'{}'::regclass[]"
 """In the SQL of broadcasts: which tables it is about to be run for."""
+_REMOVED = "'{}'::text[]"
+"""In what takes it back: the same."""
 
 
 def optional_sql() -> str:
@@ -52,10 +54,8 @@ def broadcast_sql(
 
 def broadcast_remove_sql(schema: str, tables: Sequence[str]) -> str:
     """What ends that again; with the last table, all of it goes."""
-    calls = [
-        f"select notebook_rt.broadcast_remove({_relation(schema, table)});\n" for table in tables
-    ]
-    return "".join(calls) + BROADCAST_REMOVE_SQL.read_text()
+    names = ", ".join(_literal(qualified(schema, table)) for table in tables)
+    return BROADCAST_REMOVE_SQL.read_text().replace(_REMOVED, f"array[{names}]::text[]")
 
 
 def _relation(schema: str, table: str) -> str:

@@ -459,7 +459,8 @@ def test_a_table_whose_rows_the_sql_may_not_see_fails_no_writer(connection: Conn
     for _ in made(connection, "bc_cascades", columns):
         asked = "'bc_cascades'::regclass"
         connection.execute(
-            f"grant usage on schema notebook_rt to bc_plain; grant execute on function {function} to bc_plain"
+            "grant usage on schema notebook_rt to bc_plain;"
+            f"grant execute on function {function}, notebook_rt.broadcast_same to bc_plain"
         )
         with connection.transaction(force_rollback=True):
             connection.execute("set local role bc_plain")
@@ -494,10 +495,28 @@ def test_generated_columns_are_told_whether_they_are_kept_or_not(connection: Con
             reader.check()
 
 
-@pytest.mark.parametrize("kind", ["json", "json[]", "bc_json", "bc_pair"])
+def test_a_virtual_column_that_cannot_be_computed_fails_no_writer(connection: Connection) -> None:
+    if connection.info.server_version < 180000:
+        pytest.skip("virtual generated columns came with PostgreSQL 18")
+    columns = "id int primary key, v int, w int generated always as (1 / v) virtual"
+    for reader in made(connection, "bc_virtual", columns):
+        connection.execute("insert into bc_virtual values (1, 0)")
+        assert [one["op"] for one in reader.since()] == ["R"]
+        connection.execute("update bc_virtual set v = 1")
+        assert [one["op"] for one in reader.since()] == ["U"]
+
+
+KINDS = ["json", "json[]", "bc_json", "bc_pair", "bc_far", "bc_list", "bc_pairs"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_json_that_is_none_for_jsonb_fails_no_writer(connection: Connection, kind: str) -> None:
-    connection.execute("create domain bc_json as json; create type bc_pair as (a int, b json)")
-    shape = {"json[]": "array[%s]", "bc_pair": "row(1, %s)"}.get(kind, "%s")
+    connection.execute(
+        "create domain bc_json as json; create type bc_pair as (a int, b json);"
+        "create domain bc_far as bc_json; create domain bc_list as json[]; create domain bc_pairs as bc_pair"
+    )
+    lists, pairs = dict.fromkeys(("json[]", "bc_list"), "array[%s]"), ("bc_pair", "bc_pairs")
+    shape = {**lists, **dict.fromkeys(pairs, "row(1, %s)")}.get(kind, "%s")
     for reader in made(connection, "bc_none", f"id int primary key, v {kind}"):
         for value in (r'{"a": "\u0000"}', "1e999999", '"\\ud800"'):
             shaped = shape % "%s::json"
@@ -513,7 +532,7 @@ def test_json_that_is_none_for_jsonb_fails_no_writer(connection: Connection, kin
         shaped = shape % "%s::json"
         connection.execute(f"insert into bc_none values (1, {shaped})", ('{"a": 1}',))
         assert [one["op"] for one in reader.since()] == ["I"]
-    connection.execute("drop domain bc_json; drop type bc_pair")
+    connection.execute("drop domain bc_far, bc_json, bc_list, bc_pairs; drop type bc_pair")
 
 
 def test_constraints_made_immediate_send_at_once_and_once(
@@ -600,6 +619,38 @@ def test_the_head_says_the_key_and_another_key_is_another_epoch(
         "alter table bc drop constraint bc_pkey; alter table bc add primary key (id)"
     )
     assert live.head()["epoch"] == live.epoch
+
+
+def test_rows_that_have_one_key_for_a_while_are_read_and_not_told(connection: Connection) -> None:
+    """Of two rows with one key, as a deferrable one lets be, an entry cannot say which one goes."""
+    for reader in made(connection, "bc_deferrable", "id int primary key deferrable, v text"):
+        connection.execute("insert into bc_deferrable values (1, 'a'), (2, 'b')")
+        connection.execute(
+            "update bc_deferrable set id = 3 - id"
+        )  # in one statement: nothing unclear
+        connection.execute("delete from bc_deferrable where id = 1")
+        assert [one["op"] for one in reader.since()] == ["I", "U", "D"]
+        connection.execute("insert into bc_deferrable values (1, 'b')")
+        for swap, told in (
+            (
+                "insert into bc_deferrable values (1, 'c'); delete from bc_deferrable where v = 'b'",
+                "RR",
+            ),
+            (
+                "insert into bc_deferrable values (1, 'd'); delete from bc_deferrable where v = 'd'",
+                "RR",
+            ),
+            (
+                "update bc_deferrable set id = 2 where v = 'c';"
+                "update bc_deferrable set id = 1 where v = 'a'",
+                "RR",
+            ),
+            ("update bc_deferrable set id = id + 1", "UD"),
+        ):
+            reader.since()
+            with connection.transaction():
+                connection.execute("set constraints all deferred;" + swap)
+            assert "".join(one["op"] for one in reader.since()) == told, swap
 
 
 def test_a_key_column_that_is_renamed_is_another_epoch(
@@ -722,6 +773,33 @@ def test_the_log_is_pruned_by_size_about(connection: Connection, live: Reader) -
     live.check()
 
 
+def test_a_position_of_before_a_restored_backup_is_too_old(
+    connection: Connection, live: Reader
+) -> None:
+    connection.execute("insert into bc values (1, 'a')")
+    query = "select notebook_rt_since(%s, %s) -> 'too_old'"
+    assert one(connection, query, live.topic, live.position) is False
+    assert one(connection, query, live.topic, "999999999999:999999999999:") is True
+
+
+def test_a_dump_that_was_restored_elsewhere_begins_anew(
+    connection: Connection, live: Reader
+) -> None:
+    """Its transactions are none of these: what it had pruned would make each position too old."""
+    connection.execute(
+        "update notebook_rt.broadcast_state set pruned = '999999999999';"
+        "insert into notebook_rt.change_log (topic, xid, op, size)"
+        " values ('nrt:public.bc', '999999999999', 'R', 20)"
+    )
+    connection.execute(broadcast_sql("public", ["bc"]))
+    head = live.head()
+    assert head["epoch"] != live.epoch
+    live.position = head["position"]
+    connection.execute("insert into bc values (1, 'a')")
+    assert [one["op"] for one in live.since()] == ["I"]
+    assert one(connection, "select max(xid) < '999999999999' from notebook_rt.change_log") is True
+
+
 def test_an_open_transaction_does_not_make_positions_too_old(
     stack: LocalStack, connection: Connection, live: Reader
 ) -> None:
@@ -833,6 +911,7 @@ def test_a_source_policy_says_who_reads(connection: Connection) -> None:
 
 REFUSED = {
     "create table bad (v text)": "no primary key",
+    "create table bad (id int primary key deferrable initially deferred)": "initially deferred",
     "create table bad (id int primary key); create view bad_view as select * from bad": "",
     "create table root (id int primary key) partition by range (id);"
     "create table bad partition of root for values from (0) to (9)": "it is a partition",
@@ -911,10 +990,55 @@ def test_a_partitioned_table_written_through_its_root_is_followed(connection: Co
     for reader in made(connection, "bc_parts", columns):
         connection.execute(
             "create table bc_p1 partition of bc_parts for values from (0) to (9);"
-            "create table bc_p2 partition of bc_parts for values from (9) to (99);"
+            "create table bc_p2 partition of bc_parts for values from (9) to (99)"
+        )
+        reader.epoch = reader.head()["epoch"]
+        connection.execute(
             "insert into bc_parts values (1, 'a'), (10, 'b'); update bc_parts set id = id + 8"
         )
         reader.check()
+
+
+def test_other_partitions_are_another_epoch(connection: Connection) -> None:
+    """Their rows come and go with them, and no trigger fires."""
+    columns = "id int primary key, v text) partition by range (id"
+    for reader in made(connection, "bc_parts", columns):
+        epochs = [reader.epoch]
+        for change in (
+            "create table bc_p1 partition of bc_parts for values from (0) to (9)",
+            "create table bc_p2 partition of bc_parts for values from (9) to (99)",
+            "insert into bc_parts values (1, 'a'), (10, 'b')",
+            "alter table bc_parts detach partition bc_p1",
+            "alter table bc_parts attach partition bc_p1 for values from (0) to (9)",
+            "drop table bc_p2",
+        ):
+            connection.execute(change)
+            epochs.append(reader.head()["epoch"])
+        assert len(set(epochs)) == 6
+        assert epochs[2] == epochs[3]
+        assert reader.messages() == []  # of the epoch of before
+        query = f"select payload ->> 'epoch' from realtime.messages where topic = '{reader.topic}'"
+        assert one(connection, query + " order by inserted_at desc limit 1") == epochs[3]
+
+
+@pytest.mark.parametrize("other", ["partition", "parent"])
+def test_a_table_that_is_written_through_another_is_told_no_more(
+    connection: Connection, live: Reader, other: str
+) -> None:
+    if other == "partition":
+        begin = (
+            "create table bc_root (id int primary key, v text) partition by range (id);"
+            "alter table bc_root attach partition bc for values from (0) to (9)"
+        )
+        end = "alter table bc_root detach partition bc; drop table bc_root"
+    else:
+        begin, end = "create table bc_child () inherits (bc)", "drop table bc_child"
+    connection.execute(begin)
+    assert live.head() is None
+    connection.execute("insert into bc values (1, 'a')")
+    connection.execute(end)
+    assert live.head()["n"] == 1  # so that it is seen to be missing
+    assert live.messages() == []
 
 
 def test_the_sql_runs_again_without_harm(connection: Connection, live: Reader) -> None:
@@ -989,6 +1113,29 @@ def test_nothing_is_left_after_the_last_table(connection: Connection) -> None:
         assert one(connection, "select notebook_rt_head('public', 'bc_first')") is not None
     assert one(connection, count) == before
     assert one(connection, "select to_regclass('notebook_rt.change_log')") is None
+
+
+def test_what_takes_it_back_knows_no_version(connection: Connection) -> None:
+    """What later SQL may add to that of now, and needs the tables of now, goes as well."""
+    for _ in made(connection, "bc_version", COLUMNS):
+        connection.execute(
+            "create function notebook_rt.broadcast_later(notebook_rt.broadcast_tables) returns text"
+            " language sql return null"
+        )
+    assert one(connection, "select to_regproc('notebook_rt.broadcast_later')") is None
+    assert one(connection, "select to_regclass('notebook_rt.broadcast_tables')") is None
+
+
+def test_a_table_that_was_dropped_keeps_nothing_back(connection: Connection) -> None:
+    connection.execute(f"create table bc_gone ({COLUMNS}); create table bc_stays ({COLUMNS})")
+    connection.execute(broadcast_sql("public", ["bc_gone", "bc_stays"]))
+    connection.execute("drop table bc_gone")
+    connection.execute(broadcast_remove_sql("public", ["bc_gone"]))
+    assert one(connection, "select count(*) from notebook_rt.broadcast_tables") == 1
+    for _ in range(2):  # again does no harm
+        connection.execute(broadcast_remove_sql("public", ["bc_stays"]))
+        assert one(connection, "select to_regclass('notebook_rt.broadcast_tables')") is None
+    connection.execute("drop table bc_stays")
 
 
 # Laws -------------------------------------------------------------------------------------------

@@ -834,6 +834,24 @@ def test_edits_of_two_columns_that_nobody_knew_are_answered_by_one_question() ->
     assert {"note", "grp"} <= set(world.mirror.schema.names)
 
 
+@pytest.mark.parametrize("unseen", [0.0, 0.6, 1.2])
+@pytest.mark.parametrize("broadcasts", [False, True])
+def test_the_first_row_names_all_columns_though_no_read_sees_it_yet(
+    broadcasts: bool, unseen: float
+) -> None:
+    """A change may be told before its transaction is visible to others."""
+    one = Server(dict(COLUMNS), describes="not", broadcasts=broadcasts)
+    world = World(TableSpec("t", source="broadcast" if broadcasts else "auto"), one)
+    world.connect()
+    world.run(5)
+    one.unseen = unseen
+    one.write(1, {"note": "x"})
+    world.run(4)
+    assert world.mirror.schema is not None
+    assert set(world.mirror.schema.names) == set(COLUMNS)
+    assert same(world)
+
+
 @pytest.mark.parametrize("describes", ["by the API", "by SQL", "not"])
 def test_a_named_key_that_does_not_tell_rows_apart_is_refused(describes: Any) -> None:
     one = server(describes=describes)

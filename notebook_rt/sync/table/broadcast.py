@@ -673,5 +673,6 @@ def _why(page: Page) -> Absence:
     if page.refusal is not None:
         return Absence("the project does not have the SQL")
     return Absence(
-        "the table is not broadcast, or this login may not read its topic (which takes select on all columns)"
+        "the table is not broadcast, or this login may not read its topic (which takes select on all "
+        "columns, and with a scope a value that is this login's own)"
     )

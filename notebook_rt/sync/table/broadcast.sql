@@ -68,11 +68,12 @@ create table if not exists notebook_rt.broadcast_tables (
     relation oid not null unique,
     numbers regclass,  -- the sequence that numbers the topic's messages; null: it has a scope
     epoch text not null default gen_random_uuid()::text,  -- of the log: another one: the numbers began anew
-    scope int2  -- the column of whose values each has a topic: this one's name, "=" and the value
+    scope int2,  -- the column of whose values each has a topic: this one's name, "=" and the value
+    told boolean  -- whether it was said who reads, by a policy or a scope; null: older SQL did not note it
 );
 -- The SQL of version 1 knew no scope.
 alter table notebook_rt.broadcast_tables add column if not exists scope int2,
-    alter column numbers drop not null;
+    add column if not exists told boolean, alter column numbers drop not null;
 -- The numbers of a table with a scope. A topic's latest number is the sum of `n` over its rows and those
 -- of the table's own topic, which count what is told to all values. A counter goes when the log has nothing
 -- of its value any more; the next one counts from 1, in another series.
@@ -109,6 +110,18 @@ create table if not exists notebook_rt.broadcast_state (
 );
 insert into notebook_rt.broadcast_state (version) values (3)
     on conflict (one) do update set version = excluded.version;
+-- A dump that was restored elsewhere has transactions of there, which are no past of these.
+do $$
+begin
+    update notebook_rt.broadcast_state set pruned = '0'
+     where pruned >= pg_snapshot_xmax(pg_current_snapshot());
+    if not found and not exists (
+        select from notebook_rt.change_log where xid >= pg_snapshot_xmax(pg_current_snapshot())) then
+        return;
+    end if;
+    delete from notebook_rt.change_log where xid >= pg_snapshot_xmax(pg_current_snapshot());
+    update notebook_rt.broadcast_tables set epoch = gen_random_uuid()::text;
+end $$;
 
 alter table notebook_rt.broadcast_tables enable row level security;
 alter table notebook_rt.broadcast_numbers enable row level security;
@@ -123,7 +136,7 @@ grant select on notebook_rt.broadcast_tables, notebook_rt.broadcast_numbers, not
 drop function if exists
     notebook_rt.broadcast_message(notebook_rt.broadcast_tables, int, jsonb[], boolean),
     notebook_rt.broadcast_message(notebook_rt.broadcast_tables, text, int, jsonb[], boolean, jsonb),
-    notebook_rt.broadcast_number(text, text),
+    notebook_rt.broadcast_number(text, text), notebook_rt.broadcast_epoch(notebook_rt.broadcast_tables),
     notebook_rt.broadcast_refused(regclass, text), notebook_rt.broadcast_add(regclass, text),
     public.notebook_rt_head(text, text);
 
@@ -137,11 +150,26 @@ language sql stable set search_path = '' as $$
      where i.indrelid = p_relation and i.indisprimary and k.place <= i.indnkeyatts
 $$;
 
--- What a reader knows of a table's log holds within one: another key, as another log, is another epoch.
-create or replace function notebook_rt.broadcast_epoch(p_table notebook_rt.broadcast_tables) returns text
+-- What a reader knows of a table's log holds within one: another key, as another log, is another epoch. So are
+-- other partitions, which come and go with their rows and fire no trigger.
+create or replace function notebook_rt.broadcast_epoch(p_epoch text, p_relation oid) returns text
 language sql stable set search_path = '' as $$
-    select p_table.epoch || '.' || coalesce(
-        left(md5(notebook_rt.broadcast_key(p_table.relation)::text), 8), '')
+    select p_epoch || '.' || coalesce(left(md5(notebook_rt.broadcast_key(p_relation)::text || coalesce((
+        -- As of which transaction: one may have been changed while it was none.
+        select string_agg(format('%s:%s', i.inhrelid, i.xmin), ',' order by i.inhrelid)
+          from pg_catalog.pg_partition_tree(p_relation) t
+          join pg_catalog.pg_inherits i on i.inhrelid = t.relid where t.level > 0), '')), 8), '')
+$$;
+
+-- Whether a table's changes are not told any more: it has got row-level security, and nobody said who reads;
+-- or it has become a partition or a parent, and is written to through another table, which is not seen.
+create or replace function notebook_rt.broadcast_closed(p_told boolean, p_relation oid) returns boolean
+language sql stable set search_path = '' as $$
+    select exists (
+        select from pg_catalog.pg_class c where c.oid = p_relation
+           and (c.relrowsecurity and not coalesce(p_told, true) or c.relispartition
+                or c.relkind = 'r' and c.relhassubclass
+                   and exists (select from pg_catalog.pg_inherits i where i.inhparent = c.oid)))
 $$;
 
 -- The topic of a value of a table's scope. Whatever the value is, the name is of plain letters, and no two
@@ -192,14 +220,12 @@ create or replace function notebook_rt.broadcast_scope(
      where a.attrelid = p_table.relation and a.attnum = p_table.scope and not a.attisdropped
 $$;
 
--- Which of an UPDATE's rows `r` are to be told: those that are still in the table; null: all are. Where one
--- cascade of a statement updates a row and another deletes it, PostgreSQL may run the triggers for the
--- deletions first, and the row would be back. Only such tables are looked at; the operators are those of the
--- key's index, as there is no search path.
-create or replace function notebook_rt.broadcast_present(p_relation oid) returns text
+-- That a row `t` has the key of a row `r`, by the operators of the key's index, as there is no search path.
+-- Null: not all rows of the table can be seen here.
+create or replace function notebook_rt.broadcast_same(p_relation oid) returns text
 language sql stable set search_path = '' as $$
-    select format(' where exists (select from %s t where %s)', p_relation::regclass, string_agg(
-               format('t.%1$I operator(%2$I.%3$s) r.%1$I', a.attname, n.nspname, o.oprname), ' and '))
+    select string_agg(
+               format('t.%1$I operator(%2$I.%3$s) r.%1$I', a.attname, n.nspname, o.oprname), ' and ')
       from pg_catalog.pg_index i
       cross join lateral unnest(i.indkey::int2[], i.indclass::oid[]) with ordinality k (attnum, class, place)
       join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
@@ -212,10 +238,35 @@ language sql stable set search_path = '' as $$
      where i.indrelid = p_relation and i.indisprimary and k.place <= i.indnkeyatts
        and pg_catalog.has_table_privilege(p_relation, 'select')
        and not pg_catalog.row_security_active(p_relation)
-       and (select bool_or(f.confdeltype = 'c')
+$$;
+
+-- Which of an UPDATE's rows `r` are to be told: those that are still in the table; null: all are. Where one
+-- cascade of a statement updates a row and another deletes it, PostgreSQL may run the triggers for the
+-- deletions first, and the row would be back. Only such tables are looked at.
+create or replace function notebook_rt.broadcast_present(p_relation oid) returns text
+language sql stable set search_path = '' as $$
+    select format(' where exists (select from %s t where %s)',
+                  p_relation::regclass, notebook_rt.broadcast_same(p_relation))
+     where (select bool_or(f.confdeltype = 'c')
                    and bool_or(f.confdeltype in ('n', 'd') or f.confupdtype in ('c', 'n', 'd'))
               from pg_catalog.pg_constraint f where f.conrelid = p_relation and f.contype = 'f')
-    having count(*) > 0
+       and notebook_rt.broadcast_same(p_relation) is not null
+$$;
+
+-- Of a table with a deferrable key, what asks whether a statement left several rows with one key, or has
+-- taken away one of several: which one, an entry cannot say. Null: the key is an ordinary one.
+create or replace function notebook_rt.broadcast_unclear(p_relation oid, p_op text) returns text
+language sql stable set search_path = '' as $$
+    select case when s.same is null then 'select true' else 'select ' || concat_ws(' or ',
+        case when p_op <> 'DELETE' then format('exists (select from new_rows r where '
+            '(select count(*) from %1$s t where %2$s) > 1)', i.indrelid::regclass, s.same) end,
+        case when p_op <> 'INSERT' then format('exists (select from old_rows r where '
+            'exists (select from %1$s t where %2$s)', i.indrelid::regclass, s.same)
+            || case when p_op = 'UPDATE' then format(' and not exists (select from new_rows t where %s)', s.same)
+               else '' end || ')' end) end
+      from pg_catalog.pg_index i
+      cross join lateral (select notebook_rt.broadcast_same(p_relation) as same) s
+     where i.indrelid = p_relation and i.indisprimary and not i.indimmediate
 $$;
 
 -- One statement's changes go to the log, in entries below 100 kB of JSON; a row above 50 kB has its own.
@@ -229,6 +280,7 @@ declare
     v_parts text := '';
     v_row text := 'to_jsonb(r.*)';  -- `r` alone would be a column of that name
     v_json boolean;
+    v_unclear text;
     v_object text;
     v_gone text;
     v_entries constant text :=
@@ -257,16 +309,27 @@ begin
         values (v_table.topic, case when tg_op = 'TRUNCATE' then 'T' else 'R' end, 20);
         return null;
     end if;
+    v_unclear := notebook_rt.broadcast_unclear(tg_relid, tg_op);
+    if v_unclear is not null then
+        execute v_unclear into v_json;
+        if v_json then
+            insert into notebook_rt.change_log (topic, op, size) values (v_table.topic, 'R', 20);
+            return null;
+        end if;
+    end if;
     if tg_op in ('INSERT', 'UPDATE') then
-        -- The rows of a trigger have no virtual generated columns. And what `json` holds may be invalid as jsonb
-        -- (\u0000, 1e999999), or be so in what is made of it.
+        -- The rows of a trigger have no virtual generated columns, and to compute one may be an error. And what
+        -- `json` holds may be invalid as jsonb (\u0000, 1e999999), or be so in what is made of it.
         select v_row || coalesce(string_agg(format(' || jsonb_build_object(%L, %s)', a.attname,
                    pg_get_expr(d.adbin, d.adrelid)), '') filter (where a.attgenerated = 'v'), ''),
                bool_or('json'::regtype in (t.oid, t.typelem, t.typbasetype, e.typbasetype)
-                       or 'c' in (t.typtype, e.typtype))
+                       or 'c' in (t.typtype, e.typtype) or a.attgenerated = 'v'
+                       or b.typtype in ('c', 'd') or b.typcategory = 'A')
           into v_row, v_json
           from pg_attribute a join pg_type t on t.oid = a.atttypid
           left join pg_type e on e.oid = t.typelem
+          -- Of a domain what it is of, such as another one: further down nobody looks.
+          left join pg_type b on b.oid in (nullif(t.typbasetype, 0), nullif(e.typbasetype, 0))
           left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
          where a.attrelid = tg_relid and a.attnum > 0 and not a.attisdropped;
         v_row := format('select %s as topic, %s as j from new_rows r', v_topic, v_row)
@@ -274,7 +337,7 @@ begin
         if v_json then  -- only here: to catch an error costs a transaction id
             begin
                 execute format(v_entries, 'rows', v_row, v_parts) using v_table.topic, left(tg_op, 1);
-            exception when data_exception then
+            exception when data_exception or program_limit_exceeded then
                 insert into notebook_rt.change_log (topic, op, size) values (v_table.topic, 'R', 20);
             end;
         else
@@ -344,6 +407,9 @@ begin
     else
         select b.n, b.series into v_number, v_series
           from notebook_rt.broadcast_number(p_topic, p_table.topic, p_entry) b;
+    end if;
+    if notebook_rt.broadcast_closed(p_table.told, p_table.relation) then
+        return;  -- once it is open again, the number shows that something is missing
     end if;
     perform realtime.send(
         p_common || jsonb_build_object('epoch', p_table.epoch, 'n', v_number, 'series', v_series,
@@ -462,7 +528,7 @@ begin
     loop
         if v_table.relation is distinct from (v_told.source).relation then
             v_table := v_told.source;
-            v_table.epoch := notebook_rt.broadcast_epoch(v_table);
+            v_table.epoch := notebook_rt.broadcast_epoch(v_table.epoch, v_table.relation);
         end if;
         v_topic := v_told.topic;
         v_last := greatest(v_last, v_told.last);
@@ -544,6 +610,13 @@ begin
     if notebook_rt.broadcast_key(p_relation) is null then
         return 'it has no primary key; add one';
     end if;
+    select k.conname into v_name from pg_catalog.pg_constraint k
+     where k.conrelid = p_relation and k.contype = 'p' and k.condeferred;
+    if found then
+        return format('its primary key %1$I is initially deferred, so that several rows may have one key until '
+            'the commit; alter table %2$s alter constraint %1$I deferrable initially immediate',
+            v_name, p_relation);
+    end if;
     if v_class.relispartition then
         select i.inhparent::regclass::text into v_name
           from pg_catalog.pg_inherits i where i.inhrelid = p_relation;
@@ -620,6 +693,8 @@ declare
 begin
     execute format('drop policy if exists %I on realtime.messages', v_policy);
     execute format('drop policy if exists %I on realtime.messages', v_policy || '_send');
+    execute format('drop policy if exists %I on realtime.messages', v_policy || '_only');
+    execute format('drop policy if exists %I on realtime.messages', v_policy || '_send_only');
     execute format('drop policy if exists %I on notebook_rt.change_log', v_policy);
     execute format('drop policy if exists %I on notebook_rt.broadcast_tables', v_policy);
     execute format('drop policy if exists %I on notebook_rt.broadcast_numbers', v_policy);
@@ -636,12 +711,18 @@ begin
     end if;
 end $$;
 
+-- Of null, only what tables that were dropped have left.
 create or replace function notebook_rt.broadcast_remove(p_relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
     v_trigger text;
 begin
     perform notebook_rt.broadcast_lock(array[p_relation]);
+    perform notebook_rt.broadcast_forget(t.relation) from notebook_rt.broadcast_tables t
+      where not exists (select from pg_catalog.pg_class c where c.oid = t.relation);
+    if p_relation is null then
+        return;
+    end if;
     foreach v_trigger in array array['insert', 'update', 'delete', 'truncate'] loop
         execute format('drop trigger if exists %I on %s', 'notebook_rt_' || v_trigger, p_relation);
     end loop;
@@ -661,10 +742,12 @@ declare
     v_column int2;
     v_type regtype;
     v_topic text;
-    v_may constant text := format('pg_catalog.has_table_privilege(%s::oid, ''select'')', p_relation::oid);
+    v_may text := format('pg_catalog.has_table_privilege(%s::oid, ''select'')', p_relation::oid);
+    v_told constant boolean := scope is not null or source_policy is not null;
     v_reads text;
     v_of_table text;
     v_sender text;
+    v_owner text;
     v_event record;
 begin
     perform notebook_rt.broadcast_lock(array[p_relation]);
@@ -707,20 +790,32 @@ begin
                 (select c.relname from pg_catalog.pg_class c where c.oid = p_relation), source_policy);
         end if;
     end if;
-    insert into notebook_rt.broadcast_tables (topic, relation, numbers, scope)
-        values (v_topic, p_relation, v_numbers::regclass, v_column)
-        on conflict (topic) do nothing;
+    insert into notebook_rt.broadcast_tables (topic, relation, numbers, scope, told)
+        values (v_topic, p_relation, v_numbers::regclass, v_column, v_told)
+        on conflict (topic) do update set told = excluded.told;
+    if not v_told then  -- and row-level security may be turned on later
+        v_may := format('%s and not notebook_rt.broadcast_closed(false, %s::oid)', v_may, p_relation::oid);
+    end if;
     -- The channel and the log say the same. The row's own topic is tested, too: realtime.topic() alone
     -- would show the rows of all topics once it names this one.
     execute format('drop policy if exists %I on realtime.messages', v_policy);
     execute format('create policy %I on realtime.messages for select to anon, authenticated using '
         '(extension = ''broadcast'' and realtime.topic() = topic and %s and %s)', v_policy, v_reads, v_may);
     -- Whoever owns the functions sends; policies may hold for that role, too.
-    select p.proowner::regrole::text into v_sender
-      from pg_catalog.pg_proc p where p.oid = 'notebook_rt.broadcast_flush'::regproc;
+    select p.proowner::regrole::text, r.rolname into v_sender, v_owner
+      from pg_catalog.pg_proc p join pg_catalog.pg_roles r on r.oid = p.proowner where p.oid = 'notebook_rt.broadcast_flush'::regproc;
     execute format('drop policy if exists %I on realtime.messages', v_policy || '_send');
     execute format('create policy %I on realtime.messages for insert to %s with check '
         '(extension = ''broadcast'' and private and (%s))', v_policy || '_send', v_sender, v_of_table);
+    -- A policy for all topics, as projects have for channels of their own, opens none of these.
+    execute format('drop policy if exists %I on realtime.messages', v_policy || '_only');
+    execute format('create policy %I on realtime.messages as restrictive for select to anon, authenticated '
+        'using ((%s) is not true or (extension = ''broadcast'' and realtime.topic() = topic and %s and %s))',
+        v_policy || '_only', v_of_table, v_reads, v_may);
+    execute format('drop policy if exists %I on realtime.messages', v_policy || '_send_only');
+    execute format('create policy %I on realtime.messages as restrictive for insert to anon, authenticated '
+        'with check ((%s) is not true or current_user = %L)', v_policy || '_send_only', v_of_table,
+        v_owner);
     for v_event in
         select * from (values
             ('change_log', case when scope is null then v_reads
@@ -752,7 +847,8 @@ begin
     return v_topic;
 end $$;
 
-revoke all on function notebook_rt.broadcast_lock, notebook_rt.broadcast_present, notebook_rt.broadcast_capture,
+revoke all on function notebook_rt.broadcast_lock, notebook_rt.broadcast_same, notebook_rt.broadcast_present,
+    notebook_rt.broadcast_unclear, notebook_rt.broadcast_capture,
     notebook_rt.broadcast_number, notebook_rt.broadcast_message, notebook_rt.broadcast_prune,
     notebook_rt.broadcast_prune_numbers, notebook_rt.broadcast_flush, notebook_rt.broadcast_refused, notebook_rt.broadcast_forget,
     notebook_rt.broadcast_remove, notebook_rt.broadcast_add
@@ -773,7 +869,8 @@ begin
         execute format('select notebook_rt.%I($1)', 'broadcast_reads_' || v_table.relation)
             into v_reads using p_topic;
     end if;
-    return case when v_reads then v_table.topic end;
+    return case when v_reads and not notebook_rt.broadcast_closed(v_table.told, v_table.relation)
+        then v_table.topic end;
 end $$;
 
 -- A table's topic, a position (a snapshot), and the highest number drawn; null: nothing that this login
@@ -795,14 +892,14 @@ begin
      where t.relation = (
         select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n
             on n.oid = c.relnamespace where n.nspname = p_schema and c.relname = p_table);
-    if not found then
+    if not found or notebook_rt.broadcast_closed(v_table.told, v_table.relation) then
         return null;
     end if;
     v_key := coalesce(notebook_rt.broadcast_key(v_table.relation), '{}');
     if v_table.scope is null then
         return (select jsonb_build_object(
             'version', v_version, 'topic', v_table.topic,
-            'epoch', notebook_rt.broadcast_epoch(v_table), 'key', v_key, 'position', pg_current_snapshot()::text,
+            'epoch', notebook_rt.broadcast_epoch(v_table.epoch, v_table.relation), 'key', v_key, 'position', pg_current_snapshot()::text,
             'n', coalesce(pg_catalog.pg_sequence_last_value(v_table.numbers), 0), 'series', 0));
     end if;
     select * into v_scope from notebook_rt.broadcast_scope(v_table);
@@ -822,7 +919,7 @@ begin
     end if;
     return (select jsonb_build_object(
         'version', v_version, 'topic', v_topic, 'scope', v_scope.name,
-        'epoch', notebook_rt.broadcast_epoch(v_table), 'key', v_key, 'position', pg_current_snapshot()::text, 'n', coalesce(sum(b.n), 0),
+        'epoch', notebook_rt.broadcast_epoch(v_table.epoch, v_table.relation), 'key', v_key, 'position', pg_current_snapshot()::text, 'n', coalesce(sum(b.n), 0),
         'series', coalesce(max(b.first), 0))
         from notebook_rt.broadcast_numbers b where b.topic in (v_topic, v_table.topic));
 end $$;
@@ -876,8 +973,9 @@ create or replace function public.notebook_rt_since(
            and not pg_visible_in_snapshot(l.xid, b.since) and pg_visible_in_snapshot(l.xid, b.until)
     )
     select jsonb_build_object(
-        'until', b.until::text, 'epoch', notebook_rt.broadcast_epoch(t),
-        'too_old', (select s.pruned >= pg_snapshot_xmin(b.since) from notebook_rt.broadcast_state s),
+        'until', b.until::text, 'epoch', notebook_rt.broadcast_epoch(t.epoch, t.relation),
+        'too_old', (select s.pruned >= pg_snapshot_xmin(b.since) from notebook_rt.broadcast_state s)
+            or pg_snapshot_xmax(b.since) > pg_snapshot_xmax(b.until),  -- of before a backup was restored
         'behind', case when p_until is null then (select coalesce(sum(m.size), 0) from missed m) end,
         'more', exists (select from missed m where m.before >= greatest(p_bytes, 1)),
         'changes', coalesce((
@@ -889,10 +987,10 @@ create or replace function public.notebook_rt_since(
               from missed m where m.before < greatest(p_bytes, 1)), '[]'))
       from bounds b join notebook_rt.broadcast_tables t on t.topic = b.source
 $$;
-revoke all on function notebook_rt.broadcast_key, notebook_rt.broadcast_epoch,
+revoke all on function notebook_rt.broadcast_key, notebook_rt.broadcast_epoch, notebook_rt.broadcast_closed,
     notebook_rt.broadcast_topic, notebook_rt.broadcast_value, notebook_rt.broadcast_scope, notebook_rt.broadcast_source, public.notebook_rt_head,
     public.notebook_rt_heads, public.notebook_rt_since from public;
-grant execute on function notebook_rt.broadcast_key, notebook_rt.broadcast_epoch,
+grant execute on function notebook_rt.broadcast_key, notebook_rt.broadcast_epoch, notebook_rt.broadcast_closed,
     notebook_rt.broadcast_topic, notebook_rt.broadcast_value, notebook_rt.broadcast_scope, notebook_rt.broadcast_source, public.notebook_rt_head,
     public.notebook_rt_heads, public.notebook_rt_since to anon, authenticated, service_role;
 

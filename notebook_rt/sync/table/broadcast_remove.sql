@@ -1,6 +1,18 @@
--- Without any table left, what `notebook-rt doctor --sql TABLE…` made goes, too.
+-- Ends what `notebook-rt doctor --sql TABLE…` began for some tables; without any left, all that it made goes.
+-- It may be run more than once, and whatever version of that SQL is there.
 do $$
+declare
+    v_name text;
+    v_drop text;
 begin
+    foreach v_name in array '{}'::text[] loop  -- the tables
+        if to_regclass(v_name) is null then
+            raise notice 'notebook_rt: there is no table %; what dropped tables had left goes', v_name;
+        end if;
+        if to_regprocedure('notebook_rt.broadcast_remove(regclass)') is not null then
+            perform notebook_rt.broadcast_remove(to_regclass(v_name));
+        end if;
+    end loop;
     if to_regclass('notebook_rt.broadcast_tables') is null then
         return;
     end if;
@@ -12,17 +24,15 @@ begin
         perform cron.unschedule(jobname)
            from cron.job where jobname = 'notebook_rt_broadcast_prune' and username = current_user;
     end if;
-    drop function public.notebook_rt_head, public.notebook_rt_since;
-    -- Older ones did not have these.
-    drop function if exists public.notebook_rt_heads, notebook_rt.broadcast_prune_numbers,
-        notebook_rt.broadcast_lock, notebook_rt.broadcast_epoch,
-        notebook_rt.broadcast_present;
     drop table notebook_rt.change_log;
-    drop function notebook_rt.broadcast_source, notebook_rt.broadcast_add,
-        notebook_rt.broadcast_remove, notebook_rt.broadcast_forget, notebook_rt.broadcast_refused,
-        notebook_rt.broadcast_flush, notebook_rt.broadcast_prune, notebook_rt.broadcast_message,
-        notebook_rt.broadcast_number, notebook_rt.broadcast_capture, notebook_rt.broadcast_scope,
-        notebook_rt.broadcast_value, notebook_rt.broadcast_topic, notebook_rt.broadcast_key;
-    drop table notebook_rt.broadcast_tables, notebook_rt.broadcast_numbers,
-        notebook_rt.broadcast_state;
+    for v_drop in
+        select format('drop function %s', p.oid::regprocedure) from pg_catalog.pg_proc p
+         where p.pronamespace = 'notebook_rt'::regnamespace and starts_with(p.proname, 'broadcast_')
+            or p.pronamespace = 'public'::regnamespace
+               and p.proname in ('notebook_rt_head', 'notebook_rt_heads', 'notebook_rt_since')
+    loop
+        execute v_drop;
+    end loop;
+    drop table notebook_rt.broadcast_tables, notebook_rt.broadcast_state;
+    drop table if exists notebook_rt.broadcast_numbers;  -- version 1 had no scope
 end $$;

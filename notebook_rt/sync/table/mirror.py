@@ -62,6 +62,8 @@ LOG: Final = "log"
 REFETCH: Final = "refetch"
 LEARN_PAUSE: Final = 10.0
 """Seconds between two readings of the columns, after a row has shown the same unknown ones again."""
+UNSEEN_PAUSE: Final = 0.5
+"""The same while the first row of a table may not be seen yet by a read."""
 ANOTHER_EPOCH: Final = "the table's messages are numbered anew, or tell rows by another key"
 REFUSALS: Final = 3
 """So many refused reads in a row, and the table is in error."""
@@ -108,8 +110,8 @@ class Mirror(Machine):
         self._traffic = Traffic()
         self._rate = rate
         self._learn_at = self._retry_at = float("-inf")
-        self._named_by_row = False
-        """Whether all columns were asked for since there is a row to name them."""
+        self._named_at: float | None = None
+        """Since when there is a row to name all columns, which are not all known; None: there is none."""
         self._turn: Literal["", "asked", "had"] = ""
         """Whether this table has asked to poll, and may."""
         self._asked_at = float("-inf")
@@ -377,6 +379,7 @@ class Mirror(Machine):
         replica = self._passes.replica
         if self._source != "changes":
             return
+        self._passes.keep_recent(changes)
         if self._passes.kept is not None:
             self._passes.kept += changes
             if len(self._passes.kept) > self.options.buffer_size:
@@ -384,7 +387,6 @@ class Mirror(Machine):
                 self._open_gap("too many changes while loading")
             return
         if replica is None or not replica.loaded:
-            self._passes.keep_early(changes)
             return
         self._traffic.came(len(changes), self._now)
         try:
@@ -424,6 +426,7 @@ class Mirror(Machine):
         if replica is None or self._failed is not None:
             return
         replica.want_changes = self.want_changes
+        self._passes.forget_recent()
         self._see_what_hints(replica)
         if log is not None and log.position is not None and replica.loaded:
             self._follow_log(replica, log)
@@ -484,16 +487,20 @@ class Mirror(Machine):
             columns, replica.moved_to = replica.moved_to, None
             return self._prove(self._passes.change_columns(replica, columns))
         if not replica.loaded or not len(replica.rows) or self.described.complete:
-            self._named_by_row = False
+            self._named_at = None
         else:
             replica.schema_moved = True  # a row was read, which names all columns
-            if not self._named_by_row:  # at once, though edits have just had some columns learnt
-                self._named_by_row, self._learn_at = True, self._now
+            if self._named_at is None:  # at once, though edits have just had some columns learnt
+                self._named_at = self._learn_at = self._now
         if replica.names_are_new:  # at once, however lately columns were learnt
             replica.names_are_new, self._learn_at = False, self._now
         if replica.schema_moved and self._now >= self._learn_at:
             replica.schema_moved = False
-            self._learn_at = self._now + LEARN_PAUSE
+            # That row may have been told before a read sees it.
+            new = self._named_at is not None and (
+                self._now < self._named_at + self.options.visible_within
+            )
+            self._learn_at = self._now + (UNSEEN_PAUSE if new else LEARN_PAUSE)
             return self._prove(self._learn())
         if not replica.loaded or self._unproven:
             if not (self._confirmed or self._has_lost or self._now >= self._patience_ends):

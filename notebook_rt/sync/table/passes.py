@@ -95,7 +95,7 @@ class Passes:
         """What is followed where changes come by broadcast; None: they come by Postgres Changes."""
         self._kept_position = ("", "")
         """The log's epoch and position in an earlier kernel."""
-        self._early: deque[tuple[float, Change]] = deque(maxlen=options.buffer_size)
+        self._recent: deque[tuple[float, Change]] = deque(maxlen=options.buffer_size)
         """The changes that came just before the load: it may not see them yet."""
         self.order_at = float("-inf")
         """When the server may be asked for its order again."""
@@ -120,11 +120,15 @@ class Passes:
         """Monotonic seconds of the event that is being taken."""
         return self._horizon.now
 
-    def keep_early(self, changes: Sequence[Change]) -> None:
-        """Changes came before the load, which reads what they did, but for the latest of them."""
-        self._early.extend((self.now, change) for change in changes)
-        while self._early and self._early[0][0] <= self.now - self.options.visible_within:
-            self._early.popleft()
+    def keep_recent(self, changes: Sequence[Change]) -> None:
+        """Changes came; a load that begins now, also one of other columns, may not see the latest yet."""
+        self._recent.extend((self.now, change) for change in changes)
+        self.forget_recent()
+
+    def forget_recent(self) -> None:
+        """Let go of changes that every read sees by now."""
+        while self._recent and self._recent[0][0] <= self.now - self.options.visible_within:
+            self._recent.popleft()
 
     # The rows of an earlier kernel --------------------------------------------------------------
 
@@ -238,8 +242,8 @@ class Passes:
         if log is not None:
             log.restart(self.now)
             start = yield from log.begin(lambda: self.now)
-        self.kept = [one for at, one in self._early if at > self.now - self.options.visible_within]
-        self._early.clear()
+        self.kept = [one for at, one in self._recent if at > self.now - self.options.visible_within]
+        self._recent.clear()
         rows = self._make_rows(replica.schema)
         took = self._stopwatch()
         first_keys = self.described.first_keys
@@ -274,6 +278,8 @@ class Passes:
             for key in replica.held():  # what was shown before is not older than what was read
                 row = old.get(key)
                 kept_row = {n: v for n, v in (row or {}).items() if n in replica.schema.types}
+                if row is not None and key not in rows:  # what it had not shown is as it was told
+                    kept_row = {**replica.told(key), **kept_row}
                 replica.apply([Delete(key) if row is None else Upsert(key, kept_row)])
         if window is not None and not window.sortable and window.limit is None:
             window.ranked(order, rows.keys())

@@ -599,6 +599,10 @@ class Replica:
     def held(self) -> list[Key]:
         return list(self._held)
 
+    def told(self, key: Key) -> Row:
+        """What the latest change of ``key`` that is held tells of its row."""
+        return self.schema.decode(self._held[key][-1].change.record or {}, "socket")
+
 
 def _order_of(change: Change) -> float | None:
     """The commit time, where it decides which is newer; the log has an order of its own."""
