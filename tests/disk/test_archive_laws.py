@@ -22,6 +22,7 @@ from notebook_rt.model.types import Schema, equal
 from notebook_rt.store.table import Table
 from notebook_rt.sync.history.past import Beginning, ForgottenMomentError, Past, View
 from tests.disk.model import ME, written
+from tests.laws import examples
 from tests.sync.test_history_laws import (
     ANOTHER,
     DOUBLE,
@@ -34,7 +35,7 @@ from tests.sync.test_history_laws import (
     play,
 )
 
-some = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+some = settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 MOST = 1 << 30
 SPAN = 10**9 * SECOND
 WHOLE = View()

@@ -24,9 +24,10 @@ from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import equal
 from notebook_rt.store.table import Table
 from tests.disk.model import ME, batches, facts, kept_of, ops_of, restored, schemas, state, written
+from tests.laws import examples
 from tests.store.test_laws import VALUES
 
-some = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+some = settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 backends = st.sampled_from([None, "numpy_nullable", "pyarrow"])
 
 

@@ -39,6 +39,7 @@ from notebook_rt.runtime.feed import Feed
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.sync.connection.health import Metrics
 from notebook_rt.table import LiveTable
+from tests.laws import examples
 
 SCHEMA = Schema(
     (
@@ -401,7 +402,7 @@ class Run:
         assert self.kernel.table.get(1) == server
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(steps, st.booleans())
 @example(  # the tags of the write whose answer was lost are in; only its sum is in doubt
     steps=[

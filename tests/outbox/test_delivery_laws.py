@@ -22,6 +22,7 @@ from notebook_rt.edits.report import WriteReport
 from notebook_rt.model.rows import Key, Upsert
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.worker import Worker
+from tests.laws import examples
 from tests.outbox.postgrest import BAD, FAULTS, SCHEMA, Fault, Table
 from tests.sync.model import DictRows
 
@@ -230,7 +231,7 @@ async def play(
     assert kernel.rows.data == server.rows
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(steps, st.booleans(), st.booleans(), rules, rules)
 @example([("key", 3, 8), ("insert", 3, 1), ("they delete", 3, 1)], False, False, "lww", "lww")
 @example([("insert", 8, 1), ("they insert", 8, 2), ("hear", 0, 0)], False, False, "server", "lww")
@@ -252,7 +253,7 @@ def test_the_view_is_the_servers_rows_with_the_edits_over_it_whatever_becomes_of
             kernel.outbox.close()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(steps, st.booleans(), st.lists(st.sampled_from(["", "away", "ended"]), max_size=20))
 @example([("insert", 8, 8), ("they insert", 8, 1), ("send", [], 0)], False, ["away", "ended"])
 def test_what_certainly_was_not_sent_is_in_no_doubt(
@@ -346,7 +347,7 @@ async def play_in_order(kernel: Kernel, steps: list[tuple[str, Any, int]], batch
     assert kernel.rows.data == kernel.server.rows
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(orders, st.booleans(), st.booleans())
 @example([("bad", 1, 1), ("send", [""], 0), ("insert", 2, 2), ("anew", 1, 2)], False, False)
 def test_whatever_the_server_fails_nothing_leaves_before_what_it_depends_on(

@@ -29,6 +29,7 @@ from notebook_rt.model.types import Column, Schema
 from notebook_rt.outbox.file import IN_MEMORY
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.store.table import Table
+from tests.laws import examples
 from tests.store.test_hostile_values import deep
 from tests.sync.test_overlay import DictRows
 
@@ -141,7 +142,7 @@ it ends.
 """
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(batches, max_size=4))
 @example([(0, 0, [(1, 0, [(1, 0, 1)], "")], "raises")])
 @example([(0, 0, [(1, 0, [(1, 0, 1)], "")], "disk full")])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from notebook_rt.model.http import Answer, Request
 from notebook_rt.model.rows import Upsert
+from tests.laws import examples
 from tests.outbox.postgrest import BAD, FAULTS, Table
 from tests.outbox.test_delivery_laws import Kernel
 
@@ -131,7 +132,7 @@ async def play(server: Server, path: Path, steps: list[tuple[str, Any]]) -> None
     kernel.outbox.close()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(steps)
 @example([("insert", 2), ("die", "after")])
 @example([("insert", 2), ("race", True)])

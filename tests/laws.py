@@ -1,0 +1,18 @@
+"""How many examples a law is tried with: all at night, in other runs a part.
+
+CI draws the same ones each time, so that there more of them are more time and nothing else.
+``HYPOTHESIS_PROFILE=whole`` draws all; ``./do nightly`` does so.
+"""
+
+from __future__ import annotations
+
+import os
+
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+WHOLE = PROFILE != "ci"
+FEWEST = 25
+
+
+def examples(whole: int, part: int = 3) -> int:
+    """``whole`` at night; else one of ``part`` of them, but no fewer than 25 where there are so many."""
+    return whole if WHOLE else max(whole // part, min(whole, FEWEST))
