@@ -93,8 +93,11 @@ nightly) # long: the long versions of tests; old: live, README and notebook test
     developers; browser; failed=0
     for which in ${1:-long old}; do
         case $which in
-        long) # Panel is beside, not in .venv: its extension of JupyterLab breaks Voila's pages
-            VIRTUAL_ENV=$PWD/.venv "$bin/uv" run -q --active --no-project --with panel \
+        long) # the laws with all their examples, of which other runs draw a part (tests/laws.py)
+            HYPOTHESIS_PROFILE=whole "$bin/python" -m pytest -m "not nightly" -n 2 --dist loadfile \
+                $(grep -rl --include='*.py' 'import hypothesis\|from hypothesis' tests | grep test_) || failed=1
+            # Panel is beside, not in .venv: its extension of JupyterLab breaks Voila's pages
+            HYPOTHESIS_PROFILE=whole VIRTUAL_ENV=$PWD/.venv "$bin/uv" run -q --active --no-project --with panel \
                 python -m pytest -m nightly || failed=1 ;;
         old) NRT_TEST_PLATFORM=old "$bin/python" -m pytest -m "not nightly" -n 2 --dist loadfile tests/test_*.py || failed=1 ;;
         *) echo "nightly is long, old, or both: not $which" >&2; exit 2 ;;

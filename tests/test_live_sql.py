@@ -24,6 +24,7 @@ from notebook_rt.local import LocalStack
 from notebook_rt.magics import live
 from notebook_rt.sqlview import SHARE, tables_of
 from notebook_rt.widgets.adapters import MappedOf
+from tests.laws import examples
 from tests.waiting import scaled, until
 
 
@@ -287,14 +288,14 @@ def queries(draw: st.DrawFn, depth: int = 3) -> tuple[str, frozenset[str]]:
     )
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(queries())
 def test_the_tables_of_a_query_are_those_it_reads(drawn: tuple[str, frozenset[str]]) -> None:
     query, reads = drawn
     assert {table.casefold() for _, table in tables_of(query)} == reads
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(
     st.lists(
         st.one_of(

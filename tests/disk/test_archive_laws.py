@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -22,6 +21,7 @@ from notebook_rt.model.types import Schema, equal
 from notebook_rt.store.table import Table
 from notebook_rt.sync.history.past import Beginning, ForgottenMomentError, Past, View
 from tests.disk.model import ME, written
+from tests.laws import directory, examples
 from tests.sync.test_history_laws import (
     ANOTHER,
     DOUBLE,
@@ -34,7 +34,7 @@ from tests.sync.test_history_laws import (
     play,
 )
 
-some = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+some = settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 MOST = 1 << 30
 SPAN = 10**9 * SECOND
 WHOLE = View()
@@ -189,7 +189,7 @@ def test_what_is_known_of_the_time_of_earlier_kernels_is_what_was(
 ) -> None:
     """Whatever is told, written or not, however a kernel ends, and whatever then happens to the files."""
     with (
-        TemporaryDirectory() as name,
+        directory() as name,
         patch("notebook_rt.sync.history.record.BATCH", size),
         patch("notebook_rt.sync.history.record.FAN", 2),
     ):

@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -24,9 +23,10 @@ from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import equal
 from notebook_rt.store.table import Table
 from tests.disk.model import ME, batches, facts, kept_of, ops_of, restored, schemas, state, written
+from tests.laws import directory, examples
 from tests.store.test_laws import VALUES
 
-some = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+some = settings(max_examples=examples(30), deadline=None, suppress_health_check=list(HealthCheck))
 backends = st.sampled_from([None, "numpy_nullable", "pyarrow"])
 
 
@@ -83,7 +83,7 @@ def same(found: Any, once: Any) -> bool:
 def test_any_history_that_is_written_is_read_back(
     data: st.DataObject, steps: list[str], backend: Any
 ) -> None:
-    with TemporaryDirectory() as name:
+    with directory() as name:
         history = History(data, Path(name) / "mine" / "t.arrow")
         for step in steps:
             getattr(history, step)(data)
@@ -140,7 +140,7 @@ def damaged(raw: bytes, older: list[bytes], dice: random.Random) -> bytes:
 def test_whatever_is_cut_off_flipped_or_mixed_what_is_read_was_once_written(
     data: st.DataObject, steps: list[str], seed: int
 ) -> None:
-    with TemporaryDirectory() as name:
+    with directory() as name:
         path, dice = Path(name) / "mine" / "t.arrow", random.Random(seed)
         history = History(data, path)
         files = [path, path.with_suffix(shelf.JOURNAL)]
@@ -160,7 +160,7 @@ def test_whatever_is_cut_off_flipped_or_mixed_what_is_read_was_once_written(
 @some
 @given(st.data())
 def test_a_table_that_is_read_can_be_written_to_and_the_file_stays(data: st.DataObject) -> None:
-    with TemporaryDirectory() as name:
+    with directory() as name:
         history = History(data, Path(name) / "mine" / "t.arrow")
         raw = history.shelf.path.read_bytes()
         table, _ = restored(history.shelf.read())

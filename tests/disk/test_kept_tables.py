@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import rule, run_state_machine_as_test
@@ -12,6 +11,7 @@ from notebook_rt.disk.kept import Facts
 from notebook_rt.disk.shelf import Shelf
 from notebook_rt.sync.table.memory import Memory
 from tests.disk.model import ME, kept_of, restored
+from tests.laws import directory
 from tests.store.test_laws import TableLaws
 
 
@@ -20,7 +20,7 @@ class KeptTableLaws(TableLaws):
 
     @rule()
     def begin_again_from_disk(self) -> None:
-        with TemporaryDirectory() as name:
+        with directory() as name:
             shelf = Shelf(Path(name) / "mine" / "t.arrow", ME)
             assert shelf.take()
             shelf.write(kept_of(self.table, Facts(0.0, Memory()), {}))

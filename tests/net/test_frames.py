@@ -19,6 +19,7 @@ from notebook_rt.net.websocket.socket import Socket
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Binding
 from notebook_rt.sync.usage import TICK
+from tests.laws import examples
 from tests.net.test_socket import CONFIG, Ears
 
 TOPIC = "realtime:t"
@@ -196,7 +197,7 @@ def perhaps_a_change(frame: Any) -> bool:
     return any(isinstance(event, str) and event in CHANGES for event in events)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(FRAME)
 @example(
     {"topic": TOPIC, "event": "phx_reply", "ref": "1", "payload": {"status": "ok", "response": 3}}

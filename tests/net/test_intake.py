@@ -21,6 +21,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from notebook_rt.net.websocket.intake import Intake
+from tests.laws import examples
 from tests.waiting import scaled
 
 LARGEST = 200_000
@@ -99,7 +100,7 @@ def exchanges(draw: st.DrawFn) -> tuple[bytes, list[bytes], list[bytes]]:
 
 
 @given(exchanges(), st.lists(st.integers(0, 300_000), max_size=12))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_every_message_comes_once_and_in_order_however_tcp_chops_it(
     exchange: tuple[bytes, list[bytes], list[bytes]], places: list[int]
 ) -> None:

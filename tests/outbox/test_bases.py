@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +38,7 @@ from notebook_rt.runtime.feed import Feed
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.sync.connection.health import Metrics
 from notebook_rt.table import LiveTable
+from tests.laws import directory, examples
 
 SCHEMA = Schema(
     (
@@ -401,7 +401,7 @@ class Run:
         assert self.kernel.table.get(1) == server
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(steps, st.booleans())
 @example(  # the tags of the write whose answer was lost are in; only its sum is in doubt
     steps=[
@@ -415,8 +415,8 @@ class Run:
 def test_nothing_of_anybody_is_lost_whatever_an_edit_was_made_from(
     steps: list[tuple[str, Any, Any]], with_ledger: bool
 ) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        run = Run(Path(directory) / "queue.sqlite3", with_ledger=with_ledger)
+    with directory() as name:
+        run = Run(Path(name) / "queue.sqlite3", with_ledger=with_ledger)
         asyncio.run(run.do(steps))
         run.check()
         run.kernel.outbox.close()

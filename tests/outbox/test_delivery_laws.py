@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from notebook_rt.edits.report import WriteReport
 from notebook_rt.model.rows import Key, Upsert
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.worker import Worker
+from tests.laws import directory, examples
 from tests.outbox.postgrest import BAD, FAULTS, SCHEMA, Fault, Table
 from tests.sync.model import DictRows
 
@@ -230,7 +230,7 @@ async def play(
     assert kernel.rows.data == server.rows
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(steps, st.booleans(), st.booleans(), rules, rules)
 @example([("key", 3, 8), ("insert", 3, 1), ("they delete", 3, 1)], False, False, "lww", "lww")
 @example([("insert", 8, 1), ("they insert", 8, 2), ("hear", 0, 0)], False, False, "server", "lww")
@@ -243,8 +243,8 @@ def test_the_view_is_the_servers_rows_with_the_edits_over_it_whatever_becomes_of
     steps: list[tuple[str, Any, int]], mine: bool, many: bool, rule: Rule, of_a: Rule
 ) -> None:
     strategies = Strategies(rule, {"n": "delta", "a": of_a})
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "queue.sqlite3"
+    with directory() as name:
+        path = Path(name) / "queue.sqlite3"
         kernel = Kernel(Table([1, 2, 3], many=many), path, strategies=strategies)
         try:
             asyncio.run(play(kernel, steps, mine))
@@ -252,7 +252,7 @@ def test_the_view_is_the_servers_rows_with_the_edits_over_it_whatever_becomes_of
             kernel.outbox.close()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(steps, st.booleans(), st.lists(st.sampled_from(["", "away", "ended"]), max_size=20))
 @example([("insert", 8, 8), ("they insert", 8, 1), ("send", [], 0)], False, ["away", "ended"])
 def test_what_certainly_was_not_sent_is_in_no_doubt(
@@ -274,8 +274,8 @@ def test_what_certainly_was_not_sent_is_in_no_doubt(
         records = [one.record["rule"] for one in kernel.outbox.conflicts()]
         assert not [rule for rule in records if rule.startswith(ANSWER_LOST)]
 
-    with tempfile.TemporaryDirectory() as directory:
-        kernel = Kernel(Table([1, 2, 3], many=many), Path(directory) / "queue.sqlite3")
+    with directory() as name:
+        kernel = Kernel(Table([1, 2, 3], many=many), Path(name) / "queue.sqlite3")
         try:
             asyncio.run(played(kernel))
         finally:
@@ -346,14 +346,14 @@ async def play_in_order(kernel: Kernel, steps: list[tuple[str, Any, int]], batch
     assert kernel.rows.data == kernel.server.rows
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(orders, st.booleans(), st.booleans())
 @example([("bad", 1, 1), ("send", [""], 0), ("insert", 2, 2), ("anew", 1, 2)], False, False)
 def test_whatever_the_server_fails_nothing_leaves_before_what_it_depends_on(
     steps: list[tuple[str, Any, int]], batched: bool, many: bool
 ) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        kernel = Kernel(Table([1], many=many), Path(directory) / "queue.sqlite3")
+    with directory() as name:
+        kernel = Kernel(Table([1], many=many), Path(name) / "queue.sqlite3")
         kernel.worker.outcomes._max_attempts = 1000  # nothing is given up
         try:
             asyncio.run(play_in_order(kernel, steps, batched))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from notebook_rt.model.types import Column, Schema
 from notebook_rt.outbox.file import IN_MEMORY
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.store.table import Table
+from tests.laws import directory, examples
 from tests.store.test_hostile_values import deep
 from tests.sync.test_overlay import DictRows
 
@@ -106,8 +106,8 @@ steps = st.lists(
 def test_view_file_and_server_to_be_agree_after_any_edits_and_a_restart(
     steps: list[tuple[str, int, int]], as_a_batch: bool
 ) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "queue.sqlite3"
+    with directory() as name:
+        path = Path(name) / "queue.sqlite3"
         kernel = Kernel(path)
         if as_a_batch:
             with kernel.editor.batch():
@@ -141,7 +141,7 @@ it ends.
 """
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(batches, max_size=4))
 @example([(0, 0, [(1, 0, [(1, 0, 1)], "")], "raises")])
 @example([(0, 0, [(1, 0, [(1, 0, 1)], "")], "disk full")])

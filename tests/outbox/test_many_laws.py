@@ -17,6 +17,7 @@ from notebook_rt.edits.report import WriteReport
 from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.http import Answer, Request
 from notebook_rt.outbox.file import IN_MEMORY
+from tests.laws import examples
 from tests.outbox.postgrest import BAD, FAULTS, SCHEMA, Fault, Table
 from tests.outbox.test_delivery_laws import Kernel
 
@@ -59,7 +60,7 @@ def check(report: WriteReport, refused: set[int]) -> None:
     assert all("a is bad" in reason for reason in report.refused_df["reason"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(rows, faults, st.booleans(), st.booleans())
 def test_an_upsert_writes_all_rows_but_those_that_are_refused_whatever_is_lost(
     rows: dict[int, str], faults: list[Fault], many: bool, as_index: bool
@@ -107,7 +108,7 @@ def test_a_key_that_was_drawn_overwrites_no_row(
             assert all(kernel.rows.data[key]["a"] == a for key, a in rows.items())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(rows, faults, st.booleans())
 def test_an_insert_doubles_no_row_and_loses_none_whatever_is_lost(
     rows: dict[int, str], faults: list[Fault], many: bool
@@ -122,7 +123,7 @@ def test_an_insert_doubles_no_row_and_loses_none_whatever_is_lost(
         assert [op.key for op in kernel.server.events] == good, "each once, in their order"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(rows, faults, st.booleans(), st.sets(st.sampled_from(THERE)))
 def test_many_edits_are_written_on_what_they_were_based_on_whatever_is_lost(
     rows: dict[int, str], faults: list[Fault], many: bool, theirs: set[int]
@@ -151,7 +152,7 @@ def test_many_edits_are_written_on_what_they_were_based_on_whatever_is_lost(
             assert told == (key in mine and key in contested)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.sets(st.sampled_from(THERE), min_size=1), faults, st.booleans())
 def test_many_deletes_delete_these_rows_and_no_others_whatever_is_lost(
     keys: set[int], faults: list[Fault], many: bool
@@ -174,7 +175,7 @@ cells = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 20), cells, st.text("xyz", max_size=3)), max_size=8),
     st.sampled_from(["index", "column", "category", "Int64"]),
@@ -239,7 +240,7 @@ def test_an_empty_frame_writes_nothing() -> None:
         assert kernel.editor.edit_many(pd.DataFrame()).rows == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.sampled_from(["insert", "upsert", "edit", "delete"]),
     st.sets(st.sampled_from(THERE), min_size=2),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from notebook_rt.model.http import Answer, Request
 from notebook_rt.model.rows import Upsert
+from tests.laws import directory, examples
 from tests.outbox.postgrest import BAD, FAULTS, Table
 from tests.outbox.test_delivery_laws import Kernel
 
@@ -131,7 +131,7 @@ async def play(server: Server, path: Path, steps: list[tuple[str, Any]]) -> None
     kernel.outbox.close()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(steps)
 @example([("insert", 2), ("die", "after")])
 @example([("insert", 2), ("race", True)])
@@ -140,5 +140,5 @@ async def play(server: Server, path: Path, steps: list[tuple[str, Any]]) -> None
 def test_a_row_without_its_key_is_in_once_whatever_answers_are_lost(
     steps: list[tuple[str, Any]],
 ) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(play(Server([1]), Path(directory) / "queue.sqlite3", steps))
+    with directory() as name:
+        asyncio.run(play(Server([1]), Path(name) / "queue.sqlite3", steps))

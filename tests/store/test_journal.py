@@ -14,6 +14,7 @@ from notebook_rt.model.rows import Delete, LaterChanges, Op, RowChange, Upsert
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.store import journal
 from notebook_rt.store.journal import JournalledTable
+from tests.laws import examples
 from tests.store.model import Model
 
 SCHEMA = Schema(
@@ -52,7 +53,7 @@ def same(told: Sequence[RowChange], expected: Sequence[RowChange]) -> bool:
 
 
 @given(STEPS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_what_is_told_later_is_what_would_have_been_told_at_once(
     steps: list[tuple[str, Any]],
 ) -> None:

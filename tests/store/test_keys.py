@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from notebook_rt.store import keys as module
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.keys import Keys
+from tests.laws import examples
 
 INTEGERS = st.integers(-9, 30) | st.sampled_from([-(2**63), 2**63 - 1, 2**63, 2**70, -(2**70)])
 EQUALS = st.sampled_from(
@@ -30,7 +31,9 @@ WORDS = st.sampled_from(["come", "come", "come", "leave", "settle", "settle", "r
 @pytest.mark.parametrize("of", KEYS)
 @given(data=st.data())
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(150),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_keys_are_found_counted_and_ordered_as_in_a_dict(
     monkeypatch: pytest.MonkeyPatch, of: str, data: st.DataObject

@@ -22,6 +22,7 @@ from psycopg import sql as q
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
 from notebook_rt.sync.table.broadcast import VERSION, topic_digest
+from tests.laws import examples
 from tests.sync.test_broadcast_sql import (
     READ_LOG,
     READ_MESSAGES,
@@ -457,10 +458,10 @@ def test_hostile_values_meet_nobody_elses_topic(connection: Connection) -> None:
 TEXTS = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=40)
 
 
-@settings(max_examples=100)
-@given(TEXTS, TEXTS)
-def test_a_topic_is_of_one_value_and_tells_it(stack: LocalStack, first: str, second: str) -> None:
-    with psycopg.connect(stack.dsn, autocommit=True) as connection, scoped(connection, "bs_law"):
+def test_a_topic_is_of_one_value_and_tells_it(connection: Connection) -> None:
+    @settings(max_examples=examples(100))
+    @given(TEXTS, TEXTS)
+    def law(first: str, second: str) -> None:
         for value in (first, second):
             topic = one(connection, "select notebook_rt.broadcast_topic('t', %s)", value)
             assert (topic is None) == (len(value.encode()) > 100)
@@ -472,6 +473,9 @@ def test_a_topic_is_of_one_value_and_tells_it(stack: LocalStack, first: str, sec
         if told is not None:
             again = one(connection, "select notebook_rt.broadcast_topic('t', %s)", told)
             assert again == "t=" + first
+
+    with scoped(connection, "bs_law"):
+        law()
 
 
 def test_a_value_that_cannot_be_asked_for_spoils_no_other_head(connection: Connection) -> None:
@@ -787,7 +791,7 @@ LEVELS = st.sampled_from(("read committed", "read committed", "repeatable read",
 def test_each_reader_holds_its_rows_after_every_transaction(
     connection: Connection, own: tuple[Own, Own]
 ) -> None:
-    @settings(max_examples=60)
+    @settings(max_examples=examples(60))
     @given(
         st.lists(
             st.tuples(st.lists(STATEMENTS, max_size=6), st.booleans(), LEVELS, st.booleans()),

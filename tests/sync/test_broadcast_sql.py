@@ -23,6 +23,7 @@ from notebook_rt.cli import doctor
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
 from notebook_rt.sync.table.broadcast import VERSION, topic_digest
+from tests.laws import examples
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 COLUMNS = "id int primary key, v text"
@@ -1190,7 +1191,7 @@ STATEMENTS = st.one_of(
 def test_a_reader_holds_the_table_after_every_transaction(
     connection: Connection, live: Reader
 ) -> None:
-    @settings(max_examples=60)
+    @settings(max_examples=examples(60))
     @given(st.lists(st.tuples(st.lists(STATEMENTS, max_size=6), st.booleans()), max_size=5))
     def law(transactions: list[tuple[list[str], bool]]) -> None:
         connection.execute("truncate bc")

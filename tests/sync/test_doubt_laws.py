@@ -14,10 +14,11 @@ from notebook_rt.sync.events import Effect, Told
 from notebook_rt.sync.rate import WINDOW, ChangeRate
 from notebook_rt.sync.table.auditing import HINTED_AFTER, HINTED_SHARE, SOON, AuditTimer
 from notebook_rt.sync.usage import PLANS, TICK
+from tests.laws import examples
 from tests.sync.simulation import Faults, World
 from tests.sync.test_mirror_laws import server, sources
 
-many = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 
 steps = st.one_of(
     st.tuples(st.just("wait"), st.floats(0.0, 10.0)),

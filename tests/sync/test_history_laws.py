@@ -16,8 +16,9 @@ from notebook_rt.store.table import Table
 from notebook_rt.sync.history import pieces
 from notebook_rt.sync.history.past import LATE, TOLD_TO, ForgottenMomentError, Past, View
 from notebook_rt.sync.history.record import KINDS, Record
+from tests.laws import examples
 
-many = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 
 COLUMNS = (
     Column("id", "int8"),

@@ -21,12 +21,12 @@ from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
 from notebook_rt.sync.events import Published, RowSuspect, Told
+from tests.laws import WHOLE, examples
 from tests.sync.simulation import Faults, Server, World
 
 COLUMNS = {"id": "int8", "grp": "int4", "note": "text", "rev": "int8"}
-many = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
-NIGHTLY = settings().max_examples > 100
-quiet_ones = settings(many, max_examples=300 if NIGHTLY else 100)
+many = settings(max_examples=examples(300), deadline=None, suppress_health_check=list(HealthCheck))
+quiet_ones = settings(many, max_examples=examples(300, part=6))
 """For laws of long quiet times, which take most of what they cost."""
 
 keys = st.integers(1, 12)
@@ -816,7 +816,7 @@ def test_every_message_that_is_lost_is_made_up_for_within_three_seconds(
 
 
 @settings(many, max_examples=4)
-@losses(5, st.floats(600.0, (6 if NIGHTLY else 3) * 3600.0))
+@losses(5, st.floats(600.0, (6 if WHOLE else 3) * 3600.0))
 def test_hours_of_quiet_make_no_loss_last_longer(
     story: list[Any], quiet: float, writes: int, seed: int, phase: float
 ) -> None:

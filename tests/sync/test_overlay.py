@@ -16,6 +16,7 @@ from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay, View
 from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.types import Column, Schema, equal
 from notebook_rt.store.table import Table
+from tests.laws import examples
 from tests.sync.model import DictRows
 
 SCHEMA = Schema(
@@ -508,7 +509,7 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(steps)
 def test_any_interleaving_of_two_editors_ends_equal_with_every_edit_accounted_for(
     steps: list[tuple[int, str, int, int]],

@@ -23,11 +23,12 @@ from notebook_rt.runtime.recording import PROOFS, Recording
 from notebook_rt.store.table import Table
 from notebook_rt.sync.events import Change, Effect, Event, RowSuspect, Shown, Told
 from notebook_rt.sync.history.past import ForgottenMomentError
+from tests.laws import examples
 from tests.sync.simulation import Faults, World
 from tests.sync.test_mirror_laws import moves, pauses, play, server, slow, sources, writes
 
 many = settings(
-    max_examples=150,
+    max_examples=examples(150),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -12,10 +12,11 @@ from notebook_rt.model.rows import Key
 from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Change, Event, Gap, Joined, Lost, Received, ReceivedMessages
+from tests.laws import examples
 from tests.sync.simulation import Faults, World
 from tests.sync.test_mirror_laws import converged, moves, pauses, play, server, sources, writes
 
-many = settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=examples(200), deadline=None, suppress_health_check=list(HealthCheck))
 
 
 class Watched(World):

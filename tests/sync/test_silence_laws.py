@@ -23,11 +23,12 @@ from notebook_rt.sync.events import (
     Wake,
 )
 from notebook_rt.sync.table.machine import UNANSWERED, Machine
+from tests.laws import examples
 from tests.sync.test_mirror_cases import live
 from tests.sync.test_requery import World as QueryWorld
 from tests.sync.test_requery import spec
 
-laws = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+laws = settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 
 
 class Unanswered:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from notebook_rt.sync.table.broadcast import HOLE, topic_digest
 from notebook_rt.sync.table.together import PATIENCE, PATIENCE_MAX, Sent, Together
+from tests.laws import examples
 
-many = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=examples(400), deadline=None, suppress_health_check=list(HealthCheck))
 TOPICS = ("a", "b", "c", "d")
 
 transactions = st.lists(

@@ -27,6 +27,7 @@ from notebook_rt.sync.derive.operator import Derived
 from notebook_rt.sync.derive.ordering import Ordering
 from notebook_rt.sync.derive.source import Source
 from notebook_rt.sync.derive.top import Top
+from tests.laws import examples
 from tests.sync.test_derive_laws import (
     QUIET,
     Frame,
@@ -191,7 +192,7 @@ def play(data: st.DataObject) -> None:
 
 
 @pytest.mark.timeout(300)
-@settings(max_examples=40, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=QUIET)
 @given(st.data())
 def test_the_first_rows_are_pandas_whatever_happens_at_the_border(data: st.DataObject) -> None:
     play(data)

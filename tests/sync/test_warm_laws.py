@@ -15,10 +15,11 @@ from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Fetch, Page, Published, Query, Received, StatusChanged
 from notebook_rt.sync.table.broadcast import SINCE
+from tests.laws import examples
 from tests.sync.simulation import Faults, Server, World
 from tests.sync.test_mirror_laws import COLUMNS, converged, play, server, sources, steps
 
-many = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=examples(80), deadline=None, suppress_health_check=list(HealthCheck))
 
 specs = st.sampled_from(
     [
