@@ -852,6 +852,18 @@ def test_the_first_row_names_all_columns_though_no_read_sees_it_yet(
     assert same(world)
 
 
+def test_a_column_that_came_stays_though_a_row_was_told_without_it_just_before() -> None:
+    world = live(faults=Faults(latency=(0.01, 0.02), read_time=(0.001, 0.05)))
+    world.server.write(1, {"grp": 41})
+    world.run(0.2)
+    world.server.alter({**COLUMNS, "added": "text"})
+    world.server.write(2, {"added": "x"})
+    world.run(8)
+    shown = [set(e.schema.names) for e in told(world, Shown)]
+    assert shown == [set(COLUMNS), {*COLUMNS, "added"}]
+    assert same(world)
+
+
 @pytest.mark.parametrize("describes", ["by the API", "by SQL", "not"])
 def test_a_named_key_that_does_not_tell_rows_apart_is_refused(describes: Any) -> None:
     one = server(describes=describes)

@@ -30,7 +30,7 @@ from notebook_rt.sync.events import (
 )
 from notebook_rt.sync.table import discovery
 from notebook_rt.sync.table.broadcast import ChangeLog, Entry, Message, Missed
-from notebook_rt.sync.table.change import UnreadableError
+from notebook_rt.sync.table.change import UnreadableError, columns_differ
 from notebook_rt.sync.table.flows import Ask, Flow
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.memory import Memory
@@ -242,8 +242,11 @@ class Passes:
         if log is not None:
             log.restart(self.now)
             start = yield from log.begin(lambda: self.now)
-        self.kept = [one for at, one in self._recent if at > self.now - self.options.visible_within]
+        recent = [one for at, one in self._recent if at > self.now - self.options.visible_within]
         self._recent.clear()
+        if self.replica is not None and self.replica.loaded:  # other columns are those of before
+            recent = [one for one in recent if not columns_differ(one.columns, replica.known)]
+        self.kept = recent
         rows = self._make_rows(replica.schema)
         took = self._stopwatch()
         first_keys = self.described.first_keys

@@ -433,8 +433,7 @@ class Replica:
         self._last_columns = columns
         if self.spec.columns is not None or not columns:
             return
-        if columns_differ(columns, self.known):
-            self.moved_to = columns
+        self.moved_to = columns if columns_differ(columns, self.known) else None
 
     @property
     def is_sorted(self) -> bool:
