@@ -360,9 +360,9 @@ begin
     return null;
 end $$;
 
--- The next number of a topic of a table with a scope, and its series: a counter, as there may be too many for sequences.
--- It is locked from here, at commit, to the end of that. Where a writer would fail or wait long for it, the
--- message has the number 0, and is counted by a row of its own: readers see that at the next head.
+-- The next number of a topic of a table with a scope, and its series: a counter, as there may be too many for
+-- sequences. It is locked from here, at commit, to the end of that. Where a writer would fail or wait long for
+-- it, the message has the number 0, and is counted by a row of its own: readers see that at the next head.
 create or replace function notebook_rt.broadcast_number(
     p_topic text, p_table text, p_last bigint, out n bigint, out series bigint
 ) language plpgsql set search_path = '' set lock_timeout = '100ms' as $$
@@ -803,7 +803,8 @@ begin
         '(extension = ''broadcast'' and realtime.topic() = topic and %s and %s)', v_policy, v_reads, v_may);
     -- Whoever owns the functions sends; policies may hold for that role, too.
     select p.proowner::regrole::text, r.rolname into v_sender, v_owner
-      from pg_catalog.pg_proc p join pg_catalog.pg_roles r on r.oid = p.proowner where p.oid = 'notebook_rt.broadcast_flush'::regproc;
+      from pg_catalog.pg_proc p join pg_catalog.pg_roles r on r.oid = p.proowner
+     where p.oid = 'notebook_rt.broadcast_flush'::regproc;
     execute format('drop policy if exists %I on realtime.messages', v_policy || '_send');
     execute format('create policy %I on realtime.messages for insert to %s with check '
         '(extension = ''broadcast'' and private and (%s))', v_policy || '_send', v_sender, v_of_table);
@@ -850,8 +851,8 @@ end $$;
 revoke all on function notebook_rt.broadcast_lock, notebook_rt.broadcast_same, notebook_rt.broadcast_present,
     notebook_rt.broadcast_unclear, notebook_rt.broadcast_capture,
     notebook_rt.broadcast_number, notebook_rt.broadcast_message, notebook_rt.broadcast_prune,
-    notebook_rt.broadcast_prune_numbers, notebook_rt.broadcast_flush, notebook_rt.broadcast_refused, notebook_rt.broadcast_forget,
-    notebook_rt.broadcast_remove, notebook_rt.broadcast_add
+    notebook_rt.broadcast_prune_numbers, notebook_rt.broadcast_flush, notebook_rt.broadcast_refused,
+    notebook_rt.broadcast_forget, notebook_rt.broadcast_remove, notebook_rt.broadcast_add
     from public, anon, authenticated, service_role;
 
 -- The topic of the table that a topic is of, which is itself where there is no scope; null: this login may
@@ -875,8 +876,8 @@ end $$;
 
 -- A table's topic, a position (a snapshot), and the highest number drawn; null: nothing that this login
 -- may read. The snapshot is older than the reading of the number, so that whatever the position sees has
--- a number of at most `n`. "key": the columns that the log tells rows by. `p_equal` says to what columns are equal in the rows that are followed: where
--- the scope is not among them there is no topic, and "scope" names it.
+-- a number of at most `n`. "key": the columns that the log tells rows by. `p_equal` says to what columns are
+-- equal in the rows that are followed: where the scope is not among them there is no topic, and "scope" names it.
 create or replace function public.notebook_rt_head(
     p_schema text, p_table text, p_equal jsonb default null
 ) returns jsonb language plpgsql volatile security invoker set search_path = '' as $$
@@ -899,7 +900,8 @@ begin
     if v_table.scope is null then
         return (select jsonb_build_object(
             'version', v_version, 'topic', v_table.topic,
-            'epoch', notebook_rt.broadcast_epoch(v_table.epoch, v_table.relation), 'key', v_key, 'position', pg_current_snapshot()::text,
+            'epoch', notebook_rt.broadcast_epoch(v_table.epoch, v_table.relation), 'key', v_key,
+            'position', pg_current_snapshot()::text,
             'n', coalesce(pg_catalog.pg_sequence_last_value(v_table.numbers), 0), 'series', 0));
     end if;
     select * into v_scope from notebook_rt.broadcast_scope(v_table);
@@ -919,13 +921,15 @@ begin
     end if;
     return (select jsonb_build_object(
         'version', v_version, 'topic', v_topic, 'scope', v_scope.name,
-        'epoch', notebook_rt.broadcast_epoch(v_table.epoch, v_table.relation), 'key', v_key, 'position', pg_current_snapshot()::text, 'n', coalesce(sum(b.n), 0),
+        'epoch', notebook_rt.broadcast_epoch(v_table.epoch, v_table.relation), 'key', v_key,
+        'position', pg_current_snapshot()::text, 'n', coalesce(sum(b.n), 0),
         'series', coalesce(max(b.first), 0))
         from notebook_rt.broadcast_numbers b where b.topic in (v_topic, v_table.topic));
 end $$;
 
 -- The heads of several tables in one question. In: an array of what is known of each, "schema", "table" and
--- "equal", as `notebook_rt_head` is asked, and the "topic", "epoch", "series" and "n" of now. Out: "heads", by the place in the array, the answer where it is another one; and a "position" for all of them.
+-- "equal", as `notebook_rt_head` is asked, and the "topic", "epoch", "series" and "n" of now. Out: "heads", by
+-- the place in the array, the answer where it is another one; and a "position" for all of them.
 create or replace function public.notebook_rt_heads(p_tables jsonb) returns jsonb
 language plpgsql volatile security invoker set search_path = '' as $$
 declare
@@ -988,11 +992,13 @@ create or replace function public.notebook_rt_since(
       from bounds b join notebook_rt.broadcast_tables t on t.topic = b.source
 $$;
 revoke all on function notebook_rt.broadcast_key, notebook_rt.broadcast_epoch, notebook_rt.broadcast_closed,
-    notebook_rt.broadcast_topic, notebook_rt.broadcast_value, notebook_rt.broadcast_scope, notebook_rt.broadcast_source, public.notebook_rt_head,
-    public.notebook_rt_heads, public.notebook_rt_since from public;
+    notebook_rt.broadcast_topic, notebook_rt.broadcast_value, notebook_rt.broadcast_scope,
+    notebook_rt.broadcast_source, public.notebook_rt_head, public.notebook_rt_heads,
+    public.notebook_rt_since from public;
 grant execute on function notebook_rt.broadcast_key, notebook_rt.broadcast_epoch, notebook_rt.broadcast_closed,
-    notebook_rt.broadcast_topic, notebook_rt.broadcast_value, notebook_rt.broadcast_scope, notebook_rt.broadcast_source, public.notebook_rt_head,
-    public.notebook_rt_heads, public.notebook_rt_since to anon, authenticated, service_role;
+    notebook_rt.broadcast_topic, notebook_rt.broadcast_value, notebook_rt.broadcast_scope,
+    notebook_rt.broadcast_source, public.notebook_rt_head, public.notebook_rt_heads,
+    public.notebook_rt_since to anon, authenticated, service_role;
 
 -- Where there is pg_cron, and this role may use it, it prunes every minute, and writers need not.
 update notebook_rt.broadcast_state set by_cron = false;
