@@ -413,7 +413,8 @@ def test_a_key_that_realtime_does_not_send_whole_is_followed_without_an_audit(
         until(lambda: frame.status == "live")
 
         def same() -> bool:
-            return sorted(zip(frame.df.index.astype(str), frame.df["n"], strict=True)) == wanted()
+            shown = frame.df["n"]
+            return sorted(zip(shown.index.astype(str), shown, strict=True)) == wanted()
 
         def wanted() -> list[tuple[Any, ...]]:
             rows = stack.sql(f"select id, n from {table}")

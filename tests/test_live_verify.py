@@ -51,11 +51,14 @@ def test_a_change_lost_right_after_another_of_its_row_is_found_and_counted(
         for name in ("first", "heard"):  # the second one is certainly later than the load
             lab.sql(f"update {{t}} set name = '{name}' where id = 1")
             until(lambda name=name: lab.frame.df.name[1] == name)
+        past = lab.frame.history("1h")
+        gaps = len(past.gaps)
         lab.proxy.rules = (Drop(),)
         lab.sql("update {t} set name = 'unheard' where id = 1")
         verdict = lab.frame.verify(scaled(20))
         assert lab.frame.df.name[1] == "unheard"
         assert (verdict.differed, lab.session.metrics["drift"]) == (1, 1)
+        until(lambda: len(past.gaps) == gaps + 1, what=lambda: past.gaps.to_string())
 
 
 def test_a_polled_table_is_verified_at_once(

@@ -67,6 +67,8 @@ class Recording:
         """Whether changes are heard; None: to be judged anew."""
         self._doubted: tuple[int, int] | None = None
         """The times between which rows were lost that an audit has read, if no late change explains them."""
+        self._before: int | None = None
+        """The time of the comparison before the last one."""
         self._undecided: frozenset[Key] = frozenset()
         """Rows that the last comparison has left undecided, as far as they still are."""
         self._forgot_at = 0.0
@@ -230,6 +232,8 @@ class Recording:
                 self._undecided = undecided
                 differing = bool(effect.detail.get("differing"))
                 self._do(partial(self._prove, now, began, undecided, differing=differing))
+            case "refetch":
+                self._do(partial(self._doubt, self.now()))
             case "explained":
                 self._do(self._explain)
             case "drift":
@@ -240,9 +244,14 @@ class Recording:
                 pass
 
     def _prove(self, now: int, began: int, undecided: Collection[Key], *, differing: bool) -> None:
-        before = self._past.prove(now, began, undecided)
-        if differing and self._live and self._doubted is None:
-            self._doubted = (before, now)
+        self._before = self._past.prove(now, began, undecided)
+        if differing:
+            self._doubt(now)
+
+    def _doubt(self, now: int) -> None:
+        """Rows are others than was heard, and it is not known yet whether their changes were lost."""
+        if self._live and self._doubted is None and self._before is not None:
+            self._doubted = (self._before, now)
 
     def _overtaken(self, detail: Mapping[str, float]) -> tuple[int, int]:
         if "ago" in detail:
