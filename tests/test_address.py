@@ -74,7 +74,7 @@ def test_a_proxy_of_the_environment_hears_nothing_of_this_machine(
         until(lambda: len(rt.queue) == 0 or listener.heard)
         assert not listener.heard, bytes(listener.heard[:60])
         assert user is not None
-        assert rows.status == "live"
+        until(lambda: rows.status == "live", what=lambda: repr(rows))
 
 
 @pytest.mark.parametrize(

@@ -459,7 +459,7 @@ def test_a_mistake_is_told_at_the_call_where_the_columns_are_known(
                 mistake()
             assert len(caught.traceback) <= 6
     lazy = trades.select(first=lambda df: df["symbol"].str.upper() if len(df) else 1 / 0)
-    assert lazy.status == "live"
+    until(lambda: lazy.status == "live", what=lambda: repr(lazy))
 
 
 def test_a_mistake_before_the_first_data_is_an_error_once_the_columns_are_known(
@@ -479,7 +479,7 @@ def test_a_mistake_before_the_first_data_is_an_error_once_the_columns_are_known(
     until(lambda: "stok" in early.df.columns, 10)
     assert early.where("stok=gt.1").df.empty
     assert wrong.df.empty
-    assert wrong.status == "live"
+    until(lambda: wrong.status == "live", what=lambda: repr(wrong))
 
 
 def test_a_literal_that_is_no_value_of_its_column_says_how_to_write_it(

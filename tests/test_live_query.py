@@ -69,7 +69,7 @@ def test_a_view_with_a_join_follows_both_of_its_tables(
         "total": "float64",
         "latest": "datetime64[us, UTC]",
     }
-    assert query.status == "live"
+    until(lambda: query.status == "live", what=lambda: repr(query))
     assert query._feed.snapshot() is query._feed.snapshot()
     stack.sql(f"insert into {trades} values (4, 'A', 100)")
     until(lambda: query.df["total"].to_dict() == {"tech": 104.0, "bank": 10.0})

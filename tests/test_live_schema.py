@@ -44,7 +44,7 @@ def test_a_key_that_is_renamed_is_learnt_anew(
     until(lambda: frame.df.index.name == "number" and len(frame.df) == 6, what=lambda: repr(frame))
     stack.sql(f"update {table} set n = 60 where number = 6")
     until(lambda: frame.df.loc[6, "n"] == 60)
-    assert frame.status == "live"
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
 
 
 @pytest.mark.parametrize(

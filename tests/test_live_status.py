@@ -538,5 +538,5 @@ def test_a_mistyped_table_leaves_the_session_healthy_though_its_error_is_kept(
         )
         live = rt.table(table).wait(scaled(10))
         until(lambda: rt.health.status == "healthy", 20, lambda: rt.health)
-        assert live.status == "live"
+        until(lambda: live.status == "live", what=lambda: repr(live))
         assert "mistyped" not in rt.health.reason

@@ -62,7 +62,7 @@ def test_rows_written_by_supabase_py_and_by_sql_are_in_df(
     wanted = [(1, "changed", 0.5), (2, "by client", 2.5)]
     until(lambda: same(frame, wanted), what=lambda: f"{frame.df} {frame!r}")
     assert same(frame, select(stack, table))
-    assert frame.status == "live"
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
 
 
 def test_a_table_of_more_than_two_pages_is_whole_and_int8_is_intact(

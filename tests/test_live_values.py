@@ -73,7 +73,7 @@ def test_one_bad_value_harms_one_cell(stack: LocalStack, rt: nrt.Session) -> Non
     audited(rt)
     stack.sql(f"update {table} set n = 'c' where id = 1")
     until(lambda: frame.df["n"][1] == "c", what=lambda: f"{frame!r}")
-    assert frame.status == "live"
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
 
 
 BAD_VALUES = {
@@ -118,7 +118,7 @@ def test_a_row_of_which_one_cell_holds_no_such_value_is_shown_written_and_delete
     )
     assert frame.conflicts.empty
     until(lambda: frame.pending.empty, what=lambda: frame.pending)
-    assert frame.status == "live"
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
     stack.sql(f"drop table {table}")
 
 

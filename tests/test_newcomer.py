@@ -97,7 +97,7 @@ def test_a_slip_is_told_where_it_was_made_and_the_session_stays_healthy(
         # IPython keeps a failed cell's traceback, and with it the frame: for as long as it likes.
         until(lambda: str(rt.health) == "healthy", what=lambda: rt.health.reason)
         assert rt.metrics["channels"] == 1
-        assert good.status == "live"
+        until(lambda: good.status == "live", what=lambda: repr(good))
         assert 'table "newcomers_hidden"' in slips[0].reason
     finally:
         stack.sql("drop table newcomers_hidden")
