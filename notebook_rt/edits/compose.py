@@ -92,11 +92,11 @@ class Composer:
         made = False
         for name in lacking:
             pg_type = canonical(self.schema.types[name])
-            if pg_type != "uuid" and name in values:
-                raise self.invalid(
-                    f'the key column "{name}" ({pg_type}) is null here: give it', name
-                )
             if pg_type != "uuid":
+                if name in values:
+                    raise self.invalid(
+                        f'the key column "{name}" ({pg_type}) is null here: give it', name
+                    )
                 raise self.keyless(name)
             typed[name] = self.make_id()
             made = True

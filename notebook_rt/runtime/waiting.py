@@ -88,12 +88,7 @@ class Checks:
     def again(self) -> None:
         """Nothing that was found counts any more."""
         for check in self._checks:
-            check.found, check.differed, check.judging, check.undecided = (
-                None,
-                0,
-                False,
-                frozenset(),
-            )
+            check.found = None  # the next audit says the rest anew
 
     def fail(self, error: Exception) -> None:
         """There will be no audit any more."""

@@ -111,7 +111,8 @@ class Mirror(Machine):
         self._rate = rate
         self._learn_at = self._retry_at = float("-inf")
         self._named_at: float | None = None
-        """Since when there is a row to name all columns, which are not all known; None: there is none."""
+        """Since when there is a row to name all columns, which are not all known; None: there is no
+        such row."""
         self._turn: Literal["", "asked", "had"] = ""
         """Whether this table has asked to poll, and may."""
         self._asked_at = float("-inf")

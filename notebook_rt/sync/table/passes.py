@@ -242,7 +242,8 @@ class Passes:
         if log is not None:
             log.restart(self.now)
             start = yield from log.begin(lambda: self.now)
-        recent = [one for at, one in self._recent if at > self.now - self.options.visible_within]
+        self.forget_recent()
+        recent = [one for _, one in self._recent]
         self._recent.clear()
         if self.replica is not None and self.replica.loaded:  # other columns are those of before
             recent = [one for one in recent if not columns_differ(one.columns, replica.known)]
