@@ -9,8 +9,14 @@ import pytest
 from tests.benchmarks.__main__ import names, run
 from tests.benchmarks.harness import OURS, Result, markdown, ratio, write
 
+QUICK = ("decode", "history", "table")
+"""Those that start no stack and take seconds; the others run at night."""
 
-@pytest.mark.parametrize("name", names())
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.nightly) for name in names()],
+)
 def test_a_benchmark_runs_and_measures_this_package_beside_its_peers(name: str) -> None:
     results = run([name], quick=True)
     assert {result.side.partition(" ")[0] for result in results} > {OURS}
