@@ -182,6 +182,51 @@ def test_it_converges_and_never_goes_back(
     converged(world)
 
 
+alters = st.sampled_from((("alter", "extra"), ("alter", "more")))
+
+
+@quiet_ones
+@given(
+    st.lists(st.tuples(pauses, st.one_of(writes, writes, moves, alters, faults)), max_size=30),
+    st.integers(0, 2**32),
+    st.booleans(),
+    beginnings,
+    sources,
+    st.sampled_from(((0.005, 0.3), (0.005, 1.2), (1.0, 1.4))),
+    st.booleans(),
+    st.sampled_from((0.0, 0.15, 1.2)),
+)
+@example(  # the change came during the first load, and a second one read rows that were older
+    story=[(0.3, ("alter", "extra")), (0.3, ("write", 1, 0, "a"))],
+    seed=11,
+    passes_xmin=True,
+    begins={"describes": "not", "rows": 8},
+    source="changes",
+    read_time=(0.005, 0.3),
+    toast=False,
+    unseen=1.2,
+)
+def test_columns_that_come_and_go_take_no_row_back(
+    story: list[Any],
+    seed: int,
+    passes_xmin: bool,
+    begins: dict[str, Any],
+    source: Source,
+    read_time: tuple[float, float],
+    toast: bool,
+    unseen: float,
+) -> None:
+    """Promises 1, 6, 9: also while reads are late; what nobody writes to is right after an audit."""
+    one = server(passes_xmin=passes_xmin, source=source, **begins)
+    faults = Faults(read_time=read_time, toast=toast)
+    one.unseen = unseen
+    world = World(TableSpec("t", source=source), one, seed=seed, faults=faults)
+    world.connect()
+    play(world, story)
+    world.settle(2 * Options().audit_max)
+    converged(world)
+
+
 @many
 @given(
     st.lists(st.tuples(pauses, st.one_of(writes, writes, moves, st.just(("gap",)))), max_size=40),

@@ -244,7 +244,6 @@ class Passes:
             start = yield from log.begin(lambda: self.now)
         self.forget_recent()
         recent = [one for _, one in self._recent]
-        self._recent.clear()
         if self.replica is not None and self.replica.loaded:  # other columns are those of before
             recent = [one for one in recent if not columns_differ(one.columns, replica.known)]
         self.kept = recent
