@@ -196,6 +196,22 @@ alters = st.sampled_from((("alter", "extra"), ("alter", "more")))
     st.booleans(),
     st.sampled_from((0.0, 0.15, 1.2)),
 )
+@example(  # a position was known that sees what was told, while a read was out that did not
+    story=[
+        (0.3, ("alter", "more")),
+        (0.3, ("write", 1, None, "a")),
+        (0.0, ("alter", "more")),
+        (1.0, ("move", 1, 1)),
+        (1.0, ("write", 1, 0, "a")),
+    ],
+    seed=11,
+    passes_xmin=True,
+    begins={"describes": "not", "rows": 8},
+    source="broadcast",
+    read_time=(0.005, 0.3),
+    toast=False,
+    unseen=1.2,
+)
 @example(  # the change came during the first load, and a second one read rows that were older
     story=[(0.3, ("alter", "extra")), (0.3, ("write", 1, 0, "a"))],
     seed=11,
@@ -735,7 +751,7 @@ told = st.lists(
 @given(
     told,
     st.integers(0, 2**32),
-    st.sampled_from((0.0, 0.15)),
+    st.sampled_from((0.0, 0.15, 1.2)),
     st.sampled_from(((None, None), ("grp=eq.1", None), ("grp=eq.1", "grp"))),
     st.sampled_from((0.0, 0.3)),
     st.sampled_from((10_000, 400_000, 1_000_000)),

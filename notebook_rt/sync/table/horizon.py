@@ -221,10 +221,12 @@ class Horizon:
 
     def see(self, keys: Iterable[Key]) -> None:
         """What was told of these keys is in every read that is sent from now on."""
+        moment = self.moment()
         for key in keys:
             if key in self._touched:
-                moment, commit_time, _ = self._touched[key]
-                self._touched[key] = (moment, commit_time, float("-inf"))
+                _, commit_time, unseen_until = self._touched[key]
+                if unseen_until > self.now:  # a read that is out already may not have seen it
+                    self._touched[key] = (moment, commit_time, float("-inf"))
 
     def newer(self, key: Key, read: Read) -> Newer:
         """What wins for ``key``: what ``read`` says, or what was taken since it was sent."""
