@@ -222,6 +222,23 @@ alters = st.sampled_from((("alter", "extra"), ("alter", "more")))
     toast=False,
     unseen=1.2,
 )
+@example(  # a deletion came with the columns of before, and the load of the new ones read the row
+    story=[
+        (0.0, ("move", 1, 1)),
+        *[(0.0, ("write", 2, None, "a"))] * 6,
+        (2.5, ("write", 2, None, "a")),
+        (1.0, ("write", 3, None, "a")),
+        (0.0, ("alter", "extra")),
+        (0.0, ("move", 1, 2)),
+    ],
+    seed=0,
+    passes_xmin=False,
+    begins={"describes": "by the API", "rows": 8},
+    source="changes",
+    read_time=(0.005, 0.3),
+    toast=False,
+    unseen=1.2,
+)
 def test_columns_that_come_and_go_take_no_row_back(
     story: list[Any],
     seed: int,

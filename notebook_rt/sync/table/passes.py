@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from notebook_rt.errors import InexactKeyError
-from notebook_rt.model.rows import Delete, Key, Rows, Upsert, at_most
+from notebook_rt.model.rows import Key, Rows, at_most
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema, built_in
 from notebook_rt.options import Options
@@ -243,8 +243,9 @@ class Passes:
             log.restart(self.now)
             start = yield from log.begin(lambda: self.now)
         self.forget_recent()
-        recent = [one for _, one in self._recent]
+        recent, older = [one for _, one in self._recent], list[Change]()
         if self.replica is not None and self.replica.loaded:  # other columns are those of before
+            older = [one for one in recent if columns_differ(one.columns, replica.known)]
             recent = [one for one in recent if not columns_differ(one.columns, replica.known)]
         self.kept = recent
         rows = self._make_rows(replica.schema)
@@ -265,25 +266,22 @@ class Passes:
         if log is not None and start is not None:
             missed = yield from log.read_since(start, lambda: self.now)
         kept, self.kept = self.kept, None
-        before = self.replica
-        old = before.rows if before is not None and before.loaded else None
+        before = self.replica if self.replica is not None and self.replica.loaded else None
         self._horizon.whole(read)
         replica.rows = rows
         self.replica = replica
         readable = True
         try:
+            if before is not None:
+                replica.go_on(before, older)
             replica.receive(kept, self.now)
             if log is not None and missed is not None:
                 self._take_missed(replica, log, missed)
         except UnreadableError:
             readable = False
-        if old is not None:
-            for key in replica.held():  # what was shown before is not older than what was read
-                row = old.get(key)
-                kept_row = {n: v for n, v in (row or {}).items() if n in replica.schema.types}
-                if row is not None and key not in rows:  # what it had not shown is as it was told
-                    kept_row = {**replica.told(key), **kept_row}
-                replica.apply([Delete(key) if row is None else Upsert(key, kept_row)])
+        if before is not None:
+            for key in replica.held():
+                replica.show_as_before(key, before, replica.told(key))
         if window is not None and not window.sortable and window.limit is None:
             window.ranked(order, rows.keys())
         self._emit(Shown(rows, replica.schema, order))

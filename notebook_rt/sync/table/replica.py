@@ -582,6 +582,30 @@ class Replica:
         said = (self.schema.decode(record) if change.exact else self._reader.sure(record)).items()
         return all(equal(row[name], value) for name, value in said if name in row)  # else dropped
 
+    def go_on(self, before: Replica, changes: Iterable[Change]) -> None:
+        """Go on from ``before``, which had other columns and to which these changes have come just now.
+
+        They name the columns of then, and what was read may be older: a later reading tells.
+        """
+        reader = self._reader
+        for change in changes:
+            for part in reader.apart(change) if reader.moves(change) else (change,):
+                key = reader.key_of(part)
+                self.show_as_before(key, before, self.schema.decode(part.record or {}, "socket"))
+                self.horizon.agreed(key, _order_of(part))
+                self.want(key, self.horizon.now)
+
+    def show_as_before(self, key: Key, before: Replica, told: Row) -> None:
+        """What was shown of a row is not older than what was read; what it did not show is as it was told."""
+        if before.schema.key != self.schema.key:  # it told rows apart by another one
+            return
+        row, types = before.rows.get(key), before.schema.types
+        same = [name for name, pg_type in self.schema.types.items() if types.get(name) == pg_type]
+        kept = {name: row[name] for name in same if name in row} if row is not None else {}
+        if key not in self.rows:
+            kept = {**told, **kept}
+        self.apply([Delete(key) if row is None else Upsert(key, kept)])
+
     def is_held(self, key: Key) -> bool:
         """Whether changes of ``key`` wait to be understood."""
         return key in self._held
