@@ -350,6 +350,10 @@ _CACHED: Final = (
     ", and that the schema is exposed by the API; a table made a moment ago is known after: "
     "notify pgrst, 'reload schema'"
 )
+_ANOTHER: Final = (
+    "; if another project has it, connect to that: nrt.connect(url, key), "
+    "or set SUPABASE_URL and SUPABASE_KEY"
+)
 
 
 class MissingTableError(TableError):
@@ -382,7 +386,7 @@ class MissingTableError(TableError):
             table,
             f'table "{table}" is not in schema "{schema}"{of}. Check its name{apart}'
             + (f" ({hint})" if hint else "")
-            + ("" if here else _CACHED),
+            + (_ANOTHER if here else _CACHED),
         )
 
 

@@ -59,11 +59,12 @@ class History:
         if began is None or last is None:
             return printable(f"<History of {name}, nothing is recorded yet>")
         gaps = len(past.gaps)
+        begin, end = _clock(began), _clock(max(last, began))
         parts = [
-            f"{_clock(began)} to {_clock(max(last, began))} UTC of the last {_span(past.span)}",
             f"{len(past):,} change{'s' * (len(past) != 1)}",
-            f"{_bytes(past.nbytes)} of {_bytes(past.most)}",
             f"{gaps or 'no'} gap{'s' * (gaps != 1)}",
+            f"{begin} to {end.removeprefix(begin[:11])} UTC",
+            _bytes(past.nbytes),
         ]
         if past.forgotten:
             why = "there were too many bytes" if past.squeezed else "older than that"
@@ -542,14 +543,6 @@ def _timestamp(when: int) -> pd.Timestamp:
 
 def _clock(when: int) -> str:
     return f"{_timestamp(when):%Y-%m-%d %H:%M:%S}"
-
-
-def _span(microseconds: int) -> str:
-    seconds = microseconds / 1e6
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= unit:
-            return f"{seconds / unit:.3g} {name}"
-    return f"{seconds:.3g} s"
 
 
 def _bytes(number: int) -> str:

@@ -294,7 +294,9 @@ class Queue:
         self._resume()
 
     def flush(self, timeout: float | None = None) -> Left:
-        """Send now, and wait until nothing waits any more; in a notebook with a progress bar, if it is long.
+        """Send now, and wait until nothing waits any more.
+
+        In a notebook and in a terminal a progress bar shows how far it is, if that takes long.
 
         Tables then show what the server answered: its defaults, what its triggers made of a value. What it
         refused raises nothing here: it is counted in what this gives, stays in the queue and, with the value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 import notebook_rt as nrt
 from notebook_rt.cli import doctor
 from notebook_rt.cli.doctor import Finding
+from notebook_rt.cli.main import main
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.runtime.optional_sql import AUDIT_SQL, DESCRIBE_SQL, LEDGER_SQL
 from notebook_rt.session import Session, connect
@@ -113,6 +115,34 @@ def test_what_only_the_user_can_decide_is_a_note_beside_the_connection(
         until(lambda: rt.health.status == "refused", 10, lambda: rt.health)
         [one] = [one for one in looked(capsys) if one.text.startswith("connected: 1 ")]
         assert one.level == "note"
+
+
+def test_what_waits_is_decided_by_commands_and_not_in_python(
+    whole: LocalStack, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole.sql("alter table ill add check (name <> 'x')")
+    with connect(whole.url, whole.publishable_key) as rt:
+        rt.table("ill").wait(scaled(10)).insert(id=9, name="x")
+        rt.queue.flush(scaled(10))
+        rt.queue.pause()
+        rt.table("ill").wait(scaled(10)).insert(id=10, name="y")
+    caplog.clear()
+    said = "\n".join(one.text for one in looked(capsys, "ill"))
+    assert "`notebook-rt queue list` lists it: `notebook-rt queue retry` sends it again" in said
+    assert "`notebook-rt queue discard ID` drops it" in said
+    assert "`notebook-rt queue retry` sends it" in caplog.text
+    assert not re.search(r"rt\.queue|\.(retry|resume|discard)\(", said + caplog.text)
+    main(["queue", "retry"])
+    assert "2 operations" in capsys.readouterr().out
+
+
+def test_who_names_no_table_is_told_how_to(
+    whole: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    doctor.run(asked())
+    assert "notebook-rt doctor TABLE" in capsys.readouterr().out
+    doctor.run(asked("ill"))
+    assert "doctor TABLE" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("ill", ILLS)

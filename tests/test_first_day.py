@@ -73,8 +73,12 @@ def test_a_function_that_is_not_there_is_an_error_by_name(rt: nrt.Session) -> No
 
 
 def test_a_missing_table_of_this_machine_says_which_project_it_is(rt: nrt.Session) -> None:
-    with pytest.raises(errors.MissingTableError, match=r"of the project on this machine \(http://"):
+    with pytest.raises(
+        errors.MissingTableError, match=r"of the project on this machine \(http://"
+    ) as told:
         rt.table("not_there").wait(scaled(10))
+    # Who has set no project is on the embedded stack, and looks for a table of their own there.
+    assert "set SUPABASE_URL and SUPABASE_KEY" in str(told.value)
 
 
 def test_a_table_that_is_nearly_named_is_named(rt: nrt.Session, table: str) -> None:

@@ -136,8 +136,12 @@ def test_a_deletion_that_waits_a_moment_can_be_taken_back(
 ) -> None:
     rt = open_session()
     frame = rt.table(table).wait(scaled(10))
+    derived = frame.where("quantity=gte.0")
+    order = list(frame.df.index)
+    assert list(derived.df.index) == order == [A, B]
     frame.delete(A, after=60)
     assert A not in frame.df.index
+    assert list(derived.df.index) == [B]
     assert [(key, row["name"]) for key, row in frame.leaving().items()] == [(A, "apples")]
     assert {mark for (key, _), mark in frame.marks().items() if key == A} == {("pending", "")}
     frame.edit(B, quantity=21)  # what is not held back leaves
@@ -146,6 +150,8 @@ def test_a_deletion_that_waits_a_moment_can_be_taken_back(
     until(lambda: len(rt.queue) == 1)
     assert frame.undo()
     assert seen(frame, "name") == "apples"
+    assert list(frame.df.index) == order, "it is where it was"
+    until(lambda: list(derived.df.index) == order)
     assert frame.leaving() == frame.marks() == {}
     # And if it is not, nobody who wants all of it sent waits so long.
     frame.delete(A, after=60)

@@ -421,7 +421,7 @@ def test_conflicts_that_wait_for_a_decision_are_not_green(
         until(lambda: rt.health.status == "healthy", 20, lambda: rt.health)
 
 
-def test_a_flush_that_takes_long_shows_how_far_it_is_in_a_notebook(
+def test_a_flush_that_takes_long_shows_how_far_it_is_to_who_looks(
     stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import tqdm.auto
@@ -441,13 +441,16 @@ def test_a_flush_that_takes_long_shows_how_far_it_is_in_a_notebook(
         for number in range(200):
             frame.insert(id=number, name=str(number))
         rt.queue.flush(scaled(20))
-        assert not bars, "a script's output is its own"
-        monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
-        for number in range(200):
-            frame.edit(number, name=f"new {number}")
-        rt.queue.flush(scaled(30))
-    assert len(bars) == 1
-    assert bars[0].n == bars[0].total > 0
+        assert not bars, "nobody looks at a script under cron"
+        for times, (terminal, module) in enumerate(((True, None), (False, "ipykernel")), 1):
+            with monkeypatch.context() as patch:
+                patch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+                if module:
+                    patch.setitem(sys.modules, module, types.ModuleType(module))
+                frame.edit_many(frame.df.assign(name=[f"{times} {n}" for n in range(200)]))
+                rt.queue.flush(scaled(30))
+            assert len(bars) == times
+            assert bars[-1].n == bars[-1].total > 0
 
 
 def test_a_progress_bar_never_passes_its_end_where_the_total_is_an_estimate(

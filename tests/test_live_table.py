@@ -603,6 +603,8 @@ def test_a_slip_is_answered_in_words(
         for wait in slips:
             with pytest.raises(TypeError, match="timeout is a number of seconds, not '5'"):
                 wait("5")
+        with pytest.raises(TypeError, match=r"until\(condition\) waits for a row"):
+            frame.wait(lambda df: len(df) > 3)  # type: ignore[arg-type]  # the slip
         assert frame.wait(np.float64(5)) is frame
         monkeypatch.setitem(sys.modules, "polars", None)
         with pytest.raises(ImportError, match="pip install polars"):

@@ -13,10 +13,11 @@ import os
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from notebook_rt.cli.advice import in_shell, log_in_shell
 from notebook_rt.errors import (
     NoPrimaryKeyError,
     NotebookRTError,
@@ -133,10 +134,15 @@ def run(parsed: argparse.Namespace) -> int:
             print(optional_sql())
         return 0
     found: list[Finding] = []
-    for finding in _found(parsed.schema, parsed.tables):
-        found.append(finding)
-        if not (parsed.json or parsed.mend):
-            _print(finding)
+    plain = not (parsed.json or parsed.mend)
+    with log_in_shell():
+        for one in _found(parsed.schema, parsed.tables):
+            finding = replace(one, text=in_shell(one.text))
+            found.append(finding)
+            if plain:
+                _print(finding)
+    if plain and not parsed.tables:
+        print("  To have tables checked, name them: notebook-rt doctor TABLE …")
     if parsed.json:
         print(json.dumps([asdict(finding) for finding in found], indent=2))
     if parsed.mend:

@@ -109,9 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "queue",
         help="what waits to be sent, when no kernel runs",
         description="What waits to be sent, when no kernel runs. list: every operation, one a line; "
-        "show ID: one, whole, as JSON; retry [ID]: send again what failed, all of it or one; discard "
-        "ID: drop one, and the edits of a row that stand on it; export: everything as JSON. Nothing is "
-        "sent from here: that is done by the next kernel of the same login.",
+        "show ID: one, whole, as JSON; retry [ID]: send again what failed, and what a session left that "
+        "ended while it was paused, all of it or one; discard ID: drop one, and the edits of a row that "
+        "stand on it; export: everything as JSON. Nothing is sent from here: that is done by the next "
+        "kernel of the same login.",
     )
     queue.add_argument(
         "action", nargs="?", default="list", choices=ACTIONS, help="see above (default: list)"

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from notebook_rt.cli.advice import in_shell, log_in_shell
 from notebook_rt.errors import printable
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def run(parsed: argparse.Namespace) -> int:
     import notebook_rt as nrt
     from notebook_rt.net.address import environment_url
 
-    with nrt.connect(environment_url(os.environ) or "local") as session:
+    with log_in_shell(), nrt.connect(environment_url(os.environ) or "local") as session:
         names = ("filter", "columns", "order", "limit", "key", "schema")
         table = session.table(parsed.table, **{name: getattr(parsed, name) for name in names})
         table.wait()
@@ -172,7 +173,7 @@ def drawn(
     )
     line = Text(printable(f"{table.name}: {rows}, {table.status}. "))
     line.append(str(health), COLORS.get(str(health), "yellow"))
-    line.append(printable(f": {health.reason}. Ctrl-C ends."), "dim")
+    line.append(printable(f": {in_shell(health.reason)}. Ctrl-C ends."), "dim")
     return Group(line, shown)
 
 

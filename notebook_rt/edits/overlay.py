@@ -107,6 +107,8 @@ class Overlay:
         """Edits on their way of whose rows something else has come since they left."""
         self._shown: dict[Key, Row] = {}
         """What the view shows under the keys that are kept aside, where it shows a row."""
+        self._hidden: set[Key] = set()
+        """Rows that the server has and an edit hides: the table below keeps their places."""
         self._shielded: dict[Key, None] = {}
         self._arriving: dict[Key, None] = {}
         """Keys of rows that an insert on its way makes and that are not here yet: they may be gone again
@@ -618,13 +620,30 @@ class Overlay:
         old = {key: shown for key in new if (shown := self._shown.pop(key, None)) is not None}
         self._shown.update({key: row for key, row in new.items() if row is not None})
         changes = between(old, new)
-        ops: list[Op] = [operation(change) for change in changes]
+        ops: list[Op] = [*self._places_given_up(new), *map(self._operation, changes)]
         if through:
             changes = list(self.rows.apply([*ops, *through], want_changes=want_changes))
         elif ops:
             self.rows.apply(ops)
         self._let_go(new)
         return changes if want_changes else []
+
+    def _operation(self, change: RowChange) -> Op:
+        """As `operation`; a row that only an edit hides comes back to its place once that is taken back."""
+        aside = self._aside.get(change.key)
+        if change.new is not None or aside is None or aside.row is None:
+            self._hidden.discard(change.key)
+            return operation(change)
+        self._hidden.add(change.key)
+        return Delete(change.key, keeps_place=True)
+
+    def _places_given_up(self, keys: Iterable[Key]) -> list[Op]:
+        """For rows that are hidden, and of which the server has said meanwhile that they are gone."""
+        if not self._hidden:
+            return []
+        gone = [key for key in self._hidden.intersection(keys) if self._aside[key].row is None]
+        self._hidden.difference_update(gone)
+        return [Delete(key) for key in gone]
 
     def _let_go(self, keys: Iterable[Key]) -> None:
         """Forget those rows that neither an edit nor a shield is about any more."""
@@ -639,6 +658,7 @@ class Overlay:
     ) -> Sequence[RowChange]:
         """Lay what is pending over a table that was just read anew."""
         self._shown.clear()
+        self._hidden.clear()  # the rows that were read are at places of their own
         for key, row in self.rows.gather(self._aside).items():
             aside = self._aside[key]
             if row is not None:

@@ -30,7 +30,8 @@ def seconds(timeout: float | None, what: str = "timeout") -> float | None:
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not hasattr(timeout, "__float__"):
-        raise TypeError(f"{what} is a number of seconds, not {timeout!r}")
+        instead = "; until(condition) waits for a row" if callable(timeout) else ""
+        raise TypeError(f"{what} is a number of seconds, not {timeout!r}{instead}")
     return float(timeout)
 
 

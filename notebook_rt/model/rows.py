@@ -40,11 +40,13 @@ class Upsert(msgspec.Struct, frozen=True, gc=False):  # many live at once, and n
 
 
 class Delete(msgspec.Struct, frozen=True, gc=False):
-    """Remove ``key``; nothing happens if it is not there."""
+    """Remove ``key``; if it is not there, only give up the place that was kept for it."""
 
     key: Key
     at: float | None = None
     """See ``Upsert``."""
+    keeps_place: bool = False
+    """Whether the row comes back to its place, where the key is upserted again: a pending edit hides it."""
 
 
 Op: TypeAlias = Upsert | Delete
@@ -137,7 +139,9 @@ class Load(Protocol):
 
 
 class Rows(Protocol):
-    """A keyed, ordered table. Order: as loaded, then as inserted; a deletion moves nothing."""
+    """A keyed, ordered table. Order: as loaded, then as inserted; a deletion moves nothing, and neither
+    does one that is taken back (``Delete.keeps_place``).
+    """
 
     def __len__(self) -> int: ...
 

@@ -19,9 +19,11 @@ def at_least(done: int, total: int | None) -> int | None:
 
 
 class WritesBar:
-    """A progress bar for writes that take long to leave; in a notebook only."""
+    """A progress bar for writes that take long to leave, in a notebook or a terminal."""
 
     def __init__(self, after: float) -> None:
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        self._seen = terminal or "ipykernel" in sys.modules
         self._at = time.monotonic() + after
         self._total = 0
         self._bar: Any = None
@@ -31,7 +33,7 @@ class WritesBar:
 
     def show(self, waiting: Callable[[], int]) -> None:
         """So many wait still; asked only where it is shown."""
-        if "ipykernel" not in sys.modules or time.monotonic() < self._at:
+        if not self._seen or time.monotonic() < self._at:
             return
         left = waiting()
         self._total = max(self._total, left)

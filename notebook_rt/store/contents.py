@@ -2,8 +2,9 @@
 
 In go typed operations, out come typed rows. A row has a number, given when it arrives and never given
 again, so numbers rise in the table's order, and a row's position is its number less the rows before it
-that have left. What ``write`` is given is only noted, the last word per row and column; ``step`` makes
-one ``Step`` of it, which every column takes that it touches (``store.dense``).
+that have left. A row that is only hidden by an edit keeps its number, and comes back under it. What
+``write`` is given is only noted, the last word per row and column; ``step`` makes one ``Step`` of it,
+which every column takes that it touches (``store.dense``).
 
 A derived table says the order itself: a row's number is its rank (`RANK`), a row that comes is put in
 between its neighbours, and one that gets another rank leaves and comes.
@@ -86,6 +87,11 @@ class Contents:
         self._stillborn: list[int] = []
         """Numbers of rows that came and left again before any step."""
 
+        self._places_kept: dict[Key, int] = {}
+        """The numbers of rows that are hidden, and may come back."""
+        self._returning = False
+        """Whether some of the ``fresh`` rows come back to a place between others."""
+
         self._counted: Positions = _NONE
         """The positions from 0 on, as `ranks` gave them last: read-only, and so shared."""
 
@@ -152,7 +158,11 @@ class Contents:
             key = op.key
             number = known.get(key)
             if isinstance(op, Delete):
-                if number is not None:
+                if number is None:
+                    self._places_kept.pop(key, None)
+                else:
+                    if op.keeps_place:
+                        self._places_kept[key] = number
                     del known[key]
                     if came.pop(key, None) is None:
                         left.append(key)
@@ -169,10 +179,14 @@ class Contents:
                     name: freeze(value) if name in nested else value for name, value in row.items()
                 }
             if number is None:
-                number = row[RANK] if self.by_rank else self._next
+                number = self._places_kept.pop(key, None)
+                if number is None:
+                    number = row[RANK] if self.by_rank else self._next
+                    self._next += 1
+                else:
+                    self._returning = True
                 known[key] = came[key] = number
                 fresh[number] = self.whole(key, row)
-                self._next += 1
             elif number in fresh:
                 fresh[number].update(row)
             elif number in changed:
@@ -182,6 +196,8 @@ class Contents:
         if left:
             self.keys.remove(left)
         if came:
+            if self._returning:
+                self.keys.anywhere()
             self.keys.update(came.items())
         return self.noted > _PENDING and self.noted > len(self.keys) // 8
 
@@ -369,6 +385,7 @@ class Contents:
         numbers = np.sort(np.array(self._gone, "int64"))
         gone = self.places(numbers)
         step = Step(*self._coming(gone))
+        back = np.fromiter(self.fresh, "int64", len(self.fresh)) if self._returning else _NONE
         changed = np.fromiter(self._changed, "int64", len(self._changed))
         order = np.argsort(changed)  # what is near in memory is quicker written one after the other
         rows = list(self._changed.values())
@@ -406,7 +423,10 @@ class Contents:
         if step.moves:
             if not self.by_rank:
                 left = np.concatenate([self._dead, numbers, np.array(self._stillborn, "int64")])
-                self._dead = np.sort(left, kind="stable")
+                self._dead = (
+                    np.setdiff1d(left, back) if self._returning else np.sort(left, kind="stable")
+                )
+                self._returning = False
                 self.born = self._next
             self._stillborn = []
             self.keys.settle()
@@ -414,27 +434,40 @@ class Contents:
 
     def _coming(self, gone: Positions) -> tuple[int, Positions, int, Positions | None]:
         """What a step is made of: the rows before it, those that leave, how many come, and where."""
-        if not self.by_rank:
-            return self.born - len(self._dead), gone, len(self.fresh), None
+        before = len(self.columns[RANK]) if self.by_rank else self.born - len(self._dead)
+        if not self.by_rank and not self._returning:
+            return before, gone, len(self.fresh), None
         self.fresh = dict(sorted(self.fresh.items()))
-        ranks = self.columns[RANK].numpy()
         coming = np.fromiter(self.fresh, "int64", len(self.fresh))
-        at = ranks.searchsorted(coming)
+        at = np.minimum(self.places(coming), before)
         at -= gone.searchsorted(at)
-        ends = not len(at) or at[0] == len(ranks) - len(gone)
-        return len(ranks), gone, len(coming), None if ends else at
+        ends = not len(at) or at[0] == before - len(gone)
+        return before, gone, len(coming), None if ends else at
 
     @property
     def is_sparse(self) -> bool:
         """Whether so many numbers are out of use that a step is followed by others for all rows."""
-        left = len(self._dead) + len(self._gone) + len(self._stillborn)
+        left = len(self._dead) + len(self._gone) + len(self._stillborn) - len(self._places_kept)
         return not self.by_rank and left > max(_SPARSE, len(self.keys))
 
+    def holds(self, number: int) -> bool:
+        """Whether the columns have the row with this number: it came before the last step, and stays."""
+        if number >= self.born:
+            return False
+        at = int(self._dead.searchsorted(number))
+        return at == len(self._dead) or self._dead.item(at) != number
+
     def renumber(self) -> None:
-        """Number the rows by their positions, so that the list of those that left stays short."""
+        """Number the rows anew, those among them that may come back, so that the list of the others that
+        left stays short.
+        """
+        kept = np.fromiter(self._places_kept.values(), "int64", len(self._places_kept))
+        self._dead = np.setdiff1d(self._dead, kept)
         self.keys.renumber(self.places)
-        self._dead = _NONE
-        self.born = self._next = len(self.keys)
+        kept = self.places(kept)
+        self._places_kept = dict(zip(self._places_kept, kept.tolist(), strict=True))
+        self._dead = np.sort(kept)
+        self.born = self._next = len(self.keys) + len(kept)
 
 
 def _given(rows: Sequence[Row], places: Positions, name: str) -> tuple[Positions, list[Any]]:

@@ -67,7 +67,7 @@ class JournalledTable(Table):
         for op in ops:
             if op.__class__ is Delete:
                 number = self._held.keys.get(op.key)
-                if number is not None and number < self._held.born:
+                if number is not None and self._held.holds(number):
                     self._left.setdefault(op.key, number)
 
     def _work_out(self) -> None:
@@ -111,7 +111,7 @@ class JournalledTable(Table):
         """The rows of ``keys`` as the columns have them, without what was noted since."""
         held = self._held
         numbers = {**held.keys.numbers(keys), **{key: left[key] for key in keys if key in left}}
-        there = {key: number for key, number in numbers.items() if number < held.born}
+        there = {key: number for key, number in numbers.items() if held.holds(number)}
         return {**dict.fromkeys(keys), **held.stored(there)}
 
     def _play(self, ops: Sequence[Op], rows: dict[Key, dict[str, Any] | None]) -> None:

@@ -144,12 +144,8 @@ def _trends(health: Health) -> list[Trend]:
     gone = health.status in ("offline", "closed")
     changes, lags = points("changes_per_s"), points("lag_ms")
     rate = "" if gone or not changes or changes[-1] is None else f"{changes[-1]:,.0f}"
-    lag = (
-        ""
-        if gone
-        else next((f"{p:,.0f} ms" for p in lags[: -LATELY - 1 : -1] if p is not None), "")
-    )
-    latency = "" if health.latency_ms is None else f"{health.latency_ms:,.0f} ms"
+    lag = "" if gone else next((_took(p) for p in lags[: -LATELY - 1 : -1] if p is not None), "")
+    latency = "" if health.latency_ms is None else _took(health.latency_ms)
     from_there = "from a commit on the server until the change is here"
     return [
         Trend("Changes a second", "changes applied to your tables", rate, changes),
@@ -158,6 +154,15 @@ def _trends(health: Health) -> list[Trend]:
             "Latency", "of an answer of the server, there and back", latency, points("latency_ms")
         ),
     ]
+
+
+def _took(milliseconds: float) -> str:
+    """How long something took.
+
+    >>> _took(1024.0), _took(17_024.0)
+    ('1,024 ms', '17 s')
+    """
+    return f"{milliseconds:,.0f} ms" if milliseconds < 10_000 else span(milliseconds / 1000)
 
 
 def _written(name: str, value: Any) -> str:
@@ -169,7 +174,7 @@ def _written(name: str, value: Any) -> str:
     if name.endswith("_share"):
         return f"{value:.0%}"
     if name.endswith("_ms"):
-        return f"{value:,.0f} ms"
+        return _took(value)
     if name == "uptime_s":
         return span(value)
     return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"

@@ -231,16 +231,19 @@ def whole_page(browser: Browser, name: str) -> None:
             timeout=scaled(240_000),
         )
         page.keyboard.press("Escape")
+        for widget in page.locator(".nrt").all():  # one that nobody has seen yet shows nothing
+            drawn = (
+                ".nrt-silent:not(:empty), .slick-row, [data-total='0'], [data-drawn], [data-state], "
+                ".nrt-avatar"
+            )
+            widget.scroll_into_view_if_needed()
+            widget.locator(drawn).first.wait_for(state="attached", timeout=scaled(60_000))
         height = page.locator(".jp-WindowedPanel-outer").evaluate("node => node.scrollHeight")
         page.set_viewport_size({"width": 1100, "height": height + 160})
         page.wait_for_function(
             "() => document.querySelector('.jp-WindowedPanel-outer').clientHeight >= innerHeight - 160"
         )
-        for widget in page.locator(".nrt").all():  # what it shows has come
-            drawn = (
-                ".nrt-silent:not(:empty), .slick-row, [data-total='0'], [data-drawn], [data-state]"
-            )
-            widget.locator(drawn).first.wait_for(state="attached", timeout=scaled(60_000))
+        page.locator(".jp-WindowedPanel-outer").evaluate("node => node.scrollTo(0, 0)")
         for theme in ("light", "dark"):
             notebook.theme(dark=theme == "dark")
             settled(page)

@@ -22,6 +22,7 @@ from notebook_rt.widgets import (
     StatusBar,
 )
 from notebook_rt.widgets.base import LiveWidget
+from notebook_rt.widgets.sessions import _took
 from notebook_rt.widgets.sources import (
     Conflict,
     HealthReport,
@@ -148,7 +149,7 @@ def trends(state: str) -> list[Trend]:
         changes[-36 if gone else -8 :] = [0.0] * (36 if gone else 8)
         lag[-36 if gone else -8 :] = [None] * (36 if gone else 8)
         latency[-36:] = [None] * 36
-    now = ("18", f"{lag[-1]:,.0f} ms" if lag[-1] else "", "640 ms" if state == "slow" else "14 ms")
+    now = ("18", _took(lag[-1]) if lag[-1] else "", "640 ms" if state == "slow" else "14 ms")
     if state == "slow":
         latency[-13::5] = [310.0, 590.0, 640.0]
     now = ("", "", "") if gone else now

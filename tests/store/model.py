@@ -35,6 +35,8 @@ class Model:
         self.schema = schema
         self.backend: Backend = backend
         self.rows: dict[Key, dict[str, Any]] = {}
+        self.places: list[Key] = []
+        """The keys of the rows, and of those that come back to their place."""
 
     def apply(self, ops: Sequence[Op]) -> list[RowChange]:
         before = {op.key: self.rows.get(op.key) for op in ops}
@@ -43,8 +45,13 @@ class Model:
             if isinstance(op, Upsert):
                 given = {n: v for n, v in op.row.items() if n in self.schema.types}
                 self.rows[op.key] = {**(old or dict.fromkeys(self.schema.names)), **given}
-            elif old is not None:
-                del self.rows[op.key]
+                if op.key not in self.places:
+                    self.places.append(op.key)
+                continue
+            self.rows.pop(op.key, None)
+            if op.key in self.places and not (op.keeps_place and old is not None):
+                self.places.remove(op.key)
+        self.rows = {key: self.rows[key] for key in self.places if key in self.rows}
         return self.changes(before)
 
     def replace(self, pages: Sequence[Sequence[WireRow]], ops: Sequence[Op]) -> list[RowChange]:
@@ -54,6 +61,7 @@ class Model:
             for wire in page:
                 row = {**dict.fromkeys(self.schema.names), **self.schema.decode(wire)}
                 self.rows[self.schema.key_of(row)] = row
+        self.places = list(self.rows)
         self.apply(ops)
         return self.changes(before | {key: before.get(key) for key in self.rows})
 

@@ -28,7 +28,7 @@ VALUES = {
     "j": st.sampled_from([None, 1, True, [1, {"a": None}]]),
 }
 OPS = st.lists(
-    st.builds(Delete, KEYS)
+    st.builds(Delete, KEYS, keeps_place=st.booleans())
     | st.tuples(KEYS, st.fixed_dictionaries({}, optional=VALUES)).map(
         lambda pair: Upsert(pair[0], {"id": pair[0], **pair[1]})
     ),

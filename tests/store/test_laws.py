@@ -138,7 +138,8 @@ class TableLaws(RuleBasedStateMachine):
         upserts = self.key.flatmap(
             lambda key: TableLaws._row(model, key, False).map(lambda row: Upsert(key, row))
         )
-        return upserts | upserts | self.key.map(Delete)
+        deletes = st.builds(Delete, self.key, keeps_place=st.booleans())
+        return upserts | upserts | deletes
 
     def _page(self, data: st.DataObject) -> list[WireRow]:
         types = self.model.schema.types

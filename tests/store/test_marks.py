@@ -30,7 +30,8 @@ values = st.fixed_dictionaries(
     },
 )
 ops = st.lists(
-    st.builds(Upsert, st.sampled_from(KEYS), values) | st.builds(Delete, st.sampled_from(KEYS)),
+    st.builds(Upsert, st.sampled_from(KEYS), values)
+    | st.builds(Delete, st.sampled_from(KEYS), keeps_place=st.booleans()),
     max_size=6,
 )
 steps = st.lists(

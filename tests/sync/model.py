@@ -15,6 +15,8 @@ class DictRows:
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self.data: dict[Key, dict[str, Any]] = {}
+        self.places: dict[Key, None] = {}
+        """The keys of the rows, and of those that come back to their place."""
         self.version = 0
         """Counts what was applied: what has the same was not changed."""
 
@@ -48,8 +50,10 @@ class DictRows:
             if isinstance(op, Upsert):
                 row = self.data.setdefault(op.key, dict.fromkeys(self.schema.names))
                 row.update({n: v for n, v in op.row.items() if n in self.schema.types})
-            else:
-                self.data.pop(op.key, None)
+                self.places.setdefault(op.key)
+            elif self.data.pop(op.key, None) is None or not op.keeps_place:
+                self.places.pop(op.key, None)
+        self.data = {key: self.data[key] for key in self.places if key in self.data}
         return [c for key, old in before.items() for c in _change(key, old, self.get(key))]
 
     def load(self) -> DictLoad:
@@ -82,6 +86,7 @@ class DictLoad:
         self.collected.apply(ops)
         self.rows.version += 1
         before, self.rows.data = self.rows.data, self.collected.data
+        self.rows.places = self.collected.places
         keys = {**before, **self.rows.data}
         return [c for key in keys for c in _change(key, before.get(key), self.rows.get(key))]
 

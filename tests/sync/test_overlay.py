@@ -89,6 +89,41 @@ def test_discarding_shows_the_server_row_again(overlay: Overlay) -> None:
     assert overlay.edits == []
 
 
+def test_a_row_that_an_edit_hides_comes_back_to_its_place(overlay: Overlay) -> None:
+    overlay.put([Edit("d", "delete", 1, {}, {}, 0), Edit("e", "delete", 2, {}, {}, 0)])
+    overlay.apply([Upsert(4, row(4)), Upsert(1, {"a": "theirs"}), Delete(3)])
+    assert list(shown(overlay)) == [4]
+    overlay.discard(["e"])
+    assert list(shown(overlay)) == [2, 4]
+    overlay.discard(["d"])
+    assert list(shown(overlay)) == [1, 2, 4]
+    overlay.put([edit("k", 1, {"id": 1}, id=9)])
+    assert list(shown(overlay)) == [2, 4, 9]
+    overlay.discard(["k"])
+    assert list(shown(overlay)) == [1, 2, 4]
+
+
+def test_a_row_that_was_hidden_and_is_gone_has_no_place_any_more(overlay: Overlay) -> None:
+    overlay.put([Edit("d", "delete", 1, {}, {}, 0), Edit("e", "delete", 2, {}, {}, 0)])
+    overlay.settle("d", None)
+    overlay.lower_shields(SHIELD_SECONDS)
+    overlay.apply([Delete(2)])
+    overlay.discard(["e"])
+    assert list(shown(overlay)) == [3]
+    overlay.apply([Upsert(2, row(2)), Upsert(1, row(1))])
+    assert list(shown(overlay)) == [3, 2, 1], "they came last"
+
+
+def test_a_row_that_was_hidden_comes_back_where_the_table_was_read_anew(overlay: Overlay) -> None:
+    overlay.put([Edit("d", "delete", 1, {}, {}, 0)])
+    load = overlay.load()
+    load.extend([row(2), row(1), row(3)])
+    load.commit()
+    assert list(shown(overlay)) == [2, 3]
+    overlay.discard(["d"])
+    assert list(shown(overlay)) == [2, 1, 3]
+
+
 def test_a_row_of_which_only_a_part_was_told_keeps_its_key_when_my_insert_goes(
     overlay: Overlay,
 ) -> None:

@@ -9,7 +9,8 @@ var h=(e,t={},...n)=>Qt(document.createElement(e),t,n),Tt=(e,t={},...n)=>Qt(docu
     padding: 0 9px; border-radius: 999px; font-size: 12px; background: var(--nrt-yellow-soft); color: var(--nrt-yellow);
   }
   .nrt-status:is([data-status="closed"], [data-status="loading"], [data-status="replay"], [data-status="reconnecting"], [data-status="comparing"]) { background: var(--nrt-hover); color: var(--nrt-soft); }
-  .nrt-status[data-status="error"] { background: var(--nrt-red-soft); color: var(--nrt-red); }
+  .nrt-status[data-status="error"], .nrt-tools:has(> [data-status="error"]) + .nrt-note { background: var(--nrt-red-soft); color: var(--nrt-red); }
+  .nrt-tools:has(> :is([data-status="closed"], [data-status="replay"], [data-status="reconnecting"], [data-status="comparing"])) + .nrt-note { background: var(--nrt-hover); color: var(--nrt-text); }
   .nrt-rows { display: inline-flex; align-items: center; gap: 4px; }
   .nrt-rows .nrt-button { height: 28px; border-radius: 7px; }
   .nrt-main, .nrt-main:hover { background: var(--nrt-accent); border-color: var(--nrt-accent); color: var(--nrt-bg); font-weight: 600; }
