@@ -111,7 +111,7 @@ class Arranged(Ordered):
         """``column`` with the dtype that pandas gives it; where that is object, its typed values."""
         if not is_object_dtype(wanted):
             return as_dtype(column, wanted)
-        values: list[Any] = self.table.arrays([name])[name].tolist()
+        values = self.table.columns()[name].everything()  # not `arrays`: its moments have no zone
         found = objects(self._blanked(name, values))
         return pd.Series(found, column.index, dtype=object, copy=False)
 

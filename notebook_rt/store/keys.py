@@ -157,6 +157,17 @@ class Keys:
             known.update((key, recent[key]) for key in others if key in recent)
         return known
 
+    def all_numbers(self, keys: Collection[Key]) -> Positions | None:
+        """The number of each of ``keys``; None if one is not here."""
+        self.collect()
+        places = self._places(keys) if len(self._sorted) and not self._recent else None
+        if places is None or (places < 0).any():
+            known = self.numbers(keys)
+            found = list(map(known.get, keys))
+            return None if None in found else np.array(found, "int64")
+        numbers = self._numbers[places]
+        return None if (numbers < 0).any() else numbers
+
     def isdisjoint(self, keys: Collection[Key]) -> bool:
         """Whether none of ``keys`` is here."""
         self.collect()

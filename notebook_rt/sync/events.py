@@ -8,7 +8,7 @@ enters only through ``Page.server_time`` and ``Change.commit_time`` (seconds sin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -23,8 +23,7 @@ Cause: TypeAlias = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(msgspec.Struct, frozen=True):
     """One ``postgres_changes`` binding of a join."""
 
     event: Literal["*", "INSERT", "UPDATE", "DELETE"]
@@ -79,8 +78,7 @@ class Query:
     """A refusal is an answer too: ``Page.refusal``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(msgspec.Struct, frozen=True):
     """What a ``Query`` brought."""
 
     rows: Sequence[WireRow]
@@ -98,25 +96,21 @@ class Page:
 # Events: what happened ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(msgspec.Struct, frozen=True):
     """The join was answered ``ok``: changes may come from now on, but are not promised yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmed:
+class Confirmed(msgspec.Struct, frozen=True):
     """A ``system`` ok of ``postgres_changes``. The first of a join ends the wait; each is a gap."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(msgspec.Struct, frozen=True):
     """Socket or channel is gone, or the frame lost its place: no change will come until ``Joined``."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """The server will not stream this table (``system`` error, join error). ``error`` says why."""
 
     error: Exception
@@ -124,27 +118,23 @@ class Refused:
     """True: asking again cannot help (not published, no such table); False: poll meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     change: Change
 
 
-@dataclass(frozen=True, slots=True)
-class ReceivedMany:
+class ReceivedMany(msgspec.Struct, frozen=True):
     """Several changes in the order they came; applied as one, much faster than one by one."""
 
     changes: Sequence[Change]
 
 
-@dataclass(frozen=True, slots=True)
-class ReceivedMessages:
+class ReceivedMessages(msgspec.Struct, frozen=True):
     """Messages of a broadcast log, in the order they came (``sync/table/broadcast.py`` reads them)."""
 
     payloads: Sequence[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(msgspec.Struct, frozen=True):
     """Something may have been lost: an unreadable frame, an overflow, a slept machine, an exception."""
 
     reason: str
@@ -152,70 +142,60 @@ class Gap:
     """False where the rows are compared as after a join, and nothing has shown a loss."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     request: int
     page: Page
 
 
-@dataclass(frozen=True, slots=True)
-class FetchFailed:
+class FetchFailed(msgspec.Struct, frozen=True):
     request: int
     error: Exception
     retry_after: float | None
     """Seconds to wait before the next try; None: asking again cannot help (a 4xx that is final)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True):
     """The time asked for by ``Wake`` has come (or any time: an early tick does no harm).
 
     The first ``Tick`` starts the mirror.
     """
 
 
-@dataclass(frozen=True, slots=True)
-class AuditNow:
+class AuditNow(msgspec.Struct, frozen=True):
     """Somebody asked for an audit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hint:
+class Hint(msgspec.Struct, frozen=True):
     """Changes may have been lost without a word, though nothing says so: audit soon."""
 
     reason: str
     """Why there is doubt until then, in part of a sentence; empty: no doubt."""
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """The poll that was asked for (``TurnWanted``) may begin; it ends with ``TurnOver``."""
 
 
-@dataclass(frozen=True, slots=True)
-class ColumnsSuspect:
+class ColumnsSuspect(msgspec.Struct, frozen=True):
     """What is known of the columns has refused an edit, or the server one for them: it may be old."""
 
     named: tuple[str, ...] = ()
     """Columns that an edit names and that are not known: there though no row shows them, perhaps."""
 
 
-@dataclass(frozen=True, slots=True)
-class RowSuspect:
+class RowSuspect(msgspec.Struct, frozen=True):
     """Nobody knows which is later, what came of this row or the answer to a write: it is to be read."""
 
     key: Key
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(msgspec.Struct, frozen=True):
     """What the machine said could not be carried out: it is in error."""
 
     error: Exception
 
 
-@dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(msgspec.Struct, frozen=True):
     """The last user of the table let go."""
 
 
@@ -243,8 +223,7 @@ Event: TypeAlias = (
 # Effects: what to do --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
+class Fetch(msgspec.Struct, frozen=True):
     """Read this over REST and answer with ``Fetched`` or ``FetchFailed`` of the same ``request``."""
 
     request: int
@@ -253,15 +232,13 @@ class Fetch:
     """Counted in the session's metrics."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(msgspec.Struct, frozen=True):
     """The answer to ``request`` no longer matters."""
 
     request: int
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(msgspec.Struct, frozen=True):
     """From now on ``rows`` is the table: the first time, or because its columns changed.
 
     Comes right before the ``Published`` that fills it; until then the old one is what is seen.
@@ -273,8 +250,7 @@ class Shown:
     """The keys in the server's order, for an order that only the server knows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(msgspec.Struct, frozen=True):
     """The table changed, as one. ``changes`` is filled where somebody listens (``want_changes``)."""
 
     cause: Cause
@@ -283,8 +259,7 @@ class Published:
     """Of the latest change in it, for the lag."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(msgspec.Struct, frozen=True):
     """The keys in the server's order, for an order that only the server knows (``Ordered.rank``).
 
     Comes right after the ``Published`` that it belongs to.
@@ -293,53 +268,45 @@ class Ranked:
     keys: Sequence[Key]
 
 
-@dataclass(frozen=True, slots=True)
-class StatusChanged:
+class StatusChanged(msgspec.Struct, frozen=True):
     status: Status
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """The table cannot be mirrored; ``error`` is raised by ``wait``, ``ready`` and ``df``."""
 
     error: Exception
 
 
-@dataclass(frozen=True, slots=True)
-class Wake:
+class Wake(msgspec.Struct, frozen=True):
     """Send a ``Tick`` at this monotonic time; replaces the wake-up asked for before."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class TurnWanted:
+class TurnWanted(msgspec.Struct, frozen=True):
     """A poll is due: send a ``Turn`` when it may begin (``sync/connection/poll_turns.py``)."""
 
 
-@dataclass(frozen=True, slots=True)
-class TurnOver:
+class TurnOver(msgspec.Struct, frozen=True):
     """The turn is another table's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rejoin:
+class Rejoin(msgspec.Struct, frozen=True):
     """Leave (if joined) and join again, with the mirror's current ``bindings``."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True):
     """The first snapshot has ``done`` of ``total`` rows (None: not counted)."""
 
     done: int
     total: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(msgspec.Struct, frozen=True):
     """For metrics and the log: a gap opened, a reconciliation finished, an audit's verdict, drift.
 
     An audit's verdict comes with its repair. Then ``explained`` takes back that rows differed, because
@@ -364,7 +331,7 @@ class Told:
         "refetch",
         "source",
     ]
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    detail: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
 Effect: TypeAlias = (

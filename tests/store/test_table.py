@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Delete, Op, RowChange, Upsert
-from notebook_rt.model.types import Column, Schema
+from notebook_rt.model.types import Backend, Column, Schema
 from notebook_rt.store import contents
+from notebook_rt.store.column import ColumnStore
+from notebook_rt.store.columns import ComputedFloats, column_of
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.store.touched import RANK
@@ -292,3 +295,31 @@ def test_what_was_touched_is_told_by_ranks_that_the_table_still_has(
     deltas = table.take_touched(follower)
     ranks = dict(zip(table.keys(), table.ranks().tolist(), strict=True))
     assert deltas is None or {d.key: d.new.rank for d in deltas if d.new} == {7: ranks[7]}
+
+
+@pytest.mark.parametrize("backend", [None, "numpy_nullable", "pyarrow"])
+def test_nulls_of_computed_floats_are_found_when_first_asked(backend: Backend) -> None:
+    schema = Schema((Column("id", "int8"), Column("cost", "float8")), ("id",))
+
+    def columns() -> dict[str, ColumnStore]:
+        data = np.array([1.5, np.nan, np.inf])
+        ids = column_of([1, 2, 3], "int8", backend, "float")
+        return {"id": ids, "cost": ComputedFloats(data, "float8", backend, "float")}
+
+    known = {1: 1.5, 2: None, 3: np.inf}
+    table = Table(schema, backend, columns())
+    before = table.snapshot()
+    assert before["cost"].isna().tolist() == [False, True, False]
+    # The step writes where a null was, before anybody has asked for nulls.
+    changed = table.apply([Upsert(2, {"cost": 2.0}), Upsert(1, {"cost": None})], want_changes=True)
+    assert [(one.old, one.new) for one in changed] == [
+        ({"id": 2, "cost": None}, {"id": 2, "cost": 2.0}),
+        ({"id": 1, "cost": 1.5}, {"id": 1, "cost": None}),
+    ]
+    assert table.snapshot()["cost"].isna().tolist() == [True, False, False]
+    assert before["cost"].isna().tolist() == [False, True, False]
+    fresh = Table(schema, backend, columns())
+    assert {key: (fresh.get(key) or {})["cost"] for key in known} == known
+    fresh.apply([Delete(1)])
+    assert fresh.snapshot()["cost"].isna().tolist() == [True, False]
+    assert (fresh.get(2) or {})["cost"] is None

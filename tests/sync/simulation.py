@@ -23,6 +23,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
+from msgspec import structs
 
 from notebook_rt.errors import RefusedError, ServerError, StatementTimeoutError
 from notebook_rt.local.realtime.limits import EventRate
@@ -982,7 +983,9 @@ class World:
         self.at(happens, happen)
 
     def _dated(self, page: Page) -> Page:
-        return replace(page, server_time=float(int(self.server.clock + self.faults.date_skew)))
+        return structs.replace(
+            page, server_time=float(int(self.server.clock + self.faults.date_skew))
+        )
 
     def _answer(self, event: Fetched | FetchFailed) -> None:
         if event.request not in self._cancelled:

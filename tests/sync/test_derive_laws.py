@@ -947,6 +947,31 @@ def test_a_text_that_divides_integers_by_zero_somewhere_is_refused() -> None:
         selected.advance(want_changes=False)
 
 
+@pytest.mark.parametrize(
+    ("pg_type", "values"),
+    [
+        ("timestamptz", [dt.datetime(2026, 1, day, tzinfo=dt.UTC) for day in (1, 2)]),
+        ("timestamp", [dt.datetime(2026, 1, day) for day in (1, 2)]),
+        ("date", [dt.date(2026, 1, day) for day in (1, 2)]),
+    ],
+)
+def test_moments_beside_an_infinite_one_that_is_left_out_are_those_of_the_table(
+    pg_type: str, values: list[Any]
+) -> None:
+    columns = (Column("id", "int8"), Column("n", "int8"), Column("at", pg_type))
+    table = Table(Schema(columns, ("id",)))
+    table.apply([Upsert(key, {"id": key, "n": key, "at": at}) for key, at in enumerate(values)])
+    top = Derived(Top(2, Ordering("n", True, "last", "top")), None)
+    top.bind([Source(table)])
+    top.advance(want_changes=False)
+    table.apply([Upsert(9, {"id": 9, "n": 9, "at": "infinity"})])
+    top.advance(want_changes=False)
+    assert top.view is not None
+    shown = top.view.snapshot()
+    pd.testing.assert_frame_equal(shown, table.snapshot().iloc[:2])
+    assert shown["at"].tolist() == values
+
+
 def test_the_ranks_of_a_table_are_made_once_and_true_as_it_grows_and_shrinks() -> None:
     table = Table(Schema((Column("id", "int8"), Column("v", "int8")), ("id",)))
     table.apply([Upsert(key, {"id": key, "v": key}) for key in range(5)])

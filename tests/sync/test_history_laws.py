@@ -292,7 +292,7 @@ def test_rows_that_are_gone_leave_no_trace_when_they_are_forgotten() -> None:
     table = Table(SINGLE)
     record = Record(SINGLE, table.parts(), 0)
     for at in range(1, 20_000):
-        record.add([Upsert(at, {"n": at}), Delete(at - 1)], 0, at)
+        record.add([Upsert(at, {"n": at}), Delete(at - 1)], [None, None], 0, at)
     record.forget(19_000)
     assert len(record._there) < 5_000
     assert list(Table(SINGLE).keys()) == []

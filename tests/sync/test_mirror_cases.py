@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from notebook_rt.errors import (
     DuplicateKeyError,
@@ -928,11 +929,13 @@ def test_a_row_that_comes_on_two_pages_of_an_audit_is_read_again_and_no_duplicat
     comparison = Comparison(replica)
     comparison.whole(Read(page, 0, 0.0))
     assert not comparison.twice
-    comparison.whole(Read(replace(page, rows=page.rows[:2]), 0, 0.0))
+    comparison.whole(Read(structs.replace(page, rows=page.rows[:2]), 0, 0.0))
     assert comparison.twice == [1, 2]
-    comparison.by_key([1, 2], Read(replace(page, rows=page.rows[:2]), 0, 0.0))
+    comparison.by_key([1, 2], Read(structs.replace(page, rows=page.rows[:2]), 0, 0.0))
     with pytest.raises(DuplicateKeyError):
-        comparison.by_key([1, 2], Read(replace(page, rows=(*page.rows[:2], page.rows[0])), 0, 0.0))
+        comparison.by_key(
+            [1, 2], Read(structs.replace(page, rows=(*page.rows[:2], page.rows[0])), 0, 0.0)
+        )
 
 
 # Promise 11: a null over the socket may be NaN or an infinity --------------------------------------

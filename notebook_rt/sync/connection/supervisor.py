@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
+
+import msgspec
 
 from notebook_rt.model.classify import ErrorClass
 from notebook_rt.options import Options
@@ -53,30 +54,25 @@ SLEPT: Final = 30.0
 # Events ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(msgspec.Struct, frozen=True):
     """Somebody wants to be connected."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True):
     """Nobody does any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     socket: int
 
 
-@dataclass(frozen=True, slots=True)
-class OpenFailed:
+class OpenFailed(msgspec.Struct, frozen=True):
     socket: int
     why: ErrorClass
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class SocketClosed:
+class SocketClosed(msgspec.Struct, frozen=True):
     """The socket is gone: closed by a side (``code``), or by the network (None, 1006)."""
 
     socket: int
@@ -86,23 +82,20 @@ class SocketClosed:
     """Whether it was closed here, for what the server sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(msgspec.Struct, frozen=True):
     """A frame came; ``answer`` is the ref of the heartbeat it answers, if it does."""
 
     socket: int
     answer: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """Try now, and from zero."""
 
     cause: Literal["network", "visible", "user", "token"]
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True):
     """The time asked for by ``WakeAt`` has come (an early tick does no harm)."""
 
 
@@ -111,48 +104,40 @@ Event: TypeAlias = Start | Stop | Opened | OpenFailed | SocketClosed | Heard | R
 # Effects --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(msgspec.Struct, frozen=True):
     socket: int
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(msgspec.Struct, frozen=True):
     """Close this socket, or give up opening it; no answer is waited for."""
 
     socket: int
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(msgspec.Struct, frozen=True):
     socket: int
     ref: str
 
 
-@dataclass(frozen=True, slots=True)
-class RefreshToken:
+class RefreshToken(msgspec.Struct, frozen=True):
     """The server refused the token; a new one is told by ``Retry("token")``."""
 
 
-@dataclass(frozen=True, slots=True)
-class StateChanged:
+class StateChanged(msgspec.Struct, frozen=True):
     state: State
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Latency:
+class Latency(msgspec.Struct, frozen=True):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Silence:
+class Silence(msgspec.Struct, frozen=True):
     """``Supervisor.silent`` holds, told again and again; or does not any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class WakeAt:
+class WakeAt(msgspec.Struct, frozen=True):
     """Send a ``Tick`` at this monotonic time; replaces the one asked for before."""
 
     at: float

@@ -21,7 +21,7 @@ from notebook_rt.errors import DerivationError
 from notebook_rt.model.rows import Key, Op
 from notebook_rt.model.types import Backend, Column, Numeric, Schema, equal
 from notebook_rt.store.column import ColumnStore, family
-from notebook_rt.store.columns import FixedColumn, TextColumn, column_of
+from notebook_rt.store.columns import ComputedFloats, FixedColumn, TextColumn, column_of
 from notebook_rt.store.encode import NULL_MOMENT, stamps
 from notebook_rt.store.touched import RANK, Delta, Place
 from notebook_rt.sync.derive.expression import Formula, parsed
@@ -218,6 +218,10 @@ def stored(
     kind = family(pg_type, numeric)
     if kind in ("int", "float", "bool"):
         of, null = _FIXED[kind]
+        if isinstance(series.dtype, np.dtype) and series.dtype.kind == "f" and kind == "float":
+            data = series.to_numpy(of)
+            data = data.copy() if copy else np.ascontiguousarray(data)
+            return ComputedFloats(data, pg_type, backend, numeric)
         mask = _nulls(series)
         data = series.to_numpy(of) if mask is None else series.to_numpy(of, na_value=null)
         data = data.copy() if copy else np.ascontiguousarray(data)
@@ -233,12 +237,8 @@ def stored(
 
 def _nulls(series: pd.Series) -> np.ndarray | None:
     """Which values are null; None: none is."""
-    if isinstance(series.dtype, np.dtype):
-        if series.dtype.kind in "iub":
-            return None
-        # The least of floats is NaN where one is: much quicker than to look at each.
-        if series.dtype.kind == "f" and not (len(series) and np.isnan(series.to_numpy().min())):
-            return None
+    if isinstance(series.dtype, np.dtype) and series.dtype.kind in "iub":
+        return None
     nulls = np.array(series.isna(), bool)
     return nulls if nulls.any() else None
 

@@ -28,7 +28,7 @@ from notebook_rt.model.types import Backend, Schema
 from notebook_rt.store.column import Parts
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table, differences
-from notebook_rt.sync.history.record import BATCH, Chunk, Record, Told
+from notebook_rt.sync.history.record import BATCH, Chunk, Record, Told, microseconds, span_of
 
 SHARE: Final = 8
 """A past is cut when an eighth of its changes are too old: to cut it costs what the table holds."""
@@ -201,16 +201,22 @@ class Past:
             return
         if cause not in self._causes:
             self._causes.append(cause)
-        self._date(ops, now, read=cause != "stream")
-        self._eras[-1].record.add(ops, self._causes.index(cause), now)
-        at = ops[-1].at
+        times = [op.at for op in ops]
+        self._date(ops, times, now, read=cause != "stream")
+        self._eras[-1].record.add(ops, times, self._causes.index(cause), now)
+        at = times[-1]
         if at is not None and not self._open:
-            self._known = max(self._known, round(at * 1e6))
+            self._known = max(self._known, microseconds(at))
 
-    def _date(self, ops: Sequence[Op], now: int, *, read: bool) -> None:
+    def _date(
+        self, ops: Sequence[Op], times: Sequence[float | None], now: int, *, read: bool
+    ) -> None:
         """See which of these changes are recorded at a later time than they were committed."""
         record = self._eras[-1].record
         latest = record.latest
+        span = span_of(times)
+        if span is not None and span[0] >= max(latest, span[1]) - TOLD_TO:
+            return  # whatever their order, none is late
         late: int | None = None
         untimed: list[int] = []
         for op in ops:
@@ -218,7 +224,7 @@ class Past:
                 untimed.append(self._proven_row(op.key))
                 latest = max(latest, now)
                 continue
-            at = round(op.at * 1e6)
+            at = microseconds(op.at)
             if at < latest - TOLD_TO:
                 late = at if late is None else min(at, late)
             latest = max(latest, at)
@@ -588,7 +594,7 @@ class Past:
         ops: list[Op] = [
             Delete(one.key) if one.new is None else Upsert(one.key, one.new) for one in changes
         ]
-        alone.add(ops, self._causes.index(now.cause), record.began)
+        alone.add(ops, [op.at for op in ops], self._causes.index(now.cause), record.began)
         return alone.told(0, record.began)
 
     def _era(self, when: int) -> _Era:

@@ -7,13 +7,17 @@ of them becomes a table without decoding a value.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from operator import itemgetter
+from types import NoneType
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from notebook_rt.model.rows import Row
 from notebook_rt.model.types import Numeric, Schema, kind
 from notebook_rt.store.arrays import objects
 from notebook_rt.store.column import Parts, family
@@ -32,10 +36,29 @@ def pack(values: Sequence[Any], pg_type: str, numeric: Numeric) -> Parts:
     encoded = encode(values, of) if of in STORED else None
     if encoded is not None:
         return Parts(*encoded)
+    if of == "text" and set(map(type, values)) <= {str, NoneType}:
+        with suppress(UnicodeEncodeError):  # half of a surrogate pair, which Arrow has not
+            texts = pa.array(values, pa.string())
+            if isinstance(texts, pa.StringArray) and texts.nbytes < _MOST_SHORT:
+                return Parts(pa.chunked_array([texts]))
     parts = column_of(values, pg_type, None, numeric).parts()
     if isinstance(parts.data, pa.ChunkedArray) and parts.data.nbytes < _MOST_SHORT:
         return Parts(parts.data.cast(pa.string()))
     return parts
+
+
+def transposed(rows: Sequence[Row], names: Sequence[str]) -> Iterable[tuple[str, Sequence[Any]]]:
+    """Of each column its values.
+
+    Raises
+    ------
+    KeyError
+        If a row has none of a column.
+    """
+    if len(names) < 2 or not rows:
+        return [(name, [row[name] for row in rows]) for name in names]
+    # Row by row: a dict is looked into while it is in the processor's cache.
+    return zip(names, zip(*map(itemgetter(*names), rows), strict=True), strict=True)
 
 
 def join(parts: Sequence[Parts], pg_type: str, numeric: Numeric) -> Parts:

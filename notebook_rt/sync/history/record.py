@@ -95,9 +95,23 @@ class Told:
         return len(self.times)
 
 
+def microseconds(at: float) -> int:
+    """Seconds since 1970 as microseconds."""
+    return round(at * 1e6)
+
+
+def span_of(times: Sequence[float | None]) -> tuple[int, int] | None:
+    """The first and the last of some times, in microseconds; None: one of them is not known."""
+    try:
+        return microseconds(min(times)), microseconds(max(times))  # type: ignore[type-var,arg-type]  # see below
+    except TypeError:  # None is neither smaller than a number nor one
+        return None
+
+
 @dataclass(slots=True)
 class _Noted:
     ops: Sequence[Op]
+    times: Sequence[float | None]
     cause: int
     now: int
 
@@ -168,12 +182,16 @@ class Record:
         ids = self._base_ids.nbytes + self._keys.nbytes + len(self._there)
         return self._base_bytes + packed + ids + self._noted_ops * NOTED_BYTES
 
-    def add(self, ops: Sequence[Op], cause: int, now: int) -> None:
-        """Note ``ops``, which nobody changes any more; ``now`` is the time of those without one."""
+    def add(self, ops: Sequence[Op], times: Sequence[float | None], cause: int, now: int) -> None:
+        """Note ``ops``, which nobody changes any more, and their times; ``now`` stands for None."""
         if ops:
-            self._noted.append(_Noted(ops, cause, now))
-            times = (now if op.at is None else round(op.at * 1e6) for op in ops)
-            self.latest = max(self.latest, *times)
+            self._noted.append(_Noted(ops, times, cause, now))
+            span = span_of(times)
+            if span is not None:
+                self.latest = max(self.latest, span[1])
+            else:
+                told = (now if at is None else microseconds(at) for at in times)
+                self.latest = max(self.latest, *told)
             self._noted_ops += len(ops)
             if self._noted_ops >= BATCH:
                 self.pack()
@@ -192,50 +210,48 @@ class Record:
             return
         noted, self._noted, self._noted_ops = self._noted, [], 0
         ops = [op for one in noted for op in one.ops]
-        ids, kinds, rows = self._numbered(ops)
+        keys = [op.key for op in ops]
+        ids, kinds, rows = self._numbered(ops, keys)
         sizes = [len(one.ops) for one in noted]
         causes = np.repeat(np.array([one.cause for one in noted], "uint8"), sizes)
         nows = np.repeat(np.array([one.now for one in noted], "int64"), sizes)
+        at = np.array([at for one in noted for at in one.times], "float64")  # of None it is NaN
         if NOTHING in kinds:
             kept = [place for place, kind in enumerate(kinds) if kind != NOTHING]
-            ops = [ops[place] for place in kept]
-            ids = [ids[place] for place in kept]
+            keys = [keys[place] for place in kept]
+            ids = ids[kept]
             rows = [rows[place] for place in kept]
             kinds = bytearray(kinds[place] for place in kept)
-            causes, nows = causes[kept], nows[kept]
-        if not ids:
+            causes, nows, at = causes[kept], nows[kept], at[kept]
+        if not len(ids):
             return
-        at = np.array([op.at for op in ops], "float64")  # of None it is NaN
         known = ~np.isnan(at)
         nows[known] = np.rint(at[known] * 1e6)
         times = np.maximum.accumulate(np.maximum(nows, self._last))
         self._last = int(times[-1])
-        columns, given = self._columns([op.key for op in ops], rows, kinds)
-        chunk = Chunk(
-            times, np.array(ids, "int32"), np.frombuffer(kinds, "uint8"), causes, columns, given
-        )
+        columns, given = self._columns(keys, rows, kinds)
+        chunk = Chunk(times, ids, np.frombuffer(kinds, "uint8"), causes, columns, given)
         self._chunks.append(chunk)
         self._merge()
         if self.on_packed is not None:
             self.on_packed(chunk)
 
-    def _numbered(self, ops: Sequence[Op]) -> tuple[list[int], bytearray, list[Row]]:
+    def _numbered(
+        self, ops: Sequence[Op], keys: Sequence[Key]
+    ) -> tuple[NDArray[np.int32], bytearray, list[Row]]:
         """Of each operation the row's number, its kind, and the row after it."""
-        keys = [op.key for op in ops]
-        known = self._keys.numbers(keys)
         there = self._there
-        found = list(map(known.get, keys))
-        if (
-            Delete not in set(map(type, ops))
-            and None not in found
-            and all(map(there.__getitem__, numbers := cast("list[int]", found)))
-        ):
-            return numbers, bytearray([UPDATE]) * len(ops), [op.row for op in ops]  # type: ignore[union-attr]  # Upserts
+        if Delete not in set(map(type, ops)):
+            found = self._keys.all_numbers(keys)
+            if found is not None and np.frombuffer(there, "uint8")[found].all():
+                rows = [op.row for op in ops]  # type: ignore[union-attr]  # Upserts
+                return found.astype("int32"), bytearray([UPDATE]) * len(ops), rows
+        known = self._keys.numbers(keys)
         blank: Row = dict.fromkeys(self.schema.names)
         new: list[tuple[Key, int]] = []
         ids: list[int] = []
         kinds = bytearray()
-        rows: list[Row] = []
+        rows = []
         for op in ops:
             key = op.key
             number = known.get(key)
@@ -262,7 +278,7 @@ class Record:
         if new:
             self._keys.update(new)
             self._keys.settle()
-        return ids, kinds, rows
+        return np.array(ids, "int32"), kinds, rows
 
     def extend(self, chunk: Chunk) -> None:
         """Go on with changes that another record had packed; how it numbered the rows does not matter."""
@@ -295,24 +311,21 @@ class Record:
         parts: Iterable[Any] = [keys]
         if len(schema.key) > 1:
             parts = zip(*cast("Sequence[tuple[Any, ...]]", keys), strict=True)
-        of_key = dict(zip(schema.key, parts, strict=True))
-        columns: dict[str, Parts] = {}
         given: dict[str, NDArray[np.bool_]] = {}
-        for name, pg_type in schema.types.items():
-            values: list[Any]
-            if name in of_key:
-                values = list(of_key[name])
-            else:
+        lists: dict[str, Sequence[Any]] = dict(zip(schema.key, map(list, parts), strict=True))
+        others = [name for name in schema.names if name not in lists]
+        try:
+            lists.update(pieces.transposed(rows, others))
+        except KeyError:
+            for name in others:
                 try:
-                    values = [row[name] for row in rows]
-                except (
-                    KeyError
-                ):  # a part of a row, as where an unchanged value is too large to be told
-                    values = [row.get(name) for row in rows]
+                    lists[name] = [row[name] for row in rows]
+                except KeyError:  # of parts of rows: an unchanged value may be too large to be told
+                    lists[name] = [row.get(name) for row in rows]
                     told = zip(kinds, rows, strict=True)
                     given[name] = np.array([of == INSERT or name in row for of, row in told], bool)
-            columns[name] = pieces.pack(values, pg_type, schema.numeric)
-        return columns, given
+        types, numeric = schema.types, schema.numeric
+        return {name: pieces.pack(lists[name], types[name], numeric) for name in types}, given
 
     def _merge(self) -> None:
         """Make one chunk of those of one size, where there are many."""

@@ -488,7 +488,7 @@ class ChangeLog:
             )  # which says that it is over, or where it goes on
         head = found.heads.get("0")
         if head is not None:
-            return self.take_head(replace(read.page, value=head), now())
+            return self.take_head(msgspec.structs.replace(read.page, value=head), now())
         if (self.topic, self._epoch) != (known["topic"], known["epoch"]):
             return None  # it was of another log
         return Position.of(found.position)

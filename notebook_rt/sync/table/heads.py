@@ -8,8 +8,9 @@ In go the questions that several tables ask at one moment (``question``), out co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from notebook_rt.sync.events import OPTIONAL_SQL_SCHEMA, Page, Query
 

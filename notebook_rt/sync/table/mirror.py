@@ -12,8 +12,9 @@ a gap and what closes it, when to poll and when to audit. What each of these doe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final, Literal
+
+from msgspec import structs
 
 from notebook_rt.errors import (
     MissingColumnError,
@@ -349,7 +350,7 @@ class Mirror(Machine):
         replica = self._passes.replica
         loaded = replica is not None and replica.loaded
         if loaded and event.retry_after is None and classify(event.error).kind == "auth":
-            return replace(event, retry_after=self.options.backoff_base)
+            return structs.replace(event, retry_after=self.options.backoff_base)
         return event
 
     def _hear(self, payloads: Sequence[object]) -> None:

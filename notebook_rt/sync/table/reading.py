@@ -354,9 +354,7 @@ class Comparison:
 
     def versions(self, read: Read) -> None:
         """Take a page of keys with their ``xmin``."""
-        for key, wire in zip(self._note(read), read.page.rows, strict=True):
-            if not self._replica.versions.is_same(key, wire.get("xmin")):
-                self.unknown.append(key)
+        self.unknown += self._replica.versions.differing(self._note(read), read.page.rows)
 
     def by_key(self, keys: Sequence[Key], read: Read) -> None:
         """Take the answer to a read of ``keys``: what is not in it is gone.
@@ -386,8 +384,8 @@ class Comparison:
         if not self._all:
             return
         read = spanning(self._all)
-        mine = self._replica.rows.keys()
-        self._rows.update({key: (None, read, None) for key in mine if key not in self._keys})
+        keys, mine = self._keys, self._replica.rows.keys()
+        self.gone([key for key in mine if key not in keys], read)
 
     def gone(self, keys: Sequence[Key], read: Read) -> None:
         """Take the word of ``read`` that these keys are gone."""

@@ -62,6 +62,18 @@ class Versions:
         """Whether a read of this ``xmin`` shows the row that is here."""
         return isinstance(xmin, (int, str)) and self._xmin.get(key) == int(xmin)
 
+    def differing(self, keys: Sequence[Key], page: Sequence[WireRow]) -> list[Key]:
+        """Those of ``keys`` that a page has brought with another ``xmin`` than is known."""
+        versions: list[Any] = [row.get("xmin") for row in page]
+        if set(map(type, versions)) <= {str}:
+            known, read = list(map(self._xmin.get, keys)), list(map(int, versions))
+            if known == read:  # most pages: told at once
+                return []
+            pairs = zip(keys, known, read, strict=True)
+            return [key for key, mine, theirs in pairs if mine != theirs]
+        told = zip(keys, versions, strict=True)
+        return [key for key, xmin in told if not self.is_same(key, xmin)]
+
     def arrays(self) -> tuple[list[Key], NDArray[np.int64]]:
         """All keys, and their versions."""
         return list(self._xmin), np.fromiter(self._xmin.values(), np.int64, len(self._xmin))
