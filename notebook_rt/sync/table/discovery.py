@@ -447,7 +447,7 @@ def candidates(
 
     >>> row = {"sku": "a", "shop": 1, "price": 1.5}
     >>> list(candidates("goods", list(row), [row]))
-    [('sku',), ('shop',), ('sku', 'shop')]
+    [('sku',), ('shop',), ('sku', 'shop'), ('sku', 'shop', 'price')]
     """
     if not rows:
         singular = table[:-1] if table.endswith("s") else table
