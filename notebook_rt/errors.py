@@ -674,10 +674,24 @@ class SomeColumnsError(PermissionDeniedError):
 
     >>> print(SomeColumnsError("public", "staff", "anon", ["id", "name"], ["id"]))
     role "anon" may read some columns of table "staff" only: name them, rt.table("staff", columns="id,name")
+
+    ``complete``: False: there may be others that it may read. ``withheld``: columns that were asked for, and
+    that it may not read.
+
+    >>> print(SomeColumnsError("public", "staff", "anon", ["id"], [], withheld=["pay"]))  # doctest: +ELLIPSIS
+    role "anon" may not read pay of table "staff": leave it out, or run: grant select (pay) on public.staff...
     """
 
     def __init__(
-        self, schema: str, table: str, role: str, columns: Collection[str], key: Collection[str]
+        self,
+        schema: str,
+        table: str,
+        role: str,
+        columns: Collection[str],
+        key: Collection[str],
+        *,
+        withheld: Collection[str] = (),
+        complete: bool = True,
     ) -> None:
         said = ",".join(columns)
         named = f'"{said}"' if said.replace(",", "").replace("_", "").isalnum() else [*columns]
@@ -688,12 +702,22 @@ class SomeColumnsError(PermissionDeniedError):
                 f"{', '.join(columns)}; its rows cannot be told apart without the key; run: "
                 f"grant select ({what}) on {qualified(schema, table)} to {identifier(role)}"
             )
-        TableError.__init__(
-            self,
-            schema,
-            table,
-            f'role "{role}" may read some columns of table "{table}" only: {todo}',
-        )
+        words = f'role "{role}" may read some columns of table "{table}" only: {todo}'
+        if withheld:
+            what = ", ".join(map(identifier, withheld))
+            words = (
+                f'role "{role}" may not read {what} of table "{table}": leave '
+                f"{'it' if len(withheld) == 1 else 'them'} out, or run: "
+                f"grant select ({what}) on {qualified(schema, table)} to {identifier(role)}"
+            )
+        elif not complete:
+            words = (
+                f'role "{role}" may read some columns of table "{table}" only, {", ".join(columns)} among '
+                f"them: name each one that it may read, rt.table({json.dumps(table, ensure_ascii=False)}, "
+                f'columns="{said},..."), or run: grant select on {qualified(schema, table)} to '
+                f"{identifier(role)}"
+            )
+        TableError.__init__(self, schema, table, words)
         self.role = role
         self.right = "select"
         self.reason = ""

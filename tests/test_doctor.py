@@ -454,6 +454,27 @@ def test_a_project_without_the_optional_sql_is_told_once(
     assert any("there is no nrt_digest" in one.text for one in looked(capsys, "ill"))
 
 
+def test_an_earlier_version_of_the_optional_sql_is_told(
+    whole: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where each of its functions is there; how its lines end is nothing."""
+
+    def of_sql() -> str:
+        (said,) = [one.text for one in looked(capsys) if "optional SQL" in one.text]
+        return said
+
+    describe, ledger = DESCRIBE_SQL.read_text(), LEDGER_SQL.read_text()
+    assert of_sql() == "the optional SQL is there"
+    whole.sql(describe.replace("'set_by_trigger'", "'sets'"))
+    assert "another version of nrt_describe:" in of_sql()
+    whole.sql(re.sub(r"'sources', \(.*?\n        \),", "", describe, flags=re.DOTALL))
+    assert "of an earlier version: run again" in of_sql()
+    whole.sql(describe.replace("\n", "\r\n"))
+    assert of_sql() == "the optional SQL is there"
+    whole.sql(ledger.replace("-- ", "-- Once: "))
+    assert "another version of notebook_rt_write, " in of_sql()
+
+
 def test_notes_say_what_may_be_better(
     whole: LocalStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,13 @@ SHAPES = {
         "(1.5, 'a', '2024-01-02')",
         "(2, 'b', '2024-01-03')",
     ),
+    "a truth and a fraction": Shape(
+        {"flag": "bool", "share": "numeric", "note": "text"},
+        ("flag", "share"),
+        "flag bool, share numeric, note text, primary key (flag, share)",
+        "(true, 1.5, 'a'), (false, 1.5, 'b')",
+        "(true, 2.5, 'c')",
+    ),
     "two columns": Shape(
         {"sold": "float8", "shop": "int4", "day": "date"},
         ("shop", "day"),
@@ -385,6 +392,22 @@ def test_whoever_may_read_some_columns_only_is_shown_those(
     stack.sql(f"revoke all on {table} from anon; grant select (sku, price) on {table} to anon")
     frame = opened(anon, table, columns=["sku", "price"])
     assert dtypes_of(frame.df) == {"sku": dtype("text"), "price": dtype("numeric")}
+
+
+def test_whoever_may_read_some_columns_only_is_told_of_one(
+    stack: LocalStack, make: Callable[[Shape], str], undescribed: None, anon: nrt.Session
+) -> None:
+    """The advice is not to grant all of it; and which column is withheld is said by name."""
+    table = make(SHAPES["a text key"])
+    stack.sql(f"revoke all on {table} from anon")
+    with pytest.raises(errors.PermissionDeniedError) as none:
+        anon.table(table).wait(scaled(30))
+    assert not isinstance(none.value, errors.SomeColumnsError)
+    stack.sql(f"grant select (sku) on {table} to anon")
+    with pytest.raises(errors.SomeColumnsError, match=r'sku among them.*columns="sku,\.\.\."'):
+        anon.table(table).wait(scaled(30))
+    with pytest.raises(errors.SomeColumnsError, match=r"may not read price of .*leave it out"):
+        anon.table(table, columns=["sku", "price"]).wait(scaled(30))
 
 
 # The proof of a key ----------------------------------------------------------------------------

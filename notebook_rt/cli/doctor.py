@@ -28,7 +28,12 @@ from notebook_rt.errors import (
     printable,
     qualified,
 )
-from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql, optional_sql
+from notebook_rt.runtime.optional_sql import (
+    broadcast_remove_sql,
+    broadcast_sql,
+    function_sources,
+    optional_sql,
+)
 
 if TYPE_CHECKING:
     from notebook_rt.session import Session
@@ -273,18 +278,22 @@ def of_project(value: Mapping[str, Any] | None) -> Iterator[Finding]:
             "Paste what `notebook-rt doctor --sql` prints into the SQL editor once",
         )
         return
-    functions = value.get("functions")
-    lacking = [
-        f"{name} ({use})"
-        for name, use in _NEEDED_SQL.items()
-        if isinstance(functions, list) and name not in functions
+    functions, sources = value.get("functions"), value.get("sources")
+    told = functions if isinstance(functions, list) else []
+    lacking = [f"{name} ({use})" for name, use in _NEEDED_SQL.items() if name not in told]
+    others = [
+        name
+        for name, source in function_sources().items()
+        if name in told and isinstance(sources, list) and source not in sources
     ]
-    if lacking or functions is None:
-        words = (
-            f"of the optional SQL there is no {', no '.join(lacking)}"
-            if lacking
-            else ("the optional SQL is of an earlier version")
-        )
+    if (lacking and told) or others or not isinstance(sources, list):
+        words = "the optional SQL is of an earlier version"
+        if lacking and told:
+            words = f"of the optional SQL there is no {', no '.join(lacking)}"
+        elif others:
+            words = (
+                f"of the optional SQL this notebook_rt has another version of {', '.join(others)}"
+            )
         yield Finding(
             "note", "project", f"{words}: run again what `notebook-rt doctor --sql` prints"
         )

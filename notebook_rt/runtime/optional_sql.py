@@ -7,6 +7,8 @@ from the database there is a fourth (``docs/design/broadcast.md``).
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +29,19 @@ _REMOVED = "'{}'::text[]"
 def optional_sql() -> str:
     """All of it, as one text."""
     return "\n".join(file.read_text() for file in (DESCRIBE_SQL, AUDIT_SQL, LEDGER_SQL))
+
+
+_FUNCTION = re.compile(
+    r"create or replace function public\.(\w+)\(.*?\bas \$\$(.*?)\$\$;", re.DOTALL
+)
+
+
+def function_sources() -> dict[str, str]:
+    """The functions of the optional SQL, and what ``nrt_describe`` says they are made of."""
+    return {
+        name: hashlib.md5(body.encode(), usedforsecurity=False).hexdigest()
+        for name, body in _FUNCTION.findall(optional_sql())
+    }
 
 
 def broadcast_sql(

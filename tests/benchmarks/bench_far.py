@@ -2,7 +2,9 @@
 
 Beside it in the same run: a bare client that knows the ranges of the key beforehand and keeps eight
 requests under way, and one that asks page after page. Our side has the join, the columns and the key
-to learn, too. And the same rows under a key of two columns, beside those under one.
+to learn, too. And the same rows under a key of two columns, beside those under one: there the bare
+client knows the first key of each page, too, and so what these rows cost at the least shows beside
+what we make of it.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ PAGE = 1000
 AT_ONCE = 8
 SENSORS = 60
 ONE_BY_ONE_MOST = 50_000
+PEER = "httpx eight at a time, keyed by"
 TABLES = {
     "id": ("id bigint primary key", "g"),
     "sensor, at": (
@@ -71,23 +74,48 @@ def ours(link: Link, stack: LocalStack, place: int, rows: int) -> float:
     return took
 
 
-async def bare(link: Link, stack: LocalStack, rows: int, at_once: int) -> float:
+def ranges(stack: LocalStack, place: int, rows: int) -> list[str]:
+    """What a client that knows every page of a table beforehand asks for: ranges of whole pages."""
+    if place == 0:
+        return [f"id=gte.{at}&id=lt.{at + PAGE}&order=id" for at in range(1, rows + 1, PAGE)]
+    firsts = stack.sql(
+        'select sensor, to_char(at, \'YYYY-MM-DD"T"HH24:MI:SS"Z"\') from '
+        f"(select sensor, at, row_number() over (order by sensor, at) as n from far_{place}) numbered "
+        f"where n % {PAGE} = 1 order by sensor, at"
+    )
+    queries = [f"sensor=gte.{sensor}&or=(sensor.gt.{sensor},at.gte.{at})" for sensor, at in firsts]
+    for page, (sensor, at) in enumerate(firsts[1:]):
+        queries[page] += f"&sensor=lte.{sensor}&or=(sensor.lt.{sensor},at.lt.{at})"
+    return [f"{query}&order=sensor,at" for query in queries]
+
+
+def bare(link: Link, stack: LocalStack, place: int, rows: int, at_once: int) -> float:
     """The same for a client with ``at_once`` requests under way, who knows every range beforehand."""
+    return asyncio.run(_bare(link, stack, place, rows, at_once))
+
+
+async def _bare(link: Link, stack: LocalStack, place: int, rows: int, at_once: int) -> float:
     headers = {"apikey": stack.anon_key}
     limits = httpx.Limits(max_connections=at_once)
     gate = asyncio.Semaphore(at_once)
+    queries = ranges(stack, place, rows)
     async with httpx.AsyncClient(base_url=link.url, headers=headers, limits=limits) as client:
 
-        async def page(first: int) -> list[object]:
+        async def page(query: str) -> list[object]:
             async with gate:
-                query = f"/rest/v1/far_0?id=gte.{first}&id=lt.{first + PAGE}&order=id"
-                found: list[object] = orjson.loads((await client.get(query, timeout=60)).content)
+                answer = await client.get(f"/rest/v1/far_{place}?{query}", timeout=60)
+                found: list[object] = orjson.loads(answer.content)
                 return found
 
-        await asyncio.gather(*(page(-PAGE) for _ in range(at_once)))  # connected, as ours is
+        await asyncio.gather(*(page("limit=0") for _ in range(at_once)))  # connected, as ours is
         began = time.perf_counter()
-        pages = await asyncio.gather(*(page(first) for first in range(1, rows + 1, PAGE)))
-        df = pd.DataFrame([row for found in pages for row in found]).set_index("id")
+        pages = await asyncio.gather(*map(page, queries))
+        df = pd.DataFrame([row for found in pages for row in found])
+        if place == 0:
+            df = df.set_index("id")
+        else:
+            df["at"] = pd.to_datetime(df["at"], format="ISO8601")
+            df = df.set_index(["sensor", "at"])
         assert len(df) == rows
     return (time.perf_counter() - began) * 1e3
 
@@ -95,24 +123,28 @@ async def bare(link: Link, stack: LocalStack, rows: int, at_once: int) -> float:
 def measured(rows: int, repeats: int) -> Iterator[Result]:
     """Every side, in turns."""
     with stack_with(rows) as stack, Link(stack.url, ROUND_TRIP) as link:
-        sides: dict[str, Callable[[], float]] = {
-            "httpx eight at a time": lambda: asyncio.run(bare(link, stack, rows, AT_ONCE)),
-            **{
-                f"{OURS} keyed by ({key})": partial(ours, link, stack, place, rows)
-                for place, key in enumerate(TABLES)
-            },
-        }
+        sides: dict[str, Callable[[], float]] = {}
+        for place, key in enumerate(TABLES):
+            sides[f"{PEER} ({key})"] = partial(bare, link, stack, place, rows, AT_ONCE)
+            sides[f"{OURS} keyed by ({key})"] = partial(ours, link, stack, place, rows)
         if rows <= ONE_BY_ONE_MOST:
-            sides["httpx page after page"] = lambda: asyncio.run(bare(link, stack, rows, 1))
+            sides["httpx page after page"] = partial(bare, link, stack, 0, rows, 1)
         times: dict[str, list[float]] = {side: [] for side in sides}
         for turn in range(repeats):
             for side in list(sides)[:: 1 if turn % 2 == 0 else -1]:
                 times[side].append(sides[side]())
-        eight, by_id, *_ = times.values()
-        for place, (side, each) in enumerate(times.items()):
-            notes = [f"{ratio(each, eight):.2f} x eight at a time"] if place else []
-            notes += [f"{ratio(each, by_id):.2f} x keyed by (id)"] if place == 2 else []
-            yield Result(SUITE, f"{rows:,} rows", side, median(each), note=", ".join(notes))
+        by_id, by_two = (f"({key})" for key in TABLES)
+        ours_by = {key: times[f"{OURS} keyed by {key}"] for key in (by_id, by_two)}
+        bare_by = {key: times[f"{PEER} {key}"] for key in (by_id, by_two)}
+        notes = {f"{OURS} keyed by {key}": against(ours_by[key], bare_by[key]) for key in bare_by}
+        notes[f"{OURS} keyed by {by_two}"] += f", {against(ours_by[by_two], ours_by[by_id], by_id)}"
+        notes[f"{PEER} {by_two}"] = against(bare_by[by_two], bare_by[by_id], by_id)
+        for side, each in times.items():
+            yield Result(SUITE, f"{rows:,} rows", side, median(each), note=notes.get(side, ""))
+
+
+def against(mine: list[float], others: list[float], what: str = "eight at a time") -> str:
+    return f"{ratio(mine, others):.2f} x {what}"
 
 
 def ratio(ours: list[float], others: list[float]) -> float:

@@ -20,6 +20,12 @@ language sql stable security invoker set search_path = '' as $$
             where p.pronamespace = 'public'::regnamespace and p.proname ~ '^(nrt|notebook_rt)_'
                 and has_function_privilege(p.oid, 'execute')
         ),
+        -- What they are made of: `doctor` sees which are of another version than it prints.
+        'sources', (
+            select coalesce(jsonb_agg(distinct md5(replace(p.prosrc, chr(13), ''))), '[]') from pg_proc p
+            where p.pronamespace = 'public'::regnamespace and p.proname ~ '^(nrt|notebook_rt)_'
+                and has_function_privilege(p.oid, 'execute')
+        ),
         'tables', coalesce(jsonb_object_agg(c.relname, jsonb_build_object(
         'kind', c.relkind,
         'columns', (

@@ -359,6 +359,8 @@ def _sample(
     while True:
         error = None if refused is None else named(refused, spec)
         if error is not None and not (selects and isinstance(error, PermissionDeniedError)):
+            if isinstance(error, PermissionDeniedError):
+                yield from _some_columns(spec, error.role)
             raise error
         try:
             (read,) = yield [_some(selects.pop(0))]
@@ -366,6 +368,27 @@ def _sample(
             refused = refusal.error
         else:
             return read.page.rows
+
+
+def _some_columns(spec: TableSpec, role: str) -> Generator[Ask, Sequence[Read], None]:
+    """Raise ``SomeColumnsError`` where a login that may not read what was asked for may read a part.
+
+    Of a table that says nothing of itself only columns of a known name can be tried: those that were
+    asked for or, where all were, those that keys are usually called.
+    """
+    asked = tuple(dict.fromkeys((*(spec.columns or ()), *(spec.key or ()))))
+    likely = [key[0] for key in candidates(spec.table, (), ())][: 2 * AT_ONCE]
+    names = asked if spec.columns is not None else tuple(dict.fromkeys((*asked, *likely)))
+    queries = [
+        Query((("select", column_name(name)), ("limit", "0")), refusable=True) for name in names
+    ]
+    reads = yield queries
+    may = [name for name, read in zip(names, reads, strict=True) if read.page.refusal is None]
+    if may:
+        withheld = [name for name in asked if name not in may]
+        raise SomeColumnsError(
+            spec.schema, spec.table, role, may, (), withheld=withheld, complete=False
+        )
 
 
 def told_apart(rows: Iterable[WireRow], key: Sequence[str]) -> bool:
@@ -424,7 +447,7 @@ def candidates(
 
     >>> row = {"sku": "a", "shop": 1, "price": 1.5}
     >>> list(candidates("goods", list(row), [row]))
-    [('sku',), ('shop',), ('sku', 'shop')]
+    [('sku',), ('shop',), ('sku', 'shop'), ('sku', 'shop', 'price')]
     """
     if not rows:
         singular = table[:-1] if table.endswith("s") else table
@@ -437,6 +460,12 @@ def candidates(
     singles = ((name,) for name in able if told_apart(rows, (name,)))
     yield from islice(singles, SINGLES)
     yield from islice(_composites(able, places, rows), COMPOSITES)
+    # Truth and fractions are seldom part of a key, but may be.
+    whole = [name for name in names if not any(_is_no_key(row.get(name)) for row in rows)]
+    for size in range(1, WIDEST + 1):
+        leading = tuple(whole[:size])
+        if len(leading) == size and not {*leading} <= {*able} and told_apart(rows, leading):
+            yield leading
 
 
 def _rank(name: str, place: int) -> int:
@@ -448,8 +477,12 @@ def _rank(name: str, place: int) -> int:
     return 2
 
 
+def _is_no_key(value: Json) -> bool:
+    return value is None or isinstance(value, list | dict)
+
+
 def _may_be_key(value: Json) -> bool:
-    return value is not None and not isinstance(value, bool | float | list | dict)
+    return not (_is_no_key(value) or isinstance(value, bool | float))
 
 
 def _composites(

@@ -55,11 +55,11 @@ class Pool:
     """What is to be sent, in this order, each with its tag."""
     at_once: int = 0
     """How many are under way at a time just now."""
-    one_by_one: bool = False
-    """Whether nothing is sent while anything is under way."""
+    room: int = 0
+    """How many may be under way just now for the flow's own reasons."""
 
     def __post_init__(self) -> None:
-        self.at_once = self.most
+        self.at_once = self.room = self.most
 
     def fewer(self) -> None:
         """The server has had enough."""
@@ -256,7 +256,7 @@ class Flows:
 
     def _fill(self, running: _Running, pool: Pool) -> None:
         """Send what may be sent; the flow goes on where nothing is left."""
-        while pool.waiting and running.under_way < (1 if pool.one_by_one else pool.at_once):
+        while pool.waiting and running.under_way < min(pool.room, pool.at_once):
             tag, query = pool.waiting.popleft()
             running.under_way += 1
             self._send(running, tag, query)

@@ -6,10 +6,10 @@ a page and the span of their keys give the density that the next ranges are cut 
 
 A run is all rows with one value in the first column of a key of several. Beside the first page,
 or where a page shows nothing but one run, the last key of the table is asked for, which gives the pages of a
-run on average. Short
-runs are read several to a range. A long one is a range of its own, whose first column is fixed, and it
-is cut by the next column in the same way. Where a column is no number (text), a look at the index
-finds the bounds: the key that comes so many rows after another.
+run on average. Short runs are read several to a range. One that is longer than most is a range of its
+own, whose first column is fixed, and it is cut by the next column in the same way, up to where other
+runs were seen to end; past that by as much as has come so far. Where a column is no number (text), a look
+at the index finds the bounds: the key that comes so many rows after another.
 
 Every range is right whatever the keys are like: bounds that were guessed badly cost requests, no rows.
 """
@@ -21,6 +21,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from typing import Any, Final
 
 from notebook_rt.errors import AnswerTooLargeError, StatementTimeoutError
@@ -43,11 +44,13 @@ LOOK_ROWS: Final = 50_000
 """Rows of the index that one look may pass over: then all bounds of a small table are asked for
 together, and those of a large one one after the other."""
 AHEAD_PAGES: Final = 64
-"""Pages that may wait for one before them; then only that one is asked for."""
+"""Pages that may wait for one before them; then only what comes before them is asked for."""
 WALK_PAGES: Final = 8
 """The most pages of a range of several runs: its last one is short, so it needs some full ones."""
 FEW: Final = 4
 """So many numbers to a page, and ranges of a page each would be cut too short or too long."""
+ENDS: Final = 8
+"""Runs by whose ends it is guessed where others end."""
 HALF: Final = 0.5
 """From so many pages to a number on, what is known of runs on average says how to cut."""
 EVEN: Final = 0.003
@@ -143,6 +146,8 @@ class Range:
     full: int = 0
     """About how many full pages came before the next one, in a row or in the ranges before it that it
     was cut from."""
+    past: int = 0
+    """How many of these came after it had passed where other runs end."""
     same: int = 0
     """How many of these, up to the last, had one value of its column only, and the same."""
     pages: int | None = None
@@ -177,11 +182,11 @@ class Ranges:
         How many rows of ``first`` count as read: all, or none.
     limit
         Rows of a full page.
-    pages_left
-        About how many pages are left, as far as the server has said.
+    total
+        About how many rows there are, as far as the server has said.
     last
         The last key of the table, where it was asked for beside the first page; None: it was not. It is
-        believed to tell how long runs are where that page is of one.
+        believed to tell how long runs are.
     take
         Called with each page, in the order of the key.
     check
@@ -199,7 +204,7 @@ class Ranges:
         columns: Sequence[str] | None,
         limit: int,
         most: int,
-        pages_left: int | None,
+        total: int | None,
         last: Sequence[WireRow] | None,
         take: Callable[[Read], None],
         check: Callable[[int, Row | None, Row], None],
@@ -208,7 +213,7 @@ class Ranges:
         self._order = order
         self._columns = columns
         self._limit = limit
-        self._pages_left = pages_left
+        self._total = total
         self._beyond = 0
         """Ranges that may be cut now that all pages of which the server has said have come."""
         self._take = take
@@ -224,16 +229,22 @@ class Ranges:
         self._run_pages: float | None = None
         """About how many pages there are for each number of the first column, once known."""
         self._asked_last = self._spread = False
+        self._ends: dict[int, deque[int]] = {}
+        """By column of the key, the numbers that the last runs were seen to end with."""
+        self._delivered: Row | None = None
+        """The last key that was handed on."""
         self._held: list[Range] = []
         """Ranges that wait for the last key of the table."""
         self._waiting_pages = 0
+        self._later: list[tuple[object, Query]] = []
+        """What is asked for when fewer pages wait."""
         self.pool = Pool(self._took, self._refused, most)
         behind = Range(self._last(first.page.rows))
         self._head: Range | None = behind
         if not got:
             self._head = Range(None, up_to=behind.after, next=behind)
             self._ask(self._head)
-        if last is not None and self._is_of_one_run(behind, first.page.rows):
+        if last is not None:
             self._asked_last = True
             self._saw_last(last)
         self._go_on(behind, first.page.rows)
@@ -252,8 +263,6 @@ class Ranges:
 
     def _paged(self, asked: _Asked, read: Read) -> None:
         span, rows = asked.span, read.page.rows
-        if self._pages_left is not None:
-            self._pages_left = max(self._pages_left - 1, 0)
         if rows:
             span.came.append(read)
             self._waiting_pages += 1
@@ -261,10 +270,13 @@ class Ranges:
             before, span.after = span.after, self._last(rows)
             self._check(self._got, before, span.after)
             span.same = span.same + 1 if self._is_of_one_run(span, rows) else 0
+            self._look_at_ends(span, rows)
         if len(rows) < asked.limit or self._is_at_end(span):
             span.done = True
         else:
             span.full += 1
+            has_passed = self._ends.get(len(span.run)) and self._likely_end(span) is None
+            span.past = span.past + 1 if has_passed else 0
             self._go_on(span, rows)
 
     def _is_at_end(self, span: Range) -> bool:
@@ -297,38 +309,53 @@ class Ranges:
     def _deliver(self) -> None:
         """Hand on what has come in order so far."""
         while self._head is not None:
-            while self._head.came:
+            head = self._head
+            while head.came:
                 self._waiting_pages -= 1
-                self._take(self._head.came.popleft())
-            if not self._head.done:
+                read = head.came.popleft()
+                if head.run:
+                    self._delivered = self._last(read.page.rows)
+                self._take(read)
+            if not head.done:
                 break
-            self._head = self._head.next
-        self.pool.one_by_one = self._waiting_pages >= AHEAD_PAGES
+            self._head = head.next
+            if head.run and (head.next is None or head.next.run != head.run):
+                self._ended(len(head.run), self._delivered)
         self._head_first()
 
     def _head_first(self) -> None:
         """Ask first for what comes first: a page that is far ahead only waits for those before it.
 
-        But for the first page at the end, while pages are not kept waiting: it shows where the next
-        ranges begin.
+        But for the first page at the end, while few pages are kept waiting: it shows where the next
+        ranges begin. While many are, nothing is asked for that comes after the first of them.
         """
-        waiting, places, span = self.pool.waiting, dict[int, int](), self._head
+        most, many = self.pool.most, self._waiting_pages >= AHEAD_PAGES
+        self.pool.room = min(most, max(1, AHEAD_PAGES + 2 * most - self._waiting_pages))
+        places, span, first_waiting = dict[int, int](), self._head, -1
         while span is not None:
-            shows = _is_open(span) and span.after is None and not self.pool.one_by_one
+            shows = _is_open(span) and span.after is None and not many
             places[id(span)] = -1 if shows else len(places)
+            if span.came and first_waiting < 0:
+                first_waiting = len(places) - 1
             span = span.next
-        ranked = sorted(
-            waiting, key=lambda one: (not _asked(one).last, places[id(_asked(one).span)])
-        )
-        waiting.clear()
-        waiting.extend(ranked)
+
+        def rank(waiting: tuple[object, Query]) -> int:
+            asked = _asked(waiting)
+            return -2 if asked.last else places[id(asked.span)]
+
+        ranked = sorted([*self.pool.waiting, *self._later], key=rank)
+        self.pool.waiting.clear()
+        self._later.clear()
+        for one in ranked:
+            later = many and rank(one) >= first_waiting
+            (self._later if later else self.pool.waiting).append(one)
 
     # What to ask for next ----------------------------------------------------------------------
 
     def _go_on(self, span: Range, rows: Sequence[WireRow]) -> None:
         """A full page of ``span`` came, and there may be more: cut the rest, or go on with it."""
         if self._pages_left == 0:
-            self._pages_left, self._beyond = None, 1  # there may be more than the server has said
+            self._total, self._beyond = None, 1  # there may be more than the server has said
         elif self._beyond:
             self._beyond *= 2
         if span.pages is not None:
@@ -360,14 +387,24 @@ class Ranges:
             room = max(room, self.pool.most)
         if span.pages is not None:
             return min(room, max(1, span.pages))
-        if self._pages_left is not None:
-            room = min(room, self._pages_left - self._planned(span))
+        if self._likely_end(span) is not None:
+            return room
+        if (left := self._pages_left) is not None:
+            others = self._planned(span)
+            room = min(room, left - (min(others, left // 2) if span.run else others))
         if self._beyond:
             room = min(room, self._beyond)
         if not span.run:
             return room
+        if self._ends.get(len(span.run)):  # it has passed where others end
+            return min(room, 2 * (span.past - 1))
         # How long the run is, nobody knows; while all else waits, the guess may be a bold one.
         return min(room, self.pool.most - 1 if self._held else max(2, span.full))
+
+    @property
+    def _pages_left(self) -> int | None:
+        """About how many pages are left, as far as the server has said."""
+        return None if self._total is None else max(0, -(-(self._total - self._got) // self._limit))
 
     def _has_few(self) -> bool:
         """Whether there are fewer ranges than requests may be under way."""
@@ -452,12 +489,15 @@ class Ranges:
         pg_type = self._types[len(span.run)]
         up_to = None if span.up_to is None else self._number(span.up_to, len(span.run))
         end = min((one for one in (span.high, up_to) if one is not None), default=None)
+        last = self._likely_end(span) if span.run else self._highest
         bounds = []
         for place in range(1, most):
             bound = start + place * width
-            if from_number(pg_type, bound) is None or (end is not None and bound >= end):
+            if from_number(pg_type, bound) is None:
                 break
-            if not span.run and self._highest is not None and bound > self._highest:
+            if end is not None and bound + width // 2 >= end:
+                break  # a range of its own would be a short one
+            if last is not None and bound > last:
                 break
             bounds.append(bound)
         if not bounds:
@@ -466,8 +506,9 @@ class Ranges:
         span.high, span.pages = bounds[0], pages
         pieces = [span]
         for low, until in zip(bounds, [*bounds[1:], high], strict=True):
-            full = pieces[-1].full + (pages or 1)
-            piece = Range(None, low, until, span.up_to, run=span.run, full=full, pages=pages)
+            piece = Range(None, low, until, span.up_to, run=span.run, pages=pages)
+            piece.full = pieces[-1].full + (pages or 1)
+            piece.past = pieces[-1].past + (pages or 1) if span.past else 0
             pieces[-1].next = piece
             pieces.append(piece)
         pieces[-1].next = behind
@@ -493,7 +534,33 @@ class Ranges:
     def _has_short_runs(self, span: Range) -> bool:
         """Whether the runs of ``span`` are known to be short, and what came of it does not deny it."""
         short = self._run_pages is not None and HALF <= self._run_pages <= self._walk
-        return short and not span.run and span.same <= 2 * self._walk
+        return short and not span.run and span.same <= 1 + 2 * (self._run_pages or 0.0)
+
+    def _look_at_ends(self, span: Range, rows: Sequence[WireRow]) -> None:
+        """Note where the first runs of a page of several end: other runs may end there, too."""
+        depth = len(span.run)
+        if not self._has_more_columns(span):
+            return
+        column = self._order[depth].column
+        changes = (row for row, after in pairwise(rows) if row[column] != after[column])
+        for row in islice(changes, ENDS):
+            self._ended(depth + 1, self._decoded(row))
+
+    def _ended(self, depth: int, row: Row | None) -> None:
+        """A run whose rows differ in the column of ``depth`` ends with ``row``."""
+        at = self._number(row, depth)
+        if at is not None:
+            self._ends.setdefault(depth, deque(maxlen=ENDS)).append(at)
+
+    def _likely_end(self, span: Range) -> int | None:
+        """The number that the run which ``span`` is of may well reach, as two of the last ones have;
+        None: not known, or it has passed that.
+        """
+        ends, last = self._ends.get(len(span.run)), self._number(span.after, len(span.run))
+        if not (span.run and ends) or last is None:
+            return None
+        end = sorted(ends)[-2:][0]
+        return end if end > last else None
 
     def _set_run_apart(self, span: Range, rows: Sequence[WireRow], room: int) -> None:
         """Make ``span`` the run that its last page is of, and of what is behind it another range."""
@@ -512,9 +579,10 @@ class Ranges:
             else:
                 rest.done = True
         rest.next, span.next = span.next, rest
-        pages = None if known is None or known < HALF else max(1, round(known) - span.same)
+        pages = None if known is None or known < HALF else round(known) - span.same
         span.run, span.low, span.high = {**span.run, column: value[column]}, None, None
-        span.pages, span.same, span.full = pages, 0, max(1, span.same)
+        span.pages = pages if pages is None or pages > 0 else None  # None: longer than most
+        span.same, span.full = 0, max(1, span.same)
         if rest.done:
             span.next = rest.next
         else:
@@ -551,9 +619,8 @@ class Ranges:
         """The last key of the table has come: go on with what has waited for it."""
         self._highest = self._number(self._decoded(rows[0]), 0) if rows else None
         low, high = self._lowest, self._highest
-        if low is not None and high is not None and high >= low and self._pages_left is not None:
-            total = self._got / self._limit + self._pages_left
-            self._run_pages = total / (high - low + 1)
+        if low is not None and high is not None and high >= low and self._total is not None:
+            self._run_pages = self._total / self._limit / (high - low + 1)
         held, self._held = self._held, []
         for rest in held:
             self._begin(rest)

@@ -131,7 +131,6 @@ def each_page(
         asks: Reads, first: Read, got: int, last: Sequence[WireRow] | None = None
     ) -> Pool:
         total = first.page.count if first.page.count is not None else estimate
-        left = None if total is None else max(1, -(-(total - got) // paging.rows))
         return Ranges(
             asks,
             order,
@@ -140,7 +139,7 @@ def each_page(
             columns=columns,
             limit=paging.rows,
             most=paging.at_once,
-            pages_left=left,
+            total=None if total is None else max(total, got + 1),  # a full page came
             last=last,
             take=take,
             check=partial(paging.check, reads),
