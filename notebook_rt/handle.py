@@ -216,7 +216,7 @@ class Handle:
         kind : {"line", "area", "bar", "point", "tick", "hist"}
             How each row is drawn; ``"hist"`` counts the values of the first ``y`` instead.
         color : str, optional
-            A column, each of whose values has a colour.
+            A column, each of whose values has a color.
         last : int, optional
             Only the last so many rows.
         points : int

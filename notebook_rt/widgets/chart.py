@@ -207,7 +207,7 @@ class ChartModel:
         self.y = [y] if isinstance(y, str) else list(y)
         self.color = color
         if color is not None and len(self.y) > 1:
-            raise ValueError("color= and several y: the lines are told apart by colour already")
+            raise ValueError("color= and several y: the lines are told apart by color already")
         known = [f.name for f in source.fields]
         for name in [self.x, *self.y, *([color] if color else [])]:
             if name not in known:
