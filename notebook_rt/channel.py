@@ -438,6 +438,11 @@ class Presence:
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
         return self._on(fn, came=True)
 
@@ -453,6 +458,11 @@ class Presence:
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
         return self._on(fn, came=False)
 
@@ -468,6 +478,11 @@ class Presence:
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
         return self._listen(fn, lambda box, came, gone: box.put())
 

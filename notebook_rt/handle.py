@@ -545,6 +545,11 @@ class Handle:
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
         told = self._told
         if told is None or not callable(fn):

@@ -748,8 +748,8 @@ class LiveTable(LiveFrame):
         return 0 if editor is None else editor.discard(key, self._shown)
 
     def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], Any]) -> Callable[[], None]:
-        """Call ``fn(records)`` after each merge, with rows as ``conflicts`` has them, on a thread of
-        its own.
+        """Call ``fn(records)`` after each merge of your edits with what others changed, on a thread of
+        its own; the records are as the rows of `conflicts`.
 
         Parameters
         ----------
@@ -760,6 +760,11 @@ class LiveTable(LiveFrame):
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
         edits = self._writable()
         box = Mailbox(fn, what=f"{self._feed.name}.on_merge", counted=self._feed.counters)
