@@ -419,8 +419,6 @@ class LiveFrame(Handle):
         """
         return LiveRolling(self, window, on, (by,) if isinstance(by, str) else tuple(by))
 
-    # The end
-
 
 class DerivedFrame(LiveFrame):
     """What an operator makes of live frames: as live as they are, and all that a live frame is.
