@@ -151,7 +151,8 @@ class History:
 
         Examples
         --------
-        >>> prices.history("1h").as_of("-10min")  # doctest: +SKIP
+        >>> past = prices.history("1h")  # doctest: +SKIP
+        >>> past.as_of("-10min")  # ten minutes later  # doctest: +SKIP
         """
         moment = self._at(time)
         frame = moment.snapshot(self._driver.dtype_backend)

@@ -163,7 +163,7 @@ class LiveTable(LiveFrame):
         Examples
         --------
         >>> past = prices.history("1h")  # doctest: +SKIP
-        >>> past.as_of("-10min")  # doctest: +SKIP
+        >>> past.as_of("-10min")  # ten minutes later  # doctest: +SKIP
         """
         microseconds = microseconds_of(span)
         if not most_bytes > 0:
@@ -346,7 +346,7 @@ class LiveTable(LiveFrame):
         Examples
         --------
         >>> positions.edit(7, notes="checked")  # doctest: +SKIP
-        >>> positions.edit((7, "AAPL"), {"last price": 251.0})  # doctest: +SKIP
+        >>> held.edit(("ada", "AAPL"), {"last price": 251.0})  # doctest: +SKIP
         >>> positions.edit(7, stock=lambda n: n - 1)  # doctest: +SKIP
         >>> row = positions.get(7)  # doctest: +SKIP
         >>> positions.edit(7, tags=[*row["tags"], "mine"], base=row)  # doctest: +SKIP
