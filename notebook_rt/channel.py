@@ -33,7 +33,7 @@ Queue = Callable[[str, str, Any, bool, float | None], SendResult]
 class Channel:
     """A topic of the project: send, listen, see who is there. Made by ``Session.channel``.
 
-    What is asked of a released one raises `ClosedError`.
+    What is asked of a closed one raises `ClosedError`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Channel:
         self._listening: list[tuple[str, Callable[..., Any], Callable[[], None]]] = []
         self._frames: list[LiveFrame] = []
         self._presence: Presence | None = None
-        self._released = False
+        self._closed = False
 
     def __repr__(self) -> str:
         return printable(f"<Channel {self.name} {self.status}>")
@@ -63,7 +63,7 @@ class Channel:
     @property
     def status(self) -> RoomStatus:
         """``waiting`` (for the connection), ``joining``, ``joined``, ``refused`` or ``closed``."""
-        return "closed" if self._released else self._room.status
+        return "closed" if self._closed else self._room.status
 
     @property
     def replicating(self) -> bool:
@@ -71,7 +71,7 @@ class Channel:
         server says. Only asked for private channels. False before the server has said so, and with a
         server that never does: a channel can be joined a moment before the database's messages come.
         """
-        return not self._released and self._room.replicating
+        return not self._closed and self._room.replicating
 
     def wait(self, timeout: float | None = None) -> Channel:
         """Wait until the channel is joined and, where its `presence` was asked for, who is there is known.
@@ -142,8 +142,14 @@ class Channel:
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``event`` is no text, or ``fn`` no function.
         """
         self._check()
+        check_event(event)
         room = self._room
         services = room.services
         box = Mailbox(fn, services.options.buffer_size, f"{self.name}.on", services.metrics)
@@ -210,13 +216,14 @@ class Channel:
             If the server refuses it or the channel, or does not answer with ``ack``, or to a private
             channel's join.
         TypeError, ValueError
-            If the event is no text, the payload is no dict, or it has no form in JSON.
+            If the event is no text, the payload is no dict, or it has no form in JSON; or if ``ttl`` is
+            no number.
         QueueError
             If it is to wait, and cannot be put down in the queue's file.
         """
         self._check()
-        if not isinstance(event, str):
-            raise TypeError(f"the name of an event is a text, not {event!r}")
+        check_event(event)
+        ttl = seconds(ttl, "ttl")
         if not isinstance(payload, Mapping):
             raise TypeError(f'the payload of "{event}" is a dict, such as {{"value": ...}}')
         payload = plain(payload, f'channel "{self.name}", the payload of "{event}"')
@@ -262,10 +269,13 @@ class Channel:
 
         Raises
         ------
+        TypeError
+            If ``event`` is no text.
         ValueError
             If ``limit`` is less than 1.
         """
         self._check()
+        check_event(event)
         if not limit >= 1:
             raise ValueError(f"limit is a number of rows, 1 or more, not {limit!r}")
         names = (key,) if isinstance(key, str) else None if key is None else tuple(key)
@@ -286,14 +296,14 @@ class Channel:
 
     def close(self) -> None:
         """Let go. The last handle on a channel leaves it."""
-        if not self._released:
+        if not self._closed:
             for _, _, unsubscribe in self._listening:
                 unsubscribe()
             for frame in self._frames:
                 frame.close()
             if self._presence is not None:
                 self._presence._close()
-            self._released = True
+            self._closed = True
             self._release()
 
     def __enter__(self) -> Channel:
@@ -417,7 +427,7 @@ class Presence:
         return frame.astype({"connections": "int64", "you": bool})
 
     def on_join(self, fn: Callable[[Person], Any]) -> Callable[[], None]:
-        """Call ``fn(person)`` for everybody who comes; gives what unsubscribes it.
+        """Call ``fn(person)`` for everybody who comes, on a thread of its own.
 
         Parameters
         ----------
@@ -428,11 +438,16 @@ class Presence:
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
         return self._on(fn, came=True)
 
     def on_leave(self, fn: Callable[[Person], Any]) -> Callable[[], None]:
-        """Call ``fn(person)`` for everybody who goes; gives what unsubscribes it.
+        """Call ``fn(person)`` for everybody who goes, on a thread of its own.
 
         Parameters
         ----------
@@ -443,11 +458,16 @@ class Presence:
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
         return self._on(fn, came=False)
 
     def on_change(self, fn: Callable[[], Any]) -> Callable[[], None]:
-        """Call ``fn()`` when anything of it changed; gives what unsubscribes it.
+        """Call ``fn()`` when anything of it changed, on a thread of its own.
 
         Parameters
         ----------
@@ -458,6 +478,11 @@ class Presence:
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
         return self._listen(fn, lambda box, came, gone: box.put())
 
@@ -497,6 +522,12 @@ class Presence:
 
 def _moment(seconds: float) -> dt.datetime:
     return dt.datetime.fromtimestamp(seconds, dt.UTC)
+
+
+def check_event(event: object) -> None:
+    """Refuse what is no name of an event."""
+    if not isinstance(event, str):
+        raise TypeError(f"the name of an event is a text, not {event!r}")
 
 
 def check_topic(name: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
@@ -133,10 +133,12 @@ class LiveFrame(Handle):
         Raises
         ------
         DerivationError
-            If ``how`` is another, the frames are of two sessions, or, when it is read, ``on`` is not the
-            other's key: use ``merge``. Also of a right or outer join ``on`` columns to a key of several
-            columns, while a row of the other's has no partner: pandas gives it another row's label; use
-            ``map``.
+            If ``how`` is another, the frames are of two sessions, or, once the columns are known, ``on`` is
+            not the other's key: use ``merge``. Also of a right or outer join ``on`` columns to a key of
+            several columns, while a row of the other's has no partner: pandas gives it another row's label;
+            use ``map``.
+        TypeError
+            If ``other`` is no live frame: use ``map``.
         """
         by = (on,) if isinstance(on, str) else None if on is None else tuple(on)
         return self._joined(other, Keying(by, None, "join"), how, suffixes)
@@ -183,6 +185,8 @@ class LiveFrame(Handle):
             If ``how`` is another, it is not said by what to merge, the frames are of two sessions, or,
             when it is read, it cannot be kept up, such as columns merged with an index of several columns
             where a row of that frame has no partner and stays: use ``map``.
+        TypeError
+            If ``other`` is no live frame: use ``map``.
 
         Examples
         --------
@@ -207,6 +211,11 @@ class LiveFrame(Handle):
     def _joined(
         self, other: LiveFrame, keying: Keying, how: How, suffixes: tuple[str, str]
     ) -> LiveFrame:
+        if not isinstance(other, LiveFrame):
+            raise TypeError(
+                f"{keying.said} takes a live frame, not {type(other).__name__}: with what does not change, "
+                f".map(lambda df: df.{keying.said}(other, ...))"
+            )
         if how not in HOWS:
             raise DerivationError(
                 f"{keying.said}: how is one of {', '.join(HOWS)}, not {how!r}; others with map"
@@ -240,9 +249,9 @@ class LiveFrame(Handle):
         Raises
         ------
         DerivationError
-            At once, if a text is not of that language; when it is read, if a column is not there, or a
-            function raises, does not compute row by row, or gives what is neither number, truth, text nor
-            moment: use ``map``.
+            At once, if a text is not of that language; once the columns are known, if one is not there;
+            when it is read, if a function raises, does not compute row by row, or gives what is neither
+            number, truth, text nor moment: use ``map``.
 
         Examples
         --------
@@ -283,8 +292,8 @@ class LiveFrame(Handle):
         Raises
         ------
         DerivationError
-            At once, if the parameters do not fit each other; when it is read, if a column is not there or is
-            of a type that has no order, such as json: use ``map``.
+            At once, if the parameters do not fit each other; once the columns are known, if one is not there
+            or is of a type that has no order, such as json: use ``map``.
         """
         ordering = Ordering(by, ascending, na_position, "sort")
         name = f"{self.name}.sort({', '.join(ordering.by)})"
@@ -348,8 +357,8 @@ class LiveFrame(Handle):
         Raises
         ------
         DerivationError
-            When it is read, if a column is not there, is of the key, or is of a type that is not compared,
-            such as json: use ``map``.
+            Once the columns are known, if one is not there, is of the key, or is of a type that is not
+            compared, such as json: use ``map``.
         """
         names = (columns,) if isinstance(columns, str) else tuple(columns)
         return DerivedFrame(
@@ -409,8 +418,6 @@ class LiveFrame(Handle):
             Its ``agg`` gives the live frame.
         """
         return LiveRolling(self, window, on, (by,) if isinstance(by, str) else tuple(by))
-
-    # The end
 
 
 class DerivedFrame(LiveFrame):
@@ -640,9 +647,10 @@ class LiveGroupBy(_Aggregated):
         Raises
         ------
         DerivationError
-            If a function is not kept up, at once or when the column's type is known: use ``map``.
+            If a column is not there, or a function is not kept up, at once or when the column's type is
+            known: use ``map``.
         TypeError
-            If a column is not given by a name, and as a column and its function.
+            If no column is given, or one not by a name, and as a column and its function.
 
         Examples
         --------
@@ -693,10 +701,10 @@ class LiveRolling(_Aggregated):
         Raises
         ------
         DerivationError
-            If a function is not kept up, or, when it is read, the rows of a group are not in the order of
-            ``on``: use ``map``.
+            If the window is no time, a column is not there, is one of the groups or ``on``, or a function is
+            not kept up; when it is read, if the rows of a group are not in the order of ``on``: use ``map``.
         TypeError
-            If a column is not given by a name, and as a column and its function.
+            If no column is given, or one not by a name, and as a column and its function.
 
         Examples
         --------
@@ -716,6 +724,8 @@ class LiveRolling(_Aggregated):
 
 def _named(unnamed: Sequence[object], columns: Mapping[str, object]) -> None:
     """Refuse what is not ``name=(column, function)``."""
+    if not unnamed and not columns:
+        raise TypeError("agg: name each new column, such as .agg(mean=('price', 'mean'))")
     for given in unnamed:
         pairs: list[tuple[Any, Any]] = [("price", given)]
         if isinstance(given, Mapping) and given:
@@ -757,8 +767,9 @@ def concat(
     Raises
     ------
     DerivationError
-        If the frames are of two sessions; when it is read, if a column has another type in another frame,
-        their keys are other columns, or two have a row with the same key and there are no ``keys``.
+        If the frames are of two sessions, or ``keys`` are not one for each frame and all different; once
+        the columns are known, if a column has another type in another frame or their keys are other
+        columns; when it is read, if two have a row with the same key and there are no ``keys``.
     TypeError
         If ``frames`` are no live frames.
 
@@ -769,7 +780,7 @@ def concat(
     if isinstance(frames, Mapping):
         keys = list(frames) if keys is None else keys
         frames = list(frames.values())
-    several = tuple(frames)
+    several = tuple(frames) if isinstance(frames, Iterable) else ()
     if not several or not all(isinstance(frame, LiveFrame) for frame in several):
         raise TypeError(f"concat takes live frames, such as [paper, real], not {frames!r}")
     if keys is not None and len(keys) != len(several):
@@ -805,7 +816,8 @@ def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> Mapp
     >>> value = map([trades, prices], lambda t, p: t.join(p, on="symbol"))  # doctest: +SKIP
     >>> value.df  # doctest: +SKIP
     """
-    several = (frames,) if isinstance(frames, LiveFrame) else tuple(frames)
+    given = (frames,) if isinstance(frames, LiveFrame) else frames
+    several = tuple(given) if isinstance(given, Iterable) else ()
     if not several or not all(isinstance(frame, LiveFrame) for frame in several):
         raise TypeError(f"map takes live frames, such as [trades, prices], not {frames!r}")
     return MappedFrame(several, fn)

@@ -216,7 +216,7 @@ class Handle:
         kind : {"line", "area", "bar", "point", "tick", "hist"}
             How each row is drawn; ``"hist"`` counts the values of the first ``y`` instead.
         color : str, optional
-            A column, each of whose values has a colour.
+            A column, each of whose values has a color.
         last : int, optional
             Only the last so many rows.
         points : int
@@ -232,7 +232,10 @@ class Handle:
         Raises
         ------
         ValueError
-            If a column is not there, or ``kind`` is invalid.
+            If a column is not there, ``kind`` is invalid, ``last`` or ``points`` is less than 1, or
+            ``color`` is given and several ``y``.
+        TypeError
+            If ``style`` is no function.
         ImportError
             If the extra is not installed: ``pip install 'notebook_rt[plot]'``.
         NotebookRTError
@@ -492,14 +495,12 @@ class Handle:
         WaitTimeoutError
             If the server could not be compared with in time; it goes on trying.
         TypeError
-            If this is a channel's frame: the server does not keep messages.
+            If this is a channel's frame or a replay: the server has nothing to compare it with.
         NotebookRTError
             What ``wait`` raises.
         """
-        if not self._feed.comparable:
-            raise TypeError(
-                f'"{self.name}": the server does not keep messages, so there is nothing to compare with'
-            )
+        if why := self._feed.why_not_compared:
+            raise TypeError(f'"{self.name}": {why}, so there is nothing to compare with')
         timeout = seconds(timeout)
         until = None if timeout is None else time.monotonic() + timeout
         self.wait(timeout)
@@ -544,6 +545,11 @@ class Handle:
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
         told = self._told
         if told is None or not callable(fn):

@@ -103,7 +103,10 @@ class History:
 
     @property
     def gaps(self) -> pd.DataFrame:
-        """The times in which changes may have been lost: ``since``, ``until`` (NaT: open), ``reason``."""
+        """The times in which changes may have been lost, one row each.
+
+        ``since`` and ``until`` (datetime64, UTC; NaT: it is open still), ``reason`` (str).
+        """
         import pandas as pd
 
         found = self._recording.read(lambda past: list(past.gaps))
@@ -149,7 +152,8 @@ class History:
 
         Examples
         --------
-        >>> prices.history("1h").as_of("-10min")  # doctest: +SKIP
+        >>> past = prices.history("1h")  # doctest: +SKIP
+        >>> past.as_of("-10min")  # ten minutes later  # doctest: +SKIP
         """
         moment = self._at(time)
         frame = moment.snapshot(self._driver.dtype_backend)
@@ -178,11 +182,13 @@ class History:
         -------
         DataFrame
             ``kind`` (``"insert"``, ``"update"``, ``"delete"``), ``key``, ``old`` and ``new`` (whole rows, or
-            None) as in ``LiveFrame.log``, and ``changed``: the names of the columns that differ.
+            None) as in ``LiveFrame.log``, and ``changed``: the names of the columns that differ (tuple of
+            str). ``kind`` is str, the others are object. With ``end`` before ``start``, what it takes to go
+            back.
 
         Raises
         ------
-        HistoryError
+        HistoryError, ValueError
             As `as_of`.
         """
         import pandas as pd
@@ -213,8 +219,8 @@ class History:
 
         Raises
         ------
-        HistoryError
-            As `as_of`.
+        HistoryError, ValueError
+            As `as_of`; also if nothing is recorded yet, or ``end`` is before ``start``.
         """
         import pandas as pd
 
@@ -244,9 +250,9 @@ class History:
         Returns
         -------
         DataFrame
-            A row a change: ``at``, ``kind`` (``"snapshot"``: what it was when the history began), ``cause``;
-            ``by``, if asked for; ``changed``, the columns that differ; ``old`` and ``new``, the row's or the
-            cell's values.
+            A row a change: ``at`` (datetime64, UTC), ``kind`` (str; ``"snapshot"``: what it was when the
+            history began), ``cause`` (str); ``by`` (object), if asked for; ``changed``, the columns that
+            differ (tuple of str); ``old`` and ``new`` (object), the row's or the cell's values.
 
         Raises
         ------
@@ -338,10 +344,8 @@ class History:
 
         Raises
         ------
-        HistoryError
-            As `as_of`.
-        ValueError
-            If ``speed`` is not positive.
+        HistoryError, ValueError
+            As `changes_df`; also if ``speed`` is not positive.
 
         Examples
         --------
@@ -454,7 +458,12 @@ class Replay(LiveFrame):
         Parameters
         ----------
         speed : float, optional
-            Recorded seconds a second from now on.
+            Recorded seconds a second from now on. Default: as before.
+
+        Raises
+        ------
+        ValueError
+            If ``speed`` is not positive.
         """
         if speed is not None and not speed > 0:
             raise ValueError(f"speed is a positive number, not {speed!r}")
@@ -478,7 +487,9 @@ class Replay(LiveFrame):
         Raises
         ------
         HistoryError
-            If it is not between the replay's start and end.
+            If it is not between the replay's start and end, or has been forgotten meanwhile.
+        ValueError
+            If it is no moment.
         """
         self._check()
         feed = self._feed

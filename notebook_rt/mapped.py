@@ -154,7 +154,14 @@ class MappedFrame:
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
+        if not callable(fn):
+            raise TypeError(f"{self!r}.on_change needs a function to call, not {fn!r}")
         for frame in self.frames:
             frame._check()
         return _Listening(self, fn, at_once=at_once).unsubscribe
@@ -294,6 +301,11 @@ class MappedFrame:
         -------
         GridWidget
             The widget.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As ``LiveFrame.grid``.
         """
         from notebook_rt.widgets import display
 

@@ -17,6 +17,7 @@ from notebook_rt.errors import ClosedError, NoTablesError
 from notebook_rt.hints import known_keywords
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.model.order import parse_order
+from notebook_rt.model.plain import duration
 from notebook_rt.model.spec import Source, TableSpec, parse_names
 from notebook_rt.model.types import Backend, Numeric
 from notebook_rt.net.loop import LoopThread
@@ -158,7 +159,7 @@ class Opening:
         FilterError
             If the filter or the order cannot be read, or the limit is invalid.
         TypeError
-            If the name is no text.
+            If the name is no text, ``debounce`` no number, or ``keep`` neither True nor False.
         ValueError
             If ``debounce`` is negative, an option has an invalid value, or the name is ``"."`` or ``".."``.
 
@@ -168,8 +169,9 @@ class Opening:
         >>> stock = rt.table("stock", merge={"pieces": "delta", "tags": "union"})  # doctest: +SKIP
         """
         self._check()
-        if not debounce >= 0:
-            raise ValueError(f"debounce is a number of seconds, not {debounce!r}")
+        debounce = duration(debounce, "debounce")
+        if not isinstance(keep, bool | None):
+            raise TypeError(f"keep is True, False or None, not {keep!r}")
         _one_of("priority", priority, Priority)
         _one_of("dtype_backend", dtype_backend, Backend)
         if source is not None:
@@ -252,8 +254,8 @@ class Opening:
         FilterError
             If the filter or the order cannot be read, or the limit is invalid.
         TypeError, ValueError
-            If ``params`` is no dict or has no form in JSON, the name is no text, or ``dtype_backend`` is
-            none of those there are.
+            If ``params`` is no dict or has no form in JSON, the name is no text, ``debounce`` is negative
+            or no number, or ``dtype_backend`` is none of those there are.
 
         Examples
         --------
@@ -357,8 +359,11 @@ class Opening:
 
         Raises
         ------
+        TypeError
+            If ``replay`` is no dict.
         ValueError
-            If the name is not a valid topic, or the channel is open in this session with other settings.
+            If the name is not a valid topic, ``priority`` is none of those there are, or the channel is
+            open in this session with other settings.
 
         Examples
         --------
@@ -367,6 +372,10 @@ class Opening:
         """
         self._check()
         _one_of("priority", priority, Priority)
+        if not isinstance(replay, Mapping | None):
+            raise TypeError(
+                f'replay is a dict, such as {{"since": 1_700_000_000_000, "limit": 25}}, not {replay!r}'
+            )
         from notebook_rt.channel import Channel, check_topic
 
         shared_as, room = self._thread.call(
@@ -385,7 +394,7 @@ class Opening:
 
 
 class _Release:
-    """Lets go of a table once, from any thread, however often it is called."""
+    """Lets go of what was opened, once, from any thread, however often it is called."""
 
     def __init__(
         self,

@@ -119,7 +119,7 @@ class Options:
     log_size : int, default 1,000
         Changes kept by ``LiveFrame.log`` and messages by ``Channel.messages``.
     progress_after : float, default 0.5
-        A ``wait`` for the first data that takes longer shows a progress bar.
+        A ``wait`` for the first data, or a `Queue.flush`, that takes longer shows a progress bar.
     numeric : {"float", "decimal"}, default "float"
         What PostgreSQL's ``numeric`` becomes: float64 as in ``pandas.read_sql``, or exact.
     source : {"auto", "changes", "broadcast"}, default "auto"
@@ -151,10 +151,12 @@ class Options:
     Raises
     ------
     TypeError
-        If a value is not a number, or not a whole one where things are counted.
+        If a value is not a number, or not a whole one where things are counted; or if ``keep`` is
+        neither True nor False.
     ValueError
-        If a number is negative or not finite, or zero where that has no meaning; or if two of them
-        contradict each other, such as a ``poll_interval`` above ``poll_max``.
+        If a number is negative or not finite, or zero where that has no meaning; if an option that
+        is one of a few words is another; or if two contradict each other, such as a
+        ``poll_interval`` above ``poll_max``.
 
     Examples
     --------
@@ -248,7 +250,7 @@ class Options:
                     raise ValueError(
                         f'Options.queue_scope must be "project" or "session", not {value!r}'
                     )
-            elif not isinstance(value, int | float):
+            elif isinstance(value, bool) or not isinstance(value, int | float):
                 raise TypeError(f"Options.{field.name} is a number, not {value!r}")
             elif not math.isfinite(value):
                 raise ValueError(f"Options.{field.name} must be a finite number, not {value!r}")
@@ -259,6 +261,8 @@ class Options:
                     raise ValueError(f"Options.{field.name} must not be negative, not {value!r}")
             elif not value > 0:
                 raise ValueError(f"Options.{field.name} must be greater than 0, not {value!r}")
+            if field.type == "int":
+                object.__setattr__(self, field.name, int(value))  # 1e5 was given
         self._agree()
 
     def _agree(self) -> None:

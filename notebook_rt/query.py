@@ -13,7 +13,7 @@ from typing import Any
 from notebook_rt.frame import LiveFrame
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.model.order import parse_order
-from notebook_rt.model.plain import json_text
+from notebook_rt.model.plain import duration, json_text
 from notebook_rt.model.spec import QuerySpec, parse_names
 from notebook_rt.options import Options
 
@@ -56,7 +56,7 @@ def query_spec(
         numeric=options.numeric,
         depends_on=tuple(dict.fromkeys(_table(table, schema) for table in tables)),
         args=None if params is None else json_text(dict(params), "params"),
-        debounce=options.debounce if debounce is None else debounce,
+        debounce=options.debounce if debounce is None else duration(debounce, "debounce"),
     )
 
 

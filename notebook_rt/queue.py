@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,6 +29,9 @@ from notebook_rt.runtime.progress import WritesBar
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+logger = logging.getLogger("notebook_rt")
 
 
 class Left(int):
@@ -79,6 +83,8 @@ class Queue:
         Puts down the call of a function: its name, arguments, schema, and whether it may run twice.
     schema : str
         Where functions are looked for.
+    progress_after : float
+        Seconds after which `flush` shows a progress bar. Default: never.
     """
 
     def __init__(
@@ -116,6 +122,8 @@ class Queue:
     def on_change(self, fn: Callable[[], object]) -> Callable[[], None]:
         """Call ``fn()`` after every change, on any thread: it must be quick, and look again later.
 
+        What it raises is logged once and stops nothing.
+
         Parameters
         ----------
         fn : callable
@@ -125,8 +133,15 @@ class Queue:
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
-        return (self._listen or self.outbox.subscribe)(fn)
+        if not callable(fn):
+            raise TypeError(f"Queue.on_change needs a function to call, not {fn!r}")
+        return (self._listen or self.outbox.subscribe)(_harmless(fn))
 
     def __len__(self) -> int:
         return len(self.outbox)
@@ -143,13 +158,14 @@ class Queue:
 
     @property
     def df(self) -> pd.DataFrame:
-        """One row an operation, in order, index its id.
+        """One row an operation, in order, index its id (str).
 
         ``what`` it is, in a few words; ``state``: ``waiting``, ``sending``, ``parked`` (behind an earlier
         one of its row that failed or asks), ``failed`` (refused, or given up) or ``asking`` (a conflict is
         open); ``attempts`` (int64); ``why`` it failed, in the server's words, what you are to decide, or
         what it waits for; ``at`` (datetime64, UTC), when it was made; ``values``, a dict as JSON has it;
         ``session``, the notebook or script that edited it last, its process, and since when that runs.
+        ``values`` is object; those without a type here are str.
         """
         import pandas as pd
 
@@ -160,12 +176,12 @@ class Queue:
                 "state": [state(op) for op in ops],
                 "attempts": pd.Series([op.attempts for op in ops], dtype="int64").to_numpy(),
                 "why": reasons(ops),
-                "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True),
+                "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True).as_unit("us"),
                 "values": [dict(op.values) for op in ops],
                 "session": [whose(op, sessions) for op in ops],
             },
             index=pd.Index([op.id for op in ops], name="id", dtype=object),
-        )
+        ).astype({**dict.fromkeys(("what", "state", "why", "session"), "str"), "values": object})
 
     @known_keywords
     def rpc(
@@ -275,7 +291,9 @@ class Queue:
             If it is not there, or has not failed.
         """
         found = self.outbox.get(op)
-        if found is None or found.state != "failed":
+        if found is None:
+            raise _gone(op)
+        if found.state != "failed":
             raise QueueError(f"operation {op} has not failed: edit the table instead")
         mended = {name: _json_of(found, name, value) for name, value in values.items()}
         self.outbox.mend(replace(found, values={**found.values, **mended}))
@@ -367,6 +385,22 @@ class Queue:
             One an operation, in order.
         """
         return [as_json(op) for op in self.outbox.ops()]
+
+
+def _harmless(fn: Callable[[], object]) -> Callable[[], None]:
+    """``fn``, of which nothing that it raises reaches who edits or sends."""
+    raised = False
+
+    def call() -> None:
+        nonlocal raised
+        try:
+            fn()
+        except Exception:
+            if not raised:
+                raised = True
+                logger.exception("Queue.on_change %r raised; it stays subscribed", fn)
+
+    return call
 
 
 def _nothing() -> None:

@@ -456,6 +456,11 @@ class Session(Opening):
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
         return self._listen(fn, "Session.on_status", self._project.state_listeners.add)
 
@@ -472,6 +477,11 @@ class Session(Opening):
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
         return self._listen(fn, "Session.on_health", self._project.health_listeners.add)
 
@@ -491,6 +501,11 @@ class Session(Opening):
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
         return self._listen(fn, "Session.on_note", self._project.note_listeners.add)
 

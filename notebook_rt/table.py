@@ -21,6 +21,7 @@ from notebook_rt.edits.shown import Shown
 from notebook_rt.errors import QueueError
 from notebook_rt.frame import LiveFrame
 from notebook_rt.history import MOST_BYTES, History, microseconds_of
+from notebook_rt.model.plain import duration
 from notebook_rt.model.spec import parse_names
 from notebook_rt.model.types import Column
 from notebook_rt.runtime.callbacks import Mailbox
@@ -155,16 +156,18 @@ class LiveTable(LiveFrame):
         Raises
         ------
         ValueError
-            If ``span`` is no span.
+            If ``span`` is no span, or ``most_bytes`` is not above 0.
         NotebookRTError
             What ``wait`` raises.
 
         Examples
         --------
         >>> past = prices.history("1h")  # doctest: +SKIP
-        >>> past.as_of("-10min")  # doctest: +SKIP
+        >>> past.as_of("-10min")  # ten minutes later  # doctest: +SKIP
         """
         microseconds = microseconds_of(span)
+        if not most_bytes > 0:
+            raise ValueError(f"most_bytes is a number of bytes above 0, not {most_bytes!r}")
         self.wait()
         driver = cast("TableDriver", self._feed)
         driver.thread.wait(driver.arrived())
@@ -337,12 +340,13 @@ class LiveTable(LiveFrame):
         QueueError
             If it could not be put down in the queue's file; then it is not shown either.
         NotebookRTError
-            What ``wait`` raises: the first edit waits for the first data.
+            What ``wait`` raises: the first edit waits for the first data. What a function of yours raises
+            is raised here, and nothing is changed.
 
         Examples
         --------
         >>> positions.edit(7, notes="checked")  # doctest: +SKIP
-        >>> positions.edit((7, "AAPL"), {"last price": 251.0})  # doctest: +SKIP
+        >>> held.edit(("ada", "AAPL"), {"last price": 251.0})  # doctest: +SKIP
         >>> positions.edit(7, stock=lambda n: n - 1)  # doctest: +SKIP
         >>> row = positions.get(7)  # doctest: +SKIP
         >>> positions.edit(7, tags=[*row["tags"], "mine"], base=row)  # doctest: +SKIP
@@ -503,9 +507,12 @@ class LiveTable(LiveFrame):
         ------
         InvalidEditError
             If there is no such row; of many, nothing is deleted then.
+        TypeError, ValueError
+            If ``after`` is no number, or negative.
         QueueError, NotebookRTError
             As `edit`.
         """
+        after = duration(after, "after")
         editor = self._loaded().open("delete")
         if isinstance(key, Hashable):
             editor.delete(key, after)
@@ -635,9 +642,9 @@ class LiveTable(LiveFrame):
     def pending(self) -> pd.DataFrame:
         """The edits of this table that are not written yet, in order: one row each, index their id.
 
-        ``kind`` (``insert``, ``update``, ``delete``), ``key``, ``values`` and the ``base`` they were made
-        from (dicts as JSON has them), ``state`` and ``attempts`` as in ``Session.queue.df``, ``error`` (the
-        server's words), and ``at`` (datetime64, UTC), when it was made.
+        ``kind`` (``insert``, ``upsert``, ``update``, ``delete``), ``key``, ``values`` and the ``base`` they
+        were made from (dicts as JSON has them), ``state`` and ``attempts`` as in ``Session.queue.df``,
+        ``error`` (the server's words), and ``at`` (datetime64, UTC), when it was made.
         """
         editor = self._known()
         return pending_df([]) if editor is None else editor.pending
@@ -708,7 +715,9 @@ class LiveTable(LiveFrame):
         ValueError
             If ``choice`` is neither, or a value is given without the column.
         InvalidEditError
-            If the value does not fit the column's type.
+            If the value does not fit the column's type, or ``key`` no key.
+        QueueError, NotebookRTError
+            As `edit`.
         """
         editor = self._loaded().open()
         editor.resolve(key, column, choice, value=value)
@@ -729,13 +738,18 @@ class LiveTable(LiveFrame):
         -------
         int
             How many there were.
+
+        Raises
+        ------
+        InvalidEditError
+            If ``key`` is no key.
         """
         editor = self._known()
         return 0 if editor is None else editor.discard(key, self._shown)
 
     def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], Any]) -> Callable[[], None]:
-        """Call ``fn(records)`` after each merge, with rows as ``conflicts`` has them, on a thread of
-        its own.
+        """Call ``fn(records)`` after each merge of your edits with what others changed, on a thread of
+        its own; the records are as the rows of `conflicts`.
 
         Parameters
         ----------
@@ -746,6 +760,11 @@ class LiveTable(LiveFrame):
         -------
         callable
             Call it to unsubscribe.
+
+        Raises
+        ------
+        TypeError
+            If ``fn`` is no function.
         """
         edits = self._writable()
         box = Mailbox(fn, what=f"{self._feed.name}.on_merge", counted=self._feed.counters)

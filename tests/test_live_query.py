@@ -1,4 +1,4 @@
-"""A view, a function and a scalar as live DataFrames, on real parts: what issue 3 asks of queries."""
+"""A view, a function and a scalar as live DataFrames, on real parts."""
 
 from __future__ import annotations
 

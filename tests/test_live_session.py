@@ -448,6 +448,8 @@ def test_what_is_no_function_is_no_callback(
 ) -> None:
     with pytest.raises(TypeError, match="on_change needs a function to call, not 'print'"):
         rt.table(make_table()).on_change("print")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="on_change needs a function to call, not 3"):
+        rt.table(make_table()).map(len).on_change(3)  # type: ignore[arg-type]
 
 
 def test_a_lazy_table_subscribes_when_looked_at_and_leaves_when_not(

@@ -1,4 +1,4 @@
-"""The first live table, on real parts: what issue 2 asks to be shown."""
+"""A live table on real parts: what is read, told and listened to, and what is refused by name."""
 
 from __future__ import annotations
 

@@ -111,13 +111,15 @@ def test_a_query_is_read_again_and_says_how_many_rows_were_others(
         stack.sql(f"drop view {table}_view")
 
 
-def test_messages_cannot_be_compared_and_a_closed_table_says_so(
+def test_messages_and_replays_cannot_be_compared_and_a_closed_table_says_so(
     stack: LocalStack, make_table: Callable[..., str]
 ) -> None:
     rt = nrt.connect(stack.url, stack.anon_key)
     with pytest.raises(TypeError, match="nothing to compare with"):
         rt.channel("room").frame("tick").verify(1)
     table = rt.table(make_table()).wait(scaled(10))
+    with pytest.raises(TypeError, match="shows what was recorded, so there is nothing to compare"):
+        table.history().replay().verify()
     table.close()
     with pytest.raises(errors.ClosedError):
         table.verify()

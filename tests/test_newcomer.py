@@ -338,8 +338,55 @@ def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
         rt.query(people, params=[1])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match='the payload of "said" is a dict'):
         slips.send("said", "hello")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="the name of an event is a text"):
+        slips.on(3, print)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="ttl is a number of seconds, not '1s'"):
+        slips.send("said", {}, ttl="1s")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="replay is a dict"):
+        rt.channel("past", private=True, replay=10)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Queue\.on_change needs a function"):
+        rt.queue.on_change(3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="debounce is a number of seconds, not -1"):
+        rt.query(people, debounce=-1)
+    with pytest.raises(TypeError, match="keep is True, False or None, not 'yes'"):
+        rt.table(people, keep="yes")  # type: ignore[arg-type]
+    table = rt.table(people).wait(scaled(10))
     with pytest.raises(TypeError, match=r"run\(\) takes a coroutine"):
-        nrt.run(rt.table(people).wait(scaled(10)))  # type: ignore[arg-type]
+        nrt.run(table)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="most_bytes is a number of bytes above 0, not 0"):
+        table.history(most_bytes=0)
+    with pytest.raises(TypeError, match="after is a number of seconds, not '5s'"):
+        table.delete(1, after="5s")  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="points is a number of rows, 1 or more, not 0"):
+        table.plot("id", "age", points=0)
+    with pytest.raises(TypeError, match="style is a function of the Altair chart"):
+        table.plot("id", "age", style="dark")  # type: ignore[arg-type]
+
+
+def test_a_frame_that_is_not_live_is_joined_by_map(rt: nrt.Session, people: str) -> None:
+    table = rt.table(people).wait(scaled(10))
+    with pytest.raises(
+        TypeError, match=r"join takes a live frame, not DataFrame: .*df\.join\(other"
+    ):
+        table.join(table.df)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"merge takes a live frame, .*df\.merge\(other"):
+        table.merge(table.df, on="id")  # type: ignore[arg-type]
+    for several in (3, [table.df]):
+        with pytest.raises(TypeError, match="takes live frames"):
+            nrt.concat(several)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="takes live frames"):
+            nrt.map(several, len)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="agg: name each new column"):
+        table.groupby("name").agg()
+
+
+def test_whole_numbers_may_be_written_as_floats(stack: LocalStack, people: str) -> None:
+    options = nrt.Options(page_size=1e3, buffer_size=1e5, batch_size=2e3)  # type: ignore[arg-type]
+    assert repr(options.page_size) == "1000"
+    with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
+        assert len(rt.table(people).wait(scaled(10)))
+    with pytest.raises(TypeError, match=r"Options\.page_size is a number, not True"):
+        nrt.Options(page_size=True)
 
 
 def test_a_grid_is_told_at_once_what_it_cannot_do(rt: nrt.Session, people: str) -> None:

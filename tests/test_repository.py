@@ -27,6 +27,28 @@ def test_a_workflow_is_yaml_and_runs_chores_that_exist(path: Path) -> None:
     assert set(re.findall(r"\./do (\w+)", path.read_text())) <= CHORES
 
 
+def test_what_a_comment_cites_stands_in_the_repository() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    tracked = [Path(name) for name in listed.stdout.splitlines()]
+    pages = {path.name: (ROOT / path).read_text() for path in tracked if path.suffix == ".md"}
+    for path in tracked:
+        if path.suffix != ".py" or path.parts[0] not in ("notebook_rt", "tests"):
+            continue
+        text = (ROOT / path).read_text()
+        if path == Path("tests/test_repository.py"):
+            continue
+        for page, heading in re.findall(r'\b([\w-]+\.md)`*(?:,? "([^"\n]+)")?', text):
+            if page in pages and heading:
+                assert re.search(rf"^#+ .*{re.escape(heading)}", pages[page], re.M), (path, heading)
+        for heading in re.findall(r"\(promises, ([a-z ]+)\)", text):
+            assert re.search(rf"^## {heading}$", pages["promises.md"], re.M | re.I), (path, heading)
+        for cited in re.findall(r"\b(docs/[\w/-]+\.md)\b", text):
+            assert (ROOT / cited).is_file(), (path, cited)
+        assert not re.search(r"\(issue \d+|\(design, ", text), path
+
+
 def test_each_chore_is_in_the_help() -> None:
     told = subprocess.run([ROOT / "do", "help"], capture_output=True, text=True, check=True).stdout
     assert set(re.findall(r"\./do (\w+)", told)) | {"help"} == CHORES

@@ -22,15 +22,20 @@ def pending_df(ops: Sequence[Op]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "kind": [kind_of(op) for op in ops],
-            "key": pd.Series([plain_key(op.key) for op in ops], dtype=object).tolist(),
+            "key": pd.Series([plain_key(op.key) for op in ops], dtype=object).to_numpy(),
             "values": [dict(op.values) for op in ops],
             "base": [dict(op.base) for op in ops],
             "state": [state(op) for op in ops],
             "attempts": pd.Series([op.attempts for op in ops], dtype="int64").to_numpy(),
             "error": [op.error for op in ops],
-            "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True),
+            "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True).as_unit("us"),
         },
         index=pd.Index([op.id for op in ops], name="id", dtype=object),
+    ).astype(
+        {
+            **dict.fromkeys(("kind", "state", "error"), "str"),
+            **dict.fromkeys(("values", "base"), object),
+        }
     )
 
 
@@ -43,7 +48,7 @@ def conflicts_df(records: Sequence[dict[str, Json]]) -> pd.DataFrame:
         name: pd.Series([record[name] for record in records], dtype=object) for name in names
     }
     key = pd.Series([plain_key(record["key"]) for record in records], dtype=object)
-    at = pd.to_datetime([record["at"] for record in records], unit="s", utc=True)
+    at = pd.to_datetime([record["at"] for record in records], unit="s", utc=True).as_unit("us")
     opened = pd.Series([record["open"] for record in records], dtype=bool)
     return pd.DataFrame({"at": at, "key": key, **columns, "open": opened})
 

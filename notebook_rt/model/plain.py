@@ -35,6 +35,22 @@ def seconds(timeout: float | None, what: str = "timeout") -> float | None:
     return float(timeout)
 
 
+def duration(given: float, what: str) -> float:
+    """What was given as a number of seconds that is not negative.
+
+    Raises
+    ------
+    TypeError
+        If it is no number.
+    ValueError
+        If it is negative.
+    """
+    found = seconds(given, what)
+    if found is None or not found >= 0:
+        raise ValueError(f"{what} is a number of seconds, not {given!r}")
+    return found
+
+
 def json_text(value: Any, what: str) -> str:
     """``value`` as JSON, the names in it sorted.
 

@@ -63,7 +63,7 @@ MIGRATIONS: list[str] = [
     create index conflicts_target on conflicts (schema, target, number);
     create index conflicts_op on conflicts (op);
     """,
-    # Whose each row is (owner.py); '' is unknown. Each owner's kernels have a lease of their own.
+    # Whose each row is (account.py); '' is unknown. Each owner's kernels have a lease of their own.
     """
     alter table ops add column owner text not null default '';
     alter table conflicts add column owner text not null default '';

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from notebook_rt.errors import WaitTimeoutError
+from notebook_rt.model.plain import duration
 from notebook_rt.runtime.host import running
 from notebook_rt.sync.connection.health import Metrics
 
@@ -161,12 +162,11 @@ class FirstRow:
 
 
 def check_told(enter: object, leave: object, debounce: float) -> None:
-    """Refuse what ``when`` cannot call, and a negative time."""
+    """Refuse what ``when`` cannot call, and what is no time to wait."""
     for called in (enter, leave):
         if not callable(called) and (called is enter or called is not None):
             raise TypeError(f"when needs a function to call with a row, not {called!r}")
-    if not debounce >= 0:
-        raise ValueError(f"debounce is a number of seconds, not {debounce!r}")
+    duration(debounce, "debounce")
 
 
 class Clock:

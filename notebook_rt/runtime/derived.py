@@ -1,4 +1,4 @@
-"""What a derived live frame shows: an operator's result, kept up with its inputs (design, derivation).
+"""What a derived live frame shows: an operator's result, kept up with its inputs (docs/design/derivation.md).
 
 It is pulled, not pushed: whoever reads brings it up to date first, under the session's lock, so that what is
 seen is the operator's result of the inputs as they are at that moment, edits that wait among them. On

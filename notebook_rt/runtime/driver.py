@@ -103,7 +103,7 @@ class TableDriver(Feed):
     ``topic`` names its channel. Made on any thread; ``start`` begins.
     """
 
-    comparable = True
+    why_not_compared = ""
 
     def __init__(
         self,

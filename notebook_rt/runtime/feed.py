@@ -83,8 +83,8 @@ class _Waiter:
 class Feed:
     """See the module. ``name`` is the table's, the event's, the query's."""
 
-    comparable = False
-    """Whether the server keeps what is shown, so that it can be compared."""
+    why_not_compared = "the server does not keep messages"
+    """Why there is nothing on the server to compare with; empty: there is."""
     declared = True
     """Whether the columns are known from the first data on; else messages bring them."""
 

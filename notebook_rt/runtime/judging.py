@@ -1,4 +1,4 @@
-"""``when`` on what is computed: which rows of each value begin and stop to match (design, 13).
+"""``when`` on what is computed: which rows of each value begin and stop to match.
 
 In go the values of ``map`` or of SQL, a DataFrame each; out come the `Turn`s that ``sync/watch.py`` makes
 of them. A row is told from others by the index, so that has to be one that does so.

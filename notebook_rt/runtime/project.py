@@ -291,7 +291,7 @@ class Project:
             room.replay,
             room.presence_key,
         ):
-            raise ValueError(f'channel "{topic}" is open with other settings; release it first')
+            raise ValueError(f'channel "{topic}" is open with other settings; close it first')
         else:
             room.place.share(priority)
             room.ask_again()

@@ -19,7 +19,6 @@ from notebook_rt.model.types import Backend, Schema
 from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.runtime.services import Services
 from notebook_rt.store.table import Table, differences
-from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.query.answer import POSITION
 from notebook_rt.sync.query.requery import Requery
 
@@ -34,10 +33,9 @@ class QueryDriver(TableDriver):
         services: Services,
         *,
         dtype_backend: Backend = None,
-        priority: Priority = "normal",
     ) -> None:
         self.query = spec
-        super().__init__(spec, topic, services, dtype_backend=dtype_backend, priority=priority)
+        super().__init__(spec, topic, services, dtype_backend=dtype_backend)
         self._ranged: tuple[pd.DataFrame, pd.DataFrame] | None = None
         self._dropped = False
         """Whether it was told that nothing is shown: then the next answer is told whole."""

@@ -64,6 +64,8 @@ class ReplayFeed(Feed):
         """Whether it goes on by itself. From any thread."""
         return self._task is not None
 
+    why_not_compared = "it shows what was recorded"
+
     def replayed(self) -> bool:
         return True
 

@@ -1,4 +1,4 @@
-"""``when`` and ``until``: a live frame's rows are judged by a condition, and who asked is told (design, 13).
+"""``when`` and ``until``: a live frame's rows are judged by a condition, and who asked is told.
 
 ``sync/watch.py`` decides. The loop hears of batches, and takes a `_Cut` of all rows at first, after another
 login, and where too much waits to be judged. A mailbox' thread judges them, since a condition may be a

@@ -1,4 +1,4 @@
-"""Which rows begin and stop to match a condition, each told once (design, ``when``).
+"""Which rows begin and stop to match a condition, each told once (``when``, ``until``).
 
 In go the rows of a frame: all of them at first and wherever changes may have been missed (``whole``),
 one at a time in between (``change``), each with whether it matches. Out come `Turn`s: a row that begins

@@ -196,13 +196,18 @@ class ChartModel:
     ) -> None:
         if kind not in get_args(Kind):
             raise ValueError(f"kind is one of {', '.join(get_args(Kind))}, not {kind!r}")
+        for what, number in (("last", last), ("points", points)):
+            if number is not None and not number >= 1:
+                raise ValueError(f"{what} is a number of rows, 1 or more, not {number!r}")
+        if style is not None and not callable(style):
+            raise TypeError(f"style is a function of the Altair chart, not {style!r}")
         self.source = Moments(source, act, changed)
         self.kind: Kind = kind
         self.x = x or source.fields[0].name
         self.y = [y] if isinstance(y, str) else list(y)
         self.color = color
         if color is not None and len(self.y) > 1:
-            raise ValueError("color= and several y: the lines are told apart by colour already")
+            raise ValueError("color= and several y: the lines are told apart by color already")
         known = [f.name for f in source.fields]
         for name in [self.x, *self.y, *([color] if color else [])]:
             if name not in known:

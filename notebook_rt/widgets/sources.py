@@ -276,7 +276,7 @@ class FrameSource(Protocol):
         """Take back the last edit that has not left; False: there is nothing to take back."""
 
     def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
-        """Cells with a local edit: ``(key, column)`` to ``("pending"|"failed", why)``."""
+        """Cells with a local edit: ``(key, column)`` to ``("pending"|"failed"|"conflict", why)``."""
 
     def conflicts(self) -> Sequence[Conflict]: ...
 

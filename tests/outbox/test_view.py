@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from notebook_rt.cli.main import main
+from notebook_rt.edits.listing import pending_df
 from notebook_rt.edits.ops import Op
 from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
 from notebook_rt.outbox.queue import Outbox
@@ -50,11 +51,45 @@ def test_the_frame_says_what_waits_and_why(outbox: Outbox) -> None:
     assert "<img" not in queue._repr_mimebundle_()["text/html"]
 
 
+def test_an_empty_frame_has_the_types_of_a_full_one(outbox: Outbox) -> None:
+    queue = Queue(outbox)
+    full = queue.df.dtypes
+    for op in list(queue.df.index):
+        outbox.discard(op)
+    assert len(queue.df) == 0
+    assert queue.df.dtypes.to_dict() == full.to_dict()
+    ops = [Op(name, "update", "public", "t", 60.0, {"id": 1}, {"n": 1}, {"n": 0}) for name in "ab"]
+    assert pending_df([]).dtypes.to_dict() == pending_df(ops).dtypes.to_dict()
+
+
+def test_a_listener_that_raises_hurts_nobody_who_edits_and_is_logged_once(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    called: list[int] = []
+
+    def hear() -> None:
+        called.append(1)
+        raise RuntimeError("a slip")
+
+    queue = Queue(outbox)
+    stop = queue.on_change(hear)
+    queue.discard("b-3")
+    queue.retry()
+    stop()
+    queue.discard("aa-1")
+    assert len(called) == 2
+    assert [record.message.startswith("Queue.on_change") for record in caplog.records] == [True]
+    with pytest.raises(TypeError, match="needs a function to call, not 3"):
+        queue.on_change(3)  # type: ignore[arg-type]
+
+
 def test_what_failed_is_edited_retried_or_discarded(outbox: Outbox) -> None:
     woken: list[int] = []
     queue = Queue(outbox, wake=lambda: woken.append(1))
     with pytest.raises(QueueError, match="has not failed"):
         queue.edit("b-3", n=5)
+    with pytest.raises(QueueError, match="not in the queue"):
+        queue.edit("zz-9", n=5)
     queue.edit("aa-1", n=5)
     assert outbox.ops()[0].values == {"n": 5}
     assert queue.df["state"].tolist() == ["waiting", "parked", "waiting"]

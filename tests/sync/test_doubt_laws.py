@@ -75,7 +75,6 @@ class Watched(World):
         self.drifted = False
         self.committed: dict[int, float] = {}
         """When each revision was committed."""
-        self.since_green = 0.0
         self.oldest = 0.0
         """Seconds for which a row was live and old, at the most."""
         super().__init__(*args, **more)

@@ -1,4 +1,4 @@
-"""What is taken away from a group leaves no trace, however much came and went (issue 16, design 9)."""
+"""What is taken away from a group leaves no trace, however much came and went (docs/design/derivation.md)."""
 
 from __future__ import annotations
 

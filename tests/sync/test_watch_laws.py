@@ -1,4 +1,4 @@
-"""``when``: each row that begins or stops to match is told once, through whatever happens (design, 13)."""
+"""``when``: each row that begins or stops to match is told once, through whatever happens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/auth/v1` of the local stack: the part of GoTrue that signs people up, in and out (issue 2).
+"""`/auth/v1` of the local stack: the part of GoTrue that signs people up, in and out.
 
 `routes` speaks HTTP, `attributes` reads and refuses what is said of a user, `passwords` keeps none.
 """

@@ -1,5 +1,5 @@
 """`/rest/v1` of the local stack: the part of PostgREST that this package, its notebooks and
-`supabase-py` in daily use need (issue 2).
+`supabase-py` in daily use need.
 
 `parse` reads the query string into the values of `query`, `compose` writes the SQL, `transact`
 runs it as the caller, `routes` speaks HTTP; `request` and `body` read the rest of a request,

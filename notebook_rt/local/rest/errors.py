@@ -1,7 +1,7 @@
 """Every refusal of the REST side, with PostgREST's body and status.
 
 In: what went wrong here, or an error PostgreSQL raised. Out: `RestError`, which knows its HTTP
-status and its body of `code`, `message`, `details`, `hint`. Clients decide by these (issue 2), so
+status and its body of `code`, `message`, `details`, `hint`. Clients decide by these, so
 the codes, texts and the mapping from SQLSTATE to status are PostgREST's, as its documentation
 lists them.
 """

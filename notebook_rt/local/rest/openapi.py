@@ -83,7 +83,7 @@ _TYPES: dict[str, str | None] = {
 }
 
 
-def document(tables: bytes, functions: bytes, host: str, comment: str | None = None) -> bytes:
+def document(tables: bytes, functions: bytes, host: str) -> bytes:
     """The whole document, from what `TABLES` and `FUNCTIONS` found."""
     found_tables: list[dict[str, Any]] = json.loads(tables)
     found_functions: list[dict[str, Any]] = json.loads(functions)
@@ -96,7 +96,7 @@ def document(tables: bytes, functions: bytes, host: str, comment: str | None = N
         {
             "swagger": "2.0",
             "info": {
-                "title": comment or "notebook_rt local stack",
+                "title": "notebook_rt local stack",
                 "description": "The part of PostgREST that the local stack speaks",
                 "version": "13.0.0",
             },

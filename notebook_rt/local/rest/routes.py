@@ -1,7 +1,7 @@
 """`/rest/v1`: tables, functions and the description of both, over HTTP.
 
 In: aiohttp requests. Out: what PostgREST answers; the rows' JSON goes from PostgreSQL's reply to
-the socket without being looked at. What is left out answers 501 with its name (issue 2).
+the socket without being looked at. What is left out answers 501 with its name.
 """
 
 from __future__ import annotations
