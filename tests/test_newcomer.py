@@ -758,7 +758,7 @@ def test_what_pandas_calls_otherwise_is_told_with_what_it_is_here(
         match=r"^table\(\) takes only name without a keyword; say which 'age=eq.1' is: filter=",
     ):
         rt.table(people, "age=eq.1")  # type: ignore[call-arg]
-    with pytest.raises(errors.MissingTableError, match=r'schema="public"\)\)$'):
+    with pytest.raises(errors.MissingTableError, match=r'schema="public"\)\)'):
         rt.table(f"public.{people}").wait(scaled(10))
     for name in ("where", "changes"):
         with pytest.raises(AttributeError, match=rf"has \.df, .*\. A live frame has \.{name}"):
