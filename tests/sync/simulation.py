@@ -742,6 +742,8 @@ class World:
         self.replayed: dict[Key, dict[str, Any]] = {}
         """What was shown first with all that was told since."""
         self.requests = 0
+        self.confirmed_at: float | None = None
+        """When a join was confirmed first."""
         self.network = True
         self.events_stop = False
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -872,6 +874,8 @@ class World:
     def handle(self, event: Event) -> None:
         if isinstance(event, Received | ReceivedMessages):
             self.rate.came(1, self.now)
+        if isinstance(event, Confirmed) and self.confirmed_at is None:
+            self.confirmed_at = self.now
         for effect in self.mirror.handle(event, self.now):
             self._carry_out(effect)
         self._check()

@@ -28,6 +28,7 @@ from notebook_rt.sync.events import (
     AuditNow,
     Change,
     ColumnsSuspect,
+    Confirmed,
     Failed,
     Fetch,
     Gap,
@@ -90,6 +91,35 @@ def test_the_snapshot_begins_at_the_confirmation_and_is_shown_as_one() -> None:
     assert [e.done for e in told(world, Progress)] == [7, 14, 21, 28, 35, 40]
     assert {e.total for e in told(world, Progress)} == {40}
     assert [e.status for e in told(world, StatusChanged)] == ["live"]
+
+
+def read_to_the_end(rows: int, again: float | None) -> World:
+    """A load of so many rows, whose join was confirmed once more after ``again`` seconds."""
+    one = server(rows, describes="not")
+    world = World(TableSpec("t"), one, options=Options(page_size=7, audit_interval=0))
+    world.connect()
+    while world.confirmed_at is None:
+        world.run(0.01)
+    world.requests = 0
+    if again is not None:
+        world.at(world.now + again, lambda: world.handle(Confirmed()))
+    world.run(60)
+    assert same(world)
+    assert world.mirror.status == "live"
+    return world
+
+
+@pytest.mark.parametrize(
+    ("again", "most"),
+    [(0.3, 1.4), (1.0, 2.2), (6.0, 2.2)],
+)
+def test_a_second_confirmation_of_a_join_does_not_double_a_long_load(
+    again: float, most: float
+) -> None:
+    """A hosted project confirms each join twice, 0.3 s apart: what had just begun begins again."""
+    once, twice = read_to_the_end(420, None), read_to_the_end(420, again)
+    assert twice.requests <= most * once.requests
+    assert len(told(twice, Shown)) == 1
 
 
 def test_without_a_socket_reading_begins_after_some_patience() -> None:

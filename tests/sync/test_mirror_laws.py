@@ -20,7 +20,7 @@ from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
-from notebook_rt.sync.events import Published, RowSuspect, Told
+from notebook_rt.sync.events import Confirmed, Published, RowSuspect, Told
 from tests.laws import WHOLE, examples
 from tests.sync.simulation import Faults, Server, World
 
@@ -257,6 +257,51 @@ def test_columns_that_come_and_go_take_no_row_back(
     world.connect()
     play(world, story)
     world.settle(2 * Options().audit_max)
+    converged(world)
+
+
+@quiet_ones
+@given(
+    st.lists(
+        st.tuples(st.sampled_from((0.05, 0.3, 0.6)), writes),
+        min_size=3,
+        max_size=30,
+    ),
+    st.integers(0, 2**32),
+    beginnings,
+    st.sampled_from((0.0, 0.3, 1.0, 2.0, 3.0)),
+    st.sampled_from((1, 8)),
+)
+def test_what_is_lost_until_a_join_is_confirmed_twice_is_read(
+    story: list[Any],
+    seed: int,
+    begins: dict[str, Any],
+    again: float,
+    at_once: int,
+) -> None:
+    """Promises 1, 3: whenever the second confirmation comes in a long load, and without any audit."""
+    one = server(**{**begins, "rows": 120})
+    options = Options(page_size=5, audit_interval=0, reads_at_once=at_once)
+    world = World(
+        TableSpec("t"),
+        one,
+        seed=seed,
+        faults=Faults(loss=1.0, read_time=(0.1, 0.5)),
+        options=options,
+    )
+    world.connect()
+
+    def confirm_again() -> None:
+        world.faults = replace(world.faults, loss=0.0)
+        if world.joined:
+            world.handle(Confirmed())
+
+    while world.confirmed_at is None:
+        world.run(0.01)
+    world.at(world.now + again, confirm_again)
+    play(world, story)
+    world.run(again)
+    world.settle(30)
     converged(world)
 
 

@@ -118,6 +118,10 @@ class Mirror(Machine):
         """Whether this table has asked to poll, and may."""
         self._asked_at = float("-inf")
         self._refusals = 0
+        self._reads_all = False
+        """Whether the main flow reads all rows, and proves what they are."""
+        self._began_again = False
+        """Whether it did so once more for a second confirmation, and has proven nothing yet."""
         self._unproven = ""
         """While the rows are those of an earlier kernel, and the server was not asked: as of when."""
 
@@ -312,7 +316,10 @@ class Mirror(Machine):
             case Confirmed():
                 if self._passes.log is not None:
                     self._passes.log.numbers.joined()
+                again = self._confirmed
                 super()._take(event)
+                if again:
+                    self._begin_again()
             case ReceivedMessages(payloads):
                 self._hear(payloads)
             case Turn():
@@ -330,6 +337,17 @@ class Mirror(Machine):
                     self._passes.replica.want(key, self._now)
             case _:
                 super()._take(event)
+
+    def _begin_again(self) -> None:
+        """A join was confirmed twice, which is a gap: a long reading that has just begun begins again.
+
+        It would have to be followed by another one, for what it has read before proves nothing now.
+        """
+        begun = self._reads_all and MAIN in self._flows and self._passes.has_just_begun
+        if begun and not self._began_again and self._passes.log is None:
+            self._began_again = True
+            self._flows.stop(MAIN)
+            self._passes.begin_again()
 
     def _refused_for_good(self, error: Exception) -> None:
         if self._passes.log is not None:
@@ -508,15 +526,15 @@ class Mirror(Machine):
             if not (self._confirmed or self._has_lost or self._now >= self._patience_ends):
                 return None
             if not replica.loaded:
-                return self._prove(self._passes.load(replica), LOAD_SHARE)
-            return self._prove(self._warm(replica))
+                return self._prove(self._passes.load(replica), LOAD_SHARE, reads_all=True)
+            return self._prove(self._warm(replica), reads_all=True)
         if self._audits.asked and self._now >= self._audits.at:
             return self._audit(replica)
         if self._confirmed and self._gaps > self._closed_gaps:
             if self._now >= self._audits.by:  # it compares everything, so it closes gaps as well
                 return self._audit(replica)
             if log is None or log.position is None:
-                return self._prove(self._reconcile(replica, "reconcile"))
+                return self._prove(self._reconcile(replica, "reconcile"), reads_all=True)
         if (
             replica.window is not None
             and replica.window.stale
@@ -650,9 +668,14 @@ class Mirror(Machine):
                     error = missing
         self._fail(error)
 
-    def _prove(self, one: Learning | Pass, share: float = POLL_SHARE) -> Flow:
-        gaps = self._gaps
-        proof = yield from one
+    def _prove(
+        self, one: Learning | Pass, share: float = POLL_SHARE, *, reads_all: bool = False
+    ) -> Flow:
+        gaps, self._reads_all = self._gaps, reads_all
+        try:
+            proof = yield from one
+        finally:
+            self._reads_all = False
         if proof is not None:
             self._proven(proof, gaps, share)
 
@@ -723,6 +746,7 @@ class Mirror(Machine):
         if proof.closes_gaps:
             self._closed_gaps = gaps
             self._unproven = ""
+        self._began_again = False
         if self._passes.replica is not None:
             self._passes.replica.gapless = self.gapless
         self._audits.loaded(self._now, proof.took)

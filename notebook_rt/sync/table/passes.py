@@ -45,6 +45,10 @@ LATENESS: Final = 5.0
 ORDER_PAUSE: Final = 0.25
 """Seconds between two questions for the server's order; twice what one took, within limits."""
 ORDER_PAUSE_MAX: Final = 5.0
+MANY_PAGES: Final = 20
+"""From so many pages on, what a pass reads is much."""
+JUST_BEGUN: Final = 0.25
+"""The share of its rows up to which a load has just begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,10 @@ class Passes:
         """When it is known whether what an audit mended was drift."""
         self._left: frozenset[Key] = frozenset()
         """The rows that the last audit has left undecided, as far as they still are."""
+        self._first_keys: Read | None = None
+        """What the latest load began with, as it was learnt with the columns."""
+        self._under_way = (0, 0)
+        """How many rows the latest pass over all rows has read, and of about how many (0: not known)."""
         self._make_rows = make_rows
         self._horizon = horizon
         self._emit = emit
@@ -129,6 +137,20 @@ class Passes:
         """Let go of changes that every read sees by now."""
         while self._recent and self._recent[0][0] <= self.now - self.options.visible_within:
             self._recent.popleft()
+
+    @property
+    def has_just_begun(self) -> bool:
+        """Whether much is still to be read by the pass over all rows that is under way.
+
+        The rows that were compared so far are not counted: nobody waits to see them.
+        """
+        done, total = self._under_way
+        much = total >= MANY_PAGES * self._paging.rows and done < JUST_BEGUN * total
+        return much and self.replica is not None and self.replica.window_read is None
+
+    def begin_again(self) -> None:
+        """The load that was under way was stopped: the next one begins with what is known, as it did."""
+        self.described = replace(self.described, first_keys=self._first_keys)
 
     # The rows of an earlier kernel --------------------------------------------------------------
 
@@ -250,9 +272,11 @@ class Passes:
         self.kept = recent
         rows = self._make_rows(replica.schema)
         took = self._stopwatch()
-        first_keys = self.described.first_keys
+        self._first_keys = first_keys = self.described.first_keys
+        self._under_way = (0, 0)
         if first_keys is not None:  # once: a later load has other pages
             self.described = replace(self.described, first_keys=None)
+            self._under_way = (0, first_keys.page.count or 0)
         read = yield from load(replica, self.reads, self._paging, rows, self._progress, first_keys)
         order: list[Key] = []
         window = replica.window
@@ -393,6 +417,7 @@ class Passes:
         return {"elapsed": self.now - began, "undecided": replica.undecided}
 
     def _progress(self, done: int, total: int | None) -> None:
+        self._under_way = (done, total or 0)
         self._emit(Progress(done, total))
 
     def _stopwatch(self) -> Callable[[], float]:
@@ -408,6 +433,7 @@ class Passes:
         """Mend what was lost since ``since``, a server time (None: at any time)."""
         took, began = self._stopwatch(), self.now
         brief, warm = cause == "poll", cause == "warm"
+        self._under_way, self._first_keys = (0, len(replica.rows)), None
         one = Reconciliation(replica, self.reads, self._paging, since, brief=brief, warm=warm)
         watched = self._watch_window()
         yield from one.steps(lambda: self.now)
