@@ -47,8 +47,8 @@ ORDER_PAUSE: Final = 0.25
 ORDER_PAUSE_MAX: Final = 5.0
 MANY_PAGES: Final = 20
 """From so many pages on, what a pass reads is much."""
-JUST_BEGUN: Final = 0.25
-"""The share of its rows up to which a load has just begun."""
+JUST_BEGUN: Final = 0.1
+"""The share of its rows up to which a load has just begun: it is shown later by no more than that."""
 
 
 @dataclass(frozen=True, slots=True)
