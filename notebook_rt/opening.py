@@ -255,7 +255,7 @@ class Opening:
             If the filter or the order cannot be read, or the limit is invalid.
         TypeError, ValueError
             If ``params`` is no dict or has no form in JSON, the name is no text, ``debounce`` is negative
-            or no number, or ``dtype_backend`` is none of those there are.
+            or no number, or ``dtype_backend`` is invalid.
 
         Examples
         --------
@@ -362,8 +362,8 @@ class Opening:
         TypeError
             If ``replay`` is no dict.
         ValueError
-            If the name is not a valid topic, ``priority`` is none of those there are, or the channel is
-            open in this session with other settings.
+            If the name is not a valid topic, ``priority`` is invalid, or the channel is open in this session
+            with other settings.
 
         Examples
         --------
