@@ -54,6 +54,11 @@ install() { # install PACKAGES...: into .venv, again only when pyproject.toml or
     echo "$wanted" >>.venv/wanted
 }
 
+workers() { # most tests wait for something, so there are more at a time than cores
+    cores=$(getconf _NPROCESSORS_ONLN)
+    echo $((cores < 8 ? cores + 2 : 10))
+}
+
 users() { install -e ".[all]"; }
 developers() { install -e ".[all]" --group dev; }
 
@@ -86,9 +91,8 @@ chore=${1:-help}
 
 case $chore in
 demo) users; exec "$bin/notebook-rt" demo "$@" ;;
-test) # most tests wait for something, so there are more at a time than cores (-n 0: one); in the order
-    # of the folders, in which the files that take long (browser, faults) do not come last
-    developers; browser; exec "$bin/python" -m pytest -m "not nightly" -n 3 --dist loadfile --no-loadscope-reorder "$@" ;;
+test) # in the order of the folders, in which the files that take long (browser, faults) do not come last (-n 0: one at a time)
+    developers; browser; exec "$bin/python" -m pytest -m "not nightly" -n "$(workers)" --dist loadfile --no-loadscope-reorder "$@" ;;
 nightly) # long: the long versions of tests; old: live, README and notebook tests on the platform as it was before 2026
     developers; browser; failed=0
     for which in ${1:-long old}; do

@@ -19,10 +19,10 @@ from notebook_rt.errors import HistoryError, HistoryGapWarning, printable
 from notebook_rt.frame import LiveFrame
 from notebook_rt.model.types import equal
 from notebook_rt.runtime.archiving import AHEAD
-from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.runtime.past_writer import CAUSE, CHANGE, COMMIT, PastWriter
 from notebook_rt.runtime.recording import Recording
 from notebook_rt.runtime.replaying import ReplayFeed
+from notebook_rt.runtime.table import TableDriver
 from notebook_rt.store.columns import of_parts
 from notebook_rt.store.table import differences
 from notebook_rt.sync.history.past import ForgottenMomentError, Gap, Moment, Past

@@ -280,7 +280,7 @@ class Session(Opening):
 
     def __repr__(self) -> str:
         status = "closed" if self._project.closed else self.status
-        number = len(self._project.tables)
+        number = len(self._project.drivers)
         return f"<Session {self.url} {status}, {number} table{'s' * (number != 1)}>"
 
     def __reduce__(self) -> NoReturn:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from notebook_rt.runtime.changes import ChangeBatch
-    from notebook_rt.runtime.driver import TableDriver
     from notebook_rt.runtime.recording import Recording
+    from notebook_rt.runtime.table import TableDriver
     from notebook_rt.store.order import Ordered
     from notebook_rt.store.table import Table
     from notebook_rt.widgets.grid import GridWidget

@@ -65,7 +65,7 @@ def live(frame: nrt.LiveTable) -> nrt.LiveTable:
     """Live, and so long that no change that comes may be in what was read."""
     until(lambda: frame.status == "live", 20, lambda: frame)
     driver: Any = frame._feed
-    until(lambda: driver.services.rest.clock() > driver.mirror._horizon.floor, 20)
+    until(lambda: driver.services.rest.clock() > driver.machine._horizon.floor, 20)
     return frame
 
 

@@ -21,8 +21,8 @@ from notebook_rt.model.types import dtype
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
-from notebook_rt.runtime import driver
-from notebook_rt.runtime.driver import TableDriver
+from notebook_rt.runtime import table as table_driver
+from notebook_rt.runtime.table import TableDriver
 from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.table.mirror import Mirror
 from tests.faults.rules import Answer
@@ -547,7 +547,7 @@ def test_columns_that_come_while_an_empty_table_is_read_are_shown(
     frame = anon.table(table)
     until(lambda: held)
     stack.sql(f"insert into {table} values (1, 'x')")
-    mirror = cast(TableDriver, frame._feed).mirror
+    mirror = cast(TableDriver, frame._feed).machine
     until(lambda: isinstance(mirror, Mirror) and mirror._passes.kept)
     cast(TableDriver, frame._feed).thread.call(released.set)
     until(lambda: list(frame.df.columns) == ["name"] and len(frame.df) == 1, what=lambda: frame)
@@ -648,7 +648,7 @@ def test_a_column_of_an_empty_table_that_cannot_be_asked_for_is_an_honest_error(
     proxy: Proxy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(driver, "KNOW_SECONDS", 0.1)
+    monkeypatch.setattr(table_driver, "KNOW_SECONDS", 0.1)
     table = make(SHAPES["empty"])
     with nrt.connect(proxy.url, stack.anon_key) as rt:
         frame = opened(rt, table)

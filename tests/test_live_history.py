@@ -56,7 +56,7 @@ def trades(
     )
     # Soon after the table was read, what comes may be in what was read: the row is read again.
     driver: Any = frame._feed
-    until(lambda: driver.services.rest.clock() > driver.mirror._horizon.floor)
+    until(lambda: driver.services.rest.clock() > driver.machine._horizon.floor)
     return frame
 
 

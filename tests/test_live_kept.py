@@ -15,8 +15,8 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt.disk import cache
 from notebook_rt.local import LocalStack
-from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.runtime.keeping import Keeping
+from notebook_rt.runtime.table import TableDriver
 from tests.proxy import Proxy
 from tests.waiting import scaled, until
 

@@ -15,7 +15,7 @@ import notebook_rt as nrt
 from notebook_rt.errors import InvalidEditError, PermissionDeniedError, QueueError
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.changes import ChangeBatch
-from notebook_rt.runtime.driver import TableDriver
+from notebook_rt.runtime.table import TableDriver
 from notebook_rt.sync.events import Change
 from notebook_rt.widgets.adapters import MappedOf
 from tests.conftest import OLD_PLATFORM

@@ -19,7 +19,7 @@ from notebook_rt import errors
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
 from notebook_rt.net.loop import shared
-from notebook_rt.runtime.driver import TableDriver
+from notebook_rt.runtime.table import TableDriver
 from notebook_rt.widgets.adapters import FrameOf
 from notebook_rt.widgets.sessions import _SAID, LABELS, SessionHealth
 from tests.faults.lab import AUDIT, laboratory

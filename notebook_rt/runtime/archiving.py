@@ -17,9 +17,8 @@ from notebook_rt.disk import cache
 from notebook_rt.disk.archive import Archive, Found
 from notebook_rt.disk.kept import Identity
 from notebook_rt.runtime.keeping import AGAIN_AFTER, PAUSE, WRITER_AFTER, Disk, beside
-from notebook_rt.runtime.observed import Observed
+from notebook_rt.runtime.observed import ObservedTable
 from notebook_rt.sync.history.past import Beginning, Page, Past, View
-from notebook_rt.sync.table.mirror import Mirror
 
 T = TypeVar("T")
 
@@ -44,7 +43,7 @@ class Recorded(Protocol):
 class Archiving:
     """See the module. On the loop, but for what says otherwise."""
 
-    def __init__(self, recording: Recorded, driver: Observed, disk: Disk) -> None:
+    def __init__(self, recording: Recorded, driver: ObservedTable, disk: Disk) -> None:
         self.recording = recording
         self.driver = driver
         self.disk = disk
@@ -152,8 +151,7 @@ class Archiving:
 
     def _may_write(self) -> bool:
         """Whether what is shown was proven, and so the server's time is known."""
-        mirror = self.driver.mirror
-        return self._attached and isinstance(mirror, Mirror) and mirror.proven
+        return self._attached and self.driver.machine.proven
 
     async def _write(self) -> None:
         archive = self._archive

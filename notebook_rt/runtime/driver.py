@@ -1,59 +1,46 @@
-"""One live table's driver: feeds the mirror with what happens, and carries out what it says.
+"""What drives a live table or query: it feeds a machine with what happens, and carries out what that says.
 
-Everything runs on the loop thread; the user's thread reads ``table`` (which has a lock of its own)
-and the plain attributes, and waits with ``wait_ready``. What the socket (its ``Subscription``) and REST
-bring comes through one bounded ``Buffer``, in order.
+A ``Driver`` is what a table's (``table.py``) and a query's (``query.py``) have in common. Everything runs on
+the loop thread; the user's thread reads ``table`` (which has a lock of its own) and the plain attributes,
+and waits with ``wait_ready``. What the socket (its ``Subscription``) and REST bring comes through one
+bounded ``Buffer``, in order.
 """
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import datetime as dt
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
-from notebook_rt.edits.merge import Strategies
-from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import (
     AuthError,
     ClosedError,
     FilterError,
-    MissingColumnError,
     NotebookRTError,
     NotPublishedError,
     ProtocolError,
     ServerError,
-    UnreachableError,
-    why_empty,
 )
-from notebook_rt.model.rows import Key, Row, RowChange, Rows, at_most
+from notebook_rt.model.rows import Key, RowChange, Rows, at_most
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Backend, Schema
 from notebook_rt.net.loop import WakingLock
 from notebook_rt.runtime.buffer import Buffer
-from notebook_rt.runtime.feed import Feed, T, Verdict
-from notebook_rt.runtime.grants import KNOW_SECONDS, Grants
-from notebook_rt.runtime.keeping import Disk, Keeping, Warm
+from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.lateness import Lateness
 from notebook_rt.runtime.reader import Reader
-from notebook_rt.runtime.recording import Recording
 from notebook_rt.runtime.services import Services
 from notebook_rt.runtime.subscription import Subscription
-from notebook_rt.runtime.waiting import Checks, Question
-from notebook_rt.store.journal import JournalledTable
-from notebook_rt.store.marks import Mark
-from notebook_rt.store.order import Ordered
-from notebook_rt.store.table import Table
-from notebook_rt.store.telling import Telling
+from notebook_rt.runtime.waiting import Checks
 from notebook_rt.sync.connection.health import TableFacts
 from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.events import (
@@ -61,7 +48,6 @@ from notebook_rt.sync.events import (
     Broken,
     Cancel,
     Closed,
-    ColumnsSuspect,
     Effect,
     Event,
     Failed,
@@ -69,10 +55,7 @@ from notebook_rt.sync.events import (
     Gap,
     Progress,
     Published,
-    Ranked,
-    ReceivedMany,
     Rejoin,
-    RowSuspect,
     Shown,
     Status,
     StatusChanged,
@@ -83,22 +66,14 @@ from notebook_rt.sync.events import (
     TurnWanted,
     Wake,
 )
-from notebook_rt.sync.query.requery import Requery
 from notebook_rt.sync.table.again import Again
-from notebook_rt.sync.table.mirror import Mirror
+from notebook_rt.sync.table.machine import Machine
 
 logger = logging.getLogger("notebook_rt")
 
-FLOOD = 50
-"""Changes in one batch from which on their old and new rows are worked out later, if ever."""
-LOOK_EVERY = 0.01
-"""Seconds between two looks whether changes are followed, while somebody waits for that."""
-ANOTHER_LOGIN = "another login"
-"""Why what is shown may be what this login does not see."""
 
-
-class TableDriver(Feed):
-    """One mirrored table: its mirror, its store, its listeners.
+class Driver(Feed):
+    """See the module: its machine, its store, its listeners.
 
     ``topic`` names its channel. Made on any thread; ``start`` begins.
     """
@@ -113,8 +88,6 @@ class TableDriver(Feed):
         *,
         dtype_backend: Backend = None,
         priority: Priority = "normal",
-        strategies: Strategies | None = None,
-        lazy: bool = False,
     ) -> None:
         super().__init__(spec.table, services.thread, services.options, services.metrics)
         self.spec = spec
@@ -127,23 +100,8 @@ class TableDriver(Feed):
         self.audited_at: float | None = None
         """Monotonic time of the last audit; None before the first."""
         self._checks = Checks()
-        self._questions: list[Question] = []
-        self.mirror = self._machine()
-        self.lazy = lazy
-        """Begins when it is looked at, and ends when it is not any more."""
-        self.looked_at = 0.0
-        self.strategies = strategies or Strategies()
-        self.overlay: Overlay | None = None
-        """Local edits are laid over the table here; None before the first snapshot."""
-        self.on_shown: list[Callable[[Overlay], None]] = []
-        """Called with a new overlay before anybody sees what is under it."""
-        self._telling = Telling()
-        self._edited: list[Sequence[RowChange]] = []
-        """What local edits did to the view, and who listens was not told yet."""
-        self._edits = 0
-        self._edits_told = 0
-        self._shown: JournalledTable | None = None
-        self._made: dict[int, JournalledTable] = {}
+        self.machine: Machine = self._make_machine()
+        """What decides; this carries out what it says."""
         options = services.options
         self._buffer = Buffer(options.buffer_size, options.batch_size, self._feed)
         # Through the buffer: what the socket brought before an answer comes before it.
@@ -154,38 +112,42 @@ class TableDriver(Feed):
         self._asking_again = False
         """In error, and tried anew beneath it."""
         self._lateness = Lateness(self, self._buffer)
-        self.grants = Grants(self)
-        """What this login may do to the table."""
         self.subscription = Subscription(self, topic, self._buffer, priority)
         self.place = self.subscription.place
         self._started = False
-        self.disk: Disk | None = None
-        """Where its past may be written."""
-        self.keeping: Keeping | None = None
-        """Keeps it on disk; None: nobody asked for that."""
-        self.recording: Recording | None = None
-        """Records its past; None: nobody asked for that."""
-        self._early: list[Event] | None = None
-        """What happens while it is read what was kept; None: that is over."""
 
-    def _machine(self) -> Mirror | Requery:
-        """What decides; this carries out what it says."""
-        services = self.services
-        return Mirror(self.spec, self._make_rows, services.options, services.rate, services.phase)
+    # What one of them is made of
+
+    @abstractmethod
+    def _make_machine(self) -> Machine:
+        """A new machine, of which nothing has happened yet."""
+
+    @abstractmethod
+    def _make_rows(self, schema: Schema) -> Rows:
+        """What the machine fills with rows of this schema."""
+
+    @abstractmethod
+    def _show(self, rows: Rows, schema: Schema, ranked: Sequence[Key]) -> None:
+        """Show these rows, made by ``_make_rows``, from now on; ``ranked``: in the server's order."""
+
+    @abstractmethod
+    def _drop(self) -> Sequence[RowChange]:
+        """Show nothing any more; what who listens is to be told of that."""
+
+    def _heard(self, event: Event, effects: Sequence[Effect]) -> None:
+        """What the machine said to an event has been carried out."""
+
+    def _applying(self, event: Event) -> AbstractContextManager[object]:
+        """What is held while the machine takes an event."""
+        return nullcontext()
 
     # Life
 
     def start(self) -> None:
-        """Begin; a lazy one when somebody has looked."""
-        if not self._started and not (self.lazy and not self.looked_at):
+        """Begin."""
+        if not self._started:
             self._started = True
-            if self.keeping is not None and self.keeping.is_there:
-                self._early = []
-                self.thread.spawn(self._begin_warm(self.keeping), "read a kept table")
-            else:
-                self._begin()
-            if self.lazy:
-                self._see_who_looks()
+            self._begin()
 
     @property
     def lock(self) -> WakingLock:
@@ -195,91 +157,9 @@ class TableDriver(Feed):
     def owner(self) -> tuple[str, str]:
         return self.services.owner
 
-    def look(self) -> None:
-        self.looked_at = time.monotonic()
-        if not self._started and self.status != "closed":
-            self.thread.call(self.start)
-
-    def _see_who_looks(self) -> None:
-        """Leave the channel when nobody listens and nobody has looked for a while."""
-        if self.status == "closed":
-            return
-        idle = time.monotonic() - self.looked_at
-        unused = not self.listeners and self.recording is None
-        if unused and idle >= self.options.lazy_after:
-            self.place.leave()
-            self._forget()  # that it was left, too: it is no reason to poll
-            self._telling = Telling()  # it would keep the rows
-            self._started, self.looked_at = False, 0.0
-            self.set_status("loading", "nobody looks")
-            return
-        loop = asyncio.get_running_loop()
-        loop.call_later(max(1.0, self.options.lazy_after - idle), self._see_who_looks)
-
-    def keep(self, disk: Disk, asked: bool) -> None:
-        """Keep it on disk from now on; ``asked``: because somebody asked for this very table."""
-        if self.keeping is None:
-            self.keeping = Keeping(self, disk, asked)
-            self.keeping.look()
-        self.keeping.asked |= asked
-
-    def record(self, span: int, most: int, on_disk: bool = False) -> Recording:
-        """Record its past from now on, or go on with that; ``span`` in microseconds, ``most`` in bytes."""
-        if self.recording is None:
-            self.recording = Recording(self, span, most)
-            self.recording.start()
-        self.recording.bound(span, most)
-        if on_disk and self.disk is not None:
-            self.recording.archive(self.disk)
-        return self.recording
-
-    async def arrived(self) -> None:
-        """Wait while changes are to be followed at any moment: what is recorded before begins with a gap."""
-        while (  # noqa: ASYNC110 - not every condition tells when it changes
-            self.status not in ("closed", "error")
-            and self.mirror.arriving(time.monotonic())
-            and self.services.calm()
-            and not self.place.crowded
-        ):
-            await asyncio.sleep(LOOK_EVERY)
-
-    async def _begin_warm(self, keeping: Keeping) -> None:
-        """Show what was kept, then begin with it. Nothing is asked of the server before."""
-        try:
-            warm = await keeping.read()
-            if warm is not None and self._early is not None:
-                await self._show_kept(warm)
-        finally:
-            early, self._early = self._early, None
-            if early is not None and self._started:
-                self._begin()
-                for event in early:
-                    self._feed(event)
-
-    async def _show_kept(self, warm: Warm) -> None:
-        schema = warm.kept.schema
-        try:
-            rows = self._make_rows(schema)
-        except MissingColumnError:  # of another table: the server says which columns there are
-            return
-        self._made[id(rows)].adopt(warm.table)
-        self._show(rows, schema, warm.ranked)
-        with self.services.lock:
-            self._telling.tell(())  # what is shown first is no change
-        said = warm.said(dt.datetime.now(dt.UTC))
-        self.synced_at = pd.Timestamp(warm.as_of)
-        self.version += 1
-        self.changed_at = time.monotonic()
-        self.set_status("stale", said)
-        self.settle(None)
-        versions = await asyncio.to_thread(warm.versions.by_key)
-        if self._early is not None and isinstance(self.mirror, Mirror):
-            memory = warm.kept.latest.memory
-            self.mirror.resume(rows, schema, warm.kept.known, versions, memory, said)
-
     def _begin(self) -> None:
         self.services.registry.needed.set()
-        self.mirror.want_changes = True
+        self.machine.want_changes = True
         self._feed(Tick())
         if self._asking_again:
             return  # no channel for a table that is not there: it is joined once REST has spoken
@@ -289,11 +169,6 @@ class TableDriver(Feed):
         """The last user let go."""
         if self.status == "closed":
             return
-        self._early = None
-        if self.keeping is not None:
-            self.keeping.close()
-        if self.recording is not None:
-            self.recording.close()
         self._feed(Closed())
         self.set_status("closed", "closed")
         self.subscription.close()
@@ -318,21 +193,12 @@ class TableDriver(Feed):
             return
         filled = self.filled
         self.subscription.leave_login()
-        self._publish_edits()
         with self.services.lock:
-            gone: Sequence[RowChange] = ()
-            if self.listeners:
-                gone = self._drop()
-            else:  # nobody was told anything that is to be taken back
-                self._telling = Telling()
-            self._forget()
-            if self.recording is not None:
-                self.recording.drop()
-            self.grants.forget()
+            gone = self._drop()
         self.set_status("loading", "another login: its rows are read")
         self.login_version = self.version + filled
         if filled:
-            super().publish(gone, "login")
+            Feed.publish(self, gone, "login")  # as it is: nothing is shown that it could be cut to
         self.synced_at = None
         self.log.clear()
         self._logged = 0
@@ -340,10 +206,6 @@ class TableDriver(Feed):
         if self._checks.waiting:
             self._checks.again()
             self._feed(AuditNow())
-
-    def _drop(self) -> Sequence[RowChange]:
-        """What is to be told when nothing is shown any more."""
-        return self._telling.drop()
 
     def _ask_again(self) -> None:
         """Try anew what has failed; the error stands until there is something to show."""
@@ -353,18 +215,14 @@ class TableDriver(Feed):
 
     def _renew(self) -> None:
         self._stop_work()
-        if self.recording is not None:
-            self.recording.lose(self.reason)
-        self.mirror, self.subscription.refused = self._machine(), None
-        self._made.clear()
+        self.machine, self.subscription.refused = self._make_machine(), None
         self.drifted, self.audited_at = 0, None
         self._lateness.forget()
 
     def _forget(self) -> None:
         self._renew()
-        self._early = None  # what is being read from the disk is not shown any more
         self._asking_again = False
-        self.table = self.ordered = self.overlay = self.error = self._shown = None
+        self.table = self.ordered = self.error = None
 
     # How fresh it is; from any thread
 
@@ -374,22 +232,13 @@ class TableDriver(Feed):
         return self.audited_at is None and self.options.audit_interval > 0
 
     @property
-    def source(self) -> Literal["changes", "broadcast"] | None:
-        """How changes come; None until that is known."""
-        return self.mirror.source if isinstance(self.mirror, Mirror) else None
-
-    @property
-    def scope(self) -> str:
-        return self.mirror.scope if isinstance(self.mirror, Mirror) else ""
-
-    @property
     def poll_every(self) -> float:
-        return self.mirror.poll_every
+        return self.machine.poll_every
 
     def facts(self, now: float) -> TableFacts:
         """What counts of it for the session's health, at a monotonic time."""
-        status, mirror, audited_at = self.status, self.mirror, self.audited_at
-        live, next_audit = status == "live", mirror.next_audit
+        status, machine, audited_at = self.status, self.machine, self.audited_at
+        live, next_audit = status == "live", machine.next_audit
         return TableFacts(
             self.spec.table,
             status,
@@ -401,14 +250,14 @@ class TableDriver(Feed):
             waiting=len(self._buffer),
             age=self.age,
             shown=self.filled,
-            doubt=mirror.doubt if live else "",
+            doubt=machine.doubt if live else "",
             audit_in=next_audit and max(0.0, next_audit - now),
             crowded=self.place.crowded,
             poll_every=self.poll_every,
             audited=None if audited_at is None else now - audited_at,
             replaced=self.replaced,
             late=self._lateness.late if live else 0.0,
-            missing=mirror.missing,
+            missing=machine.missing,
         )
 
     def verify(self) -> concurrent.futures.Future[Verdict]:
@@ -432,22 +281,13 @@ class TableDriver(Feed):
     def calm(self) -> bool:
         return self.services.calm()
 
+    @property
+    def _empty(self) -> bool:
+        """Whether it is live, and shows no row."""
+        return self.status == "live" and self.table is not None and not len(self.table)
+
     def why_empty(self) -> str:
-        if self.status != "live" or self.table is None or len(self.table):
-            return ""
-        if self.spec.filter:
-            return self.spec.filter.why_empty
-        if not isinstance(self.mirror, Mirror) or not self.mirror.may_be_hidden:
-            return ""
-        role, spec, described = (
-            self.services.rest.credentials.role,
-            self.spec,
-            self.mirror.described,
-        )
-        shows_some = bool(described.policies & {"select", "*"})
-        return why_empty(
-            spec.schema, spec.table, role, described.row_security, shows_some=shows_some
-        )
+        return self.spec.filter.why_empty if self._empty and self.spec.filter else ""
 
     def _my_turn(self) -> None:
         self._buffer.event(Turn())
@@ -479,70 +319,52 @@ class TableDriver(Feed):
             self._buffer.event(Tick())  # its machine looks at the rate with each event
 
     @property
+    @abstractmethod
     def answered(self) -> bool:
-        failed = self.error is not None and not self._asking_again
-        return failed or self.mirror.schema is not None
+        """Whether REST has said what there is to say."""
 
     def refusal(self, message: str) -> tuple[NotebookRTError, bool]:
         """The server says why only in words (docs/design/wire.md, "Joining"); these are its own."""
         spec = self.spec
         if "Please check Realtime is enabled for the given connect parameters" in message:
-            kind = self.mirror.described.kind if isinstance(self.mirror, Mirror) else ""
-            return NotPublishedError(spec.schema, spec.table, kind), True
+            return NotPublishedError(spec.schema, spec.table), True
         if "invalid column for filter" in message or message.startswith("Error parsing `filter`"):
             return FilterError(
                 f'table "{spec.table}": Realtime refuses the filter: {message}'
             ), True
         return ServerError(f'streaming table "{spec.table}"', 500, message), False
 
-    # Feeding the mirror and carrying out
+    # Feeding the machine and carrying out
 
     def _feed(self, event: Event) -> None:
         self.handle(event)()
 
     def handle(self, event: Event) -> Callable[[], None]:
         """Have the machine take what happened; what this returns carries out what it says."""
-        if self._early is not None:
-            self._early.append(event)
-            return lambda: None
         problem, effects = None, []
         with self.services.lock:
-            edited, self._edited = self._edited, []
             try:
-                with self._maybe_later(event):
-                    effects = self.mirror.handle(event, time.monotonic())
+                with self._applying(event):
+                    effects = self.machine.handle(event, time.monotonic())
             except Exception as error:
                 problem = error
-        return partial(self._carry_out, event, edited, effects, problem)
+        return partial(self._carry_out, event, effects, problem)
 
     def _carry_out(
-        self,
-        event: Event,
-        edited: Sequence[Sequence[RowChange]],
-        effects: Sequence[Effect],
-        problem: Exception | None,
+        self, event: Event, effects: Sequence[Effect], problem: Exception | None
     ) -> None:
-        for changes in edited:  # before what came after them
-            self.publish(changes, "edit")
         failed: Exception | None = None
         for effect in effects:
             try:
                 self._carry(effect)
             except Exception as error:  # the others are carried out: a read waits for its answer
                 failed = failed or error
-        if self._asking_again and self.mirror.schema is not None and not self.place.taken:
+        if self._asking_again and self.machine.schema is not None and not self.place.taken:
             self.subscription.rejoin()
-        self._lateness.waiting_since = self.mirror.waiting_since
+        self._lateness.waiting_since = self.machine.waiting_since
         self._lateness.applied(event)
-        if self._checks.waiting and isinstance(self.mirror, Mirror):
-            self._checks.decided(self.mirror.undecided)
         self.subscription.tell_refused()
-        if self.recording is not None:
-            self.recording.hear(effects)
-        if self.keeping is not None:
-            if isinstance(event, Gap) and event.reason == ANOTHER_LOGIN:
-                self.keeping.arm()
-            self.keeping.look()
+        self._heard(event, effects)
         problem, at_gap = failed or problem, isinstance(event, Gap)
         if problem is None:
             return
@@ -573,10 +395,6 @@ class TableDriver(Feed):
                 self._show(rows, schema, ranked)
                 self._again.shown(time.monotonic())
                 self.error, self._asking_again = None, False
-            case Ranked(keys):
-                if self.ordered is not None:
-                    self.ordered.rank(keys)
-                    self._tell_moved()
             case StatusChanged() if self._asking_again:
                 pass  # it is loading, and the error stands
             case StatusChanged(status, reason):
@@ -598,159 +416,6 @@ class TableDriver(Feed):
                 self.progress = effect
             case Told(what, detail):
                 self._told(what, detail)
-
-    @contextmanager
-    def _maybe_later(self, event: Event) -> Iterator[None]:
-        """In a flood without listeners, only what is still in the log when it is read
-        is worked out.
-        """
-        flood = isinstance(event, ReceivedMany) and len(event.changes) >= FLOOD
-        if not flood or self.listeners or self._shown is None or not self._telling.plain:
-            yield
-            return
-        self._shown.defer = True
-        try:
-            yield
-        finally:
-            self._shown.defer = False
-
-    # Local edits, laid over on whatever thread made them; the caller holds the lock
-
-    def edited(self, changes: Sequence[RowChange]) -> None:
-        """An edit has changed the view: tell so soon, on the loop, in its place among the others."""
-        if self.overlay is None:  # the view has gone meanwhile, with the login
-            return
-        self._edited.append(changes)
-        self._edits += 1
-        self.services.lock.soon(self._publish_edits)
-
-    def columns_suspect(self) -> None:
-        """What is known of the columns may be old: learn them again, soon, on the loop."""
-        self.thread.post(self._feed, ColumnsSuspect())
-
-    def _row_suspect(self, key: Key) -> None:
-        """Nobody knows which is later, a change of the row or the answer to a write: read it, soon."""
-        self.thread.post(self._feed, RowSuspect(key))
-
-    def know(self, columns: Collection[str]) -> None:
-        """Ask the server for columns that an edit names, where no row was there to name them all; waits.
-
-        Raises
-        ------
-        UnreachableError
-            If it does not answer in time.
-        """
-        mirror, schema = self.mirror, self.schema
-        unknown = tuple(name for name in columns if schema is not None and name not in schema.types)
-        if not unknown or not isinstance(mirror, Mirror) or mirror.described.complete:
-            return
-        question = Question(unknown)
-
-        def ask() -> None:
-            self._questions.append(question)
-            self._feed(ColumnsSuspect(unknown))
-
-        self.thread.call(ask)
-        try:
-            question.future.result(KNOW_SECONDS)
-        except concurrent.futures.TimeoutError:
-            what = f'the columns of "{self.name}" are asked for, and there is no answer in time'
-            raise UnreachableError(self.services.rest.url, what) from None
-        finally:
-            self.thread.call(self._questions.remove, question)
-
-    def _publish_edits(self) -> None:
-        with self.services.lock:
-            edited, self._edited = self._edited, []
-            edits = self._edits
-        for changes in edited:
-            self.publish(changes, "edit")
-        self._edits_told = edits
-
-    def catch_up(self) -> None:
-        if self._edits_told != self._edits:
-            self.thread.call(self._publish_edits)
-
-    def snapshot(self) -> pd.DataFrame | None:
-        with self._read_lock():
-            return super().snapshot()
-
-    def arrow(self) -> pa.Table | None:
-        with self._read_lock():
-            return super().arrow()
-
-    def shown(self, read: Callable[[Table | Ordered], T]) -> tuple[T, Mark] | None:
-        with self._read_lock():
-            return super().shown(read)
-
-    def _read_lock(self) -> AbstractContextManager[object]:
-        """What a reader holds: with nothing laid over and no order, the table's own lock is enough."""
-        overlay = self.overlay
-        plain = self.ordered is None and (overlay is None or overlay.transparent)
-        return nullcontext() if plain else self.services.lock
-
-    def _make_rows(self, schema: Schema) -> Rows:
-        for column in self.strategies.columns:
-            if column not in schema.types:
-                names = schema.names
-                raise MissingColumnError(self.spec.schema, self.spec.table, column, names)
-        table = JournalledTable(schema, self.dtype_backend)
-        matches = partial(self._matches, schema)
-        overlay = Overlay(table, schema, self.strategies, matches, self._row_suspect)
-        self._made[id(overlay)] = table
-        return overlay
-
-    def _matches(self, schema: Schema, row: Row) -> bool | None:
-        return self.spec.filter.matches(row, schema)
-
-    def _show(self, rows: Rows, schema: Schema, ranked: Sequence[Key]) -> None:
-        assert isinstance(rows, Overlay)  # _make_rows made it
-        table = self._made[id(rows)]
-        # What was made after it is being loaded: columns may move again before this is shown.
-        made = list(self._made)
-        self._made = {one: self._made[one] for one in made[made.index(id(rows)) :]}
-        spec, carried = self.spec, self._carried(schema)
-        self._shown = table
-        with self.services.lock:
-            edited, self._edited = self._edited, []
-            for changes in edited:  # of the table before
-                self.publish(changes, "edit")
-            self.schema = schema.project([name for name in schema.names if name not in carried])
-            self.overlay = rows
-            for listener in tuple(self.on_shown):
-                listener(rows)
-            self._edited = []  # what was laid over it is among the differences
-            ordered = None
-            if spec.order or spec.limit is not None:
-                ordered = Ordered(table, spec.order, spec.limit, carried)
-                ordered.rank(ranked)
-            self.ordered, self.table = ordered, table
-            self._telling.show(table, ordered)
-        if self.recording is not None:
-            self.recording.show(rows)
-
-    def _carried(self, schema: Schema) -> set[str]:
-        """The columns that are read for the order only, and not shown."""
-        spec = self.spec
-        if spec.columns is None:
-            return set()
-        asked = {*spec.columns, *schema.key, spec.watermark}
-        return {term.column for term in spec.order} - asked
-
-    def publish(
-        self, changes: Sequence[RowChange], cause: str, commit_time: float | None = None
-    ) -> None:
-        """The table has changed: tell what that did to the view."""
-        with self.services.lock:
-            told = self._telling.tell(changes)
-        super().publish(told, cause, commit_time)
-
-    def _tell_moved(self) -> None:
-        """Another order of the same rows may have other rows among the first."""
-        with self.services.lock:
-            told = self._telling.tell(())
-        if told:
-            super().publish(told, "refill")
 
     def _published(self, effect: Published) -> None:
         self.services.metrics.applied(at_most(effect.changes), time.monotonic())
@@ -782,15 +447,6 @@ class TableDriver(Feed):
                 metrics.reconciliations += 1
                 self.synced_at = pd.Timestamp.now("UTC")
                 self._lateness.proven()
-            case "source":
-                self.services.on_note(
-                    "info",
-                    f'table "{self.spec.table}": the database does not broadcast its changes to it '
-                    f"({detail['reason']}); they come by Postgres Changes",
-                )
-            case "learnt":
-                for question in self._questions:
-                    question.learnt(detail["named"])
             case "audit":
                 metrics.audits += 1
                 self.synced_at = pd.Timestamp.now("UTC")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from notebook_rt.errors import NotebookRTError
-from notebook_rt.runtime.observed import Observed
+from notebook_rt.runtime.observed import ObservedTable
 from notebook_rt.sync.table.discovery import described
-from notebook_rt.sync.table.mirror import Mirror
 
 KNOW_SECONDS = 5.0
 """How long an edit waits for what it must know of the table: its columns, the login's grants."""
@@ -14,7 +13,7 @@ KNOW_SECONDS = 5.0
 class Grants:
     """See the module."""
 
-    def __init__(self, driver: Observed) -> None:
+    def __init__(self, driver: ObservedTable) -> None:
         self._driver = driver
         self._rest = driver.services.rest
         self.forget()
@@ -28,10 +27,7 @@ class Grants:
 
     @property
     def _known(self) -> tuple[str, ...] | None:
-        mirror = self._driver.mirror
-        if self._said is None and isinstance(mirror, Mirror):
-            return mirror.described.grants
-        return self._said
+        return self._driver.machine.described.grants if self._said is None else self._said
 
     def allow_as_known(self, right: str) -> bool:
         """Whether this login may write so, as far as is known: unlike `allow` it never asks.

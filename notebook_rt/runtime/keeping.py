@@ -28,7 +28,7 @@ from notebook_rt.edits.overlay import Overlay
 from notebook_rt.errors import printable
 from notebook_rt.model.rows import Key, Op
 from notebook_rt.model.types import Schema
-from notebook_rt.runtime.observed import Observed
+from notebook_rt.runtime.observed import ObservedTable
 from notebook_rt.store.column import Parts
 from notebook_rt.store.table import Table
 from notebook_rt.sync.table.mirror import Mirror
@@ -49,7 +49,7 @@ DRAIN_SECONDS: Final = 2.0
 """How long a closing session waits for the disk."""
 
 
-class Driver(Observed, Protocol):
+class Driver(ObservedTable, Protocol):
     """A live table's driver, as far as what keeps it looks at it."""
 
     synced_at: pd.Timestamp | None
@@ -237,9 +237,7 @@ class Keeping:
 
         What is not to be kept at all is said, and given up.
         """
-        mirror = self.driver.mirror
-        if not isinstance(mirror, Mirror):
-            return False
+        mirror = self.driver.machine
         self._armed |= self._arming and mirror.gapless
         if not (self._armed and mirror.proven):
             return False
@@ -285,8 +283,7 @@ class Keeping:
             await beside(lambda: self._shelf.append(batch, schema))
 
     def _take(self, overlay: Overlay) -> _Taken:
-        driver, mirror = self.driver, self.driver.mirror
-        assert isinstance(mirror, Mirror)  # `_may_write` has looked
+        driver, mirror = self.driver, self.driver.machine
         assert driver.table is not None
         with driver.services.lock:
             overlay.noted = []
@@ -301,8 +298,7 @@ class Keeping:
             )
 
     def _batch(self, overlay: Overlay) -> Batch | None:
-        mirror = self.driver.mirror
-        assert isinstance(mirror, Mirror)
+        mirror = self.driver.machine
         with self.driver.services.lock:
             noted, overlay.noted = overlay.noted or [], []
         if not noted and time.monotonic() - self._written_at <= FACTS_AFTER:

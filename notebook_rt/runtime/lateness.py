@@ -67,7 +67,7 @@ class Lateness:
                 latest = commit_time(payloads[-1])
             case _:
                 return
-        if latest is None or self._driver.mirror.status != "live":
+        if latest is None or self._driver.machine.status != "live":
             return
         rest, now = self._services.rest, time.monotonic()
         self._services.metrics.lagged(max(0.0, rest.clock() - latest), now)
@@ -76,7 +76,7 @@ class Lateness:
         late, was_late = lag > self._bound, self._late
         self._late = late
         if late and not was_late:
-            if self._driver.mirror.topic is None:  # else numbers show whether something is lost
+            if self._driver.machine.topic is None:  # else numbers show whether something is lost
                 self._buffer.event(Hint(f"changes come {lag:.0f} s late"))
             if self._timer is None:
                 self._tell()

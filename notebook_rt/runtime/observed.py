@@ -1,5 +1,5 @@
-"""A live table's driver, as those look at it that follow what it does: its
-subscription, what keeps it, what records it."""
+"""A driver, as those look at it that follow what it does: its subscription, how late it is; a table's also
+what keeps it, what records it, what it may do."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from notebook_rt.runtime.services import Services
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
 from notebook_rt.sync.events import Status
-from notebook_rt.sync.query.requery import Requery
+from notebook_rt.sync.table.machine import Machine
 from notebook_rt.sync.table.mirror import Mirror
 
 
@@ -25,8 +25,18 @@ class Observed(Protocol):
     dtype_backend: Backend
     thread: LoopThread
     services: Services
-    mirror: Mirror | Requery
     status: Status
-    overlay: Overlay | None
     table: Table | None
     ordered: Ordered | None
+
+    @property
+    def machine(self) -> Machine: ...
+
+
+class ObservedTable(Observed, Protocol):
+    """A table's."""
+
+    overlay: Overlay | None
+
+    @property
+    def machine(self) -> Mirror: ...

@@ -14,7 +14,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,13 +29,14 @@ from notebook_rt.net.loop import LoopThread, WakingLock
 from notebook_rt.net.rest import RestClient
 from notebook_rt.net.supervisor import Connection
 from notebook_rt.options import Options
-from notebook_rt.runtime.driver import ANOTHER_LOGIN, TableDriver
+from notebook_rt.runtime.driver import Driver
 from notebook_rt.runtime.feed import Verdict
 from notebook_rt.runtime.heads import Heads
 from notebook_rt.runtime.keeping import Disk
 from notebook_rt.runtime.query import QueryDriver
 from notebook_rt.runtime.room import Room
 from notebook_rt.runtime.services import Services
+from notebook_rt.runtime.table import ANOTHER_LOGIN, TableDriver
 from notebook_rt.runtime.topics import Topics
 from notebook_rt.sync.connection.health import (
     CALM,
@@ -86,6 +87,7 @@ class Project:
         self.presence_key = uuid.uuid4().hex
         """Under which others see this session; the same after every reconnect."""
         self.tables: dict[object, TableDriver] = {}
+        self.queries: dict[object, QueryDriver] = {}
         self.rooms: dict[object, Room] = {}
         self.table_listeners: Signal[TableDriver] = Signal()
         """Called with each new table before it starts."""
@@ -172,7 +174,17 @@ class Project:
     async def _ask_for_heads(self, question: Query) -> Page:
         return await self.rest.fetch("public", HEADS, question, purpose="heads")
 
-    # Tables
+    # Tables and queries
+
+    @property
+    def drivers(self) -> list[Driver]:
+        """Of all tables and queries. From any thread."""
+        return [*self.tables.values(), *self.queries.values()]
+
+    @property
+    def _owners(self) -> Sequence[dict[object, Any]]:
+        """Of all that has a place on a channel, each under what its users share it as."""
+        return self.tables, self.queries, self.rooms
 
     def table(
         self,
@@ -216,17 +228,17 @@ class Project:
         self._users[shared_as] = self._users.get(shared_as, 0) + 1
         return shared_as, driver
 
-    def query(self, spec: QuerySpec, dtype_backend: Backend) -> tuple[object, TableDriver]:
+    def query(self, spec: QuerySpec, dtype_backend: Backend) -> tuple[object, QueryDriver]:
         """The one driver of this query, and what to give back to ``let_go``."""
         shared_as = (spec, dtype_backend)
-        driver = self.tables.get(shared_as)
+        driver = self.queries.get(shared_as)
         if driver is not None:
             driver.place.share("normal")
             driver.restart()
         else:
             topic = _topic(spec, shared_as)
             driver = QueryDriver(spec, topic, self.services, dtype_backend=dtype_backend)
-            self.tables[shared_as] = driver
+            self.queries[shared_as] = driver
             driver.status_listeners.add(self._on_status)
             driver.start()
         self._users[shared_as] = self._users.get(shared_as, 0) + 1
@@ -236,20 +248,20 @@ class Project:
         """One user less, who had asked with this priority; the last ends the subscription."""
         if shared_as not in self._users:
             return
-        owner = self.tables.get(shared_as) or self.rooms[shared_as]
+        owner = next(of[shared_as] for of in self._owners if shared_as in of)
         self._users[shared_as] -= 1
         if self._users[shared_as]:
             owner.place.unshare(priority)
             return
         del self._users[shared_as]
-        self.tables.pop(shared_as, None)
-        self.rooms.pop(shared_as, None)
+        for of in self._owners:
+            of.pop(shared_as, None)
         owner.close()
 
     def retry(self) -> None:
         """The user asks: try everything that has failed, now."""
         self.connection.retry("user")
-        for driver in list(self.tables.values()):
+        for driver in self.drivers:
             driver.retry()
 
     # Channels
@@ -324,7 +336,7 @@ class Project:
             disk=self.disk.problem,
             sources={
                 driver.spec.table: driver.source + (f" per {driver.scope}" if driver.scope else "")
-                for driver in list(self.tables.values())
+                for driver in self.drivers
                 if driver.source is not None
             },
         )
@@ -358,7 +370,7 @@ class Project:
                 for topic, state in states.items()
                 if topic not in refused
             ),
-            tables=[driver.facts(now) for driver in list(self.tables.values())],
+            tables=[driver.facts(now) for driver in self.drivers],
             closed=self.closed,
             refused=self.refused(),
             refused_channels=list(refused.items()),
@@ -399,11 +411,9 @@ class Project:
             "heads_share": hour.share("heads"),
             "poll_share": hour.share("poll"),
             "channels": sum(state == "joined" for state in states),
-            "tables": len(self.tables),
-            "broadcast_tables": sum(
-                driver.source == "broadcast" for driver in list(self.tables.values())
-            ),
-            "scoped_tables": sum(bool(driver.scope) for driver in list(self.tables.values())),
+            "tables": len(self.drivers),
+            "broadcast_tables": sum(driver.source == "broadcast" for driver in self.drivers),
+            "scoped_tables": sum(bool(driver.scope) for driver in self.drivers),
             "rooms": len(self.rooms),
             "kept_refused": self.disk.refused,
             "next_audit_s": made.next_in,
@@ -416,8 +426,7 @@ class Project:
         was found of it, or why nothing was.
         """
         asked = [
-            (driver.spec.table, asyncio.wrap_future(driver.verify()))
-            for driver in self.tables.values()
+            (driver.spec.table, asyncio.wrap_future(driver.verify())) for driver in self.drivers
         ]
         if asked:
             await asyncio.wait([future for _, future in asked], timeout=within)
@@ -458,7 +467,7 @@ class Project:
 
     def _overloaded(self) -> None:
         """The server may be dropping changes, of every table."""
-        for driver in list(self.tables.values()):
+        for driver in self.drivers:
             driver.overloaded()
 
     def look_at_health(self) -> None:
@@ -512,10 +521,10 @@ class Project:
     async def _take_token(self, token: str | None) -> None:
         """Another login's: what failed begins anew, the rest is compared with what it may see."""
         before, login = self.credentials.access_token, self.credentials.login
-        drivers = list(self.tables.values())
+        tables = list(self.tables.values())
         written = [
-            *(one.keeping for one in drivers),
-            *(one.recording.archiving for one in drivers if one.recording is not None),
+            *(one.keeping for one in tables),
+            *(one.recording.archiving for one in tables if one.recording is not None),
         ]
         kept = [one for one in written if one is not None]
         moves = Credentials(self.credentials.key, token).login != login
@@ -524,14 +533,14 @@ class Project:
         changed = self._use(token)
         for keeping in kept if moves else ():
             keeping.move()
-        for driver in list(self.tables.values()):
+        for driver in self.drivers:
             if not changed and driver.error is None:
                 if token != before:
                     driver.subscription.gap(ANOTHER_LOGIN, missed=False)
                 continue
             if not changed:
                 driver.restart()
-            if driver.keeping is not None:
+            if isinstance(driver, TableDriver) and driver.keeping is not None:
                 driver.keeping.arm()
         await self.connection.set_token(token)
         for room in list(self.rooms.values()):
@@ -554,7 +563,7 @@ class Project:
         self.credentials.access_token = token
         changed = self.credentials.identity != before
         if changed:
-            for driver in list(self.tables.values()):
+            for driver in self.drivers:
                 driver.login_changed()
         self.login_listeners.tell()
         return changed
@@ -586,12 +595,12 @@ class Project:
         self.thread.at_exit.pop(id(self), None)
 
     async def _close_owners(self) -> None:
-        for driver in list(self.tables.values()):
+        for driver in self.drivers:
             driver.close()
         for room in list(self.rooms.values()):
             room.close()
-        self.tables.clear()
-        self.rooms.clear()
+        for of in self._owners:
+            of.clear()
         self._users.clear()
 
 

@@ -1,4 +1,4 @@
-"""A query's driver: a table's, with a machine that fetches all again instead of applying changes.
+"""One query's driver, with a machine that fetches all again instead of applying changes.
 
 Its channel listens to the tables that the query depends on; what they send only says that something
 changed.
@@ -16,15 +16,15 @@ from notebook_rt.errors import NotebookRTError, NotPublishedError
 from notebook_rt.model.rows import Key, Row, RowChange, Rows
 from notebook_rt.model.spec import QuerySpec
 from notebook_rt.model.types import Backend, Schema
-from notebook_rt.runtime.driver import TableDriver
+from notebook_rt.runtime.driver import Driver
 from notebook_rt.runtime.services import Services
 from notebook_rt.store.table import Table, differences
 from notebook_rt.sync.query.answer import POSITION
 from notebook_rt.sync.query.requery import Requery
 
 
-class QueryDriver(TableDriver):
-    """One query: its machine, its store, its listeners."""
+class QueryDriver(Driver):
+    """See the module."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class QueryDriver(TableDriver):
         self._dropped = False
         """Whether it was told that nothing is shown: then the next answer is told whole."""
 
-    def _machine(self) -> Requery:
+    def _make_machine(self) -> Requery:
         return Requery(self.query, self._make_rows, self.services.options, self.services.rate)
 
     @property
@@ -74,10 +74,12 @@ class QueryDriver(TableDriver):
         return Table(schema, self.dtype_backend)  # an answer is not edited: no overlay
 
     def _drop(self) -> Sequence[RowChange]:
-        self._dropped = self._dropped or self.table is not None
-        return (
-            [] if self.table is None else _between(self.table, self._make_rows(self.table.schema))
-        )
+        gone: Sequence[RowChange] = ()
+        if self.listeners and self.table is not None:
+            self._dropped = True
+            gone = _between(self.table, self._make_rows(self.table.schema))
+        self._forget()
+        return gone
 
     def publish(
         self, changes: Sequence[RowChange], cause: str, commit_time: float | None = None

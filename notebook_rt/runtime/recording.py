@@ -23,11 +23,10 @@ from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.types import differs
 from notebook_rt.runtime.archiving import AHEAD, Archiving
 from notebook_rt.runtime.keeping import Disk
-from notebook_rt.runtime.observed import Observed
+from notebook_rt.runtime.observed import ObservedTable
 from notebook_rt.store.table import Table
 from notebook_rt.sync.events import Effect, Published, Told
 from notebook_rt.sync.history.past import Past, View
-from notebook_rt.sync.table.mirror import Mirror
 
 T = TypeVar("T")
 
@@ -38,7 +37,7 @@ PROOFS: Final = ("audit", "reconciled")
 LOST: Final = "changes had been lost without a word, and an audit found it"
 
 
-class Driver(Observed, Protocol):
+class Driver(ObservedTable, Protocol):
     """A live table's driver, as far as its past is concerned."""
 
     recording: Recording | None
@@ -186,8 +185,8 @@ class Recording:
 
     def judge(self) -> None:
         """Changes are lost, or are lost no longer, as the status says."""
-        mirror = self.driver.mirror
-        if self._undecided and isinstance(mirror, Mirror):
+        mirror = self.driver.machine
+        if self._undecided:
             self._undecided &= mirror.undecided
         # A row that the comparison has left undecided is not known before it is read, or changes.
         live = mirror.status == "live" and (bool(self._live) or not self._undecided)

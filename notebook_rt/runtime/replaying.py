@@ -18,9 +18,9 @@ import pandas as pd
 from notebook_rt.model.rows import Delete, Op, Upsert
 from notebook_rt.model.types import Schema
 from notebook_rt.net.loop import WakingLock
-from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.runtime.feed import Feed
 from notebook_rt.runtime.recording import Recording
+from notebook_rt.runtime.table import TableDriver
 from notebook_rt.store.telling import Telling
 from notebook_rt.sync.history import pieces
 from notebook_rt.sync.history.past import Moment, Past

@@ -77,15 +77,15 @@ class Subscription:
 
     def rejoin(self) -> None:
         """Join what the machine says: its bindings, or a topic that others may have joined already."""
-        mirror = self._subscriber.mirror
-        self._follow(mirror.topic)
+        machine = self._subscriber.machine
+        self._follow(machine.topic)
         if self._followed is not None:
             if not self.place.taken:
                 self.place.take()
                 self._followed[1].tell_state(self)
         elif self.place.taken:
             self._services.registry.rejoin(self._topic)
-        elif mirror.bindings:
+        elif machine.bindings:
             self.place.take()
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ class Subscription:
         return CHANGES_ONLY
 
     def bindings(self) -> tuple[Binding, ...]:
-        return self._subscriber.mirror.bindings
+        return self._subscriber.machine.bindings
 
     def joined(self, channel: SocketChannel) -> None:
         self._unjoined = False
@@ -135,7 +135,7 @@ class Subscription:
     def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
         if error is not None:
             # A topic that is refused for good: changes come another way, if they may.
-            by_topic = self._subscriber.mirror.topic is not None
+            by_topic = self._subscriber.machine.topic is not None
             self._buffer.event(
                 Refused(error, final=isinstance(error, ChannelRefusedError) and by_topic)
             )
@@ -153,7 +153,7 @@ class Subscription:
 
     def system(self, payload: Mapping[str, Any]) -> None:
         message, ok = str(payload.get("message", "")), payload.get("status") == "ok"
-        if self._subscriber.mirror.topic is not None:
+        if self._subscriber.machine.topic is not None:
             self._streamed(message, ok)
         elif payload.get("extension") != "postgres_changes":
             self._services.metrics.last_error = message

@@ -56,13 +56,12 @@ from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import REQUEST_SECONDS, HttpRest
 from notebook_rt.outbox.sessions import whose
 from notebook_rt.outbox.worker import Worker
-from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.runtime.host import has_front_end, is_interactive
 from notebook_rt.runtime.keeping import beside
 from notebook_rt.runtime.project import Project
+from notebook_rt.runtime.table import TableDriver
 from notebook_rt.sync.connection.supervisor import State
 from notebook_rt.sync.events import Page, Query
-from notebook_rt.sync.table.mirror import Mirror
 
 logger = logging.getLogger("notebook_rt")
 
@@ -727,9 +726,7 @@ class TableEdits:
         """Whether a new row may go without this column of the key, as far as is known."""
         spec, pg_type = self.driver.spec, canonical(column.pg_type)
         if pg_type in INT_LIMITS:
-            mirror = self.driver.mirror
-            described = mirror.described if isinstance(mirror, Mirror) else None
-            if described is not None and described.grants is not None and not column.filled:
+            if self.driver.machine.described.grants is not None and not column.filled:
                 return False  # the table's own description knows of no default and no sequence
             return self.writes.draws((spec.schema, spec.table, column.name))
         return pg_type == "uuid"

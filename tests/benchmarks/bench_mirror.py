@@ -19,8 +19,8 @@ import pandas as pd
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
-from notebook_rt.runtime.driver import TableDriver
 from notebook_rt.runtime.optional_sql import AUDIT_SQL
+from notebook_rt.runtime.table import TableDriver
 from tests.benchmarks.harness import OURS, Result
 
 SUITE = "true again, and proven"

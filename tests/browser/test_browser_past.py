@@ -31,7 +31,7 @@ stack.sql('''
 rt = nrt.connect(stack.url, stack.anon_key, options=nrt.Options(audit_interval=0))
 stocks = rt.table("stocks").wait(timeout=60)
 driver = stocks._feed
-while driver.services.rest.clock() <= driver.mirror._horizon.floor or stocks.status != "live":
+while driver.services.rest.clock() <= driver.machine._horizon.floor or stocks.status != "live":
     time.sleep(0.02)
 
 def price(symbol, value, by="grace"):

@@ -1088,6 +1088,45 @@ def test_groups_of_integers_that_a_join_made_floats_are_joined_again() -> None:
     same(again.view.snapshot(), wanted, "join")
 
 
+@pytest.mark.parametrize("how", ["left", "inner", "right", "outer"])
+@pytest.mark.parametrize("nulls", [False, True])
+@pytest.mark.parametrize(
+    ("pg_type", "value"),
+    [
+        ("bool", True),
+        ("int4", 7),
+        ("text", "x"),
+        ("date", dt.date(2024, 2, 1)),
+        ("timestamptz", dt.datetime(2024, 2, 1, tzinfo=dt.UTC)),
+    ],
+)
+def test_a_column_that_a_join_has_filled_with_nulls_is_joined_by(
+    pg_type: str, value: Any, nulls: bool, how: Any
+) -> None:
+    """Of truths and nulls the dtype is object on one side, and boolean or bool on the other."""
+    left = Table(
+        Schema((Column("id", "int8"), Column("g", "text"), Column("on", pg_type)), ("id",))
+    )
+    groups = Table(Schema((Column("g", "text"), Column("m", "int8")), ("g",)))
+    other = Table(Schema((Column("id", "int8"), Column("on", pg_type)), ("id",)))
+    left.apply([Upsert(1, {"id": 1, "g": "a", "on": value})])
+    groups.apply([Upsert(g, {"g": g, "m": 1}) for g in "ab"])
+    other.apply([Upsert(1, {"id": 1, "on": value}), Upsert(2, {"id": 2, "on": None})][: 1 + nulls])
+    join = Derived(Join(Keying(("g",), None, "join"), "right", ("", "")), None)
+    join.bind([Source(left), Source(groups)])
+    join.advance(want_changes=True)
+    assert join.table is not None
+    merge = Derived(Join(Keying(("on",), ("on",), "merge"), how, ("_x", "_y")), None)
+    merge.bind([Source(join.table, join.view), Source(other)])
+    for ops in ([], [Upsert("c", {"g": "c", "m": 2})], [Delete("a")]):
+        groups.apply(ops)
+        join.advance(want_changes=True)
+        merge.advance(want_changes=True)
+        df = left.snapshot().join(groups.snapshot(), on="g", how="right")
+        assert merge.view is not None
+        same(merge.view.snapshot(), df.merge(other.snapshot(), on="on", how=how), how)
+
+
 # Windows: their tables are in the order of time, or they are refused
 
 ROLLED = ["count", "sum", "mean", "min", "max", "std", "var", "median", "first", "last", "nunique"]

@@ -104,7 +104,7 @@ class Recorded(World):
         return SimpleNamespace(add_done_callback=lambda done: done(None))
 
     def handle(self, event: Event) -> None:
-        self.driver.mirror = self.mirror
+        self.driver.machine = self.mirror
         before = len(self.effects)
         super().handle(event)
         if self.recording is None and self.driver.overlay is not None:

@@ -530,19 +530,21 @@ def _nullable(dtype: Any) -> bool:
 
 @lru_cache(maxsize=256)
 def _values(mine: Any, theirs: Any) -> list[Any]:
-    """Values that fit both dtypes, three where there are."""
-    found = pd.Series(
-        pd.array([None], dtype=mine) if not isinstance(mine, np.dtype) else np.zeros(1, mine)
-    )
-    if pd.api.types.is_bool_dtype(found.dtype):
+    """Values that fit both dtypes, three where there are. A dtype of objects tells nothing: the other one does."""
+    both = [_some(mine), _some(theirs)]
+    if any(pd.api.types.is_bool_dtype(one.dtype) for one in both):
         return [True, False]
-    if pd.api.types.is_numeric_dtype(
-        found.dtype
-    ):  # integers are floats where a merge left some out
-        return [1, 2, 3]
-    if pd.api.types.is_datetime64_any_dtype(found.dtype) or "timestamp" in str(found.dtype):
-        zone = getattr(found.dtype, "tz", None)
-        return [pd.Timestamp(2024, 1, day, tz=zone) for day in (1, 2, 3)]
-    if "date" in str(found.dtype):
+    if any(pd.api.types.is_numeric_dtype(one.dtype) for one in both):
+        return [1, 2, 3]  # integers are floats where a merge left some out
+    for one in both:
+        if pd.api.types.is_datetime64_any_dtype(one.dtype) or "timestamp" in str(one.dtype):
+            zone = getattr(one.dtype, "tz", None)
+            return [pd.Timestamp(2024, 1, day, tz=zone) for day in (1, 2, 3)]
+    if any("date" in str(one.dtype) for one in both):
         return [dt.date(2024, 1, day) for day in (1, 2, 3)]
     return ["a", "b", "c"]
+
+
+def _some(dtype: Any) -> pd.Series:
+    """A value of this dtype."""
+    return pd.Series(np.zeros(1, dtype) if isinstance(dtype, np.dtype) else pd.array([None], dtype))

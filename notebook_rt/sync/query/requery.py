@@ -68,8 +68,7 @@ class Requery(Machine):
     ) -> None:
         self.spec = spec
         super().__init__(options, Horizon(options))
-        self.schema: Schema | None = None
-        """None until the first answer; without a key it has the column ``POSITION``."""
+        self._schema: Schema | None = None
         self.rows: Rows | None = None
         self._make_rows = make_rows
         self._learnt = False
@@ -86,6 +85,11 @@ class Requery(Machine):
         self._rate = rate
         self._refusal: Exception | None = None
         self._refusals = 0
+
+    @property
+    def schema(self) -> Schema | None:
+        """None until the first answer; without a key it has the column ``POSITION``."""
+        return self._schema
 
     @property
     def bindings(self) -> tuple[Binding, ...]:
@@ -261,14 +265,14 @@ class Requery(Machine):
             self._audits.began(began)
             self._due = float("inf")
             try:
-                rows = yield from answers.read(self.schema)
+                rows = yield from answers.read(self._schema)
             except ReadRefusedError as refusal:
                 if self.rows is not None or answers.is_function or answers.described:
                     raise
                 if not isinstance(refusal.error, MissingTableError):
                     raise
                 answers.is_function = True  # no view of this name, or one without a description
-                rows = yield from answers.read(self.schema)
+                rows = yield from answers.read(self._schema)
             if answers.pages == 1 or mark == self._marks:
                 break
         took = self._now - began
@@ -299,7 +303,7 @@ class Requery(Machine):
         if len(answer) < len(rows):
             raise QueryKeyError(spec.schema, spec.table, schema.key)
         before, old = self.rows, self._shown
-        same = schema == self.schema
+        same = schema == self._schema
         if before is not None and same and list(answer.items()) == list(old.items()):
             return 0
         pairs: list[tuple[Key | None, Key | None]] = []
@@ -313,7 +317,7 @@ class Requery(Machine):
         load.extend(rows if spec.key else [{**r, **at} for r, at in zip(rows, places, strict=True)])
         load.commit()
         if now is not before:
-            self.rows, self.schema = now, schema
+            self.rows, self._schema = now, schema
             self._emit(Shown(now, schema))
         self._shown = answer
         changes = [

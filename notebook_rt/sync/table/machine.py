@@ -12,9 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final
 
+from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.sync.events import (
     AuditNow,
+    Binding,
     Broken,
     Change,
     Closed,
@@ -78,6 +80,21 @@ class Machine(ABC):
         self.poll_every = options.poll_interval
         """Seconds from one poll to the next, as it is now: they grow while nothing changes."""
         self._audits = AuditTimer(options)
+
+    @property
+    @abstractmethod
+    def schema(self) -> Schema | None:
+        """None until the columns are known."""
+
+    @property
+    @abstractmethod
+    def bindings(self) -> tuple[Binding, ...]:
+        """The bindings to join with; empty until they are known (then ``Rejoin`` comes)."""
+
+    @property
+    @abstractmethod
+    def waiting_since(self) -> float | None:
+        """Monotonic time since when a change has waited to be applied; None: none waits."""
 
     @property
     def topic(self) -> str | None:

@@ -1,0 +1,479 @@
+"""One live table's driver: what a table has that a query has not.
+
+Its rows lie under local edits (``overlay``), may be in an order of their own, are told as its view shows
+them, may be kept on disk and have their past recorded, and may wait until somebody looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import datetime as dt
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Literal
+
+import pandas as pd
+import pyarrow as pa
+
+from notebook_rt.edits.merge import Strategies
+from notebook_rt.edits.overlay import Overlay
+from notebook_rt.errors import (
+    MissingColumnError,
+    NotebookRTError,
+    NotPublishedError,
+    UnreachableError,
+    why_empty,
+)
+from notebook_rt.model.rows import Key, Row, RowChange, Rows
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.model.types import Backend, Schema
+from notebook_rt.runtime.driver import Driver
+from notebook_rt.runtime.feed import T
+from notebook_rt.runtime.grants import KNOW_SECONDS, Grants
+from notebook_rt.runtime.keeping import Disk, Keeping, Warm
+from notebook_rt.runtime.recording import Recording
+from notebook_rt.runtime.services import Services
+from notebook_rt.runtime.waiting import Question
+from notebook_rt.store.journal import JournalledTable
+from notebook_rt.store.marks import Mark
+from notebook_rt.store.order import Ordered
+from notebook_rt.store.table import Table
+from notebook_rt.store.telling import Telling
+from notebook_rt.sync.connection.joins import Priority
+from notebook_rt.sync.events import (
+    ColumnsSuspect,
+    Effect,
+    Event,
+    Gap,
+    Ranked,
+    ReceivedMany,
+    RowSuspect,
+    Told,
+)
+from notebook_rt.sync.table.mirror import Mirror
+
+FLOOD = 50
+"""Changes in one batch from which on their old and new rows are worked out later, if ever."""
+LOOK_EVERY = 0.01
+"""Seconds between two looks whether changes are followed, while somebody waits for that."""
+ANOTHER_LOGIN = "another login"
+"""Why what is shown may be what this login does not see."""
+
+
+class TableDriver(Driver):
+    """See the module."""
+
+    machine: Mirror
+
+    def __init__(
+        self,
+        spec: TableSpec,
+        topic: str,
+        services: Services,
+        *,
+        dtype_backend: Backend = None,
+        priority: Priority = "normal",
+        strategies: Strategies | None = None,
+        lazy: bool = False,
+    ) -> None:
+        super().__init__(spec, topic, services, dtype_backend=dtype_backend, priority=priority)
+        self.lazy = lazy
+        """Begins when it is looked at, and ends when it is not any more."""
+        self.looked_at = 0.0
+        self.strategies = strategies or Strategies()
+        self.overlay: Overlay | None = None
+        """Local edits are laid over the table here; None before the first snapshot."""
+        self.on_shown: list[Callable[[Overlay], None]] = []
+        """Called with a new overlay before anybody sees what is under it."""
+        self._telling = Telling()
+        self._edited: list[Sequence[RowChange]] = []
+        """What local edits did to the view, and who listens was not told yet."""
+        self._edits = 0
+        self._edits_told = 0
+        self._questions: list[Question] = []
+        self._shown: JournalledTable | None = None
+        self._made: dict[int, JournalledTable] = {}
+        self.grants = Grants(self)
+        """What this login may do to the table."""
+        self.disk: Disk | None = None
+        """Where its past may be written."""
+        self.keeping: Keeping | None = None
+        """Keeps it on disk; None: nobody asked for that."""
+        self.recording: Recording | None = None
+        """Records its past; None: nobody asked for that."""
+        self._early: list[Event] | None = None
+        """What happens while it is read what was kept; None: that is over."""
+
+    def _make_machine(self) -> Mirror:
+        services = self.services
+        return Mirror(self.spec, self._make_rows, services.options, services.rate, services.phase)
+
+    # Life
+
+    def start(self) -> None:
+        """Begin; a lazy one when somebody has looked."""
+        if not self._started and not (self.lazy and not self.looked_at):
+            self._started = True
+            if self.keeping is not None and self.keeping.is_there:
+                self._early = []
+                self.thread.spawn(self._begin_warm(self.keeping), "read a kept table")
+            else:
+                self._begin()
+            if self.lazy:
+                self._see_who_looks()
+
+    def look(self) -> None:
+        self.looked_at = time.monotonic()
+        if not self._started and self.status != "closed":
+            self.thread.call(self.start)
+
+    def _see_who_looks(self) -> None:
+        """Leave the channel when nobody listens and nobody has looked for a while."""
+        if self.status == "closed":
+            return
+        idle = time.monotonic() - self.looked_at
+        unused = not self.listeners and self.recording is None
+        if unused and idle >= self.options.lazy_after:
+            self.place.leave()
+            self._forget()  # that it was left, too: it is no reason to poll
+            self._telling = Telling()  # it would keep the rows
+            self._started, self.looked_at = False, 0.0
+            self.set_status("loading", "nobody looks")
+            return
+        loop = asyncio.get_running_loop()
+        loop.call_later(max(1.0, self.options.lazy_after - idle), self._see_who_looks)
+
+    def keep(self, disk: Disk, asked: bool) -> None:
+        """Keep it on disk from now on; ``asked``: because somebody asked for this very table."""
+        if self.keeping is None:
+            self.keeping = Keeping(self, disk, asked)
+            self.keeping.look()
+        self.keeping.asked |= asked
+
+    def record(self, span: int, most: int, on_disk: bool = False) -> Recording:
+        """Record its past from now on, or go on with that; ``span`` in microseconds, ``most`` in bytes."""
+        if self.recording is None:
+            self.recording = Recording(self, span, most)
+            self.recording.start()
+        self.recording.bound(span, most)
+        if on_disk and self.disk is not None:
+            self.recording.archive(self.disk)
+        return self.recording
+
+    async def arrived(self) -> None:
+        """Wait while changes are to be followed at any moment: what is recorded before begins with a gap."""
+        while (  # noqa: ASYNC110 - not every condition tells when it changes
+            self.status not in ("closed", "error")
+            and self.machine.arriving(time.monotonic())
+            and self.services.calm()
+            and not self.place.crowded
+        ):
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def _begin_warm(self, keeping: Keeping) -> None:
+        """Show what was kept, then begin with it. Nothing is asked of the server before."""
+        try:
+            warm = await keeping.read()
+            if warm is not None and self._early is not None:
+                await self._show_kept(warm)
+        finally:
+            early, self._early = self._early, None
+            if early is not None and self._started:
+                self._begin()
+                for event in early:
+                    self._feed(event)
+
+    async def _show_kept(self, warm: Warm) -> None:
+        schema = warm.kept.schema
+        try:
+            rows = self._make_rows(schema)
+        except MissingColumnError:  # of another table: the server says which columns there are
+            return
+        self._made[id(rows)].adopt(warm.table)
+        self._show(rows, schema, warm.ranked)
+        with self.services.lock:
+            self._telling.tell(())  # what is shown first is no change
+        said = warm.said(dt.datetime.now(dt.UTC))
+        self.synced_at = pd.Timestamp(warm.as_of)
+        self.version += 1
+        self.changed_at = time.monotonic()
+        self.set_status("stale", said)
+        self.settle(None)
+        versions = await asyncio.to_thread(warm.versions.by_key)
+        if self._early is not None:
+            memory = warm.kept.latest.memory
+            self.machine.resume(rows, schema, warm.kept.known, versions, memory, said)
+
+    def close(self) -> None:
+        if self.status == "closed":
+            return
+        self._early = None
+        if self.keeping is not None:
+            self.keeping.close()
+        if self.recording is not None:
+            self.recording.close()
+        super().close()
+
+    def login_changed(self) -> None:
+        self._publish_edits()
+        super().login_changed()
+
+    def _drop(self) -> Sequence[RowChange]:
+        gone: Sequence[RowChange] = ()
+        if self.listeners:
+            gone = self._telling.drop()
+        else:  # nobody was told anything that is to be taken back
+            self._telling = Telling()
+        self._forget()
+        if self.recording is not None:
+            self.recording.drop()
+        self.grants.forget()
+        return gone
+
+    def _renew(self) -> None:
+        if self.recording is not None:
+            self.recording.lose(self.reason)
+        super()._renew()
+        self._made.clear()
+
+    def _forget(self) -> None:
+        self._early = None  # what is being read from the disk is not shown any more
+        super()._forget()
+        self.overlay = self._shown = None
+
+    # What is known of it; from any thread
+
+    @property
+    def source(self) -> Literal["changes", "broadcast"] | None:
+        """How changes come; None until that is known."""
+        return self.machine.source
+
+    @property
+    def scope(self) -> str:
+        return self.machine.scope
+
+    def why_empty(self) -> str:
+        if self.spec.filter or not (self._empty and self.machine.may_be_hidden):
+            return super().why_empty()
+        role, spec = self.services.rest.credentials.role, self.spec
+        described = self.machine.described
+        shows_some = bool(described.policies & {"select", "*"})
+        return why_empty(
+            spec.schema, spec.table, role, described.row_security, shows_some=shows_some
+        )
+
+    @property
+    def answered(self) -> bool:
+        """Whether REST has said whether there is such a table."""
+        failed = self.error is not None and not self._asking_again
+        return failed or self.machine.schema is not None
+
+    def refusal(self, message: str) -> tuple[NotebookRTError, bool]:
+        error, final = super().refusal(message)
+        if isinstance(error, NotPublishedError):
+            spec, kind = self.spec, self.machine.described.kind
+            error = NotPublishedError(spec.schema, spec.table, kind)
+        return error, final
+
+    # What happens
+
+    def handle(self, event: Event) -> Callable[[], None]:
+        if self._early is not None:
+            self._early.append(event)
+            return lambda: None
+        with self.services.lock:
+            edited, self._edited = self._edited, []
+            carry_out = super().handle(event)
+        if not edited:
+            return carry_out
+
+        def tell_and_carry_out() -> None:
+            for changes in edited:  # before what came after them
+                self.publish(changes, "edit")
+            carry_out()
+
+        return tell_and_carry_out
+
+    @contextmanager
+    def _applying(self, event: Event) -> Iterator[None]:
+        """In a flood without listeners, only what is still in the log when it is read
+        is worked out.
+        """
+        flood = isinstance(event, ReceivedMany) and len(event.changes) >= FLOOD
+        if not flood or self.listeners or self._shown is None or not self._telling.plain:
+            yield
+            return
+        self._shown.defer = True
+        try:
+            yield
+        finally:
+            self._shown.defer = False
+
+    def _heard(self, event: Event, effects: Sequence[Effect]) -> None:
+        if self._checks.waiting:
+            self._checks.decided(self.machine.undecided)
+        if self.recording is not None:
+            self.recording.hear(effects)
+        if self.keeping is not None:
+            if isinstance(event, Gap) and event.reason == ANOTHER_LOGIN:
+                self.keeping.arm()
+            self.keeping.look()
+
+    def _carry(self, effect: Effect) -> None:
+        match effect:
+            case Ranked(keys):
+                if self.ordered is not None:
+                    self.ordered.rank(keys)
+                    self._tell_moved()
+            case Told("learnt", detail):
+                for question in self._questions:
+                    question.learnt(detail["named"])
+            case Told("source", detail):
+                self.services.on_note(
+                    "info",
+                    f'table "{self.spec.table}": the database does not broadcast its changes to it '
+                    f"({detail['reason']}); they come by Postgres Changes",
+                )
+            case _:
+                super()._carry(effect)
+
+    # Local edits, laid over on whatever thread made them; the caller holds the lock
+
+    def edited(self, changes: Sequence[RowChange]) -> None:
+        """An edit has changed the view: tell so soon, on the loop, in its place among the others."""
+        if self.overlay is None:  # the view has gone meanwhile, with the login
+            return
+        self._edited.append(changes)
+        self._edits += 1
+        self.services.lock.soon(self._publish_edits)
+
+    def columns_suspect(self) -> None:
+        """What is known of the columns may be old: learn them again, soon, on the loop."""
+        self.thread.post(self._feed, ColumnsSuspect())
+
+    def _row_suspect(self, key: Key) -> None:
+        """Nobody knows which is later, a change of the row or the answer to a write: read it, soon."""
+        self.thread.post(self._feed, RowSuspect(key))
+
+    def know(self, columns: Collection[str]) -> None:
+        """Ask the server for columns that an edit names, where no row was there to name them all; waits.
+
+        Raises
+        ------
+        UnreachableError
+            If it does not answer in time.
+        """
+        schema = self.schema
+        unknown = tuple(name for name in columns if schema is not None and name not in schema.types)
+        if not unknown or self.machine.described.complete:
+            return
+        question = Question(unknown)
+
+        def ask() -> None:
+            self._questions.append(question)
+            self._feed(ColumnsSuspect(unknown))
+
+        self.thread.call(ask)
+        try:
+            question.future.result(KNOW_SECONDS)
+        except concurrent.futures.TimeoutError:
+            what = f'the columns of "{self.name}" are asked for, and there is no answer in time'
+            raise UnreachableError(self.services.rest.url, what) from None
+        finally:
+            self.thread.call(self._questions.remove, question)
+
+    def _publish_edits(self) -> None:
+        with self.services.lock:
+            edited, self._edited = self._edited, []
+            edits = self._edits
+        for changes in edited:
+            self.publish(changes, "edit")
+        self._edits_told = edits
+
+    def catch_up(self) -> None:
+        if self._edits_told != self._edits:
+            self.thread.call(self._publish_edits)
+
+    def snapshot(self) -> pd.DataFrame | None:
+        with self._read_lock():
+            return super().snapshot()
+
+    def arrow(self) -> pa.Table | None:
+        with self._read_lock():
+            return super().arrow()
+
+    def shown(self, read: Callable[[Table | Ordered], T]) -> tuple[T, Mark] | None:
+        with self._read_lock():
+            return super().shown(read)
+
+    def _read_lock(self) -> AbstractContextManager[object]:
+        """What a reader holds: with nothing laid over and no order, the table's own lock is enough."""
+        overlay = self.overlay
+        plain = self.ordered is None and (overlay is None or overlay.transparent)
+        return nullcontext() if plain else self.services.lock
+
+    def _make_rows(self, schema: Schema) -> Rows:
+        for column in self.strategies.columns:
+            if column not in schema.types:
+                names = schema.names
+                raise MissingColumnError(self.spec.schema, self.spec.table, column, names)
+        table = JournalledTable(schema, self.dtype_backend)
+        matches = partial(self._matches, schema)
+        overlay = Overlay(table, schema, self.strategies, matches, self._row_suspect)
+        self._made[id(overlay)] = table
+        return overlay
+
+    def _matches(self, schema: Schema, row: Row) -> bool | None:
+        return self.spec.filter.matches(row, schema)
+
+    def _show(self, rows: Rows, schema: Schema, ranked: Sequence[Key]) -> None:
+        assert isinstance(rows, Overlay)  # _make_rows made it
+        table = self._made[id(rows)]
+        # What was made after it is being loaded: columns may move again before this is shown.
+        made = list(self._made)
+        self._made = {one: self._made[one] for one in made[made.index(id(rows)) :]}
+        spec, carried = self.spec, self._carried(schema)
+        self._shown = table
+        with self.services.lock:
+            edited, self._edited = self._edited, []
+            for changes in edited:  # of the table before
+                self.publish(changes, "edit")
+            self.schema = schema.project([name for name in schema.names if name not in carried])
+            self.overlay = rows
+            for listener in tuple(self.on_shown):
+                listener(rows)
+            self._edited = []  # what was laid over it is among the differences
+            ordered = None
+            if spec.order or spec.limit is not None:
+                ordered = Ordered(table, spec.order, spec.limit, carried)
+                ordered.rank(ranked)
+            self.ordered, self.table = ordered, table
+            self._telling.show(table, ordered)
+        if self.recording is not None:
+            self.recording.show(rows)
+
+    def _carried(self, schema: Schema) -> set[str]:
+        """The columns that are read for the order only, and not shown."""
+        spec = self.spec
+        if spec.columns is None:
+            return set()
+        asked = {*spec.columns, *schema.key, spec.watermark}
+        return {term.column for term in spec.order} - asked
+
+    def publish(
+        self, changes: Sequence[RowChange], cause: str, commit_time: float | None = None
+    ) -> None:
+        """The table has changed: tell what that did to the view."""
+        with self.services.lock:
+            told = self._telling.tell(changes)
+        super().publish(told, cause, commit_time)
+
+    def _tell_moved(self) -> None:
+        """Another order of the same rows may have other rows among the first."""
+        with self.services.lock:
+            told = self._telling.tell(())
+        if told:
+            super().publish(told, "refill")
