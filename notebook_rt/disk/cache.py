@@ -10,12 +10,12 @@ import contextlib
 import mmap
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 import platformdirs
 
 from notebook_rt.disk import snapshot
@@ -54,8 +54,7 @@ def archive(identity: Identity) -> Archive:
     return Archive(path_of(identity), identity)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A table or a history in the cache, as a list shows it."""
 
     path: Path

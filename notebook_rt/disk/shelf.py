@@ -14,9 +14,10 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Final
+
+from msgspec.structs import replace
 
 from notebook_rt.disk import journal, snapshot
 from notebook_rt.disk.errors import RefusedFileError
