@@ -32,8 +32,6 @@ from notebook_rt.sync.history.steps import Step, steps_of
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_BYTES: Final = 256 << 20
-"""What a history takes at most, where nothing else is said."""
 CLOCKS_DIFFER: Final = 1_000_000
 """Microseconds by which a moment may be ahead of both clocks: the server's is told in whole seconds."""
 

@@ -216,6 +216,9 @@ def test_the_import_brings_in_nothing_heavy() -> None:
         heavy = {"supabase", "anywidget", "ipywidgets", "aiohttp", "psycopg", "IPython", "altair",
                  "supabase_auth", "nest_asyncio2", "tqdm", "httpx", "httpcore", "rich", "realtime",
                  "pydantic", "websockets", "email.utils", "statistics", "polars", "duckdb", "pyarrow.parquet"}
+        heavy |= {f"notebook_rt.{name}" for name in (
+            "disk.archive", "history", "local", "magics", "mapped", "runtime.derived", "runtime.recording",
+            "runtime.watching", "sqlview", "sync.derive.operator", "sync.history.past", "widgets")}
         print(sorted(heavy & set(sys.modules)))
     """)
     assert done.stdout == "[]\n[]\n"

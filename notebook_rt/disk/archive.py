@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -27,6 +27,7 @@ from notebook_rt.disk.shelf import (
     JOURNAL,
     LEAST_JOURNAL,
     LOCK,
+    PART,
     Claim,
     append,
     check_directory,
@@ -43,8 +44,6 @@ from notebook_rt.store.columns import one_chunk
 from notebook_rt.sync.history.past import Beginning, Gap, Page, Past, View
 from notebook_rt.sync.history.record import Chunk
 from notebook_rt.sync.table.memory import Memory
-
-PART: Final = ".past"
 
 
 class Found(msgspec.Struct):

@@ -27,6 +27,8 @@ from notebook_rt.model.types import Schema
 SNAPSHOT: Final = ".arrow"
 JOURNAL: Final = ".journal"
 LOCK: Final = ".lock"
+PART: Final = ".past"
+"""Of a table's past (``archive.py``)."""
 LEAST_JOURNAL: Final = 4 << 20
 """Bytes that a journal may have, or half of its snapshot's: then it is time for another snapshot."""
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -45,7 +45,6 @@ from notebook_rt.runtime.grants import KNOW_SECONDS, Grants
 from notebook_rt.runtime.keeping import Disk, Keeping, Warm
 from notebook_rt.runtime.lateness import Lateness
 from notebook_rt.runtime.reader import Reader
-from notebook_rt.runtime.recording import Recording
 from notebook_rt.runtime.services import Services
 from notebook_rt.runtime.subscription import Subscription
 from notebook_rt.runtime.waiting import Checks, Question
@@ -86,6 +85,9 @@ from notebook_rt.sync.events import (
 from notebook_rt.sync.query.requery import Requery
 from notebook_rt.sync.table.again import Again
 from notebook_rt.sync.table.mirror import Mirror
+
+if TYPE_CHECKING:
+    from notebook_rt.runtime.recording import Recording
 
 logger = logging.getLogger("notebook_rt")
 
@@ -225,6 +227,8 @@ class TableDriver(Feed):
 
     def record(self, span: int, most: int, on_disk: bool = False) -> Recording:
         """Record its past from now on, or go on with that; ``span`` in microseconds, ``most`` in bytes."""
+        from notebook_rt.runtime.recording import Recording
+
         if self.recording is None:
             self.recording = Recording(self, span, most)
             self.recording.start()
