@@ -649,7 +649,7 @@ class Handle:
             If there is no such column, only the server could decide, or the rows have no key; where the
             first data is still to come, it is logged then.
         TypeError, ValueError
-            If what is to be called is no function, or ``debounce`` is negative.
+            If what is to be called is no function, ``name`` no text, or ``debounce`` negative.
 
         Examples
         --------
@@ -659,7 +659,7 @@ class Handle:
         from notebook_rt.runtime.watching import Watching
 
         self._check()
-        check_told(enter, leave, debounce)
+        check_told(enter, leave, name, debounce)
         watching = Watching(
             self, condition, enter, leave, name=name, at_once=at_once, debounce=debounce
         )

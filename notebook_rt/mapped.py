@@ -218,7 +218,7 @@ class MappedFrame:
         >>> n = rt.sql("select symbol, sum(pieces) n from trades group by 1", key="symbol")  # doctest: +SKIP
         >>> stop = n.when("n=gt.1000", print)  # doctest: +SKIP
         """
-        check_told(enter, leave, debounce)
+        check_told(enter, leave, None, debounce)
         for frame in self.frames:
             frame._check()
         judge = Judge(repr(self), condition, at_once=at_once, debounce=debounce)
