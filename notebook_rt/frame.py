@@ -15,28 +15,21 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from notebook_rt.errors import DerivationError, NotebookRTError, fresh
 from notebook_rt.handle import Handle
 from notebook_rt.hints import known_keywords, of_groups
-from notebook_rt.mapped import MappedFrame
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.runtime.changes import ChangeBatch
-from notebook_rt.runtime.derived import DerivedFeed, derived_feed
 from notebook_rt.runtime.feed import Verdict
 from notebook_rt.runtime.iteration import Changes
-from notebook_rt.sync.derive.aggregates import FUNCTIONS
-from notebook_rt.sync.derive.concat import Concat
-from notebook_rt.sync.derive.distinct import Distinct
-from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
-from notebook_rt.sync.derive.join import HOWS, How, Join, Keying
-from notebook_rt.sync.derive.operator import Operator
-from notebook_rt.sync.derive.ordering import NaPosition, Ordering
-from notebook_rt.sync.derive.rolling import Rolling
-from notebook_rt.sync.derive.select import Expression, Select
-from notebook_rt.sync.derive.sort import Sort
-from notebook_rt.sync.derive.top import Top
-from notebook_rt.sync.derive.where import Where
+from notebook_rt.sync import derive
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from notebook_rt.mapped import MappedFrame
+    from notebook_rt.runtime.derived import DerivedFeed
+    from notebook_rt.sync.derive.join import How
+    from notebook_rt.sync.derive.operator import Operator
+    from notebook_rt.sync.derive.ordering import NaPosition
+    from notebook_rt.sync.derive.select import Expression
     from notebook_rt.sync.events import Status  # here for jedi's sake: see session.py
 
 T = TypeVar("T")
@@ -69,6 +62,8 @@ class LiveFrame(Handle):
         TypeError
             If ``fn`` is no function.
         """
+        from notebook_rt.mapped import MappedFrame
+
         return MappedFrame((self,), fn)
 
     # Deriving
@@ -98,7 +93,7 @@ class LiveFrame(Handle):
         return DerivedFrame(
             f"{self.name}.where({str(parsed)!r})",
             (self,),
-            lambda: Where(parsed),
+            lambda: derive.Where(parsed),
             ("where", str(parsed)),
         )
 
@@ -141,7 +136,7 @@ class LiveFrame(Handle):
             If ``other`` is no live frame: use ``map``.
         """
         by = (on,) if isinstance(on, str) else None if on is None else tuple(on)
-        return self._joined(other, Keying(by, None, "join"), how, suffixes)
+        return self._joined(other, derive.Keying(by, None, "join"), how, suffixes)
 
     def merge(
         self,
@@ -206,23 +201,25 @@ class LiveFrame(Handle):
             (one,) if isinstance(one, str) else None if one is None else tuple(one)
             for one, _ in sides
         )
-        return self._joined(other, Keying(left, right), how, suffixes)
+        return self._joined(other, derive.Keying(left, right), how, suffixes)
 
     def _joined(
-        self, other: LiveFrame, keying: Keying, how: How, suffixes: tuple[str, str]
+        self, other: LiveFrame, keying: derive.Keying, how: How, suffixes: tuple[str, str]
     ) -> LiveFrame:
         if not isinstance(other, LiveFrame):
             raise TypeError(
                 f"{keying.said} takes a live frame, not {type(other).__name__}: with what does not change, "
                 f".map(lambda df: df.{keying.said}(other, ...))"
             )
+        from notebook_rt.sync.derive.join import HOWS
+
         if how not in HOWS:
             raise DerivationError(
                 f"{keying.said}: how is one of {', '.join(HOWS)}, not {how!r}; others with map"
             )
         name = f"{self.name}.{keying.said}({other.name})"
         same = (keying, how, tuple(suffixes))
-        return DerivedFrame(name, (self, other), lambda: Join(keying, how, suffixes), same)
+        return DerivedFrame(name, (self, other), lambda: derive.Join(keying, how, suffixes), same)
 
     def select(self, *columns: str, **computed: Expression) -> LiveFrame:
         """A live frame of some columns, and computed ones: ``df.assign(**computed)[[*columns, *computed]]``.
@@ -258,12 +255,12 @@ class LiveFrame(Handle):
         >>> trades.select("symbol", value="price * size")  # doctest: +SKIP
         >>> trades.select(name=lambda df: df["name"].str.upper())  # doctest: +SKIP
         """
-        Select(columns, computed)  # refused now, if at all
+        derive.Select(columns, computed)  # refused now, if at all
         said = ", ".join([*columns, *(f"{name}=..." for name in computed)])
         return DerivedFrame(
             f"{self.name}.select({said})",
             (self,),
-            lambda: Select(columns, computed),
+            lambda: derive.Select(columns, computed),
             ("select", columns, tuple(computed.items())),
         )
 
@@ -295,9 +292,9 @@ class LiveFrame(Handle):
             At once, if the parameters do not fit each other; once the columns are known, if one is not there
             or is of a type that has no order, such as json: use ``map``.
         """
-        ordering = Ordering(by, ascending, na_position, "sort")
+        ordering = derive.Ordering(by, ascending, na_position, "sort")
         name = f"{self.name}.sort({', '.join(ordering.by)})"
-        return DerivedFrame(name, (self,), lambda: Sort(ordering), ("sort", ordering.asked))
+        return DerivedFrame(name, (self,), lambda: derive.Sort(ordering), ("sort", ordering.asked))
 
     def top(
         self,
@@ -336,10 +333,12 @@ class LiveFrame(Handle):
         --------
         >>> volumes.top(10, by="volume")  # doctest: +SKIP
         """
-        ordering = Ordering(by, ascending, na_position, "top")
-        Top(n, ordering)  # refused now, if at all
+        ordering = derive.Ordering(by, ascending, na_position, "top")
+        derive.Top(n, ordering)  # refused now, if at all
         name = f"{self.name}.top({n}, {', '.join(ordering.by)})"
-        return DerivedFrame(name, (self,), lambda: Top(n, ordering), ("top", n, ordering.asked))
+        return DerivedFrame(
+            name, (self,), lambda: derive.Top(n, ordering), ("top", n, ordering.asked)
+        )
 
     def distinct(self, columns: str | Sequence[str] = ()) -> LiveFrame:
         """A live frame of the first row of each combination of values: ``df.drop_duplicates(columns)``.
@@ -364,7 +363,7 @@ class LiveFrame(Handle):
         return DerivedFrame(
             f"{self.name}.distinct({', '.join(names)})",
             (self,),
-            lambda: Distinct(names),
+            lambda: derive.Distinct(names),
             ("distinct", names),
         )
 
@@ -434,6 +433,8 @@ class DerivedFrame(LiveFrame):
         make: Callable[[], Operator],
         same: Hashable = None,
     ) -> None:
+        from notebook_rt.runtime.derived import derived_feed
+
         first = frames[0]
         for frame in frames:
             frame._check()
@@ -604,6 +605,8 @@ class _Aggregated:
     if not TYPE_CHECKING:  # a checker would take any name for an attribute
 
         def __getattr__(self, name: str) -> Any:
+            from notebook_rt.sync.derive.aggregates import FUNCTIONS
+
             said = f"{type(self).__name__!r} has no attribute {name!r}{of_groups(name, FUNCTIONS)}"
             raise AttributeError(said, name=name, obj=self)
 
@@ -657,13 +660,13 @@ class LiveGroupBy(_Aggregated):
         >>> by_symbol = trades.groupby("symbol").agg(volume=("size", "sum"))  # doctest: +SKIP
         """
         _named(unnamed, columns)
-        aggregates = [Aggregate(name, *given) for name, given in columns.items()]
-        GroupBy(self._by, aggregates)  # refused now, if at all
+        aggregates = [derive.Aggregate(name, *given) for name, given in columns.items()]
+        derive.GroupBy(self._by, aggregates)  # refused now, if at all
         name = f"{self._frame.name}.groupby({', '.join(self._by)})"
         return DerivedFrame(
             name,
             (self._frame,),
-            lambda: GroupBy(self._by, aggregates),
+            lambda: derive.GroupBy(self._by, aggregates),
             ("groupby", self._by, tuple(aggregates)),
         )
 
@@ -712,12 +715,12 @@ class LiveRolling(_Aggregated):
         """
         _named(unnamed, columns)
         window, on, by = self._window, self._on, self._by
-        Rolling(window, on, by, columns)  # refused now, if at all
+        derive.Rolling(window, on, by, columns)  # refused now, if at all
         name = f"{self._frame.name}.rolling({window!r})"
         return DerivedFrame(
             name,
             (self._frame,),
-            lambda: Rolling(window, on, by, columns),
+            lambda: derive.Rolling(window, on, by, columns),
             ("rolling", window, on, by, tuple(columns.items())),
         )
 
@@ -785,10 +788,10 @@ def concat(
         raise TypeError(f"concat takes live frames, such as [paper, real], not {frames!r}")
     if keys is not None and len(keys) != len(several):
         raise DerivationError(f"concat: {len(several)} frames, and {len(keys)} keys")
-    Concat(keys, name)  # refused now, if at all
+    derive.Concat(keys, name)  # refused now, if at all
     said = f"concat({', '.join(frame.name for frame in several)})"
     same = ("concat", None if keys is None else tuple(keys), name)
-    return DerivedFrame(said, several, lambda: Concat(keys, name), same)
+    return DerivedFrame(said, several, lambda: derive.Concat(keys, name), same)
 
 
 def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> MappedFrame:
@@ -820,4 +823,6 @@ def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> Mapp
     several = tuple(given) if isinstance(given, Iterable) else ()
     if not several or not all(isinstance(frame, LiveFrame) for frame in several):
         raise TypeError(f"map takes live frames, such as [trades, prices], not {frames!r}")
+    from notebook_rt.mapped import MappedFrame
+
     return MappedFrame(several, fn)

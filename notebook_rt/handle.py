@@ -28,9 +28,7 @@ from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
 from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.following import note
 from notebook_rt.runtime.iteration import Changes
-from notebook_rt.runtime.judging import Condition
 from notebook_rt.runtime.progress import Bar
-from notebook_rt.runtime.watching import Watching
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
 
     from notebook_rt.model.rows import Key
     from notebook_rt.model.types import Schema
+    from notebook_rt.runtime.judging import Condition
     from notebook_rt.store.order import Ordered
     from notebook_rt.store.table import Table
     from notebook_rt.sync.events import Status  # here for jedi's sake: see session.py
@@ -650,15 +649,17 @@ class Handle:
             If there is no such column, only the server could decide, or the rows have no key; where the
             first data is still to come, it is logged then.
         TypeError, ValueError
-            If what is to be called is no function, or ``debounce`` is negative.
+            If what is to be called is no function, ``name`` no text, or ``debounce`` negative.
 
         Examples
         --------
         >>> stop = prices.when("price=gt.250", print)  # doctest: +SKIP
         >>> stop = prices.when(lambda row: row["bid"] > row["ask"], tell, name="crossed")  # doctest: +SKIP
         """
+        from notebook_rt.runtime.watching import Watching
+
         self._check()
-        check_told(enter, leave, debounce)
+        check_told(enter, leave, name, debounce)
         watching = Watching(
             self, condition, enter, leave, name=name, at_once=at_once, debounce=debounce
         )
@@ -694,6 +695,8 @@ class Handle:
         --------
         >>> jobs.until({"id": 7, "status": "done"}, timeout=600)  # doctest: +SKIP
         """
+        from notebook_rt.runtime.watching import Watching
+
         self._check()
         timeout = seconds(timeout)
         ends = None if timeout is None else time.monotonic() + timeout

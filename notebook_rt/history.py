@@ -7,6 +7,7 @@ What is recorded, and how a moment is put together of it, is in ``sync/history``
 from __future__ import annotations
 
 import datetime as dt
+import math
 import os
 import warnings
 from collections.abc import Callable, Hashable, Sequence
@@ -14,6 +15,8 @@ from numbers import Real
 from pathlib import Path
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
 
 from notebook_rt.errors import HistoryError, HistoryGapWarning, printable
 from notebook_rt.frame import LiveFrame
@@ -32,8 +35,8 @@ from notebook_rt.sync.history.steps import Step, steps_of
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_BYTES: Final = 256 << 20
-"""What a history takes at most, where nothing else is said."""
+FARTHEST: Final = 60e9
+"""Seconds from the epoch to the farthest moments that are taken; more are milliseconds."""
 CLOCKS_DIFFER: Final = 1_000_000
 """Microseconds by which a moment may be ahead of both clocks: the server's is told in whole seconds."""
 
@@ -340,7 +343,8 @@ class History:
         Returns
         -------
         Replay
-            A live frame: ``df``, ``on_change``, ``plot``, ``groupby``, ... It begins at once.
+            A live frame: ``df``, ``on_change``, ``plot``, ``groupby``, ... It begins at once. What is
+            forgotten before it is played is skipped.
 
         Raises
         ------
@@ -351,10 +355,9 @@ class History:
         --------
         >>> trades.history("1h").replay(speed=60).plot("at", "price")  # doctest: +SKIP
         """
-        if not speed > 0:
-            raise ValueError(f"speed is a positive number, not {speed!r}")
+        speed = _speed(speed)
         after, until = self._range(start, end)
-        feed = ReplayFeed(self._recording, self._driver, float(speed), after, until)
+        feed = ReplayFeed(self._recording, self._driver, speed, after, until)
         replay = Replay(feed, self._frame._session)
         feed.thread.call(feed.play)
         return replay
@@ -462,19 +465,23 @@ class Replay(LiveFrame):
 
         Raises
         ------
+        HistoryError
+            If all of it has been forgotten meanwhile.
         ValueError
             If ``speed`` is not positive.
         """
-        if speed is not None and not speed > 0:
-            raise ValueError(f"speed is a positive number, not {speed!r}")
+        faster = None if speed is None else _speed(speed)
 
         def go_on() -> None:
             self._feed.pause()
-            self._feed.speed = self._feed.speed if speed is None else float(speed)
+            self._feed.speed = self._feed.speed if faster is None else faster
             self._feed.play()
 
         self._check()
-        self._feed.thread.call(go_on)
+        try:
+            self._feed.thread.call(go_on)
+        except ForgottenMomentError:
+            raise HistoryError("all that it plays has been forgotten meanwhile") from None
 
     def seek(self, time: Any) -> None:
         """Show another moment.
@@ -511,20 +518,22 @@ def _microseconds(time: Any, now: int) -> int:
 
     if isinstance(time, bool):
         raise ValueError(f"no moment: {time!r}")
-    if isinstance(time, Real):  # NumPy's numbers, too
-        return round(float(time) * 1e6)
     try:
-        ago = time if isinstance(time, dt.timedelta) else None
+        ago = pd.Timedelta(time) if isinstance(time, dt.timedelta | np.timedelta64) else None
+        if ago is None and isinstance(time, Real):  # NumPy's numbers, too
+            if not abs(float(time)) < FARTHEST:
+                raise ValueError("seconds since the epoch, not milliseconds")
+            return round(float(time) * 1e6)
         if isinstance(time, str) and time.strip()[:1] in ("-", "+"):
-            ago = pd.Timedelta(time)
+            ago = _timedelta(time)
         if ago is not None:
-            return now + round(pd.Timedelta(ago) / pd.Timedelta(1, "us"))
+            return now + round(ago / pd.Timedelta(1, "us"))
         if isinstance(time, str) and time.strip() == "now":
             return now
         at = pd.Timestamp(time)
         at = at.tz_localize("UTC") if at.tzinfo is None else at.tz_convert("UTC")
         return int((at - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(1, "us"))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f'no moment: {time!r}; such as "2026-03-01 14:03", "-10min" or a Timestamp ({error})'
         ) from None
@@ -537,13 +546,35 @@ def microseconds_of(span: Any) -> int:
     try:
         if isinstance(span, bool):
             raise ValueError("True and False are no spans")
-        found = pd.Timedelta(float(span), "s") if isinstance(span, Real) else pd.Timedelta(span)
+        if isinstance(span, Real) and not isinstance(span, np.timedelta64):
+            found = pd.Timedelta(float(span), "s")
+        else:
+            found = _timedelta(span)
         microseconds = round(found / pd.Timedelta(1, "us"))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f'no span: {span!r}; such as "1h" or a timedelta ({error})') from None
     if microseconds <= 0:
         raise ValueError(f"a span is longer than nothing, not {span!r}")
     return microseconds
+
+
+def _timedelta(given: Any) -> pd.Timedelta:
+    import pandas as pd
+
+    if isinstance(given, str) and given.strip().lstrip("+-").replace(".", "", 1).isdecimal():
+        raise ValueError("without a unit, pandas takes nanoseconds")
+    return pd.Timedelta(given)
+
+
+def _speed(given: Any) -> float:
+    """Recorded seconds a second."""
+    try:
+        found = float(given)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if isinstance(given, bool | str) or not 0 < found < math.inf:
+        raise ValueError(f"speed is a positive number, not {given!r}")
+    return found
 
 
 def _timestamp(when: int) -> pd.Timestamp:

@@ -14,9 +14,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from notebook_rt.errors import DerivationError, printable
 from notebook_rt.hints import of_mapped
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("notebook_rt")
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
+class _Run(msgspec.Struct, frozen=True):
     """What a run of the function has read and returned: one value, as any thread may run it."""
 
     given: tuple[Any, ...] | None
@@ -44,7 +44,7 @@ class _Run:
     value: Any
     reads: Reads
     """What it has read besides."""
-    versions: Mapping[Feed, int] = field(default_factory=dict)
+    versions: Mapping[Feed, int] = msgspec.field(default_factory=dict)
     """The versions of the frames it was given, from before they were read."""
 
     @property
@@ -218,7 +218,7 @@ class MappedFrame:
         >>> n = rt.sql("select symbol, sum(pieces) n from trades group by 1", key="symbol")  # doctest: +SKIP
         >>> stop = n.when("n=gt.1000", print)  # doctest: +SKIP
         """
-        check_told(enter, leave, debounce)
+        check_told(enter, leave, None, debounce)
         for frame in self.frames:
             frame._check()
         judge = Judge(repr(self), condition, at_once=at_once, debounce=debounce)

@@ -11,8 +11,9 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from notebook_rt.edits.editing import SendResult
 from notebook_rt.edits.listing import in_states, reasons, state, what

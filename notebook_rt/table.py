@@ -20,7 +20,6 @@ from notebook_rt.edits.report import WriteReport
 from notebook_rt.edits.shown import Shown
 from notebook_rt.errors import QueueError
 from notebook_rt.frame import LiveFrame
-from notebook_rt.history import MOST_BYTES, History, microseconds_of
 from notebook_rt.model.plain import duration
 from notebook_rt.model.spec import parse_names
 from notebook_rt.model.types import Column
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from notebook_rt.history import History
     from notebook_rt.runtime.changes import ChangeBatch
     from notebook_rt.runtime.recording import Recording
     from notebook_rt.runtime.table import TableDriver
@@ -126,7 +126,7 @@ class LiveTable(LiveFrame):
     # The past
 
     def history(
-        self, span: Any = "1h", *, most_bytes: int = MOST_BYTES, on_disk: bool = False
+        self, span: Any = "1h", *, most_bytes: int = 256 << 20, on_disk: bool = False
     ) -> History:
         """Record the table's past from now on: what changed, and when it was committed.
 
@@ -165,6 +165,8 @@ class LiveTable(LiveFrame):
         >>> past = prices.history("1h")  # doctest: +SKIP
         >>> past.as_of("-10min")  # ten minutes later  # doctest: +SKIP
         """
+        from notebook_rt.history import History, microseconds_of
+
         microseconds = microseconds_of(span)
         if not most_bytes > 0:
             raise ValueError(f"most_bytes is a number of bytes above 0, not {most_bytes!r}")

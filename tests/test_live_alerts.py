@@ -336,6 +336,14 @@ def test_a_file_that_is_open_to_others_is_not_used_and_that_is_said(
     assert "open to others" in caplog.text
 
 
+def test_a_name_under_which_nothing_can_be_remembered_is_refused(prices: nrt.LiveTable) -> None:
+    for slip in (5, ("dear",), ["dear"], b"dear"):
+        with pytest.raises(TypeError, match="the name of an alert is a text"):
+            prices.when("price=gt.250", print, name=slip)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="half a character"):
+        prices.when("price=gt.250", print, name="\ud800")
+
+
 def test_a_name_that_is_used_again_takes_the_place_of_the_one_before(
     stack: LocalStack, prices: nrt.LiveTable
 ) -> None:

@@ -400,7 +400,48 @@ def test_moments_are_numbers_of_any_kind(stack: LocalStack, trades: nrt.LiveTabl
     past = trades.history(np.int64(3600))
     assert past.start is not None
     same(past.as_of(np.float64(past.start.timestamp())), past.as_of(past.start))
+    same(past.as_of(np.timedelta64(0, "s")), trades.df)
+    for slip in (past.start.timestamp() * 1e3, np.inf, 10**400, "-10"):  # milliseconds; no unit
+        with pytest.raises(ValueError, match="no moment"):
+            past.as_of(slip)
+    for slip in ("10", 10**400):
+        with pytest.raises(ValueError, match="no span"):
+            trades.history(slip)
+    for slip in (np.inf, np.nan, 1e308 * 10, 0, True, "60", 10**400):
+        with pytest.raises(ValueError, match="speed is a positive number"):
+            past.replay(slip)  # type: ignore[arg-type]
     past.close()
+    replay = past.replay(1e308)
+    until(lambda: not replay.playing, what=lambda: replay)
+
+
+def test_a_replay_goes_on_behind_what_is_forgotten_meanwhile(
+    stack: LocalStack, trades: nrt.LiveTable
+) -> None:
+    past = trades.history("1h")
+
+    def forget_a_quarter() -> None:
+        def squeeze(recorded: Any) -> None:
+            recorded.most = recorded.nbytes - 1
+            recorded.forget(0)
+
+        past._recording.read(squeeze)
+
+    stack.sql(f"update {trades.name} set price = 77 where id = 2")
+    for price in range(20):
+        stack.sql(f"update {trades.name} set price = {price} where id = 1")
+    heard(past, 21)
+    replay, late = past.replay(speed=1e-9), past.replay(speed=1e-9, end=past.start)
+    forget_a_quarter()
+    assert past.forgotten
+    replay.play(1000)
+    until(lambda: not replay.playing)
+    same(replay.df, trades.df)
+    replay.play()
+    until(lambda: not replay.playing)
+    same(replay.df, trades.df)
+    with pytest.raises(errors.HistoryError, match="forgotten"):
+        late.play()
 
 
 def test_closing_ends_the_recording_and_what_was_recorded_is_there(

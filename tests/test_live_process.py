@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -214,10 +215,40 @@ def test_the_import_brings_in_nothing_heavy() -> None:
         notebook_rt.connect
         heavy = {"supabase", "anywidget", "ipywidgets", "aiohttp", "psycopg", "IPython", "altair",
                  "supabase_auth", "nest_asyncio2", "tqdm", "httpx", "httpcore", "rich", "realtime",
-                 "pydantic", "websockets"}
+                 "pydantic", "websockets", "email.utils", "statistics", "polars", "duckdb", "pyarrow.parquet"}
+        heavy |= {f"notebook_rt.{name}" for name in (
+            "disk.archive", "history", "local", "magics", "mapped", "runtime.derived", "runtime.recording",
+            "runtime.watching", "sqlview", "sync.derive.operator", "sync.history.past", "widgets")}
         print(sorted(heavy & set(sys.modules)))
     """)
     assert done.stdout == "[]\n[]\n"
+
+
+def test_only_what_a_user_is_given_is_a_dataclass() -> None:
+    """To define one takes 30 times as long as to define a struct, at each import (performance.md)."""
+    done = python("""
+        import dataclasses, sys
+        import notebook_rt
+        notebook_rt.connect
+        found = {
+            one.__name__
+            for name, module in sys.modules.items() if name.startswith("notebook_rt")
+            for one in vars(module).values() if isinstance(one, type) and dataclasses.is_dataclass(one)
+        }
+        print(sorted(found))
+    """)
+    given = [
+        "ChangeBatch",
+        "Column",
+        "Conflict",
+        "Health",
+        "Message",
+        "Options",
+        "Person",
+        "Schema",
+    ]
+    pending = ["Editor", "PendingEdits"]  # no records: they hold a lock
+    assert ast.literal_eval(done.stdout) == sorted([*given, *pending, "SendResult", "Verdict"])
 
 
 def test_a_kept_table_is_read_before_what_only_the_network_needs_is_imported(

@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
+from msgspec.structs import replace
 
 from notebook_rt.disk import journal, snapshot
 from notebook_rt.disk.errors import RefusedFileError
@@ -26,6 +27,7 @@ from notebook_rt.disk.shelf import (
     JOURNAL,
     LEAST_JOURNAL,
     LOCK,
+    PART,
     Claim,
     append,
     check_directory,
@@ -43,20 +45,16 @@ from notebook_rt.sync.history.past import Beginning, Gap, Page, Past, View
 from notebook_rt.sync.history.record import Chunk
 from notebook_rt.sync.table.memory import Memory
 
-PART: Final = ".past"
 
-
-@dataclass(slots=True)
-class Found:
+class Found(msgspec.Struct):
     """What was read, as far as it could be."""
 
     past: Past
-    refused: list[str] = field(default_factory=list)
+    refused: list[str] = msgspec.field(default_factory=list)
     """What is wrong with each part that is as if it were not there."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Part:
+class _Part(msgspec.Struct, frozen=True, eq=False):
     beginning: Beginning
     after: Sequence[Any]
     """Generation and last checksum of what it goes on from."""

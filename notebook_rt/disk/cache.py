@@ -10,20 +10,22 @@ import contextlib
 import mmap
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import msgspec
 import platformdirs
 
 from notebook_rt.disk import snapshot
-from notebook_rt.disk.archive import PART, Archive
 from notebook_rt.disk.errors import RefusedFileError
 from notebook_rt.disk.kept import Facts, Identity
-from notebook_rt.disk.shelf import JOURNAL, LOCK, SNAPSHOT, Shelf, check_directory, opened
+from notebook_rt.disk.shelf import JOURNAL, LOCK, PART, SNAPSHOT, Shelf, check_directory, opened
 from notebook_rt.model.spec import TableSpec
+
+if TYPE_CHECKING:
+    from notebook_rt.disk.archive import Archive
 
 
 def root() -> Path:
@@ -51,11 +53,12 @@ def shelf(identity: Identity) -> Shelf:
 
 def archive(identity: Identity) -> Archive:
     """The place of a table's past."""
+    from notebook_rt.disk.archive import Archive
+
     return Archive(path_of(identity), identity)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A table or a history in the cache, as a list shows it."""
 
     path: Path
@@ -134,7 +137,12 @@ def make_room(most: int, but: Path) -> int:
 def _remove(one: Entry) -> bool:
     """Remove what nobody writes."""
     nobody = Identity("", "", "", "")
-    held = Shelf(one.path, nobody) if one.began is None else Archive(one.path, nobody)
+    if one.began is None:
+        held: Shelf | Archive = Shelf(one.path, nobody)
+    else:
+        from notebook_rt.disk.archive import Archive
+
+        held = Archive(one.path, nobody)
     try:
         if not held.take():
             return False

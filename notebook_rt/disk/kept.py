@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from notebook_rt.model.rows import Key, Op
@@ -24,8 +24,7 @@ from notebook_rt.store.table import Table
 from notebook_rt.sync.table.memory import Memory
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """Which table of whom: what is kept for another one is not there."""
 
     project: str
@@ -50,8 +49,7 @@ class Identity:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """What changes with each batch, besides the rows."""
 
     as_of: float
@@ -94,8 +92,7 @@ class _Facts(msgspec.Struct, array_like=True):
     position: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Operations on the rows, in order, and the versions of their keys that are known after them."""
 
     ops: Sequence[Op]
@@ -103,8 +100,7 @@ class Batch:
     facts: Facts
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Kept:
+class Kept(msgspec.Struct, frozen=True, eq=False):
     """One state of a table."""
 
     known: Schema
@@ -117,7 +113,7 @@ class Kept:
     facts: Facts
     ranks: NDArray[np.int64] | None = None
     """Each row's place in an order that only the server knows; -1: none."""
-    batches: Sequence[Batch] = field(default=())
+    batches: Sequence[Batch] = ()
     """What has changed since, oldest first."""
 
     @property

@@ -14,9 +14,10 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Final
+
+from msgspec.structs import replace
 
 from notebook_rt.disk import journal, snapshot
 from notebook_rt.disk.errors import RefusedFileError
@@ -26,6 +27,8 @@ from notebook_rt.model.types import Schema
 SNAPSHOT: Final = ".arrow"
 JOURNAL: Final = ".journal"
 LOCK: Final = ".lock"
+PART: Final = ".past"
+"""Of a table's past (``archive.py``)."""
 LEAST_JOURNAL: Final = 4 << 20
 """Bytes that a journal may have, or half of its snapshot's: then it is time for another snapshot."""
 

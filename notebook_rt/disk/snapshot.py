@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import IO, Any, Final
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -54,7 +55,7 @@ def write(file: IO[bytes], kept: Kept, identity: Identity, generation: str) -> N
     with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), batch.schema) as writer:
         writer.write_batch(batch)
     head = {
-        **asdict(identity),
+        **msgspec.structs.asdict(identity),
         "generation": generation,
         "columns": [asdict(column) for column in kept.known.columns],
         "key": kept.known.key,
@@ -84,7 +85,7 @@ def read(file: IO[bytes], identity: Identity) -> tuple[Kept, str]:
         raise RefusedFileError("torn", "it is cut off")
     raw = _held(file, size)
     head = read_head(raw)
-    if any(head[name] != value for name, value in asdict(identity).items()):
+    if any(head[name] != value for name, value in msgspec.structs.asdict(identity).items()):
         raise RefusedFileError("foreign", "it is of another project, login or table")
     length, sums = head["length"], head["sums"]
     whole = memoryview(raw)

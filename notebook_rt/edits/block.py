@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from notebook_rt.edits.merge import Edit
 from notebook_rt.edits.ops import Op
@@ -27,22 +28,21 @@ class Told(Protocol):
         """An edit was taken back, which was based on ``base``."""
 
 
-@dataclass(slots=True)
-class Block:
+class Block(msgspec.Struct):
     """The edits of one thread to one table, in order."""
 
-    ops: list[Op] = field(default_factory=list)
-    edits: list[Edit] = field(default_factory=list)
+    ops: list[Op] = msgspec.field(default_factory=list)
+    edits: list[Edit] = msgspec.field(default_factory=list)
     """As the overlay lays the operations."""
-    numbers: list[int] = field(default_factory=list)
+    numbers: list[int] = msgspec.field(default_factory=list)
     """Of the operations: their order among those of all tables."""
-    rows: dict[Key, dict[str, Any] | None] = field(default_factory=dict)
+    rows: dict[Key, dict[str, Any] | None] = msgspec.field(default_factory=dict)
     """Rows as the block leaves them; None: deleted."""
-    lanes: dict[Key, str] = field(default_factory=dict)
+    lanes: dict[Key, str] = msgspec.field(default_factory=dict)
     """The keys that the block gives to rows, to the lane of the row."""
-    told: dict[Told, None] = field(default_factory=dict)
+    told: dict[Told, None] = msgspec.field(default_factory=dict)
     """Who was told of the edits; in order, each once."""
-    _steps: list[tuple[int, dict[Key, Any]]] = field(default_factory=list)
+    _steps: list[tuple[int, dict[Key, Any]]] = msgspec.field(default_factory=list)
     """How many operations there were before each step, and the rows it changed; ``...``: not here."""
 
     def __len__(self) -> int:

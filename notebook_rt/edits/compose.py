@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Hashable, Mapping
-from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from notebook_rt.edits import decide
 from notebook_rt.edits.merge import Edit, Strategies, Strategy
@@ -25,8 +27,7 @@ FLOAT_DIGITS: Final = 15
 """Decimal digits that a float64 always holds."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
+class _Shape(msgspec.Struct, frozen=True):
     """What operations on the same columns have in common."""
 
     types: Mapping[str, str]
@@ -34,8 +35,7 @@ class _Shape:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Composer:
+class Composer(msgspec.Struct, frozen=True):
     """Makes the operations of one table.
 
     ``make_id`` gives random ids, ``clock`` seconds since the epoch in server time.
@@ -49,7 +49,9 @@ class Composer:
     clock: Callable[[], float]
     columns_suspect: Callable[[], object] = lambda: None
     """Told when an edit is refused for what was once learnt of a column: it may be old."""
-    _shapes: dict[tuple[tuple[str, ...], tuple[str, ...]], _Shape] = field(default_factory=dict)
+    _shapes: dict[tuple[tuple[str, ...], tuple[str, ...]], _Shape] = msgspec.field(
+        default_factory=dict
+    )
 
     def update(
         self, key: Key, row: Row, values: Mapping[str, Any], refused: Collection[str] = ()

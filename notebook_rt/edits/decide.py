@@ -7,9 +7,11 @@ In goes an ``Answer``, out comes a ``Verdict``; in go an ``Op`` and a row, out c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias, cast
+
+import msgspec
+from msgspec.structs import replace
 
 from notebook_rt.edits.merge import (
     ANOTHER_ROW,
@@ -56,8 +58,7 @@ _NOT_PREPARED: Final = "55000"
 Meaning: TypeAlias = Literal["done", "refresh", "wait", "refused"]
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What an answer means for the operation."""
 
     meaning: Meaning
@@ -73,8 +74,7 @@ class Verdict:
     """It was refused for what a column is or may hold: what is known of the columns may be old."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """A merge decision as the file keeps it."""
 
     number: int

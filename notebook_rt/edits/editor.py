@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
+
+from msgspec.structs import replace
 
 from notebook_rt.edits import tabular
 from notebook_rt.edits.based import NOW, Known, called, known_of, row_said, rows_said

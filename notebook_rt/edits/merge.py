@@ -15,9 +15,12 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import equal
@@ -34,8 +37,7 @@ ANOTHER_ROW: Final = "made of another row"
 RULES: Final[tuple[Rule, ...]] = ("ask", "delta", "local", "lww", "server", "union")
 
 
-@dataclass(frozen=True, slots=True)
-class Merged:
+class Merged(msgspec.Struct, frozen=True):
     """What stands after a merge, and why."""
 
     value: Any
@@ -68,8 +70,7 @@ class Conflict:
     open: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Strategies:
+class Strategies(msgspec.Struct, frozen=True):
     """How a table merges: one strategy for all columns, and others by column.
 
     Raises
@@ -79,7 +80,7 @@ class Strategies:
     """
 
     default: Strategy = "lww"
-    columns: Mapping[str, Strategy] = field(default_factory=dict)
+    columns: Mapping[str, Strategy] = msgspec.field(default_factory=dict)
     version: str | None = "updated_at"
     """The column that holds the time of a row's last change, if the table has one."""
 
@@ -115,8 +116,7 @@ class Strategies:
 Kind: TypeAlias = Literal["update", "insert", "delete"]
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(msgspec.Struct, frozen=True):
     """One local edit: the changed columns, and the values that they were based on."""
 
     id: str
@@ -137,8 +137,7 @@ class Edit:
     """An insert that, where there is a row of its key, sets its columns instead, whatever they were."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rebased:
+class Rebased(msgspec.Struct, frozen=True):
     """An edit after it met the server's row of now."""
 
     edit: Edit | None

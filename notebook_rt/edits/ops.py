@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 Json: TypeAlias = Any
 Right: TypeAlias = Literal["insert", "update", "delete"]
@@ -21,8 +23,7 @@ OpState: TypeAlias = Literal["waiting", "failed", "asking"]
 WRITES = ("insert", "update", "delete")
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
+class Op(msgspec.Struct, frozen=True):
     """One queued operation. Times are seconds since the epoch, in server time."""
 
     id: str
@@ -31,15 +32,15 @@ class Op:
     target: str
     """The table, function or topic."""
     made_at: float
-    key: Mapping[str, Json] = field(default_factory=dict)
+    key: Mapping[str, Json] = msgspec.field(default_factory=dict)
     """The row's key columns before the write; empty for a row that is inserted and `unkeyed`."""
-    values: Mapping[str, Json] = field(default_factory=dict)
+    values: Mapping[str, Json] = msgspec.field(default_factory=dict)
     """The changed columns; a call's arguments; a broadcast's payload."""
-    base: Mapping[str, Json] = field(default_factory=dict)
+    base: Mapping[str, Json] = msgspec.field(default_factory=dict)
     """What the changed columns were; of a delete, the row as it was seen."""
-    types: Mapping[str, str] = field(default_factory=dict)
+    types: Mapping[str, str] = msgspec.field(default_factory=dict)
     """PostgreSQL's types of the columns in ``key``, ``values``, ``base`` and ``version``."""
-    rules: Mapping[str, str] = field(default_factory=dict)
+    rules: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Merge strategies by column; ``""`` is the default."""
     version: str = ""
     """The column with the time of a row's last change, if the table has one."""
@@ -80,8 +81,7 @@ class Op:
 _as_lane = json.JSONEncoder(ensure_ascii=False).encode
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(msgspec.Struct, frozen=True):
     """What became of an operation that was put into the queue."""
 
     op: Op | None

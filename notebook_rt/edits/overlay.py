@@ -21,9 +21,10 @@ The caller holds one lock around every call, and around reading the table below.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
+
+import msgspec
 
 from notebook_rt.edits.difference import between, net, operation
 from notebook_rt.edits.merge import Edit, Strategies, merge_inserted, merge_value
@@ -44,8 +45,7 @@ class View(Rows, Protocol):
         """The whole rows under ``keys``, typed; None where there is none."""
 
 
-@dataclass(slots=True, eq=False)
-class _Shield:
+class _Shield(msgspec.Struct, eq=False):
     """Holds back what is older than an answered write, until the write's own event comes."""
 
     seen: Row | None
@@ -57,8 +57,7 @@ class _Shield:
     """Whether the row that is here may be later than the answer: only a read tells."""
 
 
-@dataclass(slots=True)
-class _Aside:
+class _Aside(msgspec.Struct):
     """What the server has under a key that edits or a shield are about."""
 
     row: dict[str, Any] | None

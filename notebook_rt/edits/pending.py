@@ -17,6 +17,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from notebook_rt.edits.block import Blocks
 from notebook_rt.edits.compose import Composer
 from notebook_rt.edits.decide import Record
@@ -75,22 +77,23 @@ class Operations(Protocol):
     def record(self, op: Op, *records: dict[str, Json]) -> None: ...
 
 
-@dataclass(slots=True)
-class Shared:
+class Shared(msgspec.Struct):
     """What the editors of one session share."""
 
     outbox: Operations
     clock: Callable[[], float]
     """Seconds since the epoch, in server time."""
     make_id: Callable[[], str]
-    lock: AbstractContextManager[Any] = field(default_factory=threading.RLock)
+    lock: AbstractContextManager[Any] = msgspec.field(default_factory=threading.RLock)
     """Guards every overlay of the session."""
-    blocks: Blocks = field(default_factory=Blocks)
-    editors: list[PendingEdits] = field(default_factory=list)
+    blocks: Blocks = msgspec.field(default_factory=Blocks)
+    editors: list[PendingEdits] = msgspec.field(default_factory=list)
     """Of the open tables."""
-    reports: WeakValueDictionary[str, WriteReport] = field(default_factory=WeakValueDictionary)
+    reports: WeakValueDictionary[str, WriteReport] = msgspec.field(
+        default_factory=WeakValueDictionary
+    )
     """Who follows an operation, by its id."""
-    _done: dict[tuple[str, str], deque[list[Put]]] = field(default_factory=dict)
+    _done: dict[tuple[str, str], deque[list[Put]]] = msgspec.field(default_factory=dict)
 
     def editors_of(self, schema: str, table: str) -> list[PendingEdits]:
         return [e for e in self.editors if (e.schema_name, e.table) == (schema, table)]

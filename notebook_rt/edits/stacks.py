@@ -8,15 +8,16 @@ by now, can only be worked out together. `linked` gives such a group, its edits 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from notebook_rt.edits.merge import Edit
 from notebook_rt.model.rows import Key
 from notebook_rt.model.types import Schema
 
 
-@dataclass(frozen=True, slots=True)
-class Linked:
+class Linked(msgspec.Struct, frozen=True):
     """Keys that edits link, and these edits in order."""
 
     keys: tuple[Key, ...]

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from notebook_rt.edits.ops import Json, Op, changes_key
 from notebook_rt.model.filters import Condition, column_name

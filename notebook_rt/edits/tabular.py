@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from notebook_rt.edits.compose import Composer
 from notebook_rt.errors import InvalidEditError, near
@@ -27,8 +28,7 @@ _SHOWN: Final = 5
 """Rows that an error names; the others are counted."""
 
 
-@dataclass(slots=True)
-class Given:
+class Given(msgspec.Struct):
     """A row that is to be written."""
 
     label: Hashable
@@ -40,13 +40,12 @@ class Given:
     """The server makes the key as it inserts the row."""
 
 
-@dataclass(slots=True)
-class Checks:
+class Checks(msgspec.Struct):
     """Collects what is wrong with rows, and raises it as one error."""
 
     composer: Composer
     rows: int
-    _found: list[tuple[Hashable, InvalidEditError]] = field(default_factory=list)
+    _found: list[tuple[Hashable, InvalidEditError]] = msgspec.field(default_factory=list)
 
     @contextlib.contextmanager
     def of(self, label: Hashable) -> Iterator[None]:

@@ -7,9 +7,9 @@ all ask here.
 
 from __future__ import annotations
 
-import email.utils
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
+
+import msgspec
 
 from notebook_rt.errors import (
     AnswerTooLargeError,
@@ -36,8 +36,7 @@ NETWORK_WAIT: Final = 1.0
 UNKNOWN_WAIT: Final = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorClass:
+class ErrorClass(msgspec.Struct, frozen=True):
     """How to recover.
 
     ``network`` waits for the network, ``auth`` refreshes the token once and then asks,
@@ -109,6 +108,20 @@ def by_status(status: int, retry_after: float | None = None) -> ErrorClass:
     return ErrorClass("unknown", UNKNOWN_WAIT)
 
 
+def http_date(header: str) -> float | None:
+    """A date of HTTP in seconds since the epoch; None if it is invalid.
+
+    >>> http_date("Thu, 01 Jan 1970 00:01:00 GMT"), http_date("Thu, 01 Jan 99999999999999999999 00:00:00 GMT")
+    (60.0, None)
+    """
+    import email.utils  # takes a while, and a kept table is shown before the first answer
+
+    try:
+        return email.utils.parsedate_to_datetime(header).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
 def retry_after(header: str | None, now: float) -> float | None:
     """``Retry-After`` in seconds: a number, or a date seen from ``now``; None if there is none.
 
@@ -124,8 +137,8 @@ def retry_after(header: str | None, now: float) -> float | None:
     try:
         wait = float(header)
     except ValueError:
-        try:
-            wait = email.utils.parsedate_to_datetime(header).timestamp() - now
-        except (ValueError, OverflowError):
+        date = http_date(header)
+        if date is None:
             return None
+        wait = date - now
     return None if wait != wait else min(max(0.0, wait), RETRY_AFTER_MAX)

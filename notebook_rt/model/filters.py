@@ -13,8 +13,10 @@ import datetime as dt
 import decimal
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from notebook_rt.errors import FilterError
 from notebook_rt.model.patterns import like_to_regex
@@ -51,8 +53,7 @@ _NEEDS_QUOTES: Final = re.compile(r'[,(){}"\\]|^\s|\s\Z')
 """``{`` begins an array, to PostgREST."""
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(msgspec.Struct, frozen=True):
     """One ``column=[not.]operator.value``; ``values`` holds several only for ``in``."""
 
     column: str
@@ -117,8 +118,7 @@ class Condition:
         return truth is (not self.negated)
 
 
-@dataclass(frozen=True, slots=True)
-class AnyOf:
+class AnyOf(msgspec.Struct, frozen=True):
     """``or=(a.eq.1,and(b.gt.2,c.is.null))``: one of the filters must hold."""
 
     alternatives: tuple[Filter, ...]
@@ -153,8 +153,7 @@ class AnyOf:
         return True if True in verdicts else None if None in verdicts else False
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(msgspec.Struct, frozen=True):
     """Conditions that must all hold; the empty filter holds for every row.
 
     Examples

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from notebook_rt.errors import FilterError
 from notebook_rt.model.filters import column_name
@@ -20,8 +21,7 @@ _COMMA: Final = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*\Z)')
 _QUOTED: Final = re.compile(r'\s*"((?:[^"\\]|\\.)+)"((?:\.\w+)*)\s*\Z')
 
 
-@dataclass(frozen=True, slots=True)
-class OrderBy:
+class OrderBy(msgspec.Struct, frozen=True):
     """One term of an order; ``nulls_first`` None is PostgreSQL's default: first if descending."""
 
     column: str

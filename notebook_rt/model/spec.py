@@ -7,9 +7,10 @@ A ``TableSpec`` is a value: two equal ones share one subscription and one store.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Literal, TypeAlias
+
+import msgspec
 
 from notebook_rt.errors import FilterError
 from notebook_rt.model.filters import Filter
@@ -53,13 +54,12 @@ def check_name(name: object, kind: str) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class TableSpec:
+class TableSpec(msgspec.Struct, frozen=True):
     """One table as it was asked for."""
 
     table: str
     schema: str = "public"
-    filter: Filter = field(default_factory=Filter)
+    filter: Filter = msgspec.field(default_factory=Filter)
     columns: tuple[str, ...] | None = None
     """None: all. The key, and the columns of the order, are carried in any case."""
     key: tuple[str, ...] | None = None
@@ -86,8 +86,7 @@ class TableSpec:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class QuerySpec(TableSpec):
+class QuerySpec(TableSpec, frozen=True):
     """A view or a function (``table``), and the tables that it is made of."""
 
     depends_on: tuple[tuple[str, str], ...] = ()

@@ -7,7 +7,6 @@ an error: no row is taken from it, no row counts as gone, and no write as done o
 
 from __future__ import annotations
 
-import email.utils
 import re
 import urllib.parse
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from notebook_rt.errors import (
     TokenExpiredError,
     UnreachableError,
 )
-from notebook_rt.model.classify import by_status, retry_after
+from notebook_rt.model.classify import by_status, http_date, retry_after
 from notebook_rt.model.decode import decode_json
 from notebook_rt.model.http import Answer, Request
 
@@ -51,19 +50,17 @@ def read_answer(
             body, json = decode_json(content, exact_numbers), True
         except ValueError:
             body = content.decode(errors="replace")
-    date = http_date(headers.get("date"), now)
+    date = answered_at(headers.get("date"), now)
     wait = retry_after(headers.get("retry-after"), date)
     shown = row_range(headers.get("content-range"))
     _, _, code = headers.get("proxy-status", "").partition("PostgREST; error=")
     return Answer(status, body, wait, json, shown, date, code)
 
 
-def http_date(header: str | None, now: float) -> float:
+def answered_at(header: str | None, now: float) -> float:
     """A ``Date`` header in seconds since the epoch; ``now`` where it is missing or invalid."""
-    try:
-        return email.utils.parsedate_to_datetime(header or "").timestamp()
-    except ValueError:
-        return float(int(now))
+    date = http_date(header or "")
+    return float(int(now)) if date is None else date
 
 
 def row_range(header: str | None) -> tuple[int, int | None] | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from notebook_rt.errors import ClosedError, UnreachableError
 from notebook_rt.model.http import Answer, Request
-from notebook_rt.net.answers import http_date, read_answer
+from notebook_rt.net.answers import answered_at, read_answer
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.options import MAX_ANSWER_BYTES
 from notebook_rt.sync.clock import ServerClock
@@ -175,7 +175,7 @@ class HttpClient:
             if self._usage is not None:
                 self._usage.requested(purpose, received, len(response.request.content), came)
         if "date" in response.headers:
-            self.server_clock.observe(http_date(response.headers["date"], now), sent, came)
+            self.server_clock.observe(answered_at(response.headers["date"], now), sent, came)
         return read_answer(
             response.status_code, response.headers, response.content, now, exact_numbers
         )

@@ -5,12 +5,12 @@ A queue's file may be shared (``queue_path``); who signs in sees and sends only 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+
+class Owner(msgspec.Struct, frozen=True):
     """One login of one project; ``str`` is how the file has it."""
 
     project: str

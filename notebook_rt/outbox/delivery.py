@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from notebook_rt.edits import decide, statements
 from notebook_rt.edits.listing import question
@@ -40,8 +42,7 @@ _SKIPPED = (
 )
 
 
-@dataclass(slots=True)
-class _Job:
+class _Job(msgspec.Struct):
     """An operation as it stands while it is carried out: merged anew, with the row's version."""
 
     op: Op

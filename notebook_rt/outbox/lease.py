@@ -11,8 +11,9 @@ import os
 import socket
 import sqlite3
 import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from notebook_rt.errors import QueueError
 
@@ -39,13 +40,12 @@ def _began(process: int) -> str:
     return stat.rpartition(b")")[2].split()[19].decode()
 
 
-@dataclass(slots=True)
-class Lease:
+class Lease(msgspec.Struct):
     """One kernel's side of the lease. Each method runs inside a transaction of the caller's."""
 
     owner: str
     """Whose operations are sent (``str`` of an `Owner`)."""
-    kernel: str = field(default_factory=kernel_name)
+    kernel: str = msgspec.field(default_factory=kernel_name)
     """See `kernel_name`."""
     seconds: float = LEASE_SECONDS
     fence: int = 0

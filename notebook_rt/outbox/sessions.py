@@ -13,15 +13,15 @@ import os
 import sqlite3
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from notebook_rt.edits.ops import Op
 from notebook_rt.outbox.lease import is_alive
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(msgspec.Struct, frozen=True):
     """One session; ``id`` is its kernel's name (`Lease`)."""
 
     id: str

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from notebook_rt.sync.events import Change, Event, Gap, Received, ReceivedMany, ReceivedMessages
 from notebook_rt.sync.table.broadcast import commit_time
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
+class _Message(msgspec.Struct, frozen=True):
     payload: object
 
 

@@ -161,11 +161,15 @@ class FirstRow:
         return self._future.result()
 
 
-def check_told(enter: object, leave: object, debounce: float) -> None:
-    """Refuse what ``when`` cannot call, and what is no time to wait."""
+def check_told(enter: object, leave: object, name: object, debounce: float) -> None:
+    """Refuse what ``when`` cannot call or remember under, and what is no time to wait."""
     for called in (enter, leave):
         if not callable(called) and (called is enter or called is not None):
             raise TypeError(f"when needs a function to call with a row, not {called!r}")
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"the name of an alert is a text, not {name!r}")
+    if name is not None and any("\ud800" <= one <= "\udfff" for one in name):
+        raise ValueError(f"the name of an alert has half a character: {name!r}")
     duration(debounce, "debounce")
 
 

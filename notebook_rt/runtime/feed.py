@@ -13,9 +13,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+import msgspec
 import pandas as pd
 import pyarrow as pa
 
@@ -74,10 +75,11 @@ class Verdict:
         return f"{self.compared:,} rows compared in {self.seconds:.2g} s: {found}"
 
 
-@dataclass(slots=True)
-class _Waiter:
-    future: concurrent.futures.Future[None] = field(default_factory=concurrent.futures.Future)
-    since: float = field(default_factory=time.monotonic)
+class _Waiter(msgspec.Struct):
+    future: concurrent.futures.Future[None] = msgspec.field(
+        default_factory=concurrent.futures.Future
+    )
+    since: float = msgspec.field(default_factory=time.monotonic)
 
 
 class Feed:

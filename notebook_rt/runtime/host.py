@@ -12,12 +12,12 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Run:
+
+class Run(msgspec.Struct, frozen=True):
     """One run of one cell."""
 
     cell: str | None

@@ -14,9 +14,9 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -55,8 +55,7 @@ class Driver(ObservedTable, Protocol):
     synced_at: pd.Timestamp | None
 
 
-@dataclass(slots=True)
-class Disk:
+class Disk(msgspec.Struct):
     """What a session's tables share of the disk. Used on the loop; the words from any thread."""
 
     owner: Callable[[], tuple[str, str]]
@@ -69,9 +68,9 @@ class Disk:
     """Files that were as if they were not there."""
     problem: str = ""
     """What went wrong last; empty: nothing does."""
-    ending: set[asyncio.Task[None]] = field(default_factory=set)
+    ending: set[asyncio.Task[None]] = msgspec.field(default_factory=set)
     """The last writes of tables that were closed."""
-    _said: set[str] = field(default_factory=set)
+    _said: set[str] = msgspec.field(default_factory=set)
 
     def say(self, text: str) -> None:
         """Something went wrong, or is not done."""
@@ -87,8 +86,7 @@ class Disk:
             await asyncio.wait(self.ending, timeout=DRAIN_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
-class Warm:
+class Warm(msgspec.Struct, frozen=True):
     """What was read: a table, and all that the mirror goes on from."""
 
     kept: Kept
@@ -116,8 +114,7 @@ class Warm:
         return f"kept on disk, as of {day}{self.as_of:%H:%M} UTC"
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
+class _Taken(msgspec.Struct, frozen=True):
     """A whole state, as it is taken on the loop."""
 
     known: Schema

@@ -15,8 +15,9 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.errors import AuthError, NotebookRTError, UnreachableError

@@ -23,7 +23,7 @@ from notebook_rt.runtime.recording import Recording
 from notebook_rt.runtime.table import TableDriver
 from notebook_rt.store.telling import Telling
 from notebook_rt.sync.history import pieces
-from notebook_rt.sync.history.past import Moment, Past
+from notebook_rt.sync.history.past import ForgottenMomentError, Moment, Past
 from notebook_rt.sync.history.record import DELETE, Told
 
 TICK: Final = 0.05
@@ -72,7 +72,13 @@ class ReplayFeed(Feed):
     # On the loop
 
     def play(self) -> None:
-        """Go on from the moment that is shown."""
+        """Go on from the moment that is shown.
+
+        Raises
+        ------
+        ForgottenMomentError
+            If all of it has been forgotten.
+        """
         if self._task is None and self.status != "closed":
             if self.at >= self.end:
                 self.seek(self._moment(self.start))
@@ -108,13 +114,27 @@ class ReplayFeed(Feed):
         began, since = time.monotonic(), self.at
         while self.at < self.end:
             if len(self._ahead) < AHEAD // 4 and self._read_until < self.end:
-                read, self._read_until = await asyncio.to_thread(self._read_ahead)
-                self._ahead += read
-            due = since + round((time.monotonic() - began) * self.speed * 1e6)
-            self._advance(min(due, self.end))
+                try:
+                    read, self._read_until = await asyncio.to_thread(self._read_ahead)
+                except ForgottenMomentError:
+                    if not self._ahead:
+                        self._go_on_where_it_is_known()
+                        return
+                else:
+                    self._ahead += read
+            due = (time.monotonic() - began) * self.speed * 1e6
+            self._advance(since + round(min(due, self.end - since)))
             await asyncio.sleep(TICK)
         self._task = None
         self._say()
+
+    def _go_on_where_it_is_known(self) -> None:
+        """What comes next has been forgotten meanwhile."""
+        try:
+            self.seek(self._moment(self.at))
+        except ForgottenMomentError:
+            self.end = self.at
+            self.pause()
 
     def _advance(self, until: int) -> None:
         """Show what changed up to a moment, as far as it is read."""
@@ -126,7 +146,7 @@ class ReplayFeed(Feed):
             if schema != (None if self.table is None else self.table.schema):
                 batch.clear()
                 self._ahead.clear()
-                self.seek(self.recording.read(lambda past, at=when: past.at(at)))  # type: ignore[misc]  # the default is of mypy's making
+                self.seek(self._moment(when))
                 return
             batch.append(op)
             last = when
@@ -155,20 +175,30 @@ class ReplayFeed(Feed):
         self._telling.show(table, view)
 
     def _moment(self, when: int) -> Moment:
-        return self.recording.read(lambda past: past.at(when))
+        """A moment, or the first one after it that has not been forgotten."""
+
+        def read(past: Past) -> Moment:
+            known = max(when, past.began or when)
+            if known > self.end:
+                raise ForgottenMomentError
+            return past.at(known)
+
+        return self.recording.read(read)
 
     # On a thread beside
 
     def _read_ahead(self) -> tuple[list[tuple[int, str, Schema, Op]], int]:
-        after, until = self._read_until, self.recording.read(self._next)
-        told, causes = self.recording.read(
-            lambda past: (list(past.told(after, until)), past.causes)
-        )
-        return [op for one in told for op in _ops(one, causes)], until
+        after = self._read_until
 
-    def _next(self, past: Past) -> int:
-        moments = past.moments(self._read_until, self.end)
-        return moments[AHEAD - 1] if len(moments) > AHEAD else self.end
+        def read(past: Past) -> tuple[list[Told], Sequence[str], int]:
+            if past.began is None or past.began > after:
+                raise ForgottenMomentError
+            moments = past.moments(after, self.end)
+            until = moments[AHEAD - 1] if len(moments) > AHEAD else self.end
+            return list(past.told(after, until)), past.causes, until
+
+        told, causes, until = self.recording.read(read)
+        return [op for one in told for op in _ops(one, causes)], until
 
 
 def _ops(told: Told, causes: Sequence[str]) -> Iterator[tuple[int, str, Schema, Op]]:

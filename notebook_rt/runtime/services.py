@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 from notebook_rt.errors import NotebookRTError
 from notebook_rt.net.loop import LoopThread, WakingLock
@@ -17,8 +18,7 @@ from notebook_rt.sync.connection.poll_turns import Turns
 from notebook_rt.sync.rate import ChangeRate
 
 
-@dataclass(slots=True)
-class Services:
+class Services(msgspec.Struct):
     """See the module."""
 
     thread: LoopThread

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -34,7 +34,6 @@ from notebook_rt.runtime.driver import Driver
 from notebook_rt.runtime.feed import T
 from notebook_rt.runtime.grants import KNOW_SECONDS, Grants
 from notebook_rt.runtime.keeping import Disk, Keeping, Warm
-from notebook_rt.runtime.recording import Recording
 from notebook_rt.runtime.services import Services
 from notebook_rt.runtime.waiting import Question
 from notebook_rt.store.journal import JournalledTable
@@ -54,6 +53,9 @@ from notebook_rt.sync.events import (
     Told,
 )
 from notebook_rt.sync.table.mirror import Mirror
+
+if TYPE_CHECKING:
+    from notebook_rt.runtime.recording import Recording
 
 FLOOD = 50
 """Changes in one batch from which on their old and new rows are worked out later, if ever."""
@@ -155,6 +157,8 @@ class TableDriver(Driver):
 
     def record(self, span: int, most: int, on_disk: bool = False) -> Recording:
         """Record its past from now on, or go on with that; ``span`` in microseconds, ``most`` in bytes."""
+        from notebook_rt.runtime.recording import Recording
+
         if self.recording is None:
             self.recording = Recording(self, span, most)
             self.recording.start()

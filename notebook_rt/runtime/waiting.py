@@ -8,19 +8,21 @@ from __future__ import annotations
 import concurrent.futures
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from notebook_rt.model.rows import Key
 from notebook_rt.runtime.feed import Verdict
 
 
-@dataclass(slots=True)
-class _Check:
+class _Check(msgspec.Struct):
     """Somebody who has asked for a comparison."""
 
-    future: concurrent.futures.Future[Verdict] = field(default_factory=concurrent.futures.Future)
-    since: float = field(default_factory=time.monotonic)
+    future: concurrent.futures.Future[Verdict] = msgspec.field(
+        default_factory=concurrent.futures.Future
+    )
+    since: float = msgspec.field(default_factory=time.monotonic)
     found: tuple[int, float] | None = None
     """Rows and seconds of the audit; None before it is over."""
     differed: int = 0
@@ -97,12 +99,13 @@ class Checks:
                 check.future.set_exception(error)
 
 
-@dataclass(slots=True, eq=False)
-class Question:
+class Question(msgspec.Struct, eq=False):
     """Somebody who waits for columns to be learnt."""
 
     columns: Sequence[str]
-    future: concurrent.futures.Future[None] = field(default_factory=concurrent.futures.Future)
+    future: concurrent.futures.Future[None] = msgspec.field(
+        default_factory=concurrent.futures.Future
+    )
 
     def learnt(self, named: Sequence[str]) -> None:
         """The table was learnt, with these columns asked for by name."""

@@ -12,12 +12,12 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial, update_wrapper
 from sys import maxsize
 from typing import Any, Final, Protocol, TypeAlias
 from weakref import WeakValueDictionary
 
+import msgspec
 import numpy as np
 
 from notebook_rt.disk.alerts import Memory
@@ -65,8 +65,7 @@ class Watched(Protocol):
     ) -> Callable[[], None]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
+class _Cut(msgspec.Struct, frozen=True):
     """All rows at one moment, and whose they are."""
 
     owner: tuple[str, str]
@@ -77,8 +76,7 @@ class _Cut:
     """Those that the filter selects; None: the condition is a function."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(msgspec.Struct, frozen=True):
     """A turn that the user is told of, and whose."""
 
     owner: tuple[str, str]

@@ -16,10 +16,11 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeAlias
+
+import msgspec
 
 from notebook_rt.edits.editing import Editing, SendResult
 from notebook_rt.edits.editor import Editor
@@ -601,8 +602,7 @@ class _Open:
             await beside(self.outbox.close)  # its last commit waits for the disk
 
 
-@dataclass(frozen=True, slots=True)
-class TableEdits:
+class TableEdits(msgspec.Struct, frozen=True):
     """The writing side of one live table, as its ``LiveFrame`` holds it."""
 
     writes: Writes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -16,8 +16,7 @@ from notebook_rt.model.types import Backend, Kind, Numeric, kind
 from notebook_rt.store.dense import Positions, Step
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Parts:
+class Parts(msgspec.Struct, frozen=True, eq=False):
     """What a column holds, in the layout in which it holds it; it never changes."""
 
     data: NDArray[Any] | pa.ChunkedArray

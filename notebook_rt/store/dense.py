@@ -19,11 +19,11 @@ import os
 import sys
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,8 +39,7 @@ Runs = list[tuple[slice, slice]]
 """Rows that stay neighbours: where they are in the end, and where they were."""
 
 
-@dataclass(frozen=True, eq=False)
-class Step:
+class Step(msgspec.Struct, frozen=True, eq=False, dict=True):
     """What happens to the rows of a table in one step: some leave, then some come.
 
     What is worked out of it is kept until all of a table's columns have taken it.
@@ -59,8 +58,8 @@ class Step:
     """For each row that comes how many of those that stay are ahead of it, rising; None: it comes at the
     end."""
 
-    _composed: dict[Step, Composed] = field(default_factory=dict, repr=False)
-    _landed: dict[int, tuple[Positions, Positions]] = field(default_factory=dict, repr=False)
+    _composed: dict[Step, Composed] = msgspec.field(default_factory=dict)
+    _landed: dict[int, tuple[Positions, Positions]] = msgspec.field(default_factory=dict)
 
     @property
     def kept(self) -> int:
@@ -137,8 +136,7 @@ class Step:
             vars(self).pop(name, None)
 
 
-@dataclass(frozen=True, slots=True)
-class Composed:
+class Composed(msgspec.Struct, frozen=True):
     """Two steps as one, seen from before the first."""
 
     runs: Runs

@@ -8,7 +8,6 @@ enters only through ``Page.server_time`` and ``Change.commit_time`` (seconds sin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -51,8 +50,7 @@ OPTIONAL_SQL_SCHEMA: Final = "public"
 """Where the functions of the optional SQL are, whatever schema a table is in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     """A read over REST. ``params`` are PostgREST's query parameters, in order, unencoded."""
 
     params: tuple[tuple[str, str], ...]

@@ -8,8 +8,9 @@ a few numbers, so memory is bounded. The limits are those that Supabase publishe
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
+
+import msgspec
 
 Purpose: TypeAlias = Literal["read", "audit", "poll", "heads"]
 """What a request over HTTP is for; ``heads``: whether messages of the database were lost, ``read``:
@@ -39,8 +40,7 @@ PRESENCE_WINDOW: Final = 30.0
 """Seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """The limits of a plan, as far as they are published."""
 
     name: str
@@ -56,8 +56,7 @@ PLANS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Hour:
+class Hour(msgspec.Struct, frozen=True):
     """What the last hour had."""
 
     messages: int
@@ -90,8 +89,7 @@ class Hour:
 Limit: TypeAlias = Literal["rate", "presence_rate", "month", "channels", "presence"]
 
 
-@dataclass(frozen=True, slots=True)
-class Near:
+class Near(msgspec.Struct, frozen=True):
     """A limit of which more than ``NEAR`` is used."""
 
     limit: Limit

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import operator
 import re
 import sys
 import threading
-from dataclasses import replace
 from typing import get_args
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
+from msgspec.structs import replace
 
 from notebook_rt.options import Options
 from notebook_rt.sync.connection.health import (
@@ -239,7 +240,7 @@ def test_green_only_if_socket_channels_changes_and_audit_are_all_well(
         cause,
     )  # what never lived changes nothing
     found = Health(verdict, reason, audited_s=audited, next_audit_s=next_audit, cause=cause)
-    said = [*sentences(replace(found, since_s=silent)), audits(found)]
+    said = [*sentences(dataclasses.replace(found, since_s=silent)), audits(found)]
     if COLORS[verdict] != "green":
         assert not any(claim in text for claim in CLAIMS for text in said)
 

@@ -6,11 +6,11 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from notebook_rt.cli.main import main
 from notebook_rt.edits.ops import Op

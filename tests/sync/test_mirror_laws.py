@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, Literal
 from unittest import mock
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -496,7 +497,7 @@ def test_what_others_do_is_seen_soon_after_a_write_of_ours(
         values = {} if kind == "delete" else {"note": f"mine {number}"}
         edit: Any = Edit(str(number), kind, key, {**values, "id": key}, seen or {}, one.clock)
         if kind != "insert":
-            edit = replace(edit, values=values)
+            edit = msgspec.structs.replace(edit, values=values)
         overlay.put([edit])
 
         def arrive() -> None:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
+import msgspec
+
 from notebook_rt.errors import printable
 from notebook_rt.sync.connection.supervisor import State
 from notebook_rt.sync.events import Status
@@ -84,8 +86,7 @@ NAMED: Final = 5
 """Tables, or refused channels, that a reason names."""
 
 
-@dataclass(frozen=True, slots=True)
-class TableFacts:
+class TableFacts(msgspec.Struct, frozen=True):
     """What counts of one live table."""
 
     name: str
@@ -124,8 +125,7 @@ class TableFacts:
     """Changes were lost though they are followed, and are being read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     state: State
     reason: str = ""
     silent_for: float = 0.0

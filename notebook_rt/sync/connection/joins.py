@@ -9,8 +9,9 @@ join that failed is tried again with backoff.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
+
+import msgspec
 
 from notebook_rt.options import Options
 
@@ -26,18 +27,15 @@ was lost, and without it they may never (design/wire.md, "Joining": 6 ms when wa
 BURST: Final = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(msgspec.Struct, frozen=True):
     topic: str
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(msgspec.Struct, frozen=True):
     topic: str
 
 
-@dataclass(frozen=True, slots=True)
-class Evicted:
+class Evicted(msgspec.Struct, frozen=True):
     """There is no place for this topic now: poll."""
 
     topic: str
@@ -46,8 +44,7 @@ class Evicted:
 Effect: TypeAlias = Join | Leave | Evicted
 
 
-@dataclass(slots=True)
-class _Topic:
+class _Topic(msgspec.Struct):
     name: str
     age: int
     priorities: list[Priority]

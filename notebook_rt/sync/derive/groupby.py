@@ -11,11 +11,11 @@ from __future__ import annotations
 import datetime as dt
 from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
+import msgspec
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -62,8 +62,7 @@ of the result keeps arrays by rank."""
 _GROUPED: Final = frozenset({"int", "float", "bool", "text", "timestamptz", "timestamp", "date"})
 
 
-@dataclass(frozen=True, slots=True)
-class Aggregate:
+class Aggregate(msgspec.Struct, frozen=True):
     """One column of the result: a function of a column's values."""
 
     name: str

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+import msgspec
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -46,8 +46,7 @@ _FEW: Final = 4
 _WIDER: Final[dict[Kind, str]] = {"int": "int8", "text": "text"}
 
 
-@dataclass(frozen=True)
-class Keying:
+class Keying(msgspec.Struct, frozen=True):
     """What rows are joined by: columns or levels of the index, or (None) the whole index."""
 
     left: tuple[str, ...] | None
@@ -67,8 +66,7 @@ class Keying:
         return left.merge(right, how=how, suffixes=suffixes, **by)
 
 
-@dataclass(frozen=True)
-class Taken:
+class Taken(msgspec.Struct, frozen=True):
     """A column of the result: from the left, from the right, or from whichever is there."""
 
     name: str
@@ -530,7 +528,7 @@ def _nullable(dtype: Any) -> bool:
 
 @lru_cache(maxsize=256)
 def _values(mine: Any, theirs: Any) -> list[Any]:
-    """Values that fit both dtypes, three where there are. A dtype of objects tells nothing: the other one does."""
+    """Values that fit both dtypes, three where there are; of objects, what the other side has."""
     both = [_some(mine), _some(theirs)]
     if any(pd.api.types.is_bool_dtype(one.dtype) for one in both):
         return [True, False]

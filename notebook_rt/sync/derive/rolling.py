@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import statistics
 from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -60,6 +59,11 @@ def _std(values: Sequence[float]) -> float | None:
     return None if found is None else math.sqrt(found)
 
 
+def _median(values: Sequence[float]) -> float:
+    ordered, middle = sorted(values), len(values) // 2
+    return ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
 _FUNCTIONS: Final[dict[str, Callable[[Sequence[float]], float | None]]] = {
     "sum": _sum,
     "mean": _mean,
@@ -67,7 +71,7 @@ _FUNCTIONS: Final[dict[str, Callable[[Sequence[float]], float | None]]] = {
     "std": _std,
     "min": min,
     "max": max,
-    "median": statistics.median,
+    "median": _median,
     "first": lambda values: values[0],
     "last": lambda values: values[-1],
     "nunique": lambda values: len(set(values)),

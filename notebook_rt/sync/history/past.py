@@ -15,11 +15,12 @@ Times are microseconds since 1970 by the server's clock, as of ``record.py``.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
+import msgspec
 import numpy as np
 import pandas as pd
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from notebook_rt.model.order import OrderBy
@@ -48,8 +49,7 @@ class ForgottenMomentError(LookupError):
     """The moment is before what is known."""
 
 
-@dataclass(slots=True, eq=False)
-class Gap:
+class Gap(msgspec.Struct, eq=False):
     """A time in which changes may have been lost."""
 
     since: int
@@ -57,7 +57,7 @@ class Gap:
     reason: str
     until: int | None = None
     """When the table was compared with the server again; None: not yet."""
-    proven: list[int] = field(default_factory=list)
+    proven: list[int] = msgspec.field(default_factory=list)
     """When it was compared meanwhile: at these moments it was known, too."""
 
     def __contains__(self, when: int) -> bool:
@@ -69,8 +69,7 @@ class Gap:
         return max((at for at in self.proven if at <= when), default=self.since)
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """How a table shows its rows: in an order, cut, without the columns that are for the order only."""
 
     by: Sequence[OrderBy] = ()
@@ -88,8 +87,7 @@ class View:
         return made if made.sortable else Ordered(table, (), None, self.carried)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Moment:
+class Moment(msgspec.Struct, frozen=True, eq=False):
     """A table as it was."""
 
     when: int
@@ -111,15 +109,13 @@ class Moment:
         return (self.view.of(table) or table).snapshot()
 
 
-@dataclass(slots=True, eq=False)
-class _Era:
+class _Era(msgspec.Struct, eq=False):
     record: Record
     view: View
     cause: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Beginning:
+class Beginning(msgspec.Struct, frozen=True, eq=False):
     """A state from which changes count, as it is written."""
 
     schema: Schema
@@ -135,8 +131,7 @@ class Beginning:
     """Whether it is the state that what was written before has led to, and no other one."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Page:
+class Page(msgspec.Struct, frozen=True, eq=False):
     """What was told since the page before, as it is written."""
 
     known: int

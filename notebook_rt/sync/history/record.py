@@ -11,11 +11,12 @@ the time of what came before it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, cast
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from notebook_rt.model.rows import Delete, Key, Op, Row
@@ -39,8 +40,7 @@ NOTED_BYTES: Final = 400
 """What an operation that is only noted takes, as an estimate."""
 
 
-@dataclass(frozen=True, eq=False)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True, eq=False, dict=True):
     """Changes, packed, in their order."""
 
     times: NDArray[np.int64]
@@ -78,8 +78,7 @@ class Chunk:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Told:
+class Told(msgspec.Struct, frozen=True, eq=False):
     """Changes between two moments, in their order: columns of equal length."""
 
     schema: Schema
@@ -108,16 +107,14 @@ def span_of(times: Sequence[float | None]) -> tuple[int, int] | None:
         return None
 
 
-@dataclass(slots=True)
-class _Noted:
+class _Noted(msgspec.Struct):
     ops: Sequence[Op]
     times: Sequence[float | None]
     cause: int
     now: int
 
 
-@dataclass(slots=True, eq=False)
-class _Whole:
+class _Whole(msgspec.Struct, eq=False):
     """The base and changes behind it as one list of places."""
 
     ids: NDArray[np.int32]

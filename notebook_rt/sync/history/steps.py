@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from notebook_rt.model.rows import Key
 from notebook_rt.sync.history import pieces
@@ -16,8 +17,7 @@ SNAPSHOT: Final = "snapshot"
 _ALL: Final = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """A change of a row; ``at`` in microseconds since 1970 by the server's clock."""
 
     at: int

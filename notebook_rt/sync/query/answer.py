@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Final, TypeAlias
+
+from msgspec.structs import replace
 
 from notebook_rt.errors import EndlessTableError, MissingColumnError, QueryKeyError
 from notebook_rt.model.filters import column_name

@@ -18,10 +18,10 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from notebook_rt.errors import AnswerTooLargeError, MissingTableError, StatementTimeoutError
 from notebook_rt.model.rows import Key, WireRow
@@ -101,8 +101,7 @@ class Head(msgspec.Struct, frozen=True):
     does not say."""
 
 
-@dataclass(frozen=True, slots=True)
-class Absence:
+class Absence(msgspec.Struct, frozen=True):
     """Why there is nothing to follow."""
 
     reason: str
@@ -152,8 +151,7 @@ def _converted(value: Any, into: type[T]) -> T | None:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(msgspec.Struct, frozen=True):
     """A snapshot, as ``pg_snapshot`` writes it: which transactions it sees."""
 
     text: str
@@ -178,8 +176,7 @@ class Position:
         return transaction < self.low or (transaction < self.high and transaction not in self.open)
 
 
-@dataclass(frozen=True, slots=True)
-class Hole:
+class Hole(msgspec.Struct, frozen=True):
     """Numbers that did not come."""
 
     low: int
@@ -258,8 +255,7 @@ class Numbers:
         return self._holes
 
 
-@dataclass(frozen=True, slots=True)
-class Emptied:
+class Emptied(msgspec.Struct, frozen=True):
     """A TRUNCATE: all rows go but those that are newer."""
 
     spared: frozenset[Key]
@@ -267,21 +263,19 @@ class Emptied:
     """When it was committed."""
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(msgspec.Struct):
     """What is to be applied as one, in the order in which it was committed."""
 
-    changes: list[tuple[Key, Change] | Emptied] = field(default_factory=list)
+    changes: list[tuple[Key, Change] | Emptied] = msgspec.field(default_factory=list)
     commit_time: float | None = None
     """Of the latest change among them."""
-    overtaken: list[tuple[float, float]] = field(default_factory=list)
+    overtaken: list[tuple[float, float]] = msgspec.field(default_factory=list)
     """When changes were committed that come now, and the later ones of their rows that have come before."""
     unknown: bool = False
     """Something changed, and the log does not know what: the table is to be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Missed:
+class Missed(msgspec.Struct, frozen=True):
     """What the log had since a position."""
 
     entries: Sequence[Entry]

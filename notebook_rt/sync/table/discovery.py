@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import combinations, islice
 from typing import Any, Final, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from notebook_rt.errors import (
     DuplicateKeyError,
@@ -57,8 +59,7 @@ WIDEST: Final = 5
 """Columns of the widest key that is tried."""
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Described(msgspec.Struct, frozen=True):
     """What the server says of a table; without columns, it says nothing."""
 
     columns: tuple[Column, ...] = ()
@@ -85,7 +86,7 @@ class Described:
     """Of this login; empty: not known."""
     complete: bool = True
     """False: no row was there to name the columns, and there may be others."""
-    first_keys: Read | None = field(default=None, compare=False)
+    first_keys: Read | None = None
     """The first page of keys, where it was read while the key was proven."""
 
 
@@ -199,8 +200,7 @@ def readable(told: Mapping[str, Any]) -> tuple[str, ...] | None:
     return some if 0 < len(some) < len(every) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Watchable:
+class Watchable(msgspec.Struct, frozen=True):
     """A table or view that a login may read."""
 
     name: str

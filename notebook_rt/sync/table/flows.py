@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
 from inspect import GEN_RUNNING, getgeneratorstate
 from typing import Any, Final, TypeAlias
+
+import msgspec
 
 from notebook_rt.errors import AnswerTooLargeError, RateLimitedError, StatementTimeoutError
 from notebook_rt.sync.events import Cancel, Effect, Fetch, Fetched, FetchFailed, Query
@@ -29,16 +30,14 @@ SENDING: Final = 0.001
 """Seconds in which a request leaves; then there is time for other work."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ahead:
+class Ahead(msgspec.Struct, frozen=True):
     """A query that is sent ahead of ``work``, which is done by the time its answer is given."""
 
     query: Query
     work: Callable[[], None]
 
 
-@dataclass(slots=True, eq=False)
-class Pool:
+class Pool(msgspec.Struct, eq=False):
     """Queries of which several are under way at a time; the flow goes on when none is left.
 
     A server that answers slowly, says 429 or ends a statement is asked for fewer at a time, and for
@@ -51,7 +50,7 @@ class Pool:
     """Called with the tag of a query that the server refused; True: it was put back otherwise."""
     most: int
     """How many may be under way."""
-    waiting: deque[tuple[object, Query]] = field(default_factory=deque)
+    waiting: deque[tuple[object, Query]] = msgspec.field(default_factory=deque)
     """What is to be sent, in this order, each with its tag."""
     at_once: int = 0
     """How many are under way at a time just now."""
@@ -82,13 +81,12 @@ class ReadRefusedError(Exception):
         self.error = error
 
 
-@dataclass(slots=True, eq=False)
-class _Running:
+class _Running(msgspec.Struct, eq=False):
     name: str
     flow: Flow
     purpose: Purpose = "read"
     queries: Sequence[Query] = ()
-    reads: list[Read | None] = field(default_factory=list)
+    reads: list[Read | None] = msgspec.field(default_factory=list)
     failures: int = 0
     started: float = 0.0
     work: Callable[[], None] | None = None
@@ -98,8 +96,7 @@ class _Running:
     """Requests of ``pool``."""
 
 
-@dataclass(slots=True)
-class _Request:
+class _Request(msgspec.Struct):
     running: _Running
     place: object
     """Of its answer among those of its step; or its tag in a pool."""

@@ -17,8 +17,9 @@ What lies between is *unclear*: the caller compares values, and reads the row ag
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias
+
+import msgspec
 
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.options import Options
@@ -35,8 +36,7 @@ UNKNOWN: Final = float("inf")
 Newer: TypeAlias = Literal["read", "told", "unclear"]
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(msgspec.Struct, frozen=True):
     """A page with its place among all that happened here."""
 
     page: Page

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from notebook_rt.errors import InexactKeyError
 from notebook_rt.model.rows import Key, Rows, at_most
@@ -51,8 +53,7 @@ JUST_BEGUN: Final = 0.1
 """The share of its rows up to which a load has just begun: it is shown later by no more than that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(msgspec.Struct, frozen=True):
     """That the table here has all that was committed before ``server_time``."""
 
     server_time: float | None

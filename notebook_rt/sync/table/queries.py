@@ -7,8 +7,10 @@ Nothing is fetched here, and nothing but text is made of other people's values.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from notebook_rt.model.filters import Condition, column_name
 from notebook_rt.model.order import OrderBy, nulls_first, order_text
@@ -23,8 +25,7 @@ _URL_ROOM: Final = 4000
 Count: TypeAlias = Literal["exact", "estimated"] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Reads:
+class Reads(msgspec.Struct, frozen=True):
     """How to read one table: with its filter, its projection, in an order that has no ties."""
 
     spec: TableSpec

@@ -20,9 +20,10 @@ import datetime as dt
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from typing import Any, Final
+
+import msgspec
 
 from notebook_rt.errors import AnswerTooLargeError, StatementTimeoutError
 from notebook_rt.model.kinds import INT_LIMITS
@@ -124,8 +125,7 @@ def has_counted_runs(pg_type: str) -> bool:
     return is_numbered(pg_type) and canonical(pg_type) != "uuid"
 
 
-@dataclass(slots=True, eq=False)
-class Range:
+class Range(msgspec.Struct, eq=False):
     """Part of the key's order. Its pages are asked for one after the other."""
 
     after: Row | None
@@ -137,11 +137,11 @@ class Range:
     up_to: Row | None = None
     """The last row that it may have."""
     next: Range | None = None
-    run: Row = field(default_factory=dict)
+    run: Row = msgspec.field(default_factory=dict)
     """The leading columns of the key that have one value in all its rows. Its column is the next."""
     behind: Any = None
     """The value of its column that all its rows come after, where that is no number."""
-    came: deque[Read] = field(default_factory=deque)
+    came: deque[Read] = msgspec.field(default_factory=deque)
     """Its pages that wait for those of ranges before it."""
     full: int = 0
     """About how many full pages came before the next one, in a row or in the ranges before it that it
@@ -152,15 +152,14 @@ class Range:
     """How many of these, up to the last, had one value of its column only, and the same."""
     pages: int | None = None
     """About how many pages are left of it, where that is known better than of the table."""
-    looks: dict[int, Row | None] = field(default_factory=dict)
+    looks: dict[int, Row | None] = msgspec.field(default_factory=dict)
     """What the looks for its bounds have shown so far; None: it ends before."""
     looking: int = 0
     """How many looks are under way or waiting."""
     done: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True):
     """What a request of the pool is: a page of a range, or a look for where to cut it."""
 
     span: Range

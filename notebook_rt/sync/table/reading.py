@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Final, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from notebook_rt.errors import (
     AnswerTooLargeError,
@@ -44,8 +46,7 @@ READS_AT_ONCE: Final = 4
 """Requests by key under way at a time."""
 
 
-@dataclass(slots=True)
-class Paging:
+class Paging(msgspec.Struct):
     """How this server cuts pages: it may give fewer rows than asked, without saying so."""
 
     size: int

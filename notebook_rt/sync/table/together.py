@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -45,13 +44,12 @@ class _Part(msgspec.Struct, frozen=True):
     topics: list[str] = []
 
 
-@dataclass(slots=True)
-class _Transaction:
+class _Transaction(msgspec.Struct):
     began: float
     topics: Collection[str]
     """Those of its topics that are followed here."""
-    parts: dict[str, set[int]] = field(default_factory=dict)
-    lasts: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, set[int]] = msgspec.field(default_factory=dict)
+    lasts: dict[str, int] = msgspec.field(default_factory=dict)
 
     def came(self, topic: str, part: _Part) -> None:
         self.parts.setdefault(topic, set()).add(part.part)
