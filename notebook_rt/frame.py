@@ -21,7 +21,7 @@ from notebook_rt.runtime.changes import ChangeBatch
 from notebook_rt.runtime.derived import DerivedFeed, derived_feed
 from notebook_rt.runtime.feed import Verdict
 from notebook_rt.runtime.iteration import Changes
-from notebook_rt.sync.derive.aggregates import FUNCTIONS
+from notebook_rt.sync.derive.aggregates import FUNCTIONS, meant
 from notebook_rt.sync.derive.concat import Concat
 from notebook_rt.sync.derive.distinct import Distinct
 from notebook_rt.sync.derive.groupby import Aggregate, GroupBy
@@ -734,8 +734,12 @@ def _named(unnamed: Sequence[object], columns: Mapping[str, object]) -> None:
         raise TypeError(f"agg: name each new column, such as .agg({said})")
     for name, given in columns.items():
         if not isinstance(given, tuple) or len(given) != 2:
+            hint = ""
+            if isinstance(given, str) and given not in FUNCTIONS:
+                hint = meant(given, FUNCTIONS)
             raise TypeError(
                 f"agg: {name}= is a column and its function, such as {name}=('price', 'mean'), not {given!r}"
+                f"{hint}"
             )
 
 
