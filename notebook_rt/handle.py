@@ -23,6 +23,7 @@ from notebook_rt.errors import (
 )
 from notebook_rt.hints import of_frame
 from notebook_rt.model.plain import seconds
+from notebook_rt.model.spec import check_text
 from notebook_rt.runtime.callbacks import FirstRow, Mailbox, came, check_told
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
 from notebook_rt.runtime.feed import Feed, Verdict
@@ -650,7 +651,7 @@ class Handle:
             If there is no such column, only the server could decide, or the rows have no key; where the
             first data is still to come, it is logged then.
         TypeError, ValueError
-            If what is to be called is no function, or ``debounce`` is negative.
+            If what is to be called is no function, ``name`` is no text, or ``debounce`` is negative.
 
         Examples
         --------
@@ -659,6 +660,7 @@ class Handle:
         """
         self._check()
         check_told(enter, leave, debounce)
+        check_text(name, "name")
         watching = Watching(
             self, condition, enter, leave, name=name, at_once=at_once, debounce=debounce
         )
@@ -672,7 +674,7 @@ class Handle:
         condition : str, dict, list or callable
             As of `when`.
         timeout : float, optional
-            Seconds.
+            Seconds; with 0, only the rows that are there now are looked at.
 
         Returns
         -------
@@ -699,7 +701,9 @@ class Handle:
         ends = None if timeout is None else time.monotonic() + timeout
         self.wait(timeout)
         found = FirstRow()
-        watching = Watching(self, condition, found.tell, at_once=True, failed=found.fail)
+        watching = Watching(
+            self, condition, found.tell, at_once=True, failed=found.fail, looked=found.looked
+        )
         try:
             return found.wait(timeout, ends, self._check_all, f'"{self.name}"')
         finally:

@@ -133,27 +133,39 @@ class FirstRow:
 
     def __init__(self) -> None:
         self._future: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
+        self._looked: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def looked(self) -> None:
+        """The rows that are there have been looked at."""
+        if not self._looked.done():
+            self._looked.set_result(None)
 
     def tell(self, row: dict[str, Any]) -> None:
         """A row matches."""
         if not self._future.done():
             self._future.set_result(row)
+        self.looked()
 
     def fail(self, error: Exception) -> None:
         """It cannot be known whether one does."""
         if not self._future.done():
             self._future.set_exception(error)
+        self.looked()
 
     def wait(
         self, timeout: float | None, ends: float | None, check: Callable[[], object], what: str
     ) -> dict[str, Any]:
         """The row; ``check`` raises where none will come. Until monotonic ``ends``, ``timeout`` seconds.
 
+        The rows that are there are looked at however short that is.
+
         Raises
         ------
         WaitTimeoutError
             If no row of ``what`` has matched by then.
         """
+        while not came(self._looked, None):
+            check()
         while not came(self._future, ends):
             check()
             if ends is not None and time.monotonic() >= ends:

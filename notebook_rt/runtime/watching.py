@@ -78,6 +78,13 @@ class _Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class _Looked:
+    """The rows of a cut have been told."""
+
+    tell: Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
 class _Call:
     """A turn that the user is told of, and whose."""
 
@@ -97,6 +104,8 @@ class Watching:
         As `LiveFrame.when` takes them.
     failed : callable, optional
         Given what the condition raises; by default that is logged once.
+    looked : callable, optional
+        Called when the rows that are there have been judged and told, or if there are none yet.
 
     Raises
     ------
@@ -115,6 +124,7 @@ class Watching:
         at_once: bool = False,
         debounce: float = 0.0,
         failed: Callable[[Exception], object] | None = None,
+        looked: Callable[[], object] | None = None,
     ) -> None:
         self._feed = feed = frame._feed
         self._what = f"{frame.name}.when"
@@ -122,7 +132,7 @@ class Watching:
         self._function = condition if callable(condition) else None
         self._selects: tuple[Schema, Callable[[Row], bool]] | None = None
         self._enter, self._leave = enter, leave
-        self._name, self._failed = name, failed
+        self._name, self._failed, self._looked = name, failed, looked
         self._make = partial(Watch, at_once=at_once, debounce=debounce)
         self._watches: dict[tuple[str, str], Watch] = {}
         self._memories: dict[tuple[str, str], Memory] = {}
@@ -156,6 +166,8 @@ class Watching:
         except BaseException:
             self.stop()
             raise
+        if looked is not None and self._heard is None:
+            looked()
 
     def stop(self) -> None:
         """Call nobody any more."""
@@ -246,7 +258,9 @@ class Watching:
 
     # On the mailbox' thread
 
-    def _take(self, item: _Cut | ChangeBatch | _Call | NotebookRTError | float | None) -> Any:
+    def _take(
+        self, item: _Cut | _Looked | ChangeBatch | _Call | NotebookRTError | float | None
+    ) -> Any:
         """What the loop has put in: a cut, a batch, a time to look what is due, None (have the rows read
         anew), what went wrong; or a call, from here.
         """
@@ -257,6 +271,8 @@ class Watching:
                 self._fail(item)
             case None:
                 self._feed.thread.call(self._begin_anew)
+            case _Looked():
+                item.tell()
             case _Cut():
                 self._take_cut(item)
             case _ if self._judged is not None:
@@ -284,6 +300,8 @@ class Watching:
         if first:
             self._remember(cut.owner, ())  # that it was there, if no row matches
         self._tell(turns)
+        if self._looked is not None:
+            self._box.put(_Looked(self._looked))
 
     def _read(self, watch: Watch, cut: _Cut) -> tuple[Mapping[Key, Row], Mapping[Key, Row]]:
         """The rows that match, in order, and those that have matched, are there and do not."""
