@@ -255,7 +255,7 @@ def test_colab(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("page", ["howto/marimo", "howto/voila"])
 def test_a_page_of_widgets(page: str, reader: Reader) -> None:
-    """The widgets themselves are driven in a browser by ``test_browser_apps.py``."""
+    """The widgets themselves are driven in a browser by ``test_browser_howtos.py``."""
     assert len(reader(page)["prices"].df) == 3
 
 

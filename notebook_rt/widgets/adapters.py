@@ -196,10 +196,8 @@ class FrameOf(_ReadOnly):
                     return f"Being compared with the server{since}"
                 return f"No connection{since}. What you edit is kept, and sent when it is back"
             case "replay" | "error":
-                said = str(self._frame.reason)
-            case _:
-                said = self._frame._feed.why_empty()
-        return said[:1].upper() + said[1:]
+                return str(self._frame.reason)
+        return self._frame._feed.why_empty()
 
     @property
     def fields(self) -> Sequence[Column]:
