@@ -21,7 +21,7 @@ from notebook_rt.errors import (
     fresh,
     printable,
 )
-from notebook_rt.hints import of_frame
+from notebook_rt.hints import known_keywords, of_frame, public
 from notebook_rt.model.plain import seconds
 from notebook_rt.model.spec import check_text
 from notebook_rt.runtime.callbacks import FirstRow, Mailbox, came, check_told
@@ -90,7 +90,9 @@ class Handle:
     def __getattr__(self, name: str) -> Any:
         schema = None if name.startswith("_") else self.schema  # which asks for ``_feed``
         error = f"{type(self).__name__!r} has no attribute {name!r}"
-        raise AttributeError(error + of_frame(name, schema, editable=self.editable))
+        raise AttributeError(
+            error + of_frame(name, schema, public(type(self)), editable=self.editable)
+        )
 
     def __setattr__(self, name: str, value: object) -> None:
         if not name.startswith("_") and not hasattr(type(self), name):
@@ -127,6 +129,7 @@ class Handle:
         self._feed.look()
         return display.frame_bundle(self)
 
+    @known_keywords
     def grid(
         self,
         *,
@@ -195,6 +198,7 @@ class Handle:
             title=title,
         )
 
+    @known_keywords
     def plot(
         self,
         x: str | None = None,

@@ -19,7 +19,7 @@ from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
 
 from notebook_rt.errors import DerivationError, printable
-from notebook_rt.hints import of_mapped
+from notebook_rt.hints import known_keywords, of_mapped
 from notebook_rt.model.plain import seconds
 from notebook_rt.runtime.callbacks import FirstRow, Mailbox, check_told
 from notebook_rt.runtime.following import Followed, Reads, is_running, note_all, recording
@@ -279,6 +279,7 @@ class MappedFrame:
 
         return display.mapped_bundle(self)
 
+    @known_keywords
     def grid(
         self,
         *,
@@ -320,6 +321,7 @@ class MappedFrame:
             title=title,
         )
 
+    @known_keywords
     def plot(
         self, x: str | None = None, y: str | Sequence[str] = (), **options: Any
     ) -> ChartWidget:

@@ -26,7 +26,7 @@ from notebook_rt.errors import (
     NoProjectError,
     RefusedError,
 )
-from notebook_rt.hints import known_keywords, of_session
+from notebook_rt.hints import known_keywords, of_session, public
 from notebook_rt.model.spec import check_text
 from notebook_rt.net import ways
 from notebook_rt.net.address import (
@@ -277,7 +277,7 @@ class Session(Opening):
     if not TYPE_CHECKING:  # a type checker knows the names that there are
 
         def __getattr__(self, name: str) -> Any:
-            said = f"{type(self).__name__!r} has no {name!r}{of_session(name)}"
+            said = f"{type(self).__name__!r} has no {name!r}{of_session(name, public(type(self)))}"
             raise AttributeError(said, name=name, obj=self)
 
     def __repr__(self) -> str:

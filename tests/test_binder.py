@@ -36,6 +36,7 @@ def run(command: list[str | Path], at: Path, **more: str) -> str:
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1200)
 def test_binder_builds_and_runs_the_quickstart(tmp_path: Path) -> None:
     home, prefix = tmp_path / "home", tmp_path / "prefix"
     run(["git", "clone", "-q", ROOT, home], tmp_path)
