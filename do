@@ -100,8 +100,8 @@ nightly) # long: the long versions of tests; old: live, README and notebook test
         long) # the laws with all their examples, of which other runs draw a part (tests/laws.py)
             HYPOTHESIS_PROFILE=whole "$bin/python" -m pytest -m "not nightly" -n 2 --dist loadfile \
                 $(grep -rl --include='*.py' 'import hypothesis\|from hypothesis' tests | grep test_) || failed=1
-            # Panel is beside, not in .venv: its extension of JupyterLab breaks Voila's pages
-            HYPOTHESIS_PROFILE=whole VIRTUAL_ENV=$PWD/.venv "$bin/uv" run -q --active --no-project --with panel \
+            # Panel and repo2docker are beside, not in .venv: Panel's extension of JupyterLab breaks Voila's pages
+            HYPOTHESIS_PROFILE=whole VIRTUAL_ENV=$PWD/.venv "$bin/uv" run -q --active --no-project --with panel --with jupyter-repo2docker \
                 python -m pytest -m nightly || failed=1 ;;
         old) NRT_TEST_PLATFORM=old "$bin/python" -m pytest -m "not nightly" -n 2 --dist loadfile tests/test_*.py || failed=1 ;;
         *) echo "nightly is long, old, or both: not $which" >&2; exit 2 ;;

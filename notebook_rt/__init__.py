@@ -120,7 +120,10 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = import_module(f"notebook_rt.{name}")
     else:
-        raise AttributeError(f"module 'notebook_rt' has no attribute {name!r}")
+        from notebook_rt.errors import near
+
+        hint = "" if name.startswith("_") else near(name, __all__)
+        raise AttributeError(f"module 'notebook_rt' has no attribute {name!r}{hint}")
     globals()[name] = value
     return value
 

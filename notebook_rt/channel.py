@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from notebook_rt.edits.editing import SendResult
 from notebook_rt.errors import ClosedError, WaitTimeoutError, printable
 from notebook_rt.frame import LiveFrame
+from notebook_rt.hints import of_channel, public
 from notebook_rt.model.plain import plain, seconds
 from notebook_rt.runtime.broadcasts import BroadcastFeed
 from notebook_rt.runtime.callbacks import Mailbox
@@ -48,6 +49,12 @@ class Channel:
         self._frames: list[LiveFrame] = []
         self._presence: Presence | None = None
         self._closed = False
+
+    if not TYPE_CHECKING:  # so that a type checker still knows which names there are
+
+        def __getattr__(self, name: str) -> Any:
+            said = f"{type(self).__name__!r} has no {name!r}{of_channel(name, public(type(self)))}"
+            raise AttributeError(said, name=name, obj=self)
 
     def __repr__(self) -> str:
         return printable(f"<Channel {self.name} {self.status}>")

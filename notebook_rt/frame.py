@@ -737,8 +737,14 @@ def _named(unnamed: Sequence[object], columns: Mapping[str, object]) -> None:
         raise TypeError(f"agg: name each new column, such as .agg({said})")
     for name, given in columns.items():
         if not isinstance(given, tuple) or len(given) != 2:
+            from notebook_rt.sync.derive.aggregates import FUNCTIONS, meant
+
+            hint = ""
+            if isinstance(given, str) and given not in FUNCTIONS:
+                hint = meant(given, FUNCTIONS)
             raise TypeError(
                 f"agg: {name}= is a column and its function, such as {name}=('price', 'mean'), not {given!r}"
+                f"{hint}"
             )
 
 

@@ -21,7 +21,7 @@ from notebook_rt.errors import (
     fresh,
     printable,
 )
-from notebook_rt.hints import of_frame
+from notebook_rt.hints import known_keywords, of_frame, public
 from notebook_rt.model.plain import seconds
 from notebook_rt.runtime.callbacks import FirstRow, Mailbox, came, check_told
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
@@ -88,7 +88,9 @@ class Handle:
     def __getattr__(self, name: str) -> Any:
         schema = None if name.startswith("_") else self.schema  # which asks for ``_feed``
         error = f"{type(self).__name__!r} has no attribute {name!r}"
-        raise AttributeError(error + of_frame(name, schema, editable=self.editable))
+        raise AttributeError(
+            error + of_frame(name, schema, public(type(self)), editable=self.editable)
+        )
 
     def __setattr__(self, name: str, value: object) -> None:
         if not name.startswith("_") and not hasattr(type(self), name):
@@ -125,6 +127,7 @@ class Handle:
         self._feed.look()
         return display.frame_bundle(self)
 
+    @known_keywords
     def grid(
         self,
         *,
@@ -193,6 +196,7 @@ class Handle:
             title=title,
         )
 
+    @known_keywords
     def plot(
         self,
         x: str | None = None,
@@ -649,7 +653,7 @@ class Handle:
             If there is no such column, only the server could decide, or the rows have no key; where the
             first data is still to come, it is logged then.
         TypeError, ValueError
-            If what is to be called is no function, ``name`` no text, or ``debounce`` negative.
+            If what is to be called is no function, ``name`` is no text, or ``debounce`` is negative.
 
         Examples
         --------
@@ -673,7 +677,7 @@ class Handle:
         condition : str, dict, list or callable
             As of `when`.
         timeout : float, optional
-            Seconds.
+            Seconds; with 0, only the rows that are there now are looked at.
 
         Returns
         -------
@@ -702,7 +706,9 @@ class Handle:
         ends = None if timeout is None else time.monotonic() + timeout
         self.wait(timeout)
         found = FirstRow()
-        watching = Watching(self, condition, found.tell, at_once=True, failed=found.fail)
+        watching = Watching(
+            self, condition, found.tell, at_once=True, failed=found.fail, looked=found.looked
+        )
         try:
             return found.wait(timeout, ends, self._check_all, f'"{self.name}"')
         finally:

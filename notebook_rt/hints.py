@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import wraps
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
@@ -48,6 +48,7 @@ _QUERIES: Final = {
     "order": "rt.table(name, order=), or .sort(by) of this one",
     "range": "rt.table(name, order=, limit=), or a slice of .df",
     "single": ".get(key)",
+    **dict.fromkeys(("on", "on_postgres_changes", "subscribe"), ".on_change(fn)"),
 }
 """What a query of supabase-py's client says, and what says it here."""
 
@@ -59,12 +60,31 @@ _CLIENT: Final = {
     "realtime": 'a channel is rt.channel("name")',
     "remove_channel": "a channel is left by its close()",
     "storage": "Storage is reached by supabase-py's client, beside the session",
+    "verify": 'a table compares itself with the server: rt.table("name").verify()',
 }
 """What a client of supabase-py has, and what does it here."""
 
 
-def of_frame(name: str, schema: Schema | None, *, editable: bool) -> str:
-    """What to put behind the words that a frame has no attribute of this name; may be empty."""
+_ROOM: Final = {
+    "on_broadcast": ".on(event, fn)",
+    "on_postgres_changes": 'rt.table("name").on_change(fn)',
+    "on_presence_join": ".presence.on_join(fn)",
+    "on_presence_leave": ".presence.on_leave(fn)",
+    "on_presence_sync": ".presence.on_change(fn)",
+    "presence_state": ".presence.df",
+    "send_broadcast": ".send(event, payload)",
+    "subscribe": ".on(event, fn); it is joined by itself, and .wait() waits for that",
+    "track": ".presence.track(...)",
+    "unsubscribe": ".close()",
+    "untrack": ".presence.untrack()",
+}
+"""What a channel of realtime-py has, and what does it here."""
+
+
+def of_frame(name: str, schema: Schema | None, names: Collection[str], *, editable: bool) -> str:
+    """What to put behind the words that a frame has no attribute of this name, but ``names``; may be
+    empty.
+    """
     if name in _EDITS:
         return "; it is read only: only a table can be edited"
     if editable and name in _WRITES:
@@ -83,12 +103,32 @@ def of_frame(name: str, schema: Schema | None, *, editable: bool) -> str:
         hint = f"; its snapshot, a DataFrame, has it: .df.{name}"
     if name in _QUERIES:
         hint += f"; for what supabase-py calls so there is {_QUERIES[name]}"
-    return hint
+    if name in ("every", "rpc", "queue", "health", "channel"):
+        hint += f"; a session has it: rt.{name}"
+    return hint or near(name, names)
 
 
-def of_session(name: str) -> str:
-    """What to put behind the words that a session has no attribute of this name; may be empty."""
-    return f"; {_CLIENT[name]}" if name in _CLIENT else ""
+def of_session(name: str, names: Collection[str]) -> str:
+    """What to put behind the words that a session has no attribute of this name, but ``names``; may be
+    empty.
+    """
+    if name.startswith("_"):
+        return ""
+    return f"; {_CLIENT[name]}" if name in _CLIENT else near(name, names)
+
+
+def of_channel(name: str, names: Collection[str]) -> str:
+    """What to put behind the words that a channel has no attribute of this name, but ``names``; may be
+    empty.
+    """
+    if name.startswith("_"):
+        return ""
+    return f"; there is {_ROOM[name]}" if name in _ROOM else near(name, names)
+
+
+def public(of: object) -> list[str]:
+    """The names that somebody may have meant who has mistyped one of ``of``."""
+    return [name for name in dir(of) if not name.startswith("_")]
 
 
 def of_mapped(name: str) -> str:

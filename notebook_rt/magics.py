@@ -193,7 +193,7 @@ def _frame(names: Mapping[str, Any], table: tuple[str, str]) -> Any:
 def _said(names: Mapping[str, Any], sessions: Mapping[str, Session]) -> Iterator[str]:
     for name, session in sessions.items():
         health = session.health
-        yield printable(f"{name}: {session.url}, {health}: {health.reason}")
+        yield printable(f"{name}: {session.url}, {health.status}: {health.reason}")
     for name, frame in names.items():
         if isinstance(frame, LiveFrame) and not name.startswith("_"):
             rows = ""

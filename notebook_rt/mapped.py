@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from notebook_rt.errors import DerivationError, printable
-from notebook_rt.hints import of_mapped
+from notebook_rt.hints import known_keywords, of_mapped
 from notebook_rt.model.plain import seconds
 from notebook_rt.runtime.callbacks import FirstRow, Mailbox, check_told
 from notebook_rt.runtime.following import Followed, Reads, is_running, note_all, recording
@@ -236,7 +236,7 @@ class MappedFrame:
         condition : str, dict, list or callable
             As of `when`.
         timeout : float, optional
-            Seconds.
+            Seconds; with 0, only the value of now is looked at.
 
         Returns
         -------
@@ -260,7 +260,7 @@ class MappedFrame:
         for frame in self.frames:
             frame.wait(None if ends is None else max(0.0, ends - time.monotonic()))
         found = FirstRow()
-        watching = _Watching(self, judge, found.tell, failed=found.fail)
+        watching = _Watching(self, judge, found.tell, failed=found.fail, looked=found.looked)
         try:
             return found.wait(timeout, ends, self._check, repr(self))
         finally:
@@ -279,6 +279,7 @@ class MappedFrame:
 
         return display.mapped_bundle(self)
 
+    @known_keywords
     def grid(
         self,
         *,
@@ -320,6 +321,7 @@ class MappedFrame:
             title=title,
         )
 
+    @known_keywords
     def plot(
         self, x: str | None = None, y: str | Sequence[str] = (), **options: Any
     ) -> ChartWidget:
@@ -436,8 +438,11 @@ class _Watching(_Listening):
         enter: Callable[[dict[str, Any]], Any],
         leave: Callable[[dict[str, Any]], Any] | None = None,
         failed: Callable[[Exception], object] | None = None,
+        looked: Callable[[], object] | None = None,
     ) -> None:
         self._judge, self._enter, self._leave, self._failed = judge, enter, leave, failed
+        self._looked = looked
+        """Called when a value has been judged and told."""
         self._refused = False
         """Whether a value could not be looked at, which was told."""
         super().__init__(mapped, self._look, at_once=True, what="when", named=enter)
@@ -445,9 +450,11 @@ class _Watching(_Listening):
     def _size(self, feed: Feed) -> int:
         return sys.maxsize  # no row that is to be told is left out
 
-    def _take(self, item: bool | Turn) -> Any:
+    def _take(self, item: bool | Turn | None) -> Any:
         if isinstance(item, Turn):
             return self._call(item)
+        if item is None:
+            return None if self._looked is None else self._looked()
         try:
             super()._take(item)
         except Exception as error:
@@ -459,6 +466,8 @@ class _Watching(_Listening):
                 self._refused = True
                 logger.error("when tells nothing while this is so: %s", printable(str(error)))
         self._give(self._judge.due(time.monotonic()))
+        if self._looked is not None:
+            self._box.put(None)
         return None
 
     def _look(self, value: Any) -> None:

@@ -18,7 +18,7 @@ from notebook_rt.hints import known_keywords
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.model.order import parse_order
 from notebook_rt.model.plain import duration
-from notebook_rt.model.spec import Source, TableSpec, parse_names
+from notebook_rt.model.spec import Source, TableSpec, check_text, parse_names
 from notebook_rt.model.types import Backend, Numeric
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.options import Options
@@ -159,7 +159,7 @@ class Opening:
         FilterError
             If the filter or the order cannot be read, or the limit is invalid.
         TypeError
-            If the name is no text, ``debounce`` no number, or ``keep`` neither True nor False.
+            If the name or ``schema`` is no text, ``debounce`` no number, or ``keep`` neither True nor False.
         ValueError
             If ``debounce`` is negative, an option has an invalid value, or the name is ``"."`` or ``".."``.
 
@@ -360,7 +360,7 @@ class Opening:
         Raises
         ------
         TypeError
-            If ``replay`` is no dict.
+            If ``replay`` is no dict, or ``presence_key`` no text.
         ValueError
             If the name is not a valid topic, ``priority`` is invalid, or the channel is open in this session
             with other settings.
@@ -376,6 +376,7 @@ class Opening:
             raise TypeError(
                 f'replay is a dict, such as {{"since": 1_700_000_000_000, "limit": 25}}, not {replay!r}'
             )
+        check_text(presence_key, "presence_key")
         from notebook_rt.channel import Channel, check_topic
 
         shared_as, room = self._thread.call(

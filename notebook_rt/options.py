@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Final, Literal
+from typing import Final, Literal, Self
+
+from notebook_rt.errors import near
 
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 """256 KiB a row of a page of 1,000 rows: far past what a notebook reads, far below what ends a kernel."""
@@ -226,6 +228,13 @@ class Options:
     # What is kept on disk
     keep: bool = False
     keep_bytes: int = 1024 * 1024 * 1024
+
+    def __new__(cls, *_: object, **given: object) -> Self:
+        names = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in names:
+                raise TypeError(f"there is no Options({name}=){near(name, names)}")
+        return object.__new__(cls)
 
     def __post_init__(self) -> None:
         zero_is_fine = {"audit_interval", "jitter", "max_retries", "progress_after", "debounce"}

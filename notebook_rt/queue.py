@@ -21,7 +21,7 @@ from notebook_rt.edits.ops import Json, Op
 from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError, printable
 from notebook_rt.hints import known_keywords
 from notebook_rt.model.plain import plain, seconds
-from notebook_rt.model.spec import check_name
+from notebook_rt.model.spec import check_name, check_text
 from notebook_rt.model.types import coerce, to_json
 from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.queue import Outbox
@@ -224,6 +224,7 @@ class Queue:
         args = arguments(function, params)
         if self._call is None:
             raise QueueError("calls are put down by a session: rt.queue.rpc(...)")
+        check_text(schema, "schema")
         return self._call(function, args, schema or self._schema, repeatable)
 
     def retry(self, op: str | None = None) -> int:

@@ -26,7 +26,8 @@ from notebook_rt.errors import (
     NoProjectError,
     RefusedError,
 )
-from notebook_rt.hints import known_keywords, of_session
+from notebook_rt.hints import known_keywords, of_session, public
+from notebook_rt.model.spec import check_text
 from notebook_rt.net import ways
 from notebook_rt.net.address import (
     environment_key,
@@ -245,6 +246,7 @@ class Session(Opening):
     ) -> None:
         self.url = project_url(url)
         warn_if_readable(self.url, stacklevel=3)  # who called connect()
+        check_text(schema, "schema")
         self.schema = schema
         if not isinstance(options, Options | None):
             raise TypeError(f"options are nrt.Options(poll_interval=2.0, ...), not {options!r}")
@@ -275,7 +277,7 @@ class Session(Opening):
     if not TYPE_CHECKING:  # a type checker knows the names that there are
 
         def __getattr__(self, name: str) -> Any:
-            said = f"{type(self).__name__!r} has no {name!r}{of_session(name)}"
+            said = f"{type(self).__name__!r} has no {name!r}{of_session(name, public(type(self)))}"
             raise AttributeError(said, name=name, obj=self)
 
     def __repr__(self) -> str:
@@ -356,6 +358,7 @@ class Session(Opening):
         42
         """
         self._check()
+        check_text(schema, "schema")
         args = arguments(function, params)
         query = Query((), rpc=function, args=args)
         project = self._project
@@ -417,9 +420,9 @@ class Session(Opening):
 
     @property
     def health(self) -> Health:
-        """One word and why, the worst that is true; displays as its widget.
+        """The worst that is true, and why; displays as its widget, and prints as its sentences.
 
-        ``str(health)`` is, worst first, ``closed``, ``offline``, ``stale``, ``connecting``,
+        ``health.status`` is, worst first, ``closed``, ``offline``, ``stale``, ``connecting``,
         ``polling``, ``behind`` (what was applied last is older than ``Options.behind_after``, or
         changes wait to be applied, or may have been lost since the last audit), ``drifting`` (the
         last audit found a difference, and repaired it), ``refused`` (an edit of yours, or one that

@@ -20,6 +20,7 @@ from notebook_rt.edits.report import WriteReport
 from notebook_rt.edits.shown import Shown
 from notebook_rt.errors import QueueError
 from notebook_rt.frame import LiveFrame
+from notebook_rt.hints import known_keywords
 from notebook_rt.model.plain import duration
 from notebook_rt.model.spec import parse_names
 from notebook_rt.model.types import Column
@@ -216,6 +217,7 @@ class LiveTable(LiveFrame):
     def _told(self) -> Callable[[ChangeBatch], object]:
         return self._shown.changes
 
+    @known_keywords
     def grid(
         self,
         *,

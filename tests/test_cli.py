@@ -120,6 +120,30 @@ def test_help_explains_the_command(tmp_path: Path, command: str) -> None:
     assert len(description.split()) > 5
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (
+            "docter",
+            "notebook-rt: error: argument COMMAND: there is no 'docter' (did you mean 'doctor'?)",
+        ),
+        ("queue lst", "there is no 'lst' (did you mean 'list'?)"),
+        ("doctor --jsn", "notebook-rt doctor: error: there is no --jsn (did you mean '--json'?)"),
+        ("watch prices --fiter=id=eq.1", "there is no --fiter (did you mean '--filter'?)"),
+        ("--verson", "notebook-rt: error: there is no --verson (did you mean '--version'?)"),
+        ("xyz", "choose from"),
+        ("doctor --xyz", "unrecognized arguments: --xyz"),
+    ],
+)
+def test_what_is_mistyped_is_told_what_is_near_it(
+    capsys: pytest.CaptureFixture[str], typed: str, said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(typed.split())
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_cache_lists_clears_and_says_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     def said(*arguments: str) -> str:
         assert main(["cache", *arguments]) == 0

@@ -17,7 +17,13 @@ from notebook_rt.cli import doctor
 from notebook_rt.cli.doctor import Finding
 from notebook_rt.cli.main import main
 from notebook_rt.local import LocalStack, StackOptions, start
-from notebook_rt.runtime.optional_sql import AUDIT_SQL, DESCRIBE_SQL, LEDGER_SQL
+from notebook_rt.runtime.optional_sql import (
+    AUDIT_SQL,
+    DESCRIBE_SQL,
+    LEDGER_SQL,
+    broadcast_remove_sql,
+    broadcast_sql,
+)
 from notebook_rt.session import Session, connect
 from notebook_rt.table import LiveTable
 from tests.proxy import Proxy
@@ -54,6 +60,8 @@ NOTED = {
     "alter table ill drop constraint ill_pkey; create unique index on ill (id)": "no primary key",
     "drop trigger ill_now on ill": "no trigger sets updated_at",
     "drop policy read_all on ill": "no policy shows role anon a row",
+    "alter table ill disable row level security": "row-level security is off",
+    "revoke insert on ill from anon": "if role anon is to write it",
 }
 """What is broken so that the mend is somebody's decision: a note, with the SQL."""
 
@@ -158,6 +166,22 @@ def test_what_is_wrong_is_found_and_mended_by_its_sql(
             break
         whole.sql(sql)
     assert wrong(looked(capsys, "ill")) == []
+
+
+def test_all_that_is_wrong_at_once_is_mended_in_rounds(
+    whole: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for ill in ILLS:
+        whole.sql(ill)
+    assert len(wrong(looked(capsys, "ill"))) >= 3
+    for _ in range(5):
+        doctor.run(asked("ill", "--mend"))
+        if not (sql := capsys.readouterr().out.strip()):
+            break
+        whole.sql(sql)
+    found = looked(capsys, "ill")
+    assert wrong(found) == []
+    assert any(one.text.startswith("2 rows, live") for one in found)
 
 
 @pytest.mark.parametrize("ill", NOTED)
@@ -359,6 +383,56 @@ def test_a_column_that_could_be_the_key_is_offered_as_a_comment(
     assert lacking.sql("select count(*) from pg_index where indrelid = 'ill_log'::regclass") == [
         (0,)
     ]
+
+
+@pytest.fixture
+def unpublished(whole: LocalStack) -> Iterator[LocalStack]:
+    """`ill` with an owner's column, in no publication."""
+    whole.sql("alter table ill add column owner uuid; grant delete, update on ill to anon")
+    whole.sql("alter publication supabase_realtime drop table ill")
+    yield whole
+    whole.sql(broadcast_remove_sql("public", ["ill"]))
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_table_that_is_broadcast_needs_no_publication(
+    unpublished: LocalStack, capsys: pytest.CaptureFixture[str], described: bool
+) -> None:
+    unpublished.sql(broadcast_sql("public", ["ill"], "true"))
+    if not described:
+        unpublished.sql("drop function nrt_describe")
+    found = looked(capsys, "ill")
+    assert wrong(found) == []
+    said = [one.text for one in found if one.about == "ill"]
+    assert "the database broadcasts its changes, so it need not be in the publication" in said
+    assert "2 rows, live" in said
+    assert ["publication" in one for one in said].count(True) == 1
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_table_of_own_rows_by_broadcast_is_told_how_it_is_opened(
+    unpublished: LocalStack, capsys: pytest.CaptureFixture[str], described: bool
+) -> None:
+    unpublished.sql(broadcast_sql("public", ["ill"], scope="owner"))
+    if not described:
+        unpublished.sql("drop function nrt_describe")
+    found = looked(capsys, "ill")
+    assert wrong(found) == []
+    (said,) = [one for one in found if one.about == "ill" and "publication" in one.text]
+    assert said.level == "ok"
+    assert 'rt.table("ill", filter={"owner": ...}) needs no publication' in said.text
+
+
+def test_broadcasts_of_another_version_are_told_to_be_run_again(
+    unpublished: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unpublished.sql(broadcast_sql("public", ["ill"], "true"))
+    unpublished.sql("update notebook_rt.broadcast_state set version = 0")
+    found = [one for one in looked(capsys, "ill") if one.about == "ill"]
+    (note,) = [one.text for one in found if "not broadcast" in one.text]
+    assert "has version 0" in note
+    assert note.endswith("Run again what `notebook-rt doctor --sql ill` prints")
+    assert any(text.startswith("it is not in the publication") for text in wrong(found))
 
 
 def test_a_view_is_a_note_with_the_line_that_follows_it(

@@ -247,3 +247,42 @@ def test_columns_as_supabase_py_writes_them_are_told_how_select_takes_them(
     frame = rt.table(table).wait(scaled(10))
     with pytest.raises(errors.DerivationError, match=r'select\("a", "b"\)'):
         frame.select(columns).wait(scaled(10))
+
+
+def test_a_name_that_is_mistyped_or_another_librarys_is_told_ours(
+    rt: nrt.Session, table: str
+) -> None:
+    frame: Any = rt.table(table).wait(scaled(10))
+    room: Any = rt.channel("room")
+    session: Any = rt
+    package: Any = nrt
+    for told, call in (
+        ("did you mean 'table'", lambda: session.tabel),
+        (r"rt\.table\(\"name\"\)\.verify\(\)", lambda: session.verify),
+        ("did you mean 'verify'", lambda: frame.verfy),
+        (r"a session has it: rt\.every", lambda: frame.every),
+        (r"there is \.on_change\(fn\)", lambda: frame.subscribe),
+        (r"\.on\(event, fn\); it is joined by itself", lambda: room.subscribe),
+        (r"there is \.presence\.track", lambda: room.track),
+        ("did you mean 'send'", lambda: room.sned),
+        ("did you mean 'connect'", lambda: package.conect),
+    ):
+        with pytest.raises(AttributeError, match=told):
+            call()  # type: ignore[no-untyped-call]
+    with pytest.raises(
+        TypeError, match=r"no Options\(pol_interval=\) \(did you mean 'poll_interval'"
+    ):
+        nrt.Options(pol_interval=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"grid\(\) has no column= \(did you mean 'columns'"):
+        frame.grid(column=["name"])
+    with pytest.raises(TypeError, match=r"plot\(\) has no colour= \(did you mean 'color'"):
+        frame.plot(colour="name")
+
+
+def test_a_column_that_is_not_there_needs_no_grant(
+    stack: LocalStack, rt: nrt.Session, table: str
+) -> None:
+    stack.sql(f"revoke update on {table} from anon")
+    frame = rt.table(table).wait(scaled(10))
+    with pytest.raises(nrt.InvalidEditError, match="did you mean 'price'"):
+        frame.edit(1, pric=3)

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -338,7 +339,7 @@ def test_a_file_that_is_open_to_others_is_not_used_and_that_is_said(
 
 def test_a_name_under_which_nothing_can_be_remembered_is_refused(prices: nrt.LiveTable) -> None:
     for slip in (5, ("dear",), ["dear"], b"dear"):
-        with pytest.raises(TypeError, match="the name of an alert is a text"):
+        with pytest.raises(TypeError, match="name is a text"):
             prices.when("price=gt.250", print, name=slip)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="half a character"):
         prices.when("price=gt.250", print, name="\ud800")
@@ -378,6 +379,23 @@ def test_a_function_that_is_slow_for_long_is_told_what_is_true_then(
     of_one = [kind for kind, key in told if key == 1]
     assert of_one in (["in"], ["in", "out", "in"])
     assert told[-1] == ("in", 3)
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_until_without_time_looks_at_what_is_there(prices: nrt.LiveTable, computed: bool) -> None:
+    """However long the condition takes for it."""
+    frame: Any = prices.map(lambda df: df) if computed else prices
+
+    def slow(row: dict[str, Any]) -> bool:
+        time.sleep(0.05)
+        return bool(row["price"] > 250)
+
+    for condition in ("price=gt.250", slow):
+        assert frame.until(condition, 0)["name"] == "b"
+    with pytest.raises(errors.WaitTimeoutError, match="matches after 0 s"):
+        frame.until("price=gt.5000", timeout=0)
+    with pytest.raises(ZeroDivisionError):
+        frame.until(lambda row: 1 / 0, timeout=0)
 
 
 def test_until_gives_the_row_that_matches(stack: LocalStack, prices: nrt.LiveTable) -> None:

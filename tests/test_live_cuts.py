@@ -50,7 +50,7 @@ def goes_on_through(
         rt.channel(topic).presence.track(name="me")
         frame = rt.table(table).wait(scaled(10))
         until(lambda: list(watching.df.get("name", [])) == ["me"], what=lambda: watching.df)
-        until(lambda: str(rt.health) == "healthy", what=lambda: rt.health.reason)
+        until(lambda: rt.health.status == "healthy", what=lambda: rt.health.reason)
         rt.on_note(lambda kind, text: told.append((kind, text)))
         rt.on_health(lambda health: colors.append((health.color, health.reason)))
         rt.on_status(lambda state, *_: states.append(str(state)))
@@ -68,7 +68,7 @@ def goes_on_through(
         until(lambda: looked(list(frame.df.index) == [1, 2]), scaled(10), what=lambda: frame.df)
         until(lambda: looked(frame.status == "live" and rt.metrics["gaps"] > gaps), scaled(10))
         until(lambda: list(watching.df.get("name", [])) == ["me"], what=lambda: watching.df)
-        until(lambda: str(rt.health) == "healthy", scaled(10), what=lambda: rt.health.reason)
+        until(lambda: rt.health.status == "healthy", scaled(10), what=lambda: rt.health.reason)
     assert told == [], told
     assert ("reconnecting", "") in shown
     assert shown <= {(word, "") for word in ("live", "reconnecting", "comparing")}

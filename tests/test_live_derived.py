@@ -474,6 +474,7 @@ def test_a_mistake_before_the_first_data_is_an_error_once_the_columns_are_known(
     assert 'no column "stok"; there are id, price' in repr(wrong)
     shown = wrong._repr_mimebundle_()
     assert "error: where 'stok=gt.1': no column \"stok\"" in shown["text/plain"]
+    assert "<p>Where &#x27;stok=gt.1&#x27;: no column" in shown["text/html"]
     assert "no column" in shown["text/html"]
     stack.sql(f"alter table {table} add column stok int; insert into {table} values (1, 2, 0)")
     until(lambda: "stok" in early.df.columns, 10)

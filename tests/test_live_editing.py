@@ -1299,13 +1299,13 @@ def test_what_the_server_refused_is_told_until_somebody_decides(
     rt = open_session()
     frame = rt.table(table).wait(scaled(10))
     other = rt.table(table, columns="name").wait(scaled(10))
-    until(lambda: str(rt.health) == "healthy", what=lambda: rt.health.reason)
+    until(lambda: rt.health.status == "healthy", what=lambda: rt.health.reason)
     told: list[str] = []
-    rt._project.health_listeners.add(lambda health: told.append(str(health)))
+    rt._project.health_listeners.add(lambda health: told.append(health.status))
     frame.edit(A, quantity=-1)
     assert rt.queue.flush(timeout=scaled(10)) == 1
     assert rt.queue.df["attempts"].tolist() == [1]
-    assert (str(rt.health), rt.health.color) == ("refused", "yellow")
+    assert (rt.health.status, rt.health.color) == ("refused", "yellow")
     for told_here in (rt.health.reason, frame.reason, repr(frame), other.reason):
         assert "1 edit of yours was refused by the server: update" in told_here
         assert "quantity_check" in told_here

@@ -494,7 +494,7 @@ def test_what_is_derived_of_a_replay_is_shown_as_a_replay_and_not_as_lost(
     for frame in (replay, by_symbol):
         source = FrameOf(frame)
         until(lambda source=source: source.status == "replay")
-        assert source.note.startswith("A replay, ")
+        assert source.note.startswith("a replay, ")
         assert "as of" in source.note
     mapped = nrt.map(replay, len)
     assert MappedOf(mapped).status == "replay"

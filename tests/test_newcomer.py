@@ -95,7 +95,7 @@ def test_a_slip_is_told_where_it_was_made_and_the_session_stays_healthy(
             assert slip.status == "error"
             assert slip.reason
         # IPython keeps a failed cell's traceback, and with it the frame: for as long as it likes.
-        until(lambda: str(rt.health) == "healthy", what=lambda: rt.health.reason)
+        until(lambda: rt.health.status == "healthy", what=lambda: rt.health.reason)
         assert rt.metrics["channels"] == 1
         until(lambda: good.status == "live", what=lambda: repr(good))
         assert 'table "newcomers_hidden"' in slips[0].reason
@@ -127,7 +127,9 @@ def test_a_slip_that_nobody_holds_any_more_is_forgotten(rt: nrt.Session, people:
         for _ in range(2):
             with contextlib.suppress(errors.MissingTableError):
                 look()
-    until(lambda: gc.collect() >= 0 and str(rt.health) == "healthy", what=lambda: rt.health.reason)
+    until(
+        lambda: gc.collect() >= 0 and rt.health.status == "healthy", what=lambda: rt.health.reason
+    )
 
 
 def test_health_is_red_and_says_so_with_a_wrong_key(stack: LocalStack) -> None:
@@ -344,6 +346,17 @@ def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
         slips.send("said", {}, ttl="1s")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="replay is a dict"):
         rt.channel("past", private=True, replay=10)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="presence_key is a text, not 5"):
+        rt.channel("here", presence_key=5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="schema is a text, not 3"):
+        rt.table(people, schema=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="schema is a text, not 3"):
+        rt.query(people, schema=3)  # type: ignore[arg-type]
+    for call in (rt.rpc, rt.queue.rpc):
+        with pytest.raises(TypeError, match="schema is a text, not 3"):
+            call("add", schema=3)  # type: ignore[operator]
+    with pytest.raises(TypeError, match="schema is a text, not 3"):
+        nrt.connect(rt.url, "key", schema=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"Queue\.on_change needs a function"):
         rt.queue.on_change(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="debounce is a number of seconds, not -1"):
@@ -351,6 +364,8 @@ def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
     with pytest.raises(TypeError, match="keep is True, False or None, not 'yes'"):
         rt.table(people, keep="yes")  # type: ignore[arg-type]
     table = rt.table(people).wait(scaled(10))
+    with pytest.raises(TypeError, match="name is a text, not 3"):
+        table.when("age=gt.1", print, name=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"run\(\) takes a coroutine"):
         nrt.run(table)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="most_bytes is a number of bytes above 0, not 0"):
@@ -742,6 +757,12 @@ def test_what_pandas_calls_otherwise_is_told_with_what_it_is_here(
         groups.agg({"age": "mean"})
     with pytest.raises(TypeError, match=r"n=\('price', 'mean'\), not 'count'"):
         groups.agg(n="count")
+    with pytest.raises(TypeError, match=r"not 'avg' \(did you mean 'mean'\?\)$"):
+        groups.agg(n="avg")
+    with pytest.raises(errors.DerivationError, match=r"'avg' is kept up \(did you mean 'mean'\?\)"):
+        groups.agg(n=("age", "avg"))
+    with pytest.raises(errors.DerivationError, match=r"\(did you mean 'median'\?\)"):
+        table.rolling("5min", on="at", by="name").agg(n=("age", "medain"))
     with pytest.raises(TypeError, match=r"join\(\) has no rsuffix=: it is suffixes="):
         table.join(table, rsuffix="_b")
     with pytest.raises(TypeError, match=r"^table\(\) has no ascending=: .*order='price\.desc'"):

@@ -246,16 +246,26 @@ def test_asyncio(reader: Reader, project: LocalStack) -> None:
 
 
 def test_colab(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Colab is nowhere else: its module is what its secrets say."""
-    colab = types.ModuleType("google.colab")
+    """Colab is nowhere else: its module is what its secrets say, and what anywidget asks of it."""
+    colab, output = types.ModuleType("google.colab"), types.ModuleType("google.colab.output")
     colab.userdata = types.SimpleNamespace(get=os.environ.__getitem__)  # type: ignore[attr-defined]  # made here
+    output._widgets = types.SimpleNamespace(_installed_url="colab:manager")  # type: ignore[attr-defined]
+    allowed: list[str] = []
+    output.enable_custom_widget_manager = lambda: allowed.append("all")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "google.colab", colab)
-    assert len(reader("howto/colab")["prices"].df) == 3
+    monkeypatch.setitem(sys.modules, "google.colab.output", output)
+    prices = reader("howto/colab")["prices"]
+    assert len(prices.df) == 3
+    data, metadata = prices.grid()._repr_mimebundle_()
+    (mime,) = metadata
+    assert mime in data
+    assert metadata[mime] == {"colab": {"custom_widget_manager": {"url": "colab:manager"}}}
+    assert allowed == ["all"]
 
 
 @pytest.mark.parametrize("page", ["howto/marimo", "howto/voila"])
 def test_a_page_of_widgets(page: str, reader: Reader) -> None:
-    """The widgets themselves are driven in a browser by ``test_browser_apps.py``."""
+    """The widgets themselves are driven in a browser by ``test_browser_howtos.py``."""
     assert len(reader(page)["prices"].df) == 3
 
 

@@ -100,6 +100,14 @@ def test_private_names_of_a_dependency_stand_behind_an_upper_bound() -> None:
         assert "<" in bound
 
 
+def test_notebooks_are_packed_without_pictures() -> None:
+    """The wheel has their folder as it is."""
+    listed = subprocess.run(
+        ["git", "ls-files", "notebooks"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert {Path(name).suffix for name in listed.stdout.splitlines()} == {".ipynb"}
+
+
 def test_the_readmes_moving_picture_is_small() -> None:
     for theme in ("light", "dark"):
         picture = ROOT / "docs" / "images" / f"quickstart-{theme}.webp"

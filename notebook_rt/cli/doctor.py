@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from notebook_rt.cli.advice import in_shell, log_in_shell
 from notebook_rt.errors import (
     NoPrimaryKeyError,
+    NotBroadcastError,
     NotebookRTError,
     NotPublishedError,
     PermissionDeniedError,
@@ -37,6 +38,7 @@ from notebook_rt.runtime.optional_sql import (
 
 if TYPE_CHECKING:
     from notebook_rt.session import Session
+    from notebook_rt.sync.table.broadcast import Absence, Head
     from notebook_rt.table import LiveTable
 
 CONNECT_SECONDS: Final = 10.0
@@ -336,9 +338,12 @@ def _tables(session: Session, schema: str, tables: Sequence[str]) -> Iterator[Fi
     yield from of_project(told)
     known, role = (told or {}).get("tables"), str((told or {}).get("role") or "anon")
     for name in tables:
+        head, absence = _broadcast(session, schema, name)
+        yield from of_broadcast(name, head, absence)
+        by_broadcast = head is not None or bool(absence and absence.scope)
         if isinstance(known, Mapping) and isinstance(one := known.get(name), Mapping):
-            yield from of_table(schema, name, one, role)
-            if one.get("kind", "r") in _KINDS_WITHOUT_CHANGES:
+            yield from of_table(schema, name, one, role, by_broadcast=by_broadcast)
+            if head is None and one.get("kind", "r") in _KINDS_WITHOUT_CHANGES:
                 continue
         else:
             one = None
@@ -348,7 +353,42 @@ def _tables(session: Session, schema: str, tables: Sequence[str]) -> Iterator[Fi
         if one is None and not told_all and _reads_id(session, schema, name):
             yield _some_columns(schema, name, session._project.credentials.role)
             some = ("id",)
-        yield from _opened(session, schema, name, told=one, key=unique, columns=some)
+        yield from _opened(
+            *(session, schema, name), told=one, key=unique, columns=some, by_broadcast=by_broadcast
+        )
+
+
+def _broadcast(session: Session, schema: str, name: str) -> tuple[Head | None, Absence | None]:
+    """Where the database broadcasts the table's changes, or why it does not; two None: unanswered."""
+    from notebook_rt.model.spec import TableSpec  # pandas and all: not for --help
+    from notebook_rt.sync.table.broadcast import head_query, read_head
+
+    query = head_query(TableSpec(table=name, schema=schema))
+    try:
+        page = session._thread.wait(session._project.rest.fetch(schema, name, query))
+    except NotebookRTError:  # the SQL is not there; what else is wrong, opening the table says
+        return None, None
+    return read_head(page) if page.value is not None else (None, None)
+
+
+def of_broadcast(name: str, head: Head | None, absence: Absence | None) -> Iterator[Finding]:
+    """What the answer of ``notebook_rt_head`` says of a table."""
+    if head is not None:
+        words = "the database broadcasts its changes, so it need not be in the publication"
+        yield Finding("ok", name, words)
+    elif absence is not None and (scope := absence.scope):
+        shown, by = (json.dumps(one, ensure_ascii=False) for one in (name, scope))
+        words = (
+            f"the database broadcasts its changes, those of each {scope} apart: "
+            f"rt.table({shown}, filter={{{by}: ...}}) needs no publication, only the whole table does"
+        )
+        yield Finding("ok", name, words)
+    elif absence is not None:
+        words = (
+            f"its changes are not broadcast: {absence.reason}. Run again what "
+            f"`notebook-rt doctor --sql {name}` prints"
+        )
+        yield Finding("note", name, words)
 
 
 def _unique(told: Mapping[str, Any]) -> list[str] | None:
@@ -370,6 +410,7 @@ def _opened(
     told: Mapping[str, Any] | None,
     key: list[str] | None,
     columns: Sequence[str] | None,
+    by_broadcast: bool,
 ) -> Iterator[Finding]:
     """Open the table as a notebook would; ``told``: what `of_table` has said of it already."""
     try:
@@ -387,7 +428,8 @@ def _opened(
             else:  # of one that shows no row it is not known whether it has any
                 yield Finding("note" if reason else "ok", name, words)
     except NotebookRTError as error:
-        if isinstance(error, NotPublishedError) and told and told.get("published") is False:
+        unpublished = isinstance(error, NotPublishedError | NotBroadcastError)
+        if unpublished and (by_broadcast or (told and told.get("published") is False)):
             return
         near = _near(session, name)
         sql = _sql_of(str(error))
@@ -561,15 +603,19 @@ def _sql_of(words: str) -> str:
     return f"{rest};"
 
 
-def of_table(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iterator[Finding]:
+def of_table(
+    schema: str, name: str, told: Mapping[str, Any], role: str, *, by_broadcast: bool = False
+) -> Iterator[Finding]:
     """What a table says of itself (``nrt_describe``) to a login of this role.
+
+    ``by_broadcast``: its changes come without the publication.
 
     The SQL of what is wrong changes who may do what and what is streamed, never the table's columns or
     its key; that of a note may add a key or a trigger.
     """
     table = qualified(schema, name)
     kind = str(told.get("kind", "r"))
-    if kind in _KINDS_WITHOUT_CHANGES:
+    if kind in _KINDS_WITHOUT_CHANGES and not by_broadcast:
         whose = "its partitions" if kind == "p" else "the tables that it reads"
         what = _KINDS_WITHOUT_CHANGES[kind]
         words = f"it is {what}: {_query(name)} follows it, with the names of {whose}"
@@ -577,7 +623,7 @@ def of_table(schema: str, name: str, told: Mapping[str, Any], role: str) -> Iter
         if kind == "p":
             yield from _rights(schema, name, told, role)
         return
-    if told.get("published") is False:
+    if told.get("published") is False and not by_broadcast:
         sql = _publish(table)
         yield Finding("wrong", name, "it is not in the publication: no change is streamed", sql)
     columns = {one.get("name") for one in told.get("columns") or () if isinstance(one, Mapping)}

@@ -21,10 +21,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from notebook_rt import __version__
 from notebook_rt.cli import doctor, watch
+from notebook_rt.errors import near
 
 if TYPE_CHECKING:
     from notebook_rt.local import LocalStack
@@ -44,9 +45,39 @@ CACHE_ACTIONS = ("list", "clear", "path")
 GRACE_SECONDS = 15.0
 
 
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` that names the command, action or option that a mistyped one is most like."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = [] if action.choices is None else list(map(str, action.choices))
+        if value not in choices and (meant := near(value, choices)):
+            raise argparse.ArgumentError(action, f"there is no {value!r}{meant}")
+        super()._check_value(action, value)  # which lists the choices
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = self._command(getattr(parsed, "command", None))
+            options = [one for action in command._actions for one in action.option_strings]
+            name = unknown[0].partition("=")[0]
+            if name.startswith("-") and (meant := near(name, options)):
+                command.error(f"there is no {name}{meant}")
+            command.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed
+
+    def _command(self, name: str | None) -> argparse.ArgumentParser:
+        """The parser of a command; of None, this one."""
+        found = (
+            action.choices[name]
+            for action in self._actions
+            if isinstance(action.choices, dict) and name in action.choices
+        )
+        return next(found, self)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="notebook-rt",
         description="Live Supabase tables in a notebook: a demo, a local stack, and help when something "
         "is wrong.",

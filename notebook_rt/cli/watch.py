@@ -172,7 +172,7 @@ def drawn(
         f", the first {len(df):,}" if len(df) < total else ""
     )
     line = Text(printable(f"{table.name}: {rows}, {table.status}. "))
-    line.append(str(health), COLORS.get(str(health), "yellow"))
+    line.append(health.status, COLORS.get(health.status, "yellow"))
     line.append(printable(f": {in_shell(health.reason)}. Ctrl-C ends."), "dim")
     return Group(line, shown)
 

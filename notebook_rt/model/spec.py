@@ -33,6 +33,12 @@ def parse_names(source: str | Sequence[str] | None) -> tuple[str, ...] | None:
     return None if source is None else tuple(source)
 
 
+def check_text(given: object, what: str) -> None:
+    """Raise TypeError if ``given``, an option called ``what``, is neither a text nor None."""
+    if not isinstance(given, str | None):
+        raise TypeError(f"{what} is a text, not {given!r}")
+
+
 def check_name(name: object, kind: str) -> None:
     """Raise if no table or function (``kind``) can be asked for by this name.
 
@@ -78,6 +84,7 @@ class TableSpec(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check_name(self.table, "table")
+        check_text(self.schema, "schema")
         limit = self.limit
         number = isinstance(limit, Integral) and not isinstance(limit, bool)
         if limit is not None and not (number and limit >= 1):

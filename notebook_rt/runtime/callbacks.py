@@ -20,6 +20,7 @@ from typing import Any
 
 from notebook_rt.errors import WaitTimeoutError
 from notebook_rt.model.plain import duration
+from notebook_rt.model.spec import check_text
 from notebook_rt.runtime.host import running
 from notebook_rt.sync.connection.health import Metrics
 
@@ -133,27 +134,39 @@ class FirstRow:
 
     def __init__(self) -> None:
         self._future: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
+        self._looked: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def looked(self) -> None:
+        """The rows that are there have been looked at."""
+        if not self._looked.done():
+            self._looked.set_result(None)
 
     def tell(self, row: dict[str, Any]) -> None:
         """A row matches."""
         if not self._future.done():
             self._future.set_result(row)
+        self.looked()
 
     def fail(self, error: Exception) -> None:
         """It cannot be known whether one does."""
         if not self._future.done():
             self._future.set_exception(error)
+        self.looked()
 
     def wait(
         self, timeout: float | None, ends: float | None, check: Callable[[], object], what: str
     ) -> dict[str, Any]:
         """The row; ``check`` raises where none will come. Until monotonic ``ends``, ``timeout`` seconds.
 
+        The rows that are there are looked at however short that is.
+
         Raises
         ------
         WaitTimeoutError
             If no row of ``what`` has matched by then.
         """
+        while not came(self._looked, None):
+            check()
         while not came(self._future, ends):
             check()
             if ends is not None and time.monotonic() >= ends:
@@ -166,9 +179,8 @@ def check_told(enter: object, leave: object, name: object, debounce: float) -> N
     for called in (enter, leave):
         if not callable(called) and (called is enter or called is not None):
             raise TypeError(f"when needs a function to call with a row, not {called!r}")
-    if name is not None and not isinstance(name, str):
-        raise TypeError(f"the name of an alert is a text, not {name!r}")
-    if name is not None and any("\ud800" <= one <= "\udfff" for one in name):
+    check_text(name, "name")
+    if isinstance(name, str) and any("\ud800" <= one <= "\udfff" for one in name):
         raise ValueError(f"the name of an alert has half a character: {name!r}")
     duration(debounce, "debounce")
 

@@ -76,6 +76,12 @@ class _Cut(msgspec.Struct, frozen=True):
     """Those that the filter selects; None: the condition is a function."""
 
 
+class _Looked(msgspec.Struct, frozen=True):
+    """The rows of a cut have been told."""
+
+    tell: Callable[[], object]
+
+
 class _Call(msgspec.Struct, frozen=True):
     """A turn that the user is told of, and whose."""
 
@@ -95,6 +101,8 @@ class Watching:
         As `LiveFrame.when` takes them.
     failed : callable, optional
         Given what the condition raises; by default that is logged once.
+    looked : callable, optional
+        Called when the rows that are there have been judged and told, or if there are none yet.
 
     Raises
     ------
@@ -113,6 +121,7 @@ class Watching:
         at_once: bool = False,
         debounce: float = 0.0,
         failed: Callable[[Exception], object] | None = None,
+        looked: Callable[[], object] | None = None,
     ) -> None:
         self._feed = feed = frame._feed
         self._what = f"{frame.name}.when"
@@ -120,7 +129,7 @@ class Watching:
         self._function = condition if callable(condition) else None
         self._selects: tuple[Schema, Callable[[Row], bool]] | None = None
         self._enter, self._leave = enter, leave
-        self._name, self._failed = name, failed
+        self._name, self._failed, self._looked = name, failed, looked
         self._make = partial(Watch, at_once=at_once, debounce=debounce)
         self._watches: dict[tuple[str, str], Watch] = {}
         self._memories: dict[tuple[str, str], Memory] = {}
@@ -154,6 +163,8 @@ class Watching:
         except BaseException:
             self.stop()
             raise
+        if looked is not None and self._heard is None:
+            looked()
 
     def stop(self) -> None:
         """Call nobody any more."""
@@ -244,7 +255,9 @@ class Watching:
 
     # On the mailbox' thread
 
-    def _take(self, item: _Cut | ChangeBatch | _Call | NotebookRTError | float | None) -> Any:
+    def _take(
+        self, item: _Cut | _Looked | ChangeBatch | _Call | NotebookRTError | float | None
+    ) -> Any:
         """What the loop has put in: a cut, a batch, a time to look what is due, None (have the rows read
         anew), what went wrong; or a call, from here.
         """
@@ -255,6 +268,8 @@ class Watching:
                 self._fail(item)
             case None:
                 self._feed.thread.call(self._begin_anew)
+            case _Looked():
+                item.tell()
             case _Cut():
                 self._take_cut(item)
             case _ if self._judged is not None:
@@ -282,6 +297,8 @@ class Watching:
         if first:
             self._remember(cut.owner, ())  # that it was there, if no row matches
         self._tell(turns)
+        if self._looked is not None:
+            self._box.put(_Looked(self._looked))
 
     def _read(self, watch: Watch, cut: _Cut) -> tuple[Mapping[Key, Row], Mapping[Key, Row]]:
         """The rows that match, in order, and those that have matched, are there and do not."""

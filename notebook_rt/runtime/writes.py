@@ -608,13 +608,18 @@ class TableEdits(msgspec.Struct, frozen=True):
     writes: Writes
     driver: TableDriver
 
+    def _are_there(self, columns: Collection[str]) -> bool:
+        """Whether the table has these columns, as far as is known: one that is mistyped needs no grant."""
+        schema = self.driver.schema
+        return schema is None or bool(self.driver.spec.columns) or {*columns} <= schema.types.keys()
+
     def open(self, right: Right | None = None, columns: Collection[str] = ()) -> Editor:
         """Its editor, which knows these columns even where no row was there to name them; the queue's
         file is made if it is not there.
 
         Refuses a ``right`` that this login has no grant for, where the project tells its grants.
         """
-        if right and not self.driver.grants.allow(right):
+        if right and not self.driver.grants.allow(right) and self._are_there(columns):
             spec, role = self.driver.spec, self.writes.project.credentials.role
             named = columns if right == "update" else ()
             raise PermissionDeniedError(spec.schema, spec.table, role, right, columns=named)

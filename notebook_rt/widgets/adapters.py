@@ -195,10 +195,7 @@ class FrameOf(_ReadOnly):
                 if self._frame._feed.failure is None:
                     return f"Being compared with the server{since}"
                 return f"No connection{since}. What you edit is kept, and sent when it is back"
-            case "replay":
-                reason = str(self._frame.reason)
-                return reason[:1].upper() + reason[1:]
-            case "error":
+            case "replay" | "error":
                 return str(self._frame.reason)
         return self._frame._feed.why_empty()
 

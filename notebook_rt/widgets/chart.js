@@ -20,7 +20,7 @@ function rowsOf(/** @type {{ cols: Cells[], names: string[] }} */ content, /** @
 }
 
 // A file's name of what may be hostile.
-export const fileName = (/** @type {string} */ name, /** @type {string} */ ending) => `${name.replace(/[^\p{L}\p{N}_-]+/gu, "_").replace(/^_+|_+$/g, "").slice(0, 60) || "chart"}.${ending}`;
+const fileName = (/** @type {string} */ name, /** @type {string} */ ending) => `${name.replace(/[^\p{L}\p{N}_-]+/gu, "_").replace(/^_+|_+$/g, "").slice(0, 60) || "chart"}.${ending}`;
 
 export default widget((body, say, model) => {
   const holder = h("div"); // Vega's, which gives it a role and a label of its own

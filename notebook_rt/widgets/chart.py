@@ -36,7 +36,7 @@ from notebook_rt.widgets.columns import NULL, Pack, cells, text_of
 from notebook_rt.widgets.moments import LOOK, Moments
 from notebook_rt.widgets.order import DUTY, column_of
 from notebook_rt.widgets.sources import Eyes, FrameSource
-from notebook_rt.widgets.state import cut
+from notebook_rt.widgets.state import cut, sentence
 from notebook_rt.widgets.transport import Message
 
 if TYPE_CHECKING:
@@ -139,10 +139,6 @@ def summed(part: dict[str, pd.Series[Any]]) -> dict[str, pd.Series[Any]]:
         return part
     sums = table.groupby(places, sort=False, dropna=False, observed=True)["y"].sum(min_count=1)
     return {letter: sums.reset_index()[letter] for letter in part}
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _floats(series: pd.Series[Any]) -> npt.NDArray[np.float64] | None:
@@ -390,8 +386,8 @@ class ChartModel:
         content = {
             "cols": packed,
             "label": cut(f"{self.label}, {shown:,} points"),
-            "foot": _sentence(", ".join(foot)),
-            "note": cut(self.source.note),
+            "foot": sentence(", ".join(foot)),
+            "note": cut(sentence(self.source.note)),
             "past": self._past,
         }
         return content, (pack.bytes(),)

@@ -26,7 +26,7 @@ from notebook_rt.widgets.columns import text_of
 from notebook_rt.widgets.export import MAKERS
 from notebook_rt.widgets.gridmodel import GridModel
 from notebook_rt.widgets.sources import Eyes, FrameSource
-from notebook_rt.widgets.state import cut
+from notebook_rt.widgets.state import cut, sentence
 
 PREVIEW, ACROSS = 10, 30
 """Rows and columns of the static form."""
@@ -77,7 +77,7 @@ def grid_html(source: FrameSource, columns: Sequence[str] | None = None, title: 
         for row in df[names].itertuples(index=False, name=None)
     ]
     above = f"<p><b>{escape(title)}</b></p>" if title else ""
-    above += f"<p>{escape(source.note)}</p>" if source.note else ""
+    above += f"<p>{escape(sentence(source.note))}</p>" if source.note else ""
     parts = [
         f"the first {part} {word}"
         for part, there, word in (

@@ -30,7 +30,7 @@ from notebook_rt.widgets.groups import Group
 from notebook_rt.widgets.moments import LOOK, Moments
 from notebook_rt.widgets.order import Order, column_of, keys_as, term_text
 from notebook_rt.widgets.sources import FrameSource
-from notebook_rt.widgets.state import cut
+from notebook_rt.widgets.state import cut, sentence
 from notebook_rt.widgets.transport import Message
 
 COPY_CELLS: Final = 500_000
@@ -333,7 +333,7 @@ class GridModel:
             "groups": self._headings(keys),
             "leaving": self._order.leaving,
             "status": self._source.status,
-            "note": cut(self._source.note),
+            "note": cut(sentence(self._source.note)),
             "gone": [
                 i for i in np.flatnonzero(positions < 0).tolist() if not isinstance(keys[i], Group)
             ],

@@ -88,7 +88,7 @@ export function columnsOf(view, edits) {
 }
 
 // Which column a heading's value stands in: the first that scrolls, where there is room.
-export const headingOf = (/** @type {{ pinned: number, columns: Column[] }} */ { pinned, columns }) => (pinned < columns.length && !columns[pinned].total ? pinned : 0);
+const headingOf = (/** @type {{ pinned: number, columns: Column[] }} */ { pinned, columns }) => (pinned < columns.length && !columns[pinned].total ? pinned : 0);
 
 // How SlickGrid draws a heading: its value over the columns up to the first total; nothing of it can be edited.
 export function headed(/** @type {{ pinned: number, columns: Column[] }} */ head) {

@@ -4,6 +4,8 @@ import "./queue.css";
 
 /** @import { Queue, Say, StateMessage, Write } from "./protocol.js" */
 
+/** @type {Partial<Record<Write["state"], string>>} What a badge says, where the state's name is not it. */
+const WORDS = { asking: "to decide", parked: "on hold" };
 const ICON = "M2 3.5 H10 M2 6.5 H10 M2 9.5 H7";
 
 export function queue(/** @type {HTMLElement} */ body, /** @type {Say} */ say) {
@@ -35,7 +37,7 @@ export function queue(/** @type {HTMLElement} */ body, /** @type {Say} */ say) {
   const draw = (/** @type {any} */ node, /** @type {Write} */ write) => {
     node.dataset.state = write.state;
     const [badge, what, when] = node.firstChild.children;
-    setText(badge, write.state);
+    setText(badge, WORDS[write.state] ?? write.state);
     setText(what, write.what);
     setText(when, [write.attempts > 1 ? `${write.attempts} attempts` : "", ago(write.at)].filter(Boolean).join(" · "));
     const [, why, payload, acts] = node.children;

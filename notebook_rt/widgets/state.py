@@ -23,6 +23,11 @@ def cut(text: object, length: int = LONG) -> str:
     return whole if len(whole) <= length else whole[: length - 1] + "…"
 
 
+def sentence(text: str) -> str:
+    """``text`` with a capital letter at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
 class StateModel:
     """Named parts, each read by a function; what the user asks for goes to a named handler.
 

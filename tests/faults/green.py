@@ -219,8 +219,8 @@ def watch(stack: LocalStack, name: str, seed: int) -> Seen:
                 seen.wrong = max(seen.wrong, now - oldest)
             if health.color != "green" and seen.told is None:
                 seen.told = now - began
-            if seen.said[-1:] != [str(health)]:
-                seen.said.append(str(health))
+            if seen.said[-1:] != [health.status]:
+                seen.said.append(health.status)
             threading.Event().wait(0.05)
         lab.proxy.heal()
         lab.proxy.up()

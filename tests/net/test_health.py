@@ -404,6 +404,16 @@ def test_every_cause_has_four_sentences_and_only_a_healthy_one_says_that_all_is_
     assert bool(claims) == (cause == "live")
 
 
+def test_a_health_prints_as_the_sentences_of_its_panel() -> None:
+    polling = Health("polling", "data refreshes every 5 s", since_s=41.0, cause="polling")
+    assert str(polling) == (
+        "Polling: Data refreshes every 5 s. For 41 s now. The rows are read again every few seconds, and "
+        "live updates are retried meanwhile. You can continue to work; rt.retry() tries at once."
+    )
+    assert repr(polling) == "<Health polling: data refreshes every 5 s>"
+    assert "\x1b" not in str(Health("stale", "of \x1b[2J", cause="polling"))
+
+
 def test_a_table_that_cannot_be_read_says_the_sql_that_mends_it() -> None:
     why = 'table "t" is not published; run: alter publication supabase_realtime add table t'
     found = health(Facts("connected", tables=[TableFacts("t", "error", error=why)]), **NUMBERS)

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import msgspec
 
 from notebook_rt.errors import printable
+from notebook_rt.sync.connection.sentences import Cause, sentences
 from notebook_rt.sync.connection.supervisor import State
 from notebook_rt.sync.events import Status
 
@@ -34,30 +35,6 @@ HealthStatus: TypeAlias = Literal[
     "healthy",
     "closed",
 ]
-Cause: TypeAlias = Literal[
-    "closed",
-    "denied",
-    "unreachable",
-    "silent",
-    "failed",
-    "connecting",
-    "reconnecting",
-    "waiting",
-    "comparing",
-    "missing",
-    "polling",
-    "crowded",
-    "late",
-    "drifted",
-    "doubted",
-    "loading",
-    "unaudited",
-    "channel",
-    "refused",
-    "slow",
-    "live",
-]
-"""What a status comes from, where one status has several causes: what is done about each differs."""
 COLORS: Final[dict[HealthStatus, str]] = {
     "offline": "red",
     "connecting": "grey",
@@ -198,7 +175,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The verdict. ``str(health)`` is its word; ``color`` never stands alone."""
+    """The verdict. ``str(health)`` is the sentences of the panel; ``color`` never stands alone."""
 
     status: HealthStatus
     reason: str
@@ -243,7 +220,7 @@ class Health:
         return COLORS[self.status]
 
     def __str__(self) -> str:
-        return self.status
+        return printable(f"{self.status.capitalize()}: {' '.join(sentences(self))}")
 
     def __repr__(self) -> str:
         return f"<Health {self.status}: {self.reason}>"

@@ -1,18 +1,63 @@
 """What a verdict on the connection means, in sentences: what is wrong, since when, what is done, what to do.
 
-Pure. In: a ``Health``. Out: texts that the health panel shows. Only a healthy session is told that all is
-well: no other sentence claims it (docs/design/promises.md).
+Pure. In: a ``Health``. Out: texts that the health panel shows, and ``print(rt.health)``. Only a healthy
+session is told that all is well: no other sentence claims it (docs/design/promises.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
-from notebook_rt.sync.connection.health import Cause, Health
-
+Cause: TypeAlias = Literal[
+    "closed",
+    "denied",
+    "unreachable",
+    "silent",
+    "failed",
+    "connecting",
+    "reconnecting",
+    "waiting",
+    "comparing",
+    "missing",
+    "polling",
+    "crowded",
+    "late",
+    "drifted",
+    "doubted",
+    "loading",
+    "unaudited",
+    "channel",
+    "refused",
+    "slow",
+    "live",
+]
+"""What a status comes from, where one status has several causes: what is done about each differs."""
 SHORT: Final = 1.5
 """Seconds below which something has just begun."""
+
+
+class Verdict(Protocol):
+    """A ``Health``, as far as sentences are made of it."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def cause(self) -> Cause: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def needs(self) -> Sequence[str]: ...
+    @property
+    def since_s(self) -> float: ...
+    @property
+    def tables(self) -> int: ...
+    @property
+    def audited_s(self) -> float | None: ...
+    @property
+    def next_audit_s(self) -> float | None: ...
+    @property
+    def all_right(self) -> bool: ...
 
 
 class Sentences(NamedTuple):
@@ -151,9 +196,10 @@ _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
 }
 
 
-def sentences(health: Health) -> Sentences:
+def sentences(health: Verdict) -> Sentences:
     """The four sentences of a verdict.
 
+    >>> from notebook_rt.sync.connection.health import Health
     >>> print(*sentences(Health("healthy", "live", since_s=750.0, next_audit_s=8.0)), sep="\\n")
     Changes arrive as they happen.
     For 12 min now.
@@ -171,9 +217,10 @@ def sentences(health: Health) -> Sentences:
     return Sentences(what, _since(health.since_s), done, advice)
 
 
-def audits(health: Health) -> str:
+def audits(health: Verdict) -> str:
     """The last audit and the next, and what the last found where the session is healthy since.
 
+    >>> from notebook_rt.sync.connection.health import Health
     >>> audits(Health("slow", "latency 640 ms", audited_s=12.0, next_audit_s=8.0))
     'The last audit was 12 s ago. The next audit is in 8 s.'
     """

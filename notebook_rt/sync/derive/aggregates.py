@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from notebook_rt.errors import DerivationError
+from notebook_rt.errors import DerivationError, near
 from notebook_rt.model.types import Kind
 from notebook_rt.store.dense import Positions
 from notebook_rt.sync.derive.exact import SCALE, exact, exact_sum, is_finite, quotient
@@ -29,6 +29,19 @@ _ORDERED: Final = _ANY | {"min", "max", "nunique"}
 _NUMBER: Final = _ORDERED | {"sum", "mean", "std", "var", "median", "any", "all"}
 FUNCTIONS: Final = tuple(sorted(_NUMBER))
 """What ``agg`` knows by name."""
+_ELSEWHERE: Final = {
+    **dict.fromkeys(("avg", "average"), "mean"),
+    **dict.fromkeys(("stddev", "stdev", "stddev_samp"), "std"),
+    **dict.fromkeys(("variance", "var_samp"), "var"),
+    **dict.fromkeys(("count_distinct", "n_unique", "distinct"), "nunique"),
+    **dict.fromkeys(("len", "count(*)"), "size"),
+    **dict.fromkeys(("total", "add"), "sum"),
+    **dict.fromkeys(("bool_or", "some"), "any"),
+    **dict.fromkeys(("bool_and", "every"), "all"),
+    **dict.fromkeys(("minimum", "least"), "min"),
+    **dict.fromkeys(("maximum", "greatest"), "max"),
+}
+"""What SQL, polars and others call them."""
 
 _OF_KIND: Final[dict[Kind, frozenset[str]]] = {
     **dict.fromkeys(("int", "float", "bool"), _NUMBER),
@@ -39,18 +52,32 @@ _EXACT: Final = Context(prec=400)
 """For sums of decimals: PostgreSQL's have 131,072 digits at most, in practice some dozens."""
 
 
-def supported(function: str, kind: Kind, column: str) -> None:
-    """Refuse a function that is not known, or not kept up for this kind of column."""
+def check_known(function: str, column: str) -> None:
+    """Refuse a function that is not known."""
     if function not in _NUMBER:
         raise DerivationError(
-            f'agg of "{column}": no function {function!r} is kept up; there are {", ".join(FUNCTIONS)}, '
-            "and a Python function; others with map"
+            f'agg of "{column}": no function {function!r} is kept up{meant(function, FUNCTIONS)}; there '
+            f"are {', '.join(FUNCTIONS)}, and a Python function; others with map"
         )
+
+
+def supported(function: str, kind: Kind, column: str) -> None:
+    """Refuse a function that is not kept up for this kind of column."""
     if function not in _OF_KIND.get(kind, _ANY):
         known = ", ".join(sorted(_OF_KIND.get(kind, _ANY)))
         raise DerivationError(
             f'agg of "{column}": {function!r} of {kind} is not kept up, {known} are; use map'
         )
+
+
+def meant(function: str, functions: Sequence[str]) -> str:
+    """Which of ``functions`` is meant by a name of another language, or one that is mistyped; may be empty.
+
+    >>> print(meant("AVG", FUNCTIONS) + meant("medain", FUNCTIONS) + meant("sha256", FUNCTIONS))
+     (did you mean 'mean'?) (did you mean 'median'?)
+    """
+    known = _ELSEWHERE.get(function.casefold())
+    return f" (did you mean {known!r}?)" if known in functions else near(function, functions)
 
 
 class State(ABC):

@@ -36,7 +36,7 @@ from notebook_rt.store.columns import column_of
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.encode import moments
 from notebook_rt.store.touched import RANK, Delta, Place
-from notebook_rt.sync.derive.aggregates import State, state_of, supported
+from notebook_rt.sync.derive.aggregates import State, check_known, state_of, supported
 from notebook_rt.sync.derive.comparing import (
     check_values,
     has_nan,
@@ -90,6 +90,8 @@ class GroupBy(Operator):
             (one, one.function) for one in aggregates if not isinstance(one.function, str)
         ]
         self.of_no_rows = not self._called
+        for one, function in self._named:
+            check_known(function, one.column)
 
     # The whole
 

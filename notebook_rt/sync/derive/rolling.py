@@ -25,6 +25,7 @@ from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import FixedColumn, take
 from notebook_rt.store.encode import NULL_MOMENT
 from notebook_rt.store.touched import HIDDEN_PREFIX, RANK, Delta, Place
+from notebook_rt.sync.derive.aggregates import meant
 from notebook_rt.sync.derive.comparing import check_values
 from notebook_rt.sync.derive.groups import NO_GROUP, Groups
 from notebook_rt.sync.derive.operator import Columns, Operator, RebuildError, known, rank_column
@@ -119,8 +120,8 @@ class Rolling(Operator):
                 )
             if function not in FUNCTIONS:
                 raise DerivationError(
-                    f'rolling "{name}": no function {function!r} of "{column}" is kept up; there are '
-                    f"{', '.join(FUNCTIONS)}; others with map"
+                    f'rolling "{name}": no function {function!r} of "{column}" is kept up'
+                    f"{meant(function, FUNCTIONS)}; there are {', '.join(FUNCTIONS)}; others with map"
                 )
         self._index = self.index = (*self.by, on)
         self._used = tuple(dict.fromkeys(column for column, _ in self.columns.values()))
