@@ -326,14 +326,16 @@ class Ranges:
     def _head_first(self) -> None:
         """Ask first for what comes first: a page that is far ahead only waits for those before it.
 
-        But for the first page at the end, while few pages are kept waiting: it shows where the next
-        ranges begin. While many are, nothing is asked for that comes after the first of them.
+        But for what is at the end, while few pages are kept waiting: it shows where the next ranges
+        begin, or that there are none. While many are, nothing is asked for that comes after the first
+        of them.
         """
         most, many = self.pool.most, self._waiting_pages >= AHEAD_PAGES
         self.pool.room = min(most, max(1, AHEAD_PAGES + 2 * most - self._waiting_pages))
         places, span, first_waiting = dict[int, int](), self._head, -1
         while span is not None:
-            shows = _is_open(span) and span.after is None and not many
+            first = span.after is None or (len(self._order) == 1 and self._is_numbered(span))
+            shows = _is_open(span) and first and not many
             places[id(span)] = -1 if shows else len(places)
             if span.came and first_waiting < 0:
                 first_waiting = len(places) - 1
