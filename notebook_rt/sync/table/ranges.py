@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
 from typing import Any, Final
 
 from notebook_rt.errors import AnswerTooLargeError, StatementTimeoutError
@@ -543,10 +543,13 @@ class Ranges:
         depth = len(span.run)
         if not self._has_more_columns(span):
             return
-        column = self._order[depth].column
-        changes = (row for row, after in pairwise(rows) if row[column] != after[column])
-        for row in islice(changes, ENDS):
-            self._ended(depth + 1, self._decoded(row))
+        column, start = self._order[depth].column, 0
+        for _ in range(ENDS):
+            value = rows[start][column]
+            if rows[-1][column] == value:
+                break
+            start = bisect_left(rows, True, start, key=lambda row: bool(row[column] != value))
+            self._ended(depth + 1, self._decoded(rows[start - 1]))
 
     def _ended(self, depth: int, row: Row | None) -> None:
         """A run whose rows differ in the column of ``depth`` ends with ``row``."""
