@@ -463,7 +463,8 @@ class NotPublishedError(TableError):
     def __init__(self, schema: str, table: str, kind: str = "") -> None:
         todo = (
             f"run: alter publication supabase_realtime add table {qualified(schema, table)} "
-            "(a view cannot be in one, and of a partitioned table only its partitions are: see rt.query)"
+            "(a view or a foreign table cannot be in one, and of a partitioned table only its partitions "
+            "are: see rt.query)"
         )
         if kind in ("v", "m", "f", "p"):
             what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(
@@ -547,7 +548,7 @@ class NoPrimaryKeyError(TableError):
             table,
             f'table "{table}" has no primary key, so its changes cannot be told apart; name columns '
             f'that are unique and never null: rt.table("{table}", {there}). '
-            "A view has no key: see rt.query",
+            "A view or a foreign table has no key: see rt.query",
         )
 
 
@@ -577,7 +578,7 @@ class UnknownKeyError(TableError):
             f'the primary key of table "{table}" cannot be found out: the project describes its tables to '
             f'secret keys only, and {said}. Name the key: rt.table("{table}", key=...), with columns that '
             f"are unique and never null. {HOW_TO_RUN}: then tables describe themselves. "
-            "A view has no key: see rt.query",
+            "A view or a foreign table has no key: see rt.query",
         )
         self.tried = tuple(map(tuple, tried))
 

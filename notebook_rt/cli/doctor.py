@@ -455,7 +455,7 @@ def _behind(session: Session, schema: str, name: str, error: NotebookRTError) ->
         yield Finding(
             "wrong" if refused else "note",  # a table without a known key may be a view
             name,
-            "it is not in the publication: no change is streamed (a view cannot be in it)",
+            "it is not in the publication: no change is streamed (a view or a foreign table cannot be in it)",
             _for_a_table(table, _publish(table)),
         )
     if isinstance(error, PermissionDeniedError):
