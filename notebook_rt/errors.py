@@ -77,6 +77,10 @@ HOW_TO_RUN: Final = (
     "rt.stack.sql(...) in the embedded stack)"
 )
 """The optional SQL, by which tables describe themselves."""
+HOW_TO_EXPOSE: Final = (
+    'The API does not expose schema "public", in which the optional SQL has its functions: add it to the '
+    "exposed schemas (Supabase dashboard: Project Settings, Data API)"
+)
 
 
 class NotebookRTError(Exception):
@@ -463,7 +467,8 @@ class NotPublishedError(TableError):
     def __init__(self, schema: str, table: str, kind: str = "") -> None:
         todo = (
             f"run: alter publication supabase_realtime add table {qualified(schema, table)} "
-            "(a view cannot be in one, and of a partitioned table only its partitions are: see rt.query)"
+            "(a view or a foreign table cannot be in one, and of a partitioned table only its partitions "
+            "are: see rt.query)"
         )
         if kind in ("v", "m", "f", "p"):
             what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(
@@ -523,13 +528,17 @@ class NotBroadcastError(TableError):
 
 
 class NoTablesError(TableError):
-    """The project does not tell this login which tables there are."""
+    """The project does not tell this login which tables there are.
 
-    def __init__(self, schema: str) -> None:
+    ``hidden``: the API does not expose the schema of the optional SQL.
+    """
+
+    def __init__(self, schema: str, *, hidden: bool = False) -> None:
         super().__init__(
             schema,
             "*",
-            f"the project tells its tables to secret keys only. {HOW_TO_RUN}, and every login sees those "
+            "the project tells its tables to secret keys only. "
+            f"{f'{HOW_TO_EXPOSE}. ' if hidden else ''}{HOW_TO_RUN}, and every login sees those "
             "that it may read; a table that you know by name opens without it: rt.table(name)",
         )
 
@@ -547,7 +556,7 @@ class NoPrimaryKeyError(TableError):
             table,
             f'table "{table}" has no primary key, so its changes cannot be told apart; name columns '
             f'that are unique and never null: rt.table("{table}", {there}). '
-            "A view has no key: see rt.query",
+            "A view or a foreign table has no key: see rt.query",
         )
 
 
@@ -560,10 +569,19 @@ class EndlessTableError(TableError):
 
 
 class UnknownKeyError(TableError):
-    """A table's primary key could not be found out; ``tried`` are the columns that are not it."""
+    """A table's primary key could not be found out; ``tried`` are the columns that are not it.
+
+    ``empty``: no row could be read. ``hidden``: the API does not expose the schema of the optional SQL.
+    """
 
     def __init__(
-        self, schema: str, table: str, tried: Sequence[Sequence[str]] = (), *, empty: bool = False
+        self,
+        schema: str,
+        table: str,
+        tried: Sequence[Sequence[str]] = (),
+        *,
+        empty: bool = False,
+        hidden: bool = False,
     ) -> None:
         said = "the server does not say which columns it has"
         if empty:
@@ -576,8 +594,9 @@ class UnknownKeyError(TableError):
             table,
             f'the primary key of table "{table}" cannot be found out: the project describes its tables to '
             f'secret keys only, and {said}. Name the key: rt.table("{table}", key=...), with columns that '
-            f"are unique and never null. {HOW_TO_RUN}: then tables describe themselves. "
-            "A view has no key: see rt.query",
+            f"are unique and never null. {f'{HOW_TO_EXPOSE}. ' if hidden else ''}{HOW_TO_RUN}: "
+            "then tables describe themselves. "
+            "A view or a foreign table has no key: see rt.query",
         )
         self.tried = tuple(map(tuple, tried))
 

@@ -72,7 +72,7 @@ class Opening:
         page = self._thread.wait(self._project.rest.describe(self.schema, None))
         found = listed(page.value)
         if found is None:
-            raise NoTablesError(self.schema)
+            raise NoTablesError(self.schema, hidden=page.refusal is not None)
         return _tables_df(found)
 
     @known_keywords

@@ -13,7 +13,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.cli.main import main
-from notebook_rt.errors import NotBroadcastError
+from notebook_rt.errors import NoTablesError, NotBroadcastError, UnknownKeyError
 from notebook_rt.local import LocalStack, start
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql, optional_sql
 from tests.conftest import QUICK
@@ -132,3 +132,31 @@ def test_where_public_is_not_exposed_a_table_is_live_and_says_what_it_lacks(
             assert list(rt.health.sources.values()) == ["changes"]
             with pytest.raises(NotBroadcastError, match='does not expose schema "public"'):
                 rt.table("items", source="broadcast").wait(scaled(10))
+
+
+def test_a_project_whose_api_hides_our_sql_is_told_to_expose_it_not_to_run_it(
+    ready_made: Callable[[Path], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = replace(QUICK, schemas=("sales",))
+    hides = 'does not expose schema "public"'
+    with start(ready_made(tmp_path / "hidden"), options=options) as running:
+        running.sql(optional_sql())
+        running.sql(
+            "create schema sales; grant usage on schema sales to anon;"
+            "create table sales.rates (a float8, note text); grant select on sales.rates to anon;"
+            "insert into sales.rates values (1.5, 'x')"
+        )
+        with nrt.connect(running.url, running.publishable_key, schema="sales") as rt:
+            with pytest.raises(NoTablesError, match=hides):
+                _ = rt.tables
+            with pytest.raises(UnknownKeyError, match=hides):
+                rt.table("rates").wait(scaled(20))
+        monkeypatch.setenv("SUPABASE_URL", running.url)
+        monkeypatch.setenv("SUPABASE_KEY", running.publishable_key)
+        main(["doctor"])
+        said = capsys.readouterr().out
+        assert hides in said
+        assert "the optional SQL is not there" not in said

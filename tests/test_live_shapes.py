@@ -13,6 +13,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.cli import doctor
+from notebook_rt.errors import TableError
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.runtime.optional_sql import optional_sql
 from tests.waiting import until
@@ -117,6 +118,17 @@ def test_doctor_is_content_with_what_its_own_sql_mends(
             for _ in range(2):
                 _, sql = looked(capsys, table, "--mend")
                 stack.sql(sql or "select")
+
+
+@pytest.mark.parametrize("named", [None, "id"])
+def test_a_foreign_table_is_said_to_be_one_for_a_query(
+    project: tuple[LocalStack, bool], key: str, named: str | None
+) -> None:
+    """Its changes cannot be published, and it has no primary key: SQL that would fail is no advice."""
+    with nrt.connect(project[0].url, key) as rt:
+        with pytest.raises(TableError, match=r"foreign table.*rt\.query"):
+            rt.table("foreign_of", key=named).wait(30)
+        assert rt.query("foreign_of").wait(30).df["a"].tolist() == ["x"]
 
 
 @pytest.mark.parametrize("table", TABLES)

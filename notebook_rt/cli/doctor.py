@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from notebook_rt.cli.advice import in_shell, log_in_shell
 from notebook_rt.errors import (
+    HOW_TO_EXPOSE,
     NoPrimaryKeyError,
     NotBroadcastError,
     NotebookRTError,
@@ -270,8 +271,18 @@ def of_clock(skew: float) -> Finding:
     )
 
 
-def of_project(value: Mapping[str, Any] | None) -> Iterator[Finding]:
-    """What the answer of ``nrt_describe`` says of the login; None: there is no such function."""
+def of_project(value: Mapping[str, Any] | None, *, hidden: bool = False) -> Iterator[Finding]:
+    """What the answer of ``nrt_describe`` says of the login; None: there is no such function, as far as
+    can be seen: not where the API does not expose its schema (``hidden``).
+    """
+    if hidden:
+        yield Finding(
+            "note",
+            "project",
+            f"tables are described, audited and written the slower way. {HOW_TO_EXPOSE}. Then run this again: "
+            "it says whether the SQL is there",
+        )
+        return
     if value is None or "tables" not in value:
         yield Finding(
             "note",
@@ -335,7 +346,7 @@ def _tables(session: Session, schema: str, tables: Sequence[str]) -> Iterator[Fi
     clock = session._thread.call(session._project.rest.clock)
     yield of_clock(clock - time.time())
     told = page.value if isinstance(page.value, Mapping) else None
-    yield from of_project(told)
+    yield from of_project(told, hidden=page.refusal is not None)
     known, role = (told or {}).get("tables"), str((told or {}).get("role") or "anon")
     for name in tables:
         head, absence = _broadcast(session, schema, name)
@@ -497,7 +508,7 @@ def _behind(session: Session, schema: str, name: str, error: NotebookRTError) ->
         yield Finding(
             "wrong" if refused else "note",  # a table without a known key may be a view
             name,
-            "it is not in the publication: no change is streamed (a view cannot be in it)",
+            "it is not in the publication: no change is streamed (a view or a foreign table cannot be in it)",
             _for_a_table(table, _publish(table)),
         )
     if isinstance(error, PermissionDeniedError):

@@ -72,6 +72,7 @@ from notebook_rt.model.values import (
     NOT_FINITE,
     NestedKey,
     decode,
+    decoded,
     decoder,
     differs,
     equal,
@@ -282,7 +283,7 @@ class Schema:
         decode = self._decoders[name]
         if set(map(type, values)) <= {typed_class(decode)}:
             return cast("list[Key]", values)
-        typed = [None if value is None else decode(value) for value in values]
+        typed = decoded(decode, values)
         return typed if set(map(type, typed)) <= _KEY_CLASSES else [key_part(one) for one in typed]
 
     def rounds(self, row: WireRow, name: str) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Final
@@ -281,6 +282,39 @@ _DONE: Final[dict[Callable[[Json], Any], type]] = {
 def typed_class(decode: Callable[[Json], Any]) -> type:
     """The class whose instances ``decode`` leaves as they are; NoneType if there is none."""
     return _DONE.get(decode, type(None))
+
+
+def decoded(decode: Callable[[Json], Any], values: Sequence[Json]) -> list[Any]:
+    """Each of ``values`` as ``decode`` gives it, and None for null; as a whole where all are alike.
+
+    >>> decoded(decoder("float8"), [1, 2.5]), decoded(decoder("float8"), [1, None])
+    ([1.0, 2.5], [1.0, None])
+    """
+    whole = _WHOLE.get(decode)
+    if whole is not None:
+        with suppress(TypeError, ValueError, OverflowError):
+            return whole(values)
+    return [None if value is None else decode(value) for value in values]
+
+
+def _floats(values: Sequence[Any]) -> list[Any]:
+    if not set(map(type, values)) <= {int, float}:
+        raise TypeError
+    return list(map(float, values))
+
+
+def _moments_in_utc(values: Sequence[Any]) -> list[Any]:
+    moments = list(map(dt.datetime.fromisoformat, values))
+    if not all(moment.tzinfo is _UTC for moment in moments):
+        raise ValueError
+    return moments
+
+
+_WHOLE: Final[dict[Callable[[Json], Any], Callable[[Sequence[Any]], list[Any]]]] = {
+    _float: _floats,
+    _timestamptz: _moments_in_utc,
+}
+"""What gives the same for many values at a time; it raises where it might not."""
 
 
 @lru_cache(maxsize=4096)

@@ -12,8 +12,11 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal
 
+from msgspec.structs import replace
+
 from notebook_rt.errors import (
     ClosedError,
+    MissingTableError,
     NotebookRTError,
     TokenExpiredError,
     UnreachableError,
@@ -27,7 +30,7 @@ from notebook_rt.net.answers import BETWEEN, not_rows, table_error
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.http import HttpClient, NoAnswerError
 from notebook_rt.options import Options
-from notebook_rt.sync.events import Page, Query
+from notebook_rt.sync.events import OPTIONAL_SQL_SCHEMA, Page, Query
 from notebook_rt.sync.table.discovery import DESCRIBE
 from notebook_rt.sync.usage import Purpose, Usage
 
@@ -147,21 +150,26 @@ class RestClient:
         """What the server says of ``tables`` (None: of all).
 
         By the optional SQL, else by the API's description; ``value`` is None where a project has no such
-        SQL and shows its description to secret keys only, as a hosted one does.
+        SQL and shows its description to secret keys only, as a hosted one does. ``refusal`` is why the SQL
+        was not asked, where the API does not expose its schema.
         """
         asked = {"source_schema": schema, "sources": None if tables is None else list(tables)}
         query = Query((), rpc=DESCRIBE, args=asked)
         if not is_secret(self.credentials.key, self.credentials.key_role):
             self._reading(schema)  # a word of refusal, as a rule, which costs no round trip beside
+        hidden: NotebookRTError | None = None
         try:
-            page = await self.fetch("public", DESCRIBE, query)
+            page = await self.fetch(OPTIONAL_SQL_SCHEMA, DESCRIBE, query)
         except NotebookRTError as error:
             if classify(error).kind != "refused":
                 raise
+            if isinstance(error, MissingTableError) and not error.exposed:
+                hidden = error
         else:
             if isinstance(page.value, dict) and "tables" in page.value:
                 return page
-        return await self._describe(schema)
+        found = await self._describe(schema)
+        return found if hidden is None else replace(found, refusal=hidden)
 
     async def proves_key(self, schema: str, table: str, columns: Sequence[str]) -> bool | None:
         """Whether ``columns`` are the primary key of ``table``; None: the server does not say.

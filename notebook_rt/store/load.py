@@ -8,13 +8,14 @@ makes is a page, not a table of Python objects.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from types import NoneType
 from typing import Any, Final
 
 import pyarrow as pa
 
 from notebook_rt.model.rows import Json, Key, Op, Upsert, WireRow
-from notebook_rt.model.types import Backend, Kind, Numeric, Schema, arrow_type, decoder
+from notebook_rt.model.types import Backend, Kind, Numeric, Schema, arrow_type, decoded, decoder
 from notebook_rt.store.column import ColumnStore, family
 from notebook_rt.store.columns import (
     FixedColumn,
@@ -54,9 +55,10 @@ class Pages:
         start = len(self.keys)
         self.keys.update(zip(keys, range(start, start + len(keys)), strict=True))
         for column in schema.columns:
-            values = [row.get(column.name) for row in page]
             self._parts[column.name].append(
-                page_column(values, column.pg_type, self._backend, schema.numeric)
+                page_column(
+                    _values(page, column.name), column.pg_type, self._backend, schema.numeric
+                )
             )
 
     def columns(self) -> dict[str, ColumnStore]:
@@ -79,6 +81,14 @@ class Pages:
         return list(rows.values()), list(rows)
 
 
+def _values(page: Sequence[WireRow], name: str) -> list[Json]:
+    """A column of a page; null where a row has none."""
+    try:
+        return list(map(itemgetter(name), page))
+    except KeyError:
+        return [row.get(name) for row in page]
+
+
 def page_column(
     values: list[Json], pg_type: str, backend: Backend, numeric: Numeric
 ) -> ColumnStore:
@@ -91,8 +101,7 @@ def page_column(
         except (pa.ArrowInvalid, UnicodeEncodeError):
             pass  # infinity, BC, half of a surrogate pair, or a form that only the slow way knows
     if of not in _AS_JSON or not set(map(type, values)) <= {_AS_JSON[of], NoneType}:
-        decode = decoder(pg_type, numeric)
-        values = [None if value is None else decode(value) for value in values]
+        values = decoded(decoder(pg_type, numeric), values)
     return column_of(values, pg_type, backend, numeric)
 
 

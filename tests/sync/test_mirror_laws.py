@@ -271,18 +271,19 @@ def test_columns_that_come_and_go_take_no_row_back(
     st.integers(0, 2**32),
     beginnings,
     st.sampled_from((0.0, 0.3, 1.0, 2.0, 3.0)),
-    st.sampled_from((1, 8)),
+    st.sampled_from(((5, 1), (1, 4))),
 )
 def test_what_is_lost_until_a_join_is_confirmed_twice_is_read(
     story: list[Any],
     seed: int,
     begins: dict[str, Any],
     again: float,
-    at_once: int,
+    pages: tuple[int, int],
 ) -> None:
     """Promises 1, 3: whenever the second confirmation comes in a long load, and without any audit."""
     one = server(**{**begins, "rows": 120})
-    options = Options(page_size=5, audit_interval=0, reads_at_once=at_once)
+    size, at_once = pages
+    options = Options(page_size=size, audit_interval=0, reads_at_once=at_once)
     world = World(
         TableSpec("t"),
         one,

@@ -39,7 +39,7 @@ from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.mirror import Mirror
 from notebook_rt.sync.table.queries import Reads
 from notebook_rt.sync.table.ranges import AHEAD_PAGES, SMALLEST, from_number, number
-from notebook_rt.sync.table.reading import Paging, each_page
+from notebook_rt.sync.table.reading import Beginning, Paging, each_page
 from tests.sync.model import DictRows
 from tests.sync.simulation import Server, World
 
@@ -58,7 +58,7 @@ class Reading:
     """What happens on the server between two answers."""
     together: bool = False
     """All that is under way is answered at the same moment: a round trip."""
-    first_keys: Read | None = None
+    beginning: Beginning | None = None
     requests: int = 0
     round_trips: int = 0
     most_at_once: int = 0
@@ -85,7 +85,7 @@ class Reading:
         def flow() -> Any:
             try:
                 paging = Paging(self.size, self.at_once)
-                yield from each_page(reads, paging, take, first_keys=self.first_keys)
+                yield from each_page(reads, paging, take, beginning=self.beginning)
             except ReadRefusedError as refused:
                 self.error = refused.error
 
@@ -540,5 +540,5 @@ def test_keys_that_were_read_before_show_where_to_cut_and_are_believed_in_nothin
     by_key = Reads(TableSpec("t"), old.known, 10, xmin=True)
     keys = old.select(by_key.page(by_key.by_key(), columns=(), count="estimated"))
     read = Reading(table({"id": "int8"}, after, max_rows=10), 10, 8, random.Random(seed))
-    read.first_keys = Read(keys, 0, 0.0)
+    read.beginning = Beginning(Read(keys, 0, 0.0))
     assert read.run().rows == sorted(after)

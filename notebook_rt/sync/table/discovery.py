@@ -134,7 +134,8 @@ def learn(
     if not {column.name for column in found.columns}.issuperset(told):
         found = Described()
     if not found.columns:
-        found = yield from _probed(spec, sample, page_size, told)
+        hidden = read.page.refusal is not None
+        found = yield from _probed(spec, sample, page_size, told, hidden)
     elif told:
         found = replace(found, key=tuple(one.name for one in found.columns if one.name in told))
     elif not (found.key or spec.key):
@@ -277,9 +278,15 @@ def numeric_digits(text: str) -> tuple[int, int] | None:
 
 
 def _probed(
-    spec: TableSpec, sample: Read | None, page_size: int | None, told: tuple[str, ...]
+    spec: TableSpec,
+    sample: Read | None,
+    page_size: int | None,
+    told: tuple[str, ...],
+    hidden: bool,
 ) -> Steps:
-    """``told``: the key, where it is known and not the user's; it needs no proof."""
+    """``told``: the key, where it is known and not the user's; it needs no proof. ``hidden``: the API does
+    not expose the schema of the optional SQL.
+    """
     rows = yield from _sample(spec, sample)
     names = tuple(rows[0]) if rows else ()
     key = spec.key or ()
@@ -289,21 +296,21 @@ def _probed(
     if not key and names and spec.columns is None:
         likely = told or next(candidates(spec.table, names, rows), ())
         first = _first_keys(spec, likely, page_size)
-        ask = (_proven(spec, names, rows, told), typed(_wanted(spec, names, told), rows))
+        ask = (_proven(spec, names, rows, told, hidden), typed(_wanted(spec, names, told), rows))
         try:
             found = yield from together(*ask, _answer(first))
         except ReadRefusedError as refusal:
             if not (first and isinstance(refusal.error, StatementTimeoutError)):
                 raise
             found = yield from together(
-                _proven(spec, names, rows, told),
+                _proven(spec, names, rows, told, hidden),
                 typed(_wanted(spec, names, told), rows),
                 _answer(None),
             )
         ahead = found[2] if found[0] == likely else None
         return Described(found[1], found[0], first_keys=ahead)
     if not key:
-        key = yield from _proven(spec, names, rows, told)
+        key = yield from _proven(spec, names, rows, told, hidden)
     elif set(key) <= set(names) and not told_apart(rows, key):
         raise DuplicateKeyError(spec.schema, spec.table, key)
     columns = yield from typed(_wanted(spec, names, key), rows)
@@ -403,7 +410,11 @@ def told_apart(rows: Iterable[WireRow], key: Sequence[str]) -> bool:
 
 
 def _proven(
-    spec: TableSpec, names: Sequence[str], rows: Sequence[WireRow], told: tuple[str, ...]
+    spec: TableSpec,
+    names: Sequence[str],
+    rows: Sequence[WireRow],
+    told: tuple[str, ...],
+    hidden: bool,
 ) -> Generator[Ask, Sequence[Read], tuple[str, ...]]:
     """The primary key, of the candidates; ``told``: it is known."""
     if told:
@@ -427,7 +438,7 @@ def _proven(
     if not tried and "id" in names and told_apart(rows, ("id",)):
         return ("id",)
     in_order = [key for key in likely if key in tried]
-    raise UnknownKeyError(spec.schema, spec.table, in_order, empty=not rows)
+    raise UnknownKeyError(spec.schema, spec.table, in_order, empty=not rows, hidden=hidden)
 
 
 _USUAL: Final = ("id", "uuid", "guid", "slug", "key", "code", "sku", "name")

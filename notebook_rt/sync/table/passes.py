@@ -37,7 +37,16 @@ from notebook_rt.sync.table.flows import Ask, Flow
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.memory import Memory
 from notebook_rt.sync.table.queries import Reads
-from notebook_rt.sync.table.reading import Comparison, Paging, by_keys, glance, load, ranks, scan
+from notebook_rt.sync.table.reading import (
+    Beginning,
+    Comparison,
+    Paging,
+    by_keys,
+    glance,
+    load,
+    ranks,
+    scan,
+)
 from notebook_rt.sync.table.reconcile import Reconciliation
 from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.window import Window
@@ -108,10 +117,12 @@ class Passes:
         """When it is known whether what an audit mended was drift."""
         self._left: frozenset[Key] = frozenset()
         """The rows that the last audit has left undecided, as far as they still are."""
-        self._first_keys: Read | None = None
-        """What the latest load began with, as it was learnt with the columns."""
-        self._under_way = (0, 0)
-        """How many rows the latest pass over all rows has read, and of about how many (0: not known)."""
+        self._beginning: Beginning | None = None
+        """What a load that was stopped began with."""
+        self._loads = False
+        """Whether the latest pass over all rows is a load."""
+        self._total = 0
+        """About how many rows the latest pass over all rows reads; 0: not known."""
         self._make_rows = make_rows
         self._horizon = horizon
         self._emit = emit
@@ -143,15 +154,18 @@ class Passes:
     def has_just_begun(self) -> bool:
         """Whether much is still to be read by the pass over all rows that is under way.
 
-        The rows that were compared so far are not counted: nobody waits to see them.
+        What a load has asked for counts as read, for it would be asked for again. The rows that were
+        compared so far are not counted: nobody waits to see them.
         """
-        done, total = self._under_way
-        much = total >= MANY_PAGES * self._paging.rows and done < JUST_BEGUN * total
+        page, total = self._paging.rows, self._total
+        asked = self._paging.came + self._paging.at_once * page if self._loads else 0
+        much = total >= MANY_PAGES * page and asked < JUST_BEGUN * total
         return much and self.replica is not None and self.replica.window_read is None
 
     def begin_again(self) -> None:
-        """The load that was under way was stopped: the next one begins with what is known, as it did."""
-        self.described = replace(self.described, first_keys=self._first_keys)
+        """The load that was under way was stopped: the next one begins with what it has learnt."""
+        if self._loads:
+            self._beginning = self._paging.beginning or self._beginning
 
     # The rows of an earlier kernel --------------------------------------------------------------
 
@@ -273,12 +287,15 @@ class Passes:
         self.kept = recent
         rows = self._make_rows(replica.schema)
         took = self._stopwatch()
-        self._first_keys = first_keys = self.described.first_keys
-        self._under_way = (0, 0)
-        if first_keys is not None:  # once: a later load has other pages
+        beginning, self._beginning = self._beginning, None  # once: a later load has other pages
+        first_keys = self.described.first_keys
+        if first_keys is not None:
             self.described = replace(self.described, first_keys=None)
-            self._under_way = (0, first_keys.page.count or 0)
-        read = yield from load(replica, self.reads, self._paging, rows, self._progress, first_keys)
+            beginning = Beginning(first_keys)
+        self._loads, self._total = True, 0
+        if beginning is not None:
+            self._total = beginning.first.page.count or 0
+        read = yield from load(replica, self.reads, self._paging, rows, self._progress, beginning)
         order: list[Key] = []
         window = replica.window
         if window is not None and not window.sortable:
@@ -418,7 +435,7 @@ class Passes:
         return {"elapsed": self.now - began, "undecided": replica.undecided}
 
     def _progress(self, done: int, total: int | None) -> None:
-        self._under_way = (done, total or 0)
+        self._total = total or 0
         self._emit(Progress(done, total))
 
     def _stopwatch(self) -> Callable[[], float]:
@@ -434,7 +451,7 @@ class Passes:
         """Mend what was lost since ``since``, a server time (None: at any time)."""
         took, began = self._stopwatch(), self.now
         brief, warm = cause == "poll", cause == "warm"
-        self._under_way, self._first_keys = (0, len(replica.rows)), None
+        self._loads, self._total = False, len(replica.rows)
         one = Reconciliation(replica, self.reads, self._paging, since, brief=brief, warm=warm)
         watched = self._watch_window()
         yield from one.steps(lambda: self.now)

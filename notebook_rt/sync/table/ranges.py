@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import datetime as dt
 import uuid
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice, pairwise
 from typing import Any, Final
 
 import msgspec
@@ -325,14 +325,16 @@ class Ranges:
     def _head_first(self) -> None:
         """Ask first for what comes first: a page that is far ahead only waits for those before it.
 
-        But for the first page at the end, while few pages are kept waiting: it shows where the next
-        ranges begin. While many are, nothing is asked for that comes after the first of them.
+        But for what is at the end, while few pages are kept waiting: it shows where the next ranges
+        begin, or that there are none. While many are, nothing is asked for that comes after the first
+        of them.
         """
         most, many = self.pool.most, self._waiting_pages >= AHEAD_PAGES
         self.pool.room = min(most, max(1, AHEAD_PAGES + 2 * most - self._waiting_pages))
         places, span, first_waiting = dict[int, int](), self._head, -1
         while span is not None:
-            shows = _is_open(span) and span.after is None and not many
+            first = span.after is None or (len(self._order) == 1 and self._is_numbered(span))
+            shows = _is_open(span) and first and not many
             places[id(span)] = -1 if shows else len(places)
             if span.came and first_waiting < 0:
                 first_waiting = len(places) - 1
@@ -540,10 +542,13 @@ class Ranges:
         depth = len(span.run)
         if not self._has_more_columns(span):
             return
-        column = self._order[depth].column
-        changes = (row for row, after in pairwise(rows) if row[column] != after[column])
-        for row in islice(changes, ENDS):
-            self._ended(depth + 1, self._decoded(row))
+        column, start = self._order[depth].column, 0
+        for _ in range(ENDS):
+            value = rows[start][column]
+            if rows[-1][column] == value:
+                break
+            start = bisect_left(rows, True, start, key=lambda row: bool(row[column] != value))
+            self._ended(depth + 1, self._decoded(rows[start - 1]))
 
     def _ended(self, depth: int, row: Row | None) -> None:
         """A run whose rows differ in the column of ``depth`` ends with ``row``."""

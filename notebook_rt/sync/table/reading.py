@@ -46,6 +46,15 @@ READS_AT_ONCE: Final = 4
 """Requests by key under way at a time."""
 
 
+class Beginning(msgspec.Struct, frozen=True):
+    """What shows where to cut a whole table, as it was some time before: nothing of it counts as read."""
+
+    first: Read
+    """The first page, or its keys."""
+    last: Sequence[WireRow] | None = None
+    """The last key, where it was asked for."""
+
+
 class Paging(msgspec.Struct):
     """How this server cuts pages: it may give fewer rows than asked, without saying so."""
 
@@ -66,6 +75,10 @@ class Paging(msgspec.Struct):
     """Rows that are hashed in one request; fewer where that has taken too long."""
     most: int = MAX_ROWS
     """Rows that a pass reads before it is given up (``Options.max_rows``)."""
+    came: int = 0
+    """Rows that have come in the latest pass, in whatever order."""
+    beginning: Beginning | None = None
+    """What the latest pass that reads several pages at a time has begun with."""
 
     @property
     def rows(self) -> int:
@@ -98,7 +111,7 @@ class Paging(msgspec.Struct):
 
     def check(self, reads: Reads, got: int, before: Row | None, after: Row) -> None:
         """Raise if pages do not come to an end: ``got`` rows, the last of them ``after``."""
-        spec = reads.spec
+        spec, self.came = reads.spec, got
         if got > self.most:
             reason = (
                 f"it has more than {self.most:,} rows (Options.max_rows); use filter= or limit="
@@ -118,19 +131,18 @@ def each_page(
     window: Window | None = None,
     xmin: bool = True,
     estimate: int | None = None,
-    first_keys: Read | None = None,
+    beginning: Beginning | None = None,
 ) -> Steps:
     """Read all pages and hand each to ``take``, in order, while others are on their way.
 
-    By key, several at a time (``ranges.py``), from the beginning on where ``first_keys`` show how; or
+    By key, several at a time (``ranges.py``), at once where ``beginning`` shows how; or
     in the order of ``window``, one after the other, and no more rows than it keeps.
     """
     order = reads.by_key() if window is None else window.order
     most = None if window is None else window.size
 
-    def in_ranges(
-        asks: Reads, first: Read, got: int, last: Sequence[WireRow] | None = None
-    ) -> Pool:
+    def in_ranges(asks: Reads, begins: Beginning, got: int) -> Pool:
+        first, paging.beginning = begins.first, begins
         total = first.page.count if first.page.count is not None else estimate
         return Ranges(
             asks,
@@ -141,15 +153,16 @@ def each_page(
             limit=paging.rows,
             most=paging.at_once,
             total=None if total is None else max(total, got + 1),  # a full page came
-            last=last,
+            last=begins.last,
             take=take,
             check=partial(paging.check, reads),
         ).pool
 
     several = window is None and paging.at_once > 1
-    more = several and first_keys is not None and not paging.is_last(first_keys.page, 0)
-    if first_keys is not None and more and paging.cap is not None:
-        yield in_ranges(reads.with_xmin(paging.xmin and xmin), first_keys, 0)
+    paging.came, paging.beginning = 0, None
+    more = several and beginning is not None and not paging.is_last(beginning.first.page, 0)
+    if beginning is not None and more and paging.cap is not None:
+        yield in_ranges(reads.with_xmin(paging.xmin and xmin), beginning, 0)
         return
     after: Row | None = None
     got = 0
@@ -203,7 +216,7 @@ def each_page(
             return
         if window is None and paging.cap is not None and paging.at_once > 1:
             take(read)
-            yield in_ranges(asks, read, got, end[0].page.rows if end else None)
+            yield in_ranges(asks, Beginning(read, end[0].page.rows if end else None), got)
             return
         came = read
 
@@ -214,11 +227,9 @@ def load(
     paging: Paging,
     into: Rows,
     progress: Callable[[int, int | None], None],
-    first_keys: Read | None = None,
+    beginning: Beginning | None = None,
 ) -> Generator[Ask, Sequence[Read], Read]:
     """Collect the whole table into the new ``into``, shown at once when it is committed.
-
-    ``first_keys`` are those of the first page as they were some time before, if they are known.
 
     Returns the read that stands for all: sent first, answered last.
 
@@ -227,7 +238,7 @@ def load(
     """
     yield from each_has_a_key(replica, reads)
     try:
-        return (yield from _load(replica, reads, paging, into, progress, first_keys))
+        return (yield from _load(replica, reads, paging, into, progress, beginning))
     except (DuplicateKeyError, InexactKeyError):
         if paging.at_once == 1 or replica.window_read is not None:
             raise
@@ -252,11 +263,11 @@ def _load(
     paging: Paging,
     into: Rows,
     progress: Callable[[int, int | None], None],
-    first_keys: Read | None,
+    beginning: Beginning | None,
 ) -> Generator[Ask, Sequence[Read], Read]:
     loading = into.load()
     all_reads: list[Read] = []
-    total: int | None = None if first_keys is None else first_keys.page.count
+    total: int | None = None if beginning is None else beginning.first.page.count
 
     def take(read: Read) -> None:
         nonlocal total
@@ -276,7 +287,7 @@ def _load(
 
     replica.versions.clear()
     window = replica.window_read
-    yield from each_page(reads, paging, take, window=window, first_keys=first_keys)
+    yield from each_page(reads, paging, take, window=window, beginning=beginning)
     if replica.window is not None:
         replica.window.turn()
     loading.commit()
