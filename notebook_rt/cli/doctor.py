@@ -279,8 +279,8 @@ def of_project(value: Mapping[str, Any] | None, *, hidden: bool = False) -> Iter
         yield Finding(
             "note",
             "project",
-            f"tables are described, audited and written the slower way. {HOW_TO_EXPOSE}. Then run this again: "
-            "it says whether the SQL is there",
+            f"tables are described, audited and written the slower way. {HOW_TO_EXPOSE}. Then run this "
+            "again: it says whether the SQL is there",
         )
         return
     if value is None or "tables" not in value:

@@ -105,6 +105,7 @@ __all__ = [
     "canonical",
     "coerce",
     "decode",
+    "decoded",
     "decoder",
     "differs",
     "dtype",
