@@ -20,6 +20,7 @@ import numpy as np
 
 from notebook_rt.errors import HistoryError, HistoryGapWarning, printable
 from notebook_rt.frame import LiveFrame
+from notebook_rt.model.plain import duration
 from notebook_rt.model.types import equal
 from notebook_rt.runtime.archiving import AHEAD
 from notebook_rt.runtime.driver import TableDriver
@@ -322,9 +323,11 @@ class History:
             If the first file cannot be written. Later ones are tried again.
         ValueError
             If ``every`` is not positive.
+        TypeError
+            If it is no number.
         """
-        if not every > 0:
-            raise ValueError(f"every is a number of seconds, not {every!r}")
+        if not duration(every, "every") > 0:
+            raise ValueError(f"every is a number of seconds above 0, not {every!r}")
         writer = PastWriter(self._recording, self._driver, Path(path))
         writer.write()
         self._driver.thread.call(writer.begin, every)

@@ -394,7 +394,7 @@ def test_parquet_loses_nothing_to_a_disk_that_is_full_for_a_while(
     past.close()
 
 
-def test_moments_are_numbers_of_any_kind(stack: LocalStack, trades: nrt.LiveTable) -> None:
+def test_moments_are_numbers_of_any_kind(trades: nrt.LiveTable, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no span"):
         trades.history(True)  # a slip that is not an hour
     past = trades.history(np.int64(3600))
@@ -410,6 +410,14 @@ def test_moments_are_numbers_of_any_kind(stack: LocalStack, trades: nrt.LiveTabl
     for slip in (np.inf, np.nan, 1e308 * 10, 0, True, "60", 10**400):
         with pytest.raises(ValueError, match="speed is a positive number"):
             past.replay(slip)  # type: ignore[arg-type]
+    for slip in (True, "1", None, 0):
+        with pytest.raises(ValueError, match="most_bytes is a number"):
+            trades.history(most_bytes=slip)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="on_disk is True or False"):
+        trades.history(on_disk="no")  # type: ignore[arg-type]
+    for slip in ("60", True):
+        with pytest.raises(TypeError, match="every is a number of seconds"):
+            past.to_parquet(tmp_path / "past", every=slip)  # type: ignore[arg-type]
     past.close()
     replay = past.replay(1e308)
     until(lambda: not replay.playing, what=lambda: replay)
