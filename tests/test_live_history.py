@@ -147,6 +147,10 @@ def test_a_moment_that_is_not_recorded_is_refused_with_the_reason(trades: nrt.Li
     past = trades.history("1h")
     with pytest.raises(errors.HistoryError, match="its recording began then"):
         past.as_of("-10min")
+    assert past.start is not None
+    just_before = past.start - pd.Timedelta(1, "us")
+    with pytest.raises(errors.HistoryError, match=f"not at {just_before:%Y-%m-%d %H:%M:%S.%f}: "):
+        past.as_of(just_before)  # seconds would not tell the two apart
     with pytest.raises(errors.HistoryError, match="still to come"):
         past.as_of("2199-01-01")
     with pytest.raises(ValueError, match="no moment"):
