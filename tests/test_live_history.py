@@ -288,6 +288,16 @@ def test_other_columns_are_another_era(stack: LocalStack, trades: nrt.LiveTable)
     same(past.as_of("now"), trades.df)
     assert past.changes_df()["more"].tolist()[-1] == 5
     assert past.of(1, "price")["new"].tolist() == [1.5, 8.0]
+    replay = past.replay(1e-9)
+    played: dict[str, bool] = {}
+    driver: Any = replay._feed
+    driver.thread.call(
+        driver.listeners.add, lambda batch: played.update({batch.cause: replay.playing})
+    )
+    replay.play(1000)
+    until(lambda: "over" in replay.reason)
+    same(replay.df, trades.df)
+    assert played["seek"]  # it goes on from one era to the next
 
 
 def test_another_login_finds_nothing(
