@@ -20,6 +20,7 @@ import numpy as np
 
 from notebook_rt.errors import HistoryError, HistoryGapWarning, printable
 from notebook_rt.frame import LiveFrame
+from notebook_rt.model.plain import duration
 from notebook_rt.model.types import equal
 from notebook_rt.runtime.archiving import AHEAD
 from notebook_rt.runtime.past_writer import CAUSE, CHANGE, COMMIT, PastWriter
@@ -322,9 +323,11 @@ class History:
             If the first file cannot be written. Later ones are tried again.
         ValueError
             If ``every`` is not positive.
+        TypeError
+            If it is no number.
         """
-        if not every > 0:
-            raise ValueError(f"every is a number of seconds, not {every!r}")
+        if not duration(every, "every") > 0:
+            raise ValueError(f"every is a number of seconds above 0, not {every!r}")
         writer = PastWriter(self._recording, self._driver, Path(path))
         writer.write()
         self._driver.thread.call(writer.begin, every)
@@ -393,7 +396,8 @@ class History:
         if after < began:
             raise HistoryError(self._why_not(after))
         if until < after:
-            raise ValueError(f"the end, {_clock(until)}, is before the start, {_clock(after)}")
+            ends, begins = _clocks(until, after)
+            raise ValueError(f"the end, {ends}, is before the start, {begins}")
         return after, until
 
     def _moment(self, time: Any) -> int:
@@ -418,7 +422,8 @@ class History:
             why = "what was before is forgotten"
             more = "most_bytes" if past.squeezed else "span"
             why += f"; a larger {more} keeps more: history(span, most_bytes=...)"
-        return f'table "{name}" is known from {_clock(began)} UTC on, not at {_clock(when)}: {why}'
+        known, asked = _clocks(began, when)
+        return f'table "{name}" is known from {known} UTC on, not at {asked}: {why}'
 
     def _warning(self, when: int, gap: Gap, known: int) -> str:
         until = "now" if gap.until is None else f"{_clock(gap.until)} UTC"
@@ -502,9 +507,8 @@ class Replay(LiveFrame):
         feed = self._feed
         when = _microseconds(time, feed.recording.now())
         if not feed.start <= when <= feed.end:
-            raise HistoryError(
-                f"the replay is of {_clock(feed.start)} to {_clock(feed.end)} UTC, not of {_clock(when)}"
-            )
+            first, last, asked = _clocks(feed.start, feed.end, when)
+            raise HistoryError(f"the replay is of {first} to {last} UTC, not of {asked}")
         try:
             moment = feed.recording.read(lambda past: past.at(when))
         except ForgottenMomentError:
@@ -585,6 +589,14 @@ def _timestamp(when: int) -> pd.Timestamp:
 
 def _clock(when: int) -> str:
     return f"{_timestamp(when):%Y-%m-%d %H:%M:%S}"
+
+
+def _clocks(*moments: int) -> list[str]:
+    """Moments to be told apart: to the microsecond, where seconds do not do it."""
+    short = [_clock(one) for one in moments]
+    if len({*short}) == len({*moments}):
+        return short
+    return [f"{_timestamp(one):%Y-%m-%d %H:%M:%S.%f}" for one in moments]
 
 
 def _bytes(number: int) -> str:

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast, overload
 
 from notebook_rt.edits.at import At
@@ -158,6 +159,8 @@ class LiveTable(LiveFrame):
         ------
         ValueError
             If ``span`` is no span, or ``most_bytes`` is not above 0.
+        TypeError
+            If ``on_disk`` is neither True nor False.
         NotebookRTError
             What ``wait`` raises.
 
@@ -169,7 +172,9 @@ class LiveTable(LiveFrame):
         from notebook_rt.history import History, microseconds_of
 
         microseconds = microseconds_of(span)
-        if not most_bytes > 0:
+        if not isinstance(on_disk, bool):
+            raise TypeError(f"on_disk is True or False, not {on_disk!r}")
+        if isinstance(most_bytes, bool) or not (isinstance(most_bytes, Real) and most_bytes > 0):
             raise ValueError(f"most_bytes is a number of bytes above 0, not {most_bytes!r}")
         self.wait()
         driver = cast("TableDriver", self._feed)

@@ -17,6 +17,7 @@ import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.disk import cache, journal, shelf, snapshot, values
 from notebook_rt.local import LocalStack
+from notebook_rt.runtime import archiving
 from notebook_rt.sync.history.past import UNRECORDED
 from tests.proxy import Proxy
 from tests.waiting import scaled, until
@@ -130,6 +131,34 @@ def test_two_kernels_have_one_history_and_one_writes_it(
     with connected(stack) as session:
         past = live(session.table(table)).history("24h", on_disk=True)
         assert past.of(7, "price")["new"].tolist() == [7, 100, 200]
+
+
+def test_who_reads_writes_once_the_one_who_wrote_is_killed(
+    stack: LocalStack, table: str, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archiving, "WRITER_AFTER", 0.5)
+    command = [sys.executable, "-c", KERNEL, stack.url, stack.anon_key, table]
+    with connected(stack) as session:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as kernel:
+            assert kernel.stdout is not None
+            try:
+                assert kernel.stdout.readline() == "live\n"
+                sql(f"update {table} set price = 100 where id = 7")
+                until(lambda: written(1), 20)
+                past = live(session.table(table)).history("24h", on_disk=True)
+                until(lambda: "written by another kernel" in session.health.disk, 20)
+            finally:
+                kernel.kill()
+        for price in (200, 300):  # the one is heard before the other begins to be written
+            sql(f"update {table} set price = {price} where id = 7")
+            until(lambda: session.health.disk == "", 20, lambda: session.health)
+        until(lambda: past.of(7, "price")["new"].tolist() == [7, 100, 200, 300], 20)
+    with connected(stack) as session:
+        past = live(session.table(table)).history("24h", on_disk=True)
+        assert past.of(7, "price")["new"].tolist() == [7, 100, 200, 300]
+        assert past.gaps["reason"].tolist()[0] == UNRECORDED
 
 
 def test_signing_out_removes_a_past_and_no_login_sees_anothers(

@@ -160,6 +160,16 @@ def test_windows_roll_with_the_rows(
     until(lambda: trades.df.loc[4, "at"].hour == 9)
     with pytest.raises(errors.DerivationError, match="not in the order"):
         _ = recent.df
+    assert recent.status == "error"
+    assert "not in the order" in recent.reason
+    stack.sql(f"update {table} set at = 'infinity' where id = 4")
+    until(lambda: "infinity" in trades.df["at"].astype(str).tolist())
+    with pytest.raises(errors.DerivationError, match="a value that is not of its type"):
+        _ = recent.df
+    stack.sql(f"update {table} set at = '2024-01-01 10:07Z' where id = 4")
+    until(lambda: "infinity" not in trades.df["at"].astype(str).tolist())
+    same(recent.df, wanted())
+    assert (recent.status, recent.reason) == ("live", "")
     with pytest.raises(errors.DerivationError, match="no time"):
         trades.rolling("soon", on="at", by="symbol").agg(v=("size", "sum"))
 

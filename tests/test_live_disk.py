@@ -19,6 +19,7 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt.disk import cache
 from notebook_rt.local import LocalStack
+from notebook_rt.runtime import archiving, keeping
 from tests.proxy import Proxy
 from tests.test_live_archive import connected, live
 from tests.waiting import until
@@ -106,6 +107,34 @@ def test_a_full_disk_is_said_once(stack: LocalStack, table: str, sql: Any, disk:
         stack, table, sql, lambda session: session.health.disk != "", refused=0
     )
     assert cache.entries() == []
+
+
+def test_a_disk_that_is_full_for_a_while_is_written_to_again(
+    stack: LocalStack, table: str, sql: Any, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (keeping, archiving):
+        monkeypatch.setattr(module, "AGAIN_AFTER", 0.5)
+    notes: list[str] = []
+    with connected(stack) as session:
+        session.on_note(lambda kind, text: notes.append(text))
+        frame = live(session.table(table, keep=True))
+        past = frame.history("24h", on_disk=True)
+        until(lambda: len(cache.entries()) == 2, 10, cache.entries)  # what comes now is appended
+        (disk.path / "others").write_bytes(bytes(shutil.disk_usage(disk.path).free))
+        sql(f"update {table} set note = repeat('n', 20000) where id < 5")
+        until(lambda: "No space left" in session.health.disk, 20, lambda: session.health)
+        (disk.path / "others").unlink()
+        sql(f"update {table} set price = 77 where id = 7")
+        until(lambda: session.health.disk == "", 20, lambda: (session.health, notes))
+        until(lambda: past.of(7, "price")["new"].tolist()[-1] == 77)
+        shown = frame.df
+    assert len(notes) == len(set(notes))
+    with connected(stack) as session:
+        frame = session.table(table, keep=True)
+        same(frame.df, shown)
+        past = live(frame).history("24h", on_disk=True)
+        assert past.of(7, "price")["new"].tolist()[-1] == 77
+        assert session.metrics["kept_refused"] == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="chown needs root")

@@ -147,6 +147,10 @@ def test_a_moment_that_is_not_recorded_is_refused_with_the_reason(trades: nrt.Li
     past = trades.history("1h")
     with pytest.raises(errors.HistoryError, match="its recording began then"):
         past.as_of("-10min")
+    assert past.start is not None
+    just_before = past.start - pd.Timedelta(1, "us")
+    with pytest.raises(errors.HistoryError, match=f"not at {just_before:%Y-%m-%d %H:%M:%S.%f}: "):
+        past.as_of(just_before)  # seconds would not tell the two apart
     with pytest.raises(errors.HistoryError, match="still to come"):
         past.as_of("2199-01-01")
     with pytest.raises(ValueError, match="no moment"):
@@ -284,6 +288,16 @@ def test_other_columns_are_another_era(stack: LocalStack, trades: nrt.LiveTable)
     same(past.as_of("now"), trades.df)
     assert past.changes_df()["more"].tolist()[-1] == 5
     assert past.of(1, "price")["new"].tolist() == [1.5, 8.0]
+    replay = past.replay(1e-9)
+    played: dict[str, bool] = {}
+    driver: Any = replay._feed
+    driver.thread.call(
+        driver.listeners.add, lambda batch: played.update({batch.cause: replay.playing})
+    )
+    replay.play(1000)
+    until(lambda: "over" in replay.reason)
+    same(replay.df, trades.df)
+    assert played["seek"]  # it goes on from one era to the next
 
 
 def test_another_login_finds_nothing(
@@ -394,7 +408,7 @@ def test_parquet_loses_nothing_to_a_disk_that_is_full_for_a_while(
     past.close()
 
 
-def test_moments_are_numbers_of_any_kind(stack: LocalStack, trades: nrt.LiveTable) -> None:
+def test_moments_are_numbers_of_any_kind(trades: nrt.LiveTable, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no span"):
         trades.history(True)  # a slip that is not an hour
     past = trades.history(np.int64(3600))
@@ -410,6 +424,14 @@ def test_moments_are_numbers_of_any_kind(stack: LocalStack, trades: nrt.LiveTabl
     for slip in (np.inf, np.nan, 1e308 * 10, 0, True, "60", 10**400):
         with pytest.raises(ValueError, match="speed is a positive number"):
             past.replay(slip)  # type: ignore[arg-type]
+    for slip in (True, "1", None, 0):
+        with pytest.raises(ValueError, match="most_bytes is a number"):
+            trades.history(most_bytes=slip)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="on_disk is True or False"):
+        trades.history(on_disk="no")  # type: ignore[arg-type]
+    for slip in ("60", True):
+        with pytest.raises(TypeError, match="every is a number of seconds"):
+            past.to_parquet(tmp_path / "past", every=slip)  # type: ignore[arg-type]
     past.close()
     replay = past.replay(1e308)
     until(lambda: not replay.playing, what=lambda: replay)

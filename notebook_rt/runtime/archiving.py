@@ -47,6 +47,7 @@ class Archiving:
         self.recording = recording
         self.driver = driver
         self.disk = disk
+        self._what = f'the history of table "{driver.name}"'
         self._archive: Archive | None = self._find()
         self._attached = False
         """What was written before is read."""
@@ -121,7 +122,7 @@ class Archiving:
 
     def _refuse(self, why: str, number: int = 1) -> None:
         self.disk.refused += number
-        self.disk.say(f'the history of table "{self.driver.name}" is not read from the disk: {why}')
+        self.disk.say(f"{self._what} is not read from the disk: {why}")
 
     # What is written
 
@@ -161,20 +162,19 @@ class Archiving:
             if not await beside(archive.take):
                 self._not_before = time.monotonic() + WRITER_AFTER
                 await beside(lambda: self.recording.read(Past.be_silent))
-                self.disk.say(
-                    f'the history of table "{self.driver.name}" is written by another kernel: '
-                    "this one keeps what it records in memory"
+                self.disk.fails(
+                    self._what,
+                    "is written by another kernel: this one keeps what it records in memory",
                 )
                 return
             await beside(lambda: self._put(archive))
+            self.disk.works(self._what)
         except FileNotFoundError:  # somebody has cleared the cache
             await beside(lambda: self.recording.read(Past.be_silent))
         except Exception as error:  # a full disk, a read-only one
             self._not_before = time.monotonic() + AGAIN_AFTER
             await beside(lambda: self.recording.read(Past.be_silent))
-            self.disk.say(
-                f'the history of table "{self.driver.name}" cannot be written to the disk: {error}'
-            )
+            self.disk.fails(self._what, f"cannot be written to the disk: {error}")
 
     def _put(self, archive: Archive) -> None:
         """On a thread beside."""

@@ -275,7 +275,7 @@ class DerivedFeed(Feed):
         try:
             changes = derived.advance(want_changes=self.table is not None)
         except NotebookRTError as error:
-            self.error, self.reason = error, str(error)
+            self.error = error
             raise
         except Exception as problem:
             self.error = ProtocolError(f"{self.name}: {problem!r}")

@@ -67,10 +67,22 @@ class Disk(msgspec.Struct):
     refused: int = 0
     """Files that were as if they were not there."""
     problem: str = ""
-    """What went wrong last; empty: nothing does."""
+    """What went wrong last, and was not mended since; empty: nothing."""
     ending: set[asyncio.Task[None]] = msgspec.field(default_factory=set)
     """The last writes of tables that were closed."""
     _said: set[str] = msgspec.field(default_factory=set)
+    _unwritten: dict[str, str] = msgspec.field(default_factory=dict)
+    """What is not written now, and why."""
+
+    def fails(self, what: str, why: str) -> None:
+        """Something is not written, for now."""
+        self.say(f"{what} {why}")
+        self._unwritten[what] = self.problem
+
+    def works(self, what: str) -> None:
+        """It is written."""
+        if self.problem and self._unwritten.pop(what, None) == self.problem:
+            self.problem = next(reversed(self._unwritten.values()), "")
 
     def say(self, text: str) -> None:
         """Something went wrong, or is not done."""
@@ -155,6 +167,7 @@ class Keeping:
         self.driver = driver
         self.disk = disk
         self.asked = asked
+        self._what = f'table "{driver.name}"'
         self._shelf = self._find()
         self._overlay: Overlay | None = None
         """Of which operations are noted; another one is another table."""
@@ -186,7 +199,7 @@ class Keeping:
             return await asyncio.to_thread(self._read)
         except Exception as error:  # whatever is in a file: it is as if it were not there
             self.disk.refused += 1
-            self.disk.say(f'table "{self.driver.name}" is not read from the disk: {error}')
+            self.disk.say(f"{self._what} is not read from the disk: {error}")
             return None
 
     def _read(self) -> Warm:
@@ -243,7 +256,7 @@ class Keeping:
             return True
         why = "it has row policies" if policies else "whether it has row policies is not known"
         self.disk.say(
-            f'table "{self.driver.name}" is not kept on disk: {why}; '
+            f"{self._what} is not kept on disk: {why}; "
             f'rt.table("{self.driver.name}", keep=True) keeps it'
         )
         self._over = True
@@ -258,11 +271,12 @@ class Keeping:
                 return
             if self._may_write() and not self._over:
                 await self._put()
+                self.disk.works(self._what)
         except FileNotFoundError:  # somebody has cleared the cache
             self._whole = True
         except Exception as error:  # a full disk, a read-only one, a value that cannot be written
             self._whole, self._not_before = True, time.monotonic() + AGAIN_AFTER
-            self.disk.say(f'table "{self.driver.name}" cannot be kept on disk: {error}')
+            self.disk.fails(self._what, f"cannot be kept on disk: {error}")
 
     async def _put(self) -> None:
         """Take what there is to write, in one step of the loop, and write it beside."""
@@ -356,7 +370,7 @@ class Keeping:
             if last is not None and await beside(self._shelf.take):
                 await beside(lambda: self._write_last(last))
         except (OSError, RefusedFileError, ValueError) as error:
-            self.disk.say(f'table "{self.driver.name}" cannot be kept on disk: {error}')
+            self.disk.fails(self._what, f"cannot be kept on disk: {error}")
         finally:
             self._shelf.close()
 

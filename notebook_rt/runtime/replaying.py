@@ -93,8 +93,9 @@ class ReplayFeed(Feed):
 
     def seek(self, moment: Moment) -> None:
         """Show another moment, as one change; it goes on from there if it was going on."""
-        playing = self.playing
-        self.pause()
+        task = self._task
+        if task is not None:
+            task.cancel()  # it is still the one that plays, for who looks meanwhile
         self._ahead.clear()
         self._read_until = self.at = moment.when
         with self._lock:
@@ -102,8 +103,8 @@ class ReplayFeed(Feed):
             changes = self._telling.tell(())
         self._say()
         self.publish(changes, "seek", moment.when / 1e6)
-        if playing:
-            self.play()
+        if task is not None:
+            self._task = self.thread.spawn(self._play(), f"replay {self.name}")
 
     def close(self) -> None:
         """The last data stays."""
@@ -118,7 +119,7 @@ class ReplayFeed(Feed):
                     read, self._read_until = await asyncio.to_thread(self._read_ahead)
                 except ForgottenMomentError:
                     if not self._ahead:
-                        self._go_on_where_it_is_known()
+                        self._jump(self.at)
                         return
                 else:
                     self._ahead += read
@@ -128,10 +129,10 @@ class ReplayFeed(Feed):
         self._task = None
         self._say()
 
-    def _go_on_where_it_is_known(self) -> None:
-        """What comes next has been forgotten meanwhile."""
+    def _jump(self, when: int) -> None:
+        """Go on from a moment, or from the first one after it that has not been forgotten."""
         try:
-            self.seek(self._moment(self.at))
+            self.seek(self._moment(when))
         except ForgottenMomentError:
             self.end = self.at
             self.pause()
@@ -146,7 +147,7 @@ class ReplayFeed(Feed):
             if schema != (None if self.table is None else self.table.schema):
                 batch.clear()
                 self._ahead.clear()
-                self.seek(self._moment(when))
+                self._jump(when)
                 return
             batch.append(op)
             last = when

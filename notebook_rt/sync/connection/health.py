@@ -207,7 +207,7 @@ class Health:
     """``changes_per_s``, ``lag_ms`` and ``latency_ms`` of the last five minutes, a number for each 5 s,
     the latest last; None where nothing was measured."""
     disk: str = field(default="", compare=False)
-    """What went wrong last with tables that are kept on disk, in a sentence; empty: nothing did."""
+    """What went wrong last with tables that are kept on disk, in a sentence; empty: all works."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     """How each table's changes come: ``changes`` (Postgres Changes), ``broadcast``, or, where each value of
     a column has a topic of its own, ``broadcast per user_id``."""

@@ -176,7 +176,11 @@ class Join(Operator):
         mine_of, theirs_of = left.table.columns(), right.table.columns()
         for name, other in zip(mine, theirs, strict=True):
             column, partner = mine_of[name], theirs_of[other]
-            if column.kind != partner.kind or column.kind not in _JOINED:
+            if column.kind == partner.kind and column.kind not in _JOINED:
+                raise DerivationError(
+                    f'{said}: frames are not joined by "{name}", which is {column.kind}; use map'
+                )
+            if column.kind != partner.kind:
                 raise DerivationError(
                     f'{said}: "{name}" is {column.kind} and the other\'s "{other}" {partner.kind}; use map'
                 )

@@ -26,7 +26,7 @@ from notebook_rt.store.columns import FixedColumn, take
 from notebook_rt.store.encode import NULL_MOMENT
 from notebook_rt.store.touched import HIDDEN_PREFIX, RANK, Delta, Place
 from notebook_rt.sync.derive.aggregates import meant
-from notebook_rt.sync.derive.comparing import check_values
+from notebook_rt.sync.derive.comparing import check_values, refuse_odd
 from notebook_rt.sync.derive.groups import NO_GROUP, Groups
 from notebook_rt.sync.derive.operator import Columns, Operator, RebuildError, known, rank_column
 from notebook_rt.sync.derive.source import Source
@@ -178,10 +178,11 @@ class Rolling(Operator):
         ):
             for name in names:
                 column = columns[name]
-                if column.kind not in kinds or column.odd_count():
+                if column.kind not in kinds:
                     raise DerivationError(
                         f'rolling: rows are not {what} "{name}", which is {column.kind}; use map'
                     )
+                refuse_odd(column, name, "rolling")
         if columns[self.on].null_count():
             raise DerivationError(f'rolling: "{self.on}" must not be null, as in pandas; use map')
 
