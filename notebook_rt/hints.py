@@ -137,9 +137,7 @@ def of_mapped(name: str) -> str:
         return ""
     hint = "; what is computed has .df, .latest, .on_change(fn), .when(condition, fn), .grid() and .plot()"
     if name in ("where", "changes", "log"):
-        hint += (
-            f". A live frame has .{name}: ask it of what this is computed of, or derive without map"
-        )
+        hint += f". A live frame has .{name}: ask it of what this is computed from, or derive without map"
     return hint
 
 

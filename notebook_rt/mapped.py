@@ -1,4 +1,4 @@
-"""``MappedFrame``: something computed of live frames, as live as they are; made by ``map``.
+"""``MappedFrame``: something computed from live frames, as live as they are; made by ``map``.
 
 In: live frames and the user's function. Out: its value for the present snapshots, computed once for
 each; the same grid and charts as a table's. What the function reads of other live frames while it
@@ -133,7 +133,7 @@ class MappedFrame:
 
     @property
     def sources(self) -> list[Followed]:
-        """The live frames it is computed of: those it is given, and those its function has read."""
+        """The live frames it is computed from: those it is given, and those its function has read."""
         return list(self._sources(self._run).values())
 
     def _sources(self, run: _Run) -> dict[Feed, Followed]:
@@ -248,11 +248,11 @@ class MappedFrame:
         WaitTimeoutError
             If none does in time.
         ClosedError
-            If a frame that it is computed of, or its session, is closed meanwhile.
+            If a frame that it is computed from, or its session, is closed meanwhile.
         FilterError, DerivationError
             As `when`; also what a function of yours raises.
         NotebookRTError
-            Why a table that it is computed of is in error, if it comes to that.
+            Why a table that it is computed from is in error, if it comes to that.
         """
         timeout = seconds(timeout)
         ends = None if timeout is None else time.monotonic() + timeout
@@ -267,7 +267,7 @@ class MappedFrame:
             watching.unsubscribe()
 
     def _check(self) -> None:
-        """Raise if a frame that it is computed of is closed or in error."""
+        """Raise if a frame that it is computed from is closed or in error."""
         for frame in self.frames:
             frame._check()
             frame._check_error()

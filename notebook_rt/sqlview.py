@@ -306,7 +306,7 @@ def _check(name: TableName, table: Any) -> None:
 
 
 def _live(tables: Any) -> tuple[LiveFrame, ...]:
-    """The live frames among them, and those that what is computed of live frames was given."""
+    """The live frames among them, and those that what is computed from live frames was given."""
     found: dict[LiveFrame, None] = {}
     for table in tables:
         if isinstance(table, LiveFrame):

@@ -240,6 +240,21 @@ def test_a_project_that_gives_few_rows_a_request_is_told_what_that_costs(
         assert any("Token has expired" in text for text in wrong(looked(capsys)))
 
 
+def test_a_key_of_the_older_kind_says_until_when_it_is_accepted(
+    whole: LocalStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1_800_000_000.0
+    assert not list(doctor.of_expiry(None, now))
+    levels = []
+    for days in (-1, 10, 400):
+        (finding,) = doctor.of_expiry(now + days * 86_400, now)
+        levels.append(finding.level)
+    assert levels == ["wrong", "note", "ok"]
+    assert not any("accepted until" in one.text for one in looked(capsys))
+    monkeypatch.setenv("SUPABASE_KEY", whole.token("anon", ttl=86_400 * 10))
+    assert any(one.text.startswith("the key expires on 20") for one in looked(capsys))
+
+
 @pytest.mark.parametrize(("skew", "words"), [(3600.0, "3,600 s behind"), (-90.0, "90 s ahead of")])
 def test_a_clock_that_is_wrong_is_said(skew: float, words: str) -> None:
     assert words in doctor.of_clock(skew).text
@@ -405,8 +420,25 @@ def test_a_table_that_is_broadcast_needs_no_publication(
     assert wrong(found) == []
     said = [one.text for one in found if one.about == "ill"]
     assert "the database broadcasts its changes, so it need not be in the publication" in said
-    assert "2 rows, live" in said
+    assert "2 rows, live by broadcast" in said
     assert ["publication" in one for one in said].count(True) == 1
+
+
+def test_a_broadcast_that_this_login_cannot_join_is_wrong(
+    unpublished: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unpublished.sql(broadcast_sql("public", ["ill"], "true"))
+    for (policy,) in unpublished.sql(
+        "select policyname from pg_policies where tablename = 'messages' and policyname like 'notebook_rt%'"
+    ):
+        unpublished.sql(f"drop policy {policy} on realtime.messages")
+    (text,) = wrong(looked(capsys, "ill"))
+    assert "may not join the channel" in text
+    assert text.endswith("`notebook-rt doctor --sql ill` prints the policies")
+    unpublished.sql("alter publication supabase_realtime add table ill")
+    found = looked(capsys, "ill")
+    assert ["may not join the channel" in one for one in wrong(found)] == [True]
+    assert any(one.text == "2 rows, live" for one in found), "by Postgres Changes"
 
 
 @pytest.mark.parametrize("described", [True, False])

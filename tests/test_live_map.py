@@ -52,7 +52,7 @@ def test_it_shows_itself_as_a_table_that_follows_and_cannot_be_edited(
 ) -> None:
     mapped = frame.map(by_name)
     bundle = mapped._repr_mimebundle_()
-    assert bundle["text/plain"].startswith(f"computed of {frame.name}: 2 rows × 2 columns")
+    assert bundle["text/plain"].startswith(f"computed from {frame.name}: 2 rows × 2 columns")
     assert "&lt;b&gt;c&lt;/b&gt;" in bundle["text/html"]
     assert "<b>c</b>" not in bundle["text/html"]
     source = MappedOf(mapped)
@@ -222,7 +222,7 @@ def test_a_function_of_several_frames_is_as_live_as_each(
     until(lambda: told[-1:] == [14.0], what=lambda: told)
     stack.sql(f"delete from {frame.name} where id = 3")
     until(lambda: told[-1:] == [6.0], what=lambda: told)
-    assert MappedOf(mapped).name == f"computed of {frame.name}, {other.name}"
+    assert MappedOf(mapped).name == f"computed from {frame.name}, {other.name}"
     assert nrt.map(frame, len).df == 2
     with pytest.raises(TypeError, match="map takes live frames"):
         nrt.map([frame.df], len)  # type: ignore[list-item]  # the slip that is tried here

@@ -7,6 +7,7 @@ In: this machine's packages, the project of the environment, and what its tables
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import difflib
 import json
 import os
@@ -47,6 +48,8 @@ CONNECT_RETRIES: Final = 2
 TABLE_SECONDS: Final = 15.0
 SKEW_SECONDS: Final = 60.0
 """From here on a clock that differs from the server's is worth a word."""
+KEY_SECONDS: Final = 30 * 86_400.0
+"""A key that ends sooner is worth a word."""
 SHORT_TIMEOUT_SECONDS: Final = 2.0
 """A statement timeout below it cuts reads of ordinary tables."""
 
@@ -237,6 +240,7 @@ def _project(session: Session, name: str | None) -> Iterator[Finding]:
     project = session._project
     yield Finding("ok", "project", f"URL: {session.url}" + (f", {name}" if name else ""))
     yield of_key(project.credentials.key, project.credentials.key_role, project.credentials.role)
+    yield from of_expiry(project.credentials.key_expires_at, time.time())
     until = time.monotonic() + CONNECT_SECONDS
     while session.status != "connected" and time.monotonic() < until:
         if session.metrics["retries"] >= CONNECT_RETRIES:
@@ -259,6 +263,26 @@ def of_key(key: str, key_role: str, role: str) -> Finding:
         return Finding("note", "project", words)
     kind = "publishable" if key.startswith("sb_publishable_") else "of the older kind (anon)"
     return Finding("ok", "project", f"the key is {kind}, the role {role}")
+
+
+def of_expiry(expires: float | None, now: float) -> Iterator[Finding]:
+    """Until when a key of the older kind is accepted; one of the new kind has no end."""
+    if expires is None:
+        return
+    try:
+        day = f"{dt.datetime.fromtimestamp(expires, dt.UTC):%Y-%m-%d}"
+    except (ValueError, OverflowError, OSError):  # beyond the calendar
+        return
+    if expires < now:
+        words = (
+            f"the key has expired on {day}: take the publishable key (Supabase dashboard: API Keys)"
+        )
+        yield Finding("wrong", "project", words)
+    elif expires < now + KEY_SECONDS:
+        words = f"the key expires on {day}: the publishable key (Supabase dashboard: API Keys) has no end"
+        yield Finding("note", "project", words)
+    else:
+        yield Finding("ok", "project", f"the key is accepted until {day}")
 
 
 def of_clock(skew: float) -> Finding:
@@ -364,8 +388,15 @@ def _tables(session: Session, schema: str, tables: Sequence[str]) -> Iterator[Fi
         if one is None and not told_all and _reads_id(session, schema, name):
             yield _some_columns(schema, name, session._project.credentials.role)
             some = ("id",)
+        scoped = by_broadcast and head is None
+        noted = scoped or bool(one and one.get("published") is False and head is None)
         yield from _opened(
-            *(session, schema, name), told=one, key=unique, columns=some, by_broadcast=by_broadcast
+            *(session, schema, name),
+            told=one,
+            key=unique,
+            columns=some,
+            noted=noted,
+            broadcast=head is not None,
         )
 
 
@@ -421,26 +452,34 @@ def _opened(
     told: Mapping[str, Any] | None,
     key: list[str] | None,
     columns: Sequence[str] | None,
-    by_broadcast: bool,
+    noted: bool,
+    broadcast: bool,
 ) -> Iterator[Finding]:
-    """Open the table as a notebook would; ``told``: what `of_table` has said of it already."""
+    """Open the table as a notebook would; ``told``: what `of_table` has said of it already.
+
+    ``noted``: so was that no change of the whole table is streamed to this login; ``broadcast``: that the
+    database broadcasts them.
+    """
     try:
         with session.table(name, key=key, columns=columns) as table:
             table.wait(TABLE_SECONDS)
             yield from _row_limit(session, table, name)
             status, reason = _settled(table)
+            how = session.health.sources.get(table.name, "changes")
+            by = f" by {how}" if how != "changes" else ""
+            if broadcast and not by:
+                yield _not_joined(name)
             rows = f"{len(table):,} row{'s' * (len(table) != 1)}"
             again = status == "live" and told is not None and not _shows_rows(told)
-            words = (
-                f"{rows}, {status}{': ' if reason and not again else ''}{'' if again else reason}"
-            )
+            words = f"{rows}, {status}{by}{': ' if reason and not again else ''}{'' if again else reason}"
             if status != "live":
                 yield Finding("wrong", name, words)
             else:  # of one that shows no row it is not known whether it has any
                 yield Finding("note" if reason else "ok", name, words)
     except NotebookRTError as error:
-        unpublished = isinstance(error, NotPublishedError | NotBroadcastError)
-        if unpublished and (by_broadcast or (told and told.get("published") is False)):
+        if isinstance(error, NotPublishedError | NotBroadcastError) and (noted or broadcast):
+            if broadcast:
+                yield _not_joined(name)
             return
         near = _near(session, name)
         sql = _sql_of(str(error))
@@ -449,6 +488,15 @@ def _opened(
         yield Finding("wrong", name, str(error) + near, sql)
         if told is None:
             yield from _behind(session, schema, name, error)
+
+
+def _not_joined(name: str) -> Finding:
+    return Finding(
+        "wrong",
+        name,
+        "this login may not join the channel that its changes are broadcast on: private channels have to be "
+        f"allowed (dashboard: Realtime, Settings), and `notebook-rt doctor --sql {name}` prints the policies",
+    )
 
 
 def _reads_id(session: Session, schema: str, name: str) -> bool:

@@ -75,6 +75,12 @@ class Credentials:
         return str(claims(self.key).get("role", ""))
 
     @property
+    def key_expires_at(self) -> float | None:
+        """Seconds since the epoch at which a key of the old kind ends; of the new kind, None."""
+        expiry = claims(self.key).get("exp")
+        return float(expiry) if isinstance(expiry, int | float) else None
+
+    @property
     def expires_at(self) -> float | None:
         """Seconds since the epoch at which the user's token ends."""
         expiry = claims(self.access_token).get("exp")

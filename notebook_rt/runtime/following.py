@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Followed(Protocol):
-    """A live frame, as far as what is computed of it needs it."""
+    """A live frame, as far as what is computed from it needs it."""
 
     _feed: Feed
     _removers: list[Callable[[], None]]

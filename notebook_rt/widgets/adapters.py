@@ -333,7 +333,7 @@ class MappedOf(_ReadOnly):
 
     @property
     def name(self) -> str:
-        return "computed of " + ", ".join(frame.name for frame in self._mapped.frames)
+        return "computed from " + ", ".join(frame.name for frame in self._mapped.frames)
 
     @property
     def df(self) -> pd.DataFrame:
