@@ -524,6 +524,10 @@ def may_be_of(pg_type: str, value: Json) -> bool:
             return isinstance(value, str)
 
 
+_ATOMS: Final = frozenset({int, float, str, bool, dt.datetime, dt.date, Decimal})
+"""Two of the same of these classes are `equal` where ``==`` says so."""
+
+
 def equal(a: Any, b: Any) -> bool:
     """Whether two typed values are the same: None is None, NaN is NaN, JSON true is not 1."""
     if a is b:
@@ -539,4 +543,12 @@ def equal(a: Any, b: Any) -> bool:
 
 def differs(row: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
     """Whether a column of ``row`` is another in ``known``; one that ``known`` lacks is null there."""
-    return any(not equal(known.get(name), value) for name, value in row.items())
+    for name, value in row.items():
+        mine = known.get(name)
+        if mine is value:
+            continue
+        if mine.__class__ is value.__class__ and value.__class__ in _ATOMS and mine == value:
+            continue
+        if not equal(mine, value):
+            return True
+    return False
