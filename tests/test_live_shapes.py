@@ -16,7 +16,7 @@ from notebook_rt.cli import doctor
 from notebook_rt.errors import TableError
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.runtime.optional_sql import optional_sql
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 ODD = 'It\'s "ü" x'
 GIVEN = """
@@ -127,8 +127,8 @@ def test_a_foreign_table_is_said_to_be_one_for_a_query(
     """Its changes cannot be published, and it has no primary key: SQL that would fail is no advice."""
     with nrt.connect(project[0].url, key) as rt:
         with pytest.raises(TableError, match=r"foreign table.*rt\.query"):
-            rt.table("foreign_of", key=named).wait(30)
-        assert rt.query("foreign_of").wait(30).df["a"].tolist() == ["x"]
+            rt.table("foreign_of", key=named).wait(scaled(30))
+        assert rt.query("foreign_of").wait(scaled(30)).df["a"].tolist() == ["x"]
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -465,11 +465,11 @@ def _opened(
             table.wait(TABLE_SECONDS)
             yield from _row_limit(session, table, name)
             status, reason = _settled(table)
+            rows = f"{len(table):,} row{'s' * (len(table) != 1)}"  # raises what it fails with
             how = session.health.sources.get(table.name, "changes")
             by = f" by {how}" if how != "changes" else ""
             if broadcast and not by:
                 yield _not_joined(name)
-            rows = f"{len(table):,} row{'s' * (len(table) != 1)}"
             again = status == "live" and told is not None and not _shows_rows(told)
             words = f"{rows}, {status}{by}{': ' if reason and not again else ''}{'' if again else reason}"
             if status != "live":

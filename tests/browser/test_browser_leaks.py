@@ -29,6 +29,8 @@ unsubscribe = frame.on_change(lambda batch: None)
 display(rt, rt.health, rt.queue, rt.notes(), room.presence, frame, frame.grid(height=120),
         frame.map(lambda df: df.tail(3)), frame.plot(y="quantity"))
 """
+LISTENERS = 4
+"""Of the table, after ``SHOW``: ``on_change``, two grids and a chart, of which those count that are seen."""
 COUNT = """
 import gc, threading, time
 from comm import get_comm_manager
@@ -102,7 +104,7 @@ def test_runs_of_the_cells_leave_no_more_than_one_run_leaves(
         show = notebook.start(SHOW)
         shown(notebook)
         again([connect, show], 1)
-        before = count()
+        before = {**count(), "changes": LISTENERS}
         again([connect, show], max(1, runs // 5))
         until(lambda: not grown(), 20, grown)
         again([show], runs)
