@@ -102,7 +102,7 @@ class Watching:
     failed : callable, optional
         Given what the condition raises; by default that is logged once.
     looked : callable, optional
-        Called when the rows that are there have been judged and told, or if there are none yet.
+        Called when the rows that are there have been judged and told; at once where no data has come yet.
 
     Raises
     ------

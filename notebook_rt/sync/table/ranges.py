@@ -326,7 +326,7 @@ class Ranges:
         """Ask first for what comes first: a page that is far ahead only waits for those before it.
 
         But for what is at the end, while few pages are kept waiting: it shows where the next ranges
-        begin, or that there are none. While many are, nothing is asked for that comes after the first
+        begin, or that the table ends. While many are, nothing is asked for that comes after the first
         of them.
         """
         most, many = self.pool.most, self._waiting_pages >= AHEAD_PAGES
