@@ -681,6 +681,9 @@ class _Load:
     def extend(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> None:
         self._inner.extend(page, keys)
 
+    def prepare(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> Callable[[], None]:
+        return self._inner.prepare(page, keys)
+
     def __len__(self) -> int:
         return len(self._inner)
 

@@ -132,6 +132,11 @@ class Load(Protocol):
         is overwritten.
         """
 
+    def prepare(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> Callable[[], None]:
+        """Do most of what `extend` does, while pages before this one are still to come; what is returned
+        does the rest.
+        """
+
     def __len__(self) -> int: ...
 
     def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> Sequence[RowChange]:

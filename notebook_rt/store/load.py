@@ -7,7 +7,8 @@ makes is a page, not a table of Python objects.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from types import NoneType
 from typing import Any, Final
@@ -48,18 +49,32 @@ class Pages:
         """Add a page of undecoded rows, with their ``keys`` where they are known; a key seen before
         is overwritten.
         """
+        self.prepare(page, keys)()
+
+    def prepare(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> Callable[[], None]:
+        """Do most of what `extend` does, while pages before this one are still to come; what is returned
+        does the rest.
+        """
         schema = self._schema
         keys = schema.keys_of(page) if keys is None else keys
+        columns = {
+            column.name: page_column(
+                _values(page, column.name), column.pg_type, self._backend, schema.numeric
+            )
+            for column in schema.columns
+        }
+        return partial(self._add, page, keys, columns)
+
+    def _add(
+        self, page: Sequence[WireRow], keys: list[Key], columns: Mapping[str, ColumnStore]
+    ) -> None:
         if len(set(keys)) < len(keys) or not self.keys.isdisjoint(keys):
-            page, keys = self._first_seen(page, keys)
+            self.prepare(*self._first_seen(page, keys))()
+            return
         start = len(self.keys)
         self.keys.update(zip(keys, range(start, start + len(keys)), strict=True))
-        for column in schema.columns:
-            self._parts[column.name].append(
-                page_column(
-                    _values(page, column.name), column.pg_type, self._backend, schema.numeric
-                )
-            )
+        for name, column in columns.items():
+            self._parts[name].append(column)
 
     def columns(self) -> dict[str, ColumnStore]:
         """The columns of which there are rows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from notebook_rt.model.rows import Key, Op, Row, RowChange, Upsert, WireRow
@@ -78,9 +78,17 @@ class DictLoad:
         return len(self.collected)
 
     def extend(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> None:
+        self.prepare(page, keys)()
+
+    def prepare(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> Callable[[], None]:
         schema = self.rows.schema
         rows = [schema.decode(wire) for wire in page]
-        self.collected.apply([Upsert(schema.key_of(row), row) for row in rows])
+        ops = [Upsert(schema.key_of(row), row) for row in rows]
+
+        def add() -> None:
+            self.collected.apply(ops)
+
+        return add
 
     def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> Sequence[RowChange]:
         self.collected.apply(ops)

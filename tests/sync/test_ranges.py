@@ -39,7 +39,7 @@ from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.mirror import Mirror
 from notebook_rt.sync.table.queries import Reads
 from notebook_rt.sync.table.ranges import AHEAD_PAGES, SMALLEST, from_number, number
-from notebook_rt.sync.table.reading import Beginning, Paging, each_page
+from notebook_rt.sync.table.reading import Beginning, Paging, each_page, in_order
 from tests.sync.model import DictRows
 from tests.sync.simulation import Server, World
 
@@ -85,7 +85,7 @@ class Reading:
         def flow() -> Any:
             try:
                 paging = Paging(self.size, self.at_once)
-                yield from each_page(reads, paging, take, beginning=self.beginning)
+                yield from each_page(reads, paging, in_order(take), beginning=self.beginning)
             except ReadRefusedError as refused:
                 self.error = refused.error
 

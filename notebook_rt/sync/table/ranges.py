@@ -141,8 +141,8 @@ class Range(msgspec.Struct, eq=False):
     """The leading columns of the key that have one value in all its rows. Its column is the next."""
     behind: Any = None
     """The value of its column that all its rows come after, where that is no number."""
-    came: deque[Read] = msgspec.field(default_factory=deque)
-    """Its pages that wait for those of ranges before it."""
+    came: deque[tuple[Row, Callable[[], None]]] = msgspec.field(default_factory=deque)
+    """Its pages that wait for those of ranges before it: the last row of each, and what is done then."""
     full: int = 0
     """About how many full pages came before the next one, in a row or in the ranges before it that it
     was cut from."""
@@ -187,7 +187,7 @@ class Ranges:
         The last key of the table, where it was asked for beside the first page; None: it was not. It is
         believed to tell how long runs are.
     take
-        Called with each page, in the order of the key.
+        Called with each page as it comes; what it returns is called in the order of the key.
     check
         Called with the rows so far, and the last row of a range before and after a page; raises
         where pages do not come to an end.
@@ -205,7 +205,7 @@ class Ranges:
         most: int,
         total: int | None,
         last: Sequence[WireRow] | None,
-        take: Callable[[Read], None],
+        take: Callable[[Read], Callable[[], None]],
         check: Callable[[int, Row | None, Row], None],
     ) -> None:
         self._reads = reads
@@ -263,11 +263,11 @@ class Ranges:
     def _paged(self, asked: _Asked, read: Read) -> None:
         span, rows = asked.span, read.page.rows
         if rows:
-            span.came.append(read)
             self._waiting_pages += 1
             self._got += len(rows)
             before, span.after = span.after, self._last(rows)
             self._check(self._got, before, span.after)
+            span.came.append((span.after, self._take(read)))
             span.same = span.same + 1 if self._is_of_one_run(span, rows) else 0
             self._look_at_ends(span, rows)
         if len(rows) < asked.limit or self._is_at_end(span):
@@ -311,10 +311,10 @@ class Ranges:
             head = self._head
             while head.came:
                 self._waiting_pages -= 1
-                read = head.came.popleft()
+                last, take = head.came.popleft()
                 if head.run:
-                    self._delivered = self._last(read.page.rows)
-                self._take(read)
+                    self._delivered = last
+                take()
             if not head.done:
                 break
             self._head = head.next

@@ -36,6 +36,8 @@ from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.window import Window
 
 Steps: TypeAlias = Generator[Ask, Sequence[Read], None]
+Take: TypeAlias = Callable[[Read], Callable[[], None]]
+"""Called with each page as it comes; what it returns is called in the order of the pages."""
 DIGEST_FROM: Final = 3
 """Pages that a table must have before it is compared by a hash."""
 SUSPECTS: Final = 10
@@ -122,10 +124,15 @@ class Paging(msgspec.Struct):
             raise EndlessTableError(spec.schema, spec.table, reason)
 
 
+def in_order(take: Callable[[Read], None]) -> Take:
+    """All is done with each page when those before it have come."""
+    return lambda read: partial(take, read)
+
+
 def each_page(
     reads: Reads,
     paging: Paging,
-    take: Callable[[Read], None],
+    take: Take,
     *,
     columns: Sequence[str] | None = None,
     window: Window | None = None,
@@ -133,13 +140,16 @@ def each_page(
     estimate: int | None = None,
     beginning: Beginning | None = None,
 ) -> Steps:
-    """Read all pages and hand each to ``take``, in order, while others are on their way.
+    """Read all pages and hand each to ``take``, while others are on their way.
 
     By key, several at a time (``ranges.py``), at once where ``beginning`` shows how; or
     in the order of ``window``, one after the other, and no more rows than it keeps.
     """
     order = reads.by_key() if window is None else window.order
     most = None if window is None else window.size
+
+    def take_now(read: Read) -> None:
+        take(read)()
 
     def in_ranges(asks: Reads, begins: Beginning, got: int) -> Pool:
         first, paging.beginning = begins.first, begins
@@ -181,7 +191,7 @@ def each_page(
         counted: Count = "estimated" if count else None
         query = asks.page(order, after, columns=columns, count=counted, limit=limit)
         if came is not None:
-            ask: Ask = Ahead(query, partial(take, came))
+            ask: Ask = Ahead(query, partial(take_now, came))
         elif ask_end:
             ask = [query, last_key(reads, order)]
         else:
@@ -210,12 +220,12 @@ def each_page(
             after = reads.schema.decode({term.column: row[term.column] for term in order})
             paging.check(reads, got, before, after)
         if last or got == most:
-            take(read)
+            take_now(read)
             if window is not None and window.limit is not None:
                 window.next_edge = None if last else after
             return
         if window is None and paging.cap is not None and paging.at_once > 1:
-            take(read)
+            take_now(read)
             yield in_ranges(asks, Beginning(read, end[0].page.rows if end else None), got)
             return
         came = read
@@ -269,20 +279,23 @@ def _load(
     all_reads: list[Read] = []
     total: int | None = None if beginning is None else beginning.first.page.count
 
-    def take(read: Read) -> None:
+    def take(read: Read) -> Callable[[], None]:
         nonlocal total
         page = read.page
-        before = len(loading)
-        all_reads.append(read)
         keys = replica.keys_of(page.rows)
-        loading.extend(page.rows, keys)
-        apart = len(loading) == before + len(page.rows) or replica.window_read is not None
-        if not apart or (reads.spec.key and not _whole_keys(keys)):
-            raise _same_keys(reads, page.rows)
         replica.versions.note_page(keys, page.rows)
         replica.watermark.look_at_page(page.rows)
         replica.nulls.look(page.rows)
+        all_reads.append(_without_rows(read))
         total = page.count if page.count is not None else total
+        return partial(add, page.rows, keys, loading.prepare(page.rows, keys))
+
+    def add(page: Sequence[WireRow], keys: Sequence[Key], adding: Callable[[], None]) -> None:
+        before = len(loading)
+        adding()
+        apart = len(loading) == before + len(page) or replica.window_read is not None
+        if not apart or (reads.spec.key and not _whole_keys(keys)):
+            raise _same_keys(reads, page)
         progress(len(loading), total)
 
     replica.versions.clear()
@@ -327,6 +340,11 @@ def spanning(reads: Sequence[Read]) -> Read:
     """One read that stands for several: sent as early as the first, answered as late as the last."""
     late = max(reads, key=lambda read: read.page.server_time)
     return Read(late.page, min(r.sent for r in reads), min(r.sent_at for r in reads))
+
+
+def _without_rows(read: Read) -> Read:
+    """When it was sent and answered, which is all that is kept of it."""
+    return replace(read, page=replace(read.page, rows=()))
 
 
 class Comparison:
@@ -404,7 +422,7 @@ class Comparison:
 
     def spans(self, read: Read) -> None:
         """``read`` compared the whole table."""
-        self._all.append(read)
+        self._all.append(_without_rows(read))
         self.seen = len(self._replica.rows)
 
     @property
@@ -443,7 +461,7 @@ class Comparison:
             alike = _alike(self._replica.schema, read.page.rows)
             raise DuplicateKeyError(spec.schema, spec.table, spec.key, alike)
         self.order += keys
-        self._all.append(read)
+        self._all.append(_without_rows(read))
         before = len(self._keys)
         self._keys.update(keys)
         if len(self._keys) < before + len(keys):
@@ -511,10 +529,12 @@ def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> St
     if window is None and (yield from by_digest(replica, reads, paging, into)):
         return
     if window is not None:
-        yield from each_page(reads, paging, into.whole, window=window)
+        yield from each_page(reads, paging, in_order(into.whole), window=window)
     else:
         take, columns = (into.versions, ()) if by_version else (into.whole, None)
-        yield from each_page(reads, paging, take, columns=columns, estimate=len(replica.rows))
+        yield from each_page(
+            reads, paging, in_order(take), columns=columns, estimate=len(replica.rows)
+        )
     into.absent()
     yield from by_keys(reads, paging, [*into.twice, *into.unknown], into)
 
@@ -546,4 +566,4 @@ def ranks(replica: Replica, reads: Reads, paging: Paging, keys: list[Key]) -> St
         keys.extend(reads.schema.keys_of(read.page.rows))
 
     names = [term.column for term in window.order]
-    yield from each_page(reads, paging, take, columns=names, window=window, xmin=False)
+    yield from each_page(reads, paging, in_order(take), columns=names, window=window, xmin=False)

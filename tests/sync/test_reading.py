@@ -1,0 +1,88 @@
+"""What a load and a comparison of a whole table keep of its pages: nothing, once they are taken."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from notebook_rt.model.rows import WireRow
+from notebook_rt.model.spec import TableSpec
+from notebook_rt.options import Options
+from notebook_rt.sync.events import Effect, Fetch, Fetched
+from notebook_rt.sync.table.flows import Flow, Flows
+from notebook_rt.sync.table.horizon import Horizon
+from notebook_rt.sync.table.queries import Reads
+from notebook_rt.sync.table.reading import Comparison, Paging, load, scan
+from notebook_rt.sync.table.replica import Replica
+from tests.sync.model import DictRows
+from tests.sync.simulation import Server
+
+PAGES, SIZE = 40, 10
+
+
+class Rows(list[WireRow]):
+    """A page's rows, of which can be told whether anybody still holds them."""
+
+
+class Driven:
+    """A flow whose requests are answered in the order in which they were sent."""
+
+    def __init__(self, server: Server) -> None:
+        self.horizon = Horizon(Options())
+        self.most_alive = 0
+        self._server = server
+        self._out: list[Fetch] = []
+        self._pages: list[weakref.ref[Rows]] = []
+
+    def run(self, flow: Flow) -> None:
+        flows = Flows(self.horizon, self._emit)
+        flows.start("one", flow, 0.0)
+        while self._out:
+            fetch = self._out.pop(0)
+            page = self._server.select(fetch.query)
+            rows = Rows(page.rows)
+            self._pages.append(weakref.ref(rows))
+            flows.fetched(Fetched(fetch.request, replace(page, rows=rows)))
+            del page, rows
+            self.most_alive = max(self.most_alive, sum(page() is not None for page in self._pages))
+        assert not flows, "it waits for nothing"
+        assert len(self._pages) >= PAGES
+
+    def _emit(self, effect: Effect) -> None:
+        if isinstance(effect, Fetch):
+            self._out.append(effect)
+
+
+@pytest.fixture
+def server() -> Server:
+    one = Server({"id": "int8", "a": "text"}, ("id",), max_rows=SIZE)
+    for key in range(PAGES * SIZE):
+        one.write(key, {"a": f"row {key}"})
+    return one
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_a_load_and_a_comparison_let_go_of_each_page(server: Server, at_once: int) -> None:
+    driven = Driven(server)
+    known = server.known
+    spec = TableSpec("t")
+    replica = Replica(spec, known, known, driven.horizon)
+    reads = Reads(spec, known, SIZE)
+    rows = replica.rows = DictRows(known)
+
+    def whole(step: Callable[[Paging], Any]) -> int:
+        driven.most_alive = 0
+        driven.run(step(Paging(SIZE, at_once, digest=False)))
+        return driven.most_alive
+
+    few = 3 + at_once  # the first page, the last, and those that came before it was their turn
+    assert whole(lambda paging: load(replica, reads, paging, rows, lambda *_: None)) <= few
+    assert len(rows) == PAGES * SIZE
+    compared = Comparison(replica)
+    assert whole(lambda paging: scan(replica, reads, paging, compared)) <= few
+    assert compared.seen == PAGES * SIZE
+    assert compared.apply(0.0) == 0
