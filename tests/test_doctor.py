@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import notebook_rt as nrt
-from notebook_rt.cli import doctor
-from notebook_rt.cli.doctor import Finding
+from notebook_rt.cli import doctor, findings
+from notebook_rt.cli.findings import Finding
 from notebook_rt.cli.main import main
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.runtime.optional_sql import (
@@ -244,10 +244,10 @@ def test_a_key_of_the_older_kind_says_until_when_it_is_accepted(
     whole: LocalStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1_800_000_000.0
-    assert not list(doctor.of_expiry(None, now))
+    assert not list(findings.of_expiry(None, now))
     levels = []
     for days in (-1, 10, 400):
-        (finding,) = doctor.of_expiry(now + days * 86_400, now)
+        (finding,) = findings.of_expiry(now + days * 86_400, now)
         levels.append(finding.level)
     assert levels == ["wrong", "note", "ok"]
     assert not any("accepted until" in one.text for one in looked(capsys))
@@ -257,9 +257,9 @@ def test_a_key_of_the_older_kind_says_until_when_it_is_accepted(
 
 @pytest.mark.parametrize(("skew", "words"), [(3600.0, "3,600 s behind"), (-90.0, "90 s ahead of")])
 def test_a_clock_that_is_wrong_is_said(skew: float, words: str) -> None:
-    assert words in doctor.of_clock(skew).text
-    assert doctor.of_clock(skew).level == "note"
-    assert doctor.of_clock(skew / 1000).level == "ok"
+    assert words in findings.of_clock(skew).text
+    assert findings.of_clock(skew).level == "note"
+    assert findings.of_clock(skew / 1000).level == "ok"
 
 
 def test_a_table_that_is_not_there_names_the_one_that_is(
@@ -605,13 +605,13 @@ def test_notes_say_what_may_be_better(
 
 
 def test_a_role_whose_statements_are_cut_soon_is_told_how_to_give_it_time() -> None:
-    told = {"tables": {}, "functions": [*doctor._NEEDED_SQL], "role": "anon"}
+    told = {"tables": {}, "functions": [*findings.NEEDED_SQL], "role": "anon"}
     for setting, seconds in (("900ms", "0.9"), ("1s", "1")):
-        (_, finding) = doctor.of_project({**told, "statement_timeout": setting})
+        (_, finding) = findings.of_project({**told, "statement_timeout": setting})
         assert f"may take {seconds} s" in finding.text
         assert finding.sql.startswith("alter role anon set statement_timeout = '8s';")
     for setting in ("0", "3s", "2min", "odd", None):
-        levels = [one.level for one in doctor.of_project({**told, "statement_timeout": setting})]
+        levels = [one.level for one in findings.of_project({**told, "statement_timeout": setting})]
         assert "wrong" not in levels
 
 
@@ -645,7 +645,7 @@ lists = st.lists(st.text(max_size=4) | st.lists(st.text(max_size=4), max_size=2)
     st.text(min_size=1, max_size=8),
 )
 def test_whatever_a_table_says_is_told_and_quoted(told: dict[str, object], name: str) -> None:
-    for finding in doctor.of_table("public", name, told, "anon"):
+    for finding in findings.of_table("public", name, told, "anon"):
         assert finding.about == name
         quoted = doctor.qualified("public", name)
         assert not finding.sql or quoted in finding.sql or "sequence" in finding.sql
@@ -656,4 +656,4 @@ def test_whatever_a_table_says_is_told_and_quoted(told: dict[str, object], name:
 
 @given(json_values)
 def test_a_description_of_any_form_is_no_crash(value: object) -> None:
-    list(doctor.of_project(value if isinstance(value, dict) else None))
+    list(findings.of_project(value if isinstance(value, dict) else None))

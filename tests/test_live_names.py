@@ -10,6 +10,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.cli import doctor
+from notebook_rt.cli.findings import Finding
 from notebook_rt.local import LocalStack
 from tests.waiting import scaled, until
 
@@ -83,7 +84,7 @@ def test_the_doctor_knows_a_table_of_any_name(
     parser = argparse.ArgumentParser()
     doctor.arguments(parser)
     doctor.run(parser.parse_args(["--json", "--", name]))
-    found = [doctor.Finding(**one) for one in json.loads(capsys.readouterr().out)]
+    found = [Finding(**one) for one in json.loads(capsys.readouterr().out)]
     said = "\n".join(one.text for one in found if one.level == "wrong")
     assert "no Supabase project" not in said
     assert name not in said

@@ -13,7 +13,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.cli import doctor
-from notebook_rt.errors import TableError
+from notebook_rt.errors import TableError, identifier
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.runtime.optional_sql import optional_sql
 from tests.waiting import scaled, until
@@ -57,7 +57,7 @@ grant select, insert, update, delete on parted, view_of, instead_of, foreign_of
 
 
 def name_of(table: str) -> str:
-    return doctor.identifier(table)
+    return identifier(table)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["with our SQL", "without"])
