@@ -11,7 +11,7 @@ from notebook_rt.sync.events import Page
 from notebook_rt.sync.table.flows import Ahead
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Reads
-from notebook_rt.sync.table.reading import Paging, each_page, in_order
+from notebook_rt.sync.table.reading import Paging, each_page
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from notebook_rt.sync.table.reading import Paging, each_page, in_order
 def test_pages_without_end_are_an_error_of_the_table(moves: bool, words: str) -> None:
     schema = Schema((Column("id", "int8"),), ("id",))
     reads = Reads(TableSpec("t"), schema, 2)
-    pages = each_page(reads, Paging(2, most=100), in_order(lambda read: None))
+    pages = each_page(reads, Paging(2, most=100), lambda read: None)
     next(pages)
 
     def read_on() -> None:

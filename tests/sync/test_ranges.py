@@ -7,6 +7,7 @@ import random
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.mirror import Mirror
 from notebook_rt.sync.table.queries import Reads
 from notebook_rt.sync.table.ranges import AHEAD_PAGES, SMALLEST, from_number, number
-from notebook_rt.sync.table.reading import Beginning, Paging, each_page, in_order
+from notebook_rt.sync.table.reading import Beginning, Paging, each_page
 from tests.sync.model import DictRows
 from tests.sync.simulation import Server, World
 
@@ -79,13 +80,16 @@ class Reading:
         reads = Reads(TableSpec("t"), known, self.size)
         self.received = 0
 
-        def take(read: Read) -> None:
+        def take(read: Read) -> Callable[[], None]:
+            return partial(put, read)
+
+        def put(read: Read) -> None:
             self.rows += known.keys_of(read.page.rows)
 
         def flow() -> Any:
             try:
                 paging = Paging(self.size, self.at_once)
-                yield from each_page(reads, paging, in_order(take), beginning=self.beginning)
+                yield from each_page(reads, paging, take, beginning=self.beginning)
             except ReadRefusedError as refused:
                 self.error = refused.error
 

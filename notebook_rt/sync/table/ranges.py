@@ -141,7 +141,7 @@ class Range(msgspec.Struct, eq=False):
     """The leading columns of the key that have one value in all its rows. Its column is the next."""
     behind: Any = None
     """The value of its column that all its rows come after, where that is no number."""
-    came: deque[tuple[Row, Callable[[], None]]] = msgspec.field(default_factory=deque)
+    came: deque[tuple[Row, Callable[[], None] | None]] = msgspec.field(default_factory=deque)
     """Its pages that wait for those of ranges before it: the last row of each, and what is done then."""
     full: int = 0
     """About how many full pages came before the next one, in a row or in the ranges before it that it
@@ -187,7 +187,7 @@ class Ranges:
         The last key of the table, where it was asked for beside the first page; None: it was not. It is
         believed to tell how long runs are.
     take
-        Called with each page as it comes; what it returns is called in the order of the key.
+        Called with each page as it comes; what it returns, if anything, is called in the order of the key.
     check
         Called with the rows so far, and the last row of a range before and after a page; raises
         where pages do not come to an end.
@@ -205,7 +205,7 @@ class Ranges:
         most: int,
         total: int | None,
         last: Sequence[WireRow] | None,
-        take: Callable[[Read], Callable[[], None]],
+        take: Callable[[Read], Callable[[], None] | None],
         check: Callable[[int, Row | None, Row], None],
     ) -> None:
         self._reads = reads
@@ -311,10 +311,11 @@ class Ranges:
             head = self._head
             while head.came:
                 self._waiting_pages -= 1
-                last, take = head.came.popleft()
+                last, rest = head.came.popleft()
                 if head.run:
                     self._delivered = last
-                take()
+                if rest is not None:
+                    rest()
             if not head.done:
                 break
             self._head = head.next

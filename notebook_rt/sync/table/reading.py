@@ -36,8 +36,8 @@ from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.window import Window
 
 Steps: TypeAlias = Generator[Ask, Sequence[Read], None]
-Take: TypeAlias = Callable[[Read], Callable[[], None]]
-"""Called with each page as it comes; what it returns is called in the order of the pages."""
+Take: TypeAlias = Callable[[Read], Callable[[], None] | None]
+"""Called with each page as it comes; what it returns, if anything, is called in the order of the pages."""
 DIGEST_FROM: Final = 3
 """Pages that a table must have before it is compared by a hash."""
 SUSPECTS: Final = 10
@@ -124,11 +124,6 @@ class Paging(msgspec.Struct):
             raise EndlessTableError(spec.schema, spec.table, reason)
 
 
-def in_order(take: Callable[[Read], None]) -> Take:
-    """All is done with each page when those before it have come."""
-    return lambda read: partial(take, read)
-
-
 def each_page(
     reads: Reads,
     paging: Paging,
@@ -149,7 +144,9 @@ def each_page(
     most = None if window is None else window.size
 
     def take_now(read: Read) -> None:
-        take(read)()
+        rest = take(read)
+        if rest is not None:
+            rest()
 
     def in_ranges(asks: Reads, begins: Beginning, got: int) -> Pool:
         first, paging.beginning = begins.first, begins
@@ -278,9 +275,10 @@ def _load(
     loading = into.load()
     all_reads: list[Read] = []
     total: int | None = None if beginning is None else beginning.first.page.count
+    came = 0
 
     def take(read: Read) -> Callable[[], None]:
-        nonlocal total
+        nonlocal came, total
         page = read.page
         keys = replica.keys_of(page.rows)
         replica.versions.note_page(keys, page.rows)
@@ -288,6 +286,8 @@ def _load(
         replica.nulls.look(page.rows)
         all_reads.append(_without_rows(read))
         total = page.count if page.count is not None else total
+        came += len(page.rows)
+        progress(came, total)
         return partial(add, page.rows, keys, loading.prepare(page.rows, keys))
 
     def add(page: Sequence[WireRow], keys: Sequence[Key], adding: Callable[[], None]) -> None:
@@ -296,7 +296,6 @@ def _load(
         apart = len(loading) == before + len(page) or replica.window_read is not None
         if not apart or (reads.spec.key and not _whole_keys(keys)):
             raise _same_keys(reads, page)
-        progress(len(loading), total)
 
     replica.versions.clear()
     window = replica.window_read
@@ -529,12 +528,10 @@ def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> St
     if window is None and (yield from by_digest(replica, reads, paging, into)):
         return
     if window is not None:
-        yield from each_page(reads, paging, in_order(into.whole), window=window)
+        yield from each_page(reads, paging, into.whole, window=window)
     else:
         take, columns = (into.versions, ()) if by_version else (into.whole, None)
-        yield from each_page(
-            reads, paging, in_order(take), columns=columns, estimate=len(replica.rows)
-        )
+        yield from each_page(reads, paging, take, columns=columns, estimate=len(replica.rows))
     into.absent()
     yield from by_keys(reads, paging, [*into.twice, *into.unknown], into)
 
@@ -566,4 +563,4 @@ def ranks(replica: Replica, reads: Reads, paging: Paging, keys: list[Key]) -> St
         keys.extend(reads.schema.keys_of(read.page.rows))
 
     names = [term.column for term in window.order]
-    yield from each_page(reads, paging, in_order(take), columns=names, window=window, xmin=False)
+    yield from each_page(reads, paging, take, columns=names, window=window, xmin=False)
