@@ -120,7 +120,7 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = import_module(f"notebook_rt.{name}")
     else:
-        from notebook_rt.errors import near
+        from notebook_rt.quoting import near
 
         hint = "" if name.startswith("_") else near(name, __all__)
         raise AttributeError(f"module 'notebook_rt' has no attribute {name!r}{hint}")

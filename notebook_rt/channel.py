@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from notebook_rt.edits.editing import SendResult
-from notebook_rt.errors import ClosedError, WaitTimeoutError, printable
+from notebook_rt.errors import ClosedError, WaitTimeoutError
 from notebook_rt.frame import LiveFrame
 from notebook_rt.hints import of_channel, public
 from notebook_rt.model.plain import plain, seconds
+from notebook_rt.quoting import printable
 from notebook_rt.runtime.broadcasts import BroadcastFeed
 from notebook_rt.runtime.callbacks import Mailbox
 from notebook_rt.runtime.room import Message, Room

@@ -7,70 +7,15 @@ messages, and never a key or a token is.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import shlex
-import sys
-import traceback
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
-from types import TracebackType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-
-def identifier(name: str) -> str:
-    """``name`` as SQL wants it: quoted where it is not a plain lower-case word.
-
-    >>> print(identifier("positions"), identifier('My "own" table'))
-    positions "My ""own"" table"
-    """
-    letters = name.isascii() and name.replace("_", "a").isalnum() and name == name.lower()
-    if letters and not name[0].isdigit():
-        return name
-    return '"' + name.replace('"', '""') + '"'
-
-
-def near(name: object, names: Collection[str]) -> str:
-    """The one of ``names`` that is most like ``name``, as a question; empty: it is like none of them.
-
-    >>> print(near("Pric", ["id", "price"]) + near("x", ["id"]))
-     (did you mean 'price'?)
-    """
-    folded = {one.casefold(): one for one in names}
-    found = difflib.get_close_matches(str(name).casefold(), folded, 1)
-    return f" (did you mean {folded[found[0]]!r}?)" if found else ""
-
-
-def qualified(schema: str, table: str) -> str:
-    """``schema.table``, each quoted where needed."""
-    return f"{identifier(schema)}.{identifier(table)}"
-
-
-def printable(text: str, *, lines: bool = False) -> str:
-    """``text`` of somebody else's without what a terminal would obey.
-
-    Control characters, the beginnings of escape sequences, marks that turn the direction of writing
-    and halves of surrogate pairs become U+FFFD; line breaks, too, unless ``lines``.
-
-    >>> printable("a\\x1b[2Jb\\u202ec")
-    'a�[2Jb�c'
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if _is_harmless(c, lines) else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def _is_harmless(c: str, lines: bool) -> bool:
-    # Spaces of every width, and the joiners that emoji and some scripts are written with.
-    return (
-        c.isprintable()
-        or unicodedata.category(c) == "Zs"
-        or c in "\u200c\u200d"
-        or (lines and c in "\n\t")
-    )
-
+from notebook_rt.quoting import identifier, near, printable, qualified
+from notebook_rt.tracebacks import remade, rendered
 
 HOW_TO_RUN: Final = (
     "Run what `notebook-rt doctor --sql` prints once (in the SQL editor of a hosted project, by "
@@ -91,7 +36,7 @@ class NotebookRTError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """So that one raised in another process arrives: ``args`` are not what ``__init__`` takes."""
-        return _remade, (type(self), self.args), self.__dict__
+        return remade, (type(self), self.args), self.__dict__
 
     def _render_traceback_(self) -> list[str]:
         """What IPython prints for it: the user's own lines and the message.
@@ -99,47 +44,7 @@ class NotebookRTError(Exception):
         The calls inside this package say nothing about a mistake that was made outside. ``%debug`` still
         has the whole stack.
         """
-        stack = _outside(self.__traceback__)
-        ipython = sys.modules.get("IPython")
-        shell = None if ipython is None else ipython.get_ipython()
-        if shell is None:
-            return traceback.format_exception(type(self), self, stack)
-        lines: list[str] = shell.InteractiveTB.structured_traceback(type(self), self, stack)
-        return lines
-
-
-_INSIDE: Final = ("notebook_rt", "concurrent.futures")
-"""Packages whose calls are left out of what a notebook prints."""
-
-
-def _outside(stack: TracebackType | None) -> TracebackType | None:
-    """The entries of a traceback that are not of this package."""
-    kept = []
-    while stack is not None:
-        name = f"{stack.tb_frame.f_globals.get('__name__', '')}."
-        if not any(name.startswith(f"{package}.") for package in _INSIDE):
-            kept.append(stack)
-        stack = stack.tb_next
-    shown = None
-    for entry in reversed(kept):
-        shown = TracebackType(shown, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
-    return shown
-
-
-def fresh(error: Exception) -> Exception:
-    """``error``, to be raised where it is asked for: without the stack of the thread it came up on.
-
-    It is another object each time: one that is kept would keep the stack it was last raised in, and
-    all that this holds, such as the frame of a table whose name was mistyped.
-    """
-    error.__traceback__ = None
-    copy = _remade(type(error), error.args)
-    copy.__dict__.update(error.__dict__)
-    return copy
-
-
-def _remade(kind: type[Exception], args: tuple[Any, ...]) -> Exception:
-    return kind.__new__(kind, *args)
+        return rendered(self)
 
 
 # The way to the server ------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from notebook_rt.errors import DerivationError, NotebookRTError, fresh
+from notebook_rt.errors import DerivationError, NotebookRTError
 from notebook_rt.handle import Handle
 from notebook_rt.hints import known_keywords, of_groups
 from notebook_rt.model.filters import FilterSource, parse
@@ -20,6 +20,7 @@ from notebook_rt.runtime.changes import ChangeBatch
 from notebook_rt.runtime.feed import Verdict
 from notebook_rt.runtime.iteration import Changes
 from notebook_rt.sync import derive
+from notebook_rt.tracebacks import fresh
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,21 +14,17 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast
 
-from notebook_rt.errors import (
-    ClosedError,
-    NotebookRTError,
-    WaitTimeoutError,
-    fresh,
-    printable,
-)
+from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError
 from notebook_rt.hints import known_keywords, of_frame, public
 from notebook_rt.model.plain import seconds
+from notebook_rt.quoting import printable
 from notebook_rt.runtime.callbacks import FirstRow, Mailbox, came, check_told
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
 from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.following import note
 from notebook_rt.runtime.iteration import Changes
 from notebook_rt.runtime.progress import Bar
+from notebook_rt.tracebacks import fresh
 
 if TYPE_CHECKING:
     import pandas as pd

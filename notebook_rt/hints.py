@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from functools import wraps
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
-from notebook_rt.errors import near
+from notebook_rt.quoting import near
 
 if TYPE_CHECKING:
     from notebook_rt.model.types import Schema

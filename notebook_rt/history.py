@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
-from notebook_rt.errors import HistoryError, HistoryGapWarning, printable
+from notebook_rt.errors import HistoryError, HistoryGapWarning
 from notebook_rt.frame import LiveFrame
 from notebook_rt.model.plain import duration
 from notebook_rt.model.types import equal
+from notebook_rt.quoting import printable
 from notebook_rt.runtime.archiving import AHEAD
 from notebook_rt.runtime.past_writer import CAUSE, CHANGE, COMMIT, PastWriter
 from notebook_rt.runtime.recording import Recording

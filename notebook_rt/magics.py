@@ -17,9 +17,10 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from notebook_rt.errors import NotebookRTError, printable
+from notebook_rt.errors import NotebookRTError
 from notebook_rt.frame import LiveFrame
 from notebook_rt.mapped import MappedFrame
+from notebook_rt.quoting import printable
 from notebook_rt.session import Session
 from notebook_rt.table import LiveTable
 

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from notebook_rt.errors import DerivationError, printable
+from notebook_rt.errors import DerivationError
 from notebook_rt.hints import known_keywords, of_mapped
 from notebook_rt.model.plain import seconds
+from notebook_rt.quoting import printable
 from notebook_rt.runtime.callbacks import FirstRow, Mailbox, check_told
 from notebook_rt.runtime.following import Followed, Reads, is_running, note_all, recording
 from notebook_rt.runtime.judging import Condition, Judge

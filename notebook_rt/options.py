@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Final, Literal, Self
 
-from notebook_rt.errors import near
+from notebook_rt.quoting import near
 
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 """256 KiB a row of a page of 1,000 rows: far past what a notebook reads, far below what ends a kernel."""

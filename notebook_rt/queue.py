@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from notebook_rt.edits.editing import SendResult
 from notebook_rt.edits.listing import in_states, reasons, state, what
 from notebook_rt.edits.ops import Json, Op
-from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError, printable
+from notebook_rt.errors import InvalidEditError, QueueError, WaitTimeoutError
 from notebook_rt.hints import known_keywords
 from notebook_rt.model.plain import plain, seconds
 from notebook_rt.model.spec import check_name, check_text
@@ -26,6 +26,7 @@ from notebook_rt.model.types import coerce, to_json
 from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.sessions import whose
+from notebook_rt.quoting import printable
 from notebook_rt.runtime.progress import WritesBar
 
 if TYPE_CHECKING:

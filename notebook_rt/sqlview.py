@@ -16,9 +16,10 @@ from difflib import get_close_matches
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from notebook_rt.errors import SqlError, printable
+from notebook_rt.errors import SqlError
 from notebook_rt.frame import LiveFrame
 from notebook_rt.mapped import MappedFrame
+from notebook_rt.quoting import printable
 
 if TYPE_CHECKING:
     import duckdb

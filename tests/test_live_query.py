@@ -12,8 +12,8 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
-from notebook_rt.errors import identifier
 from notebook_rt.local import LocalStack
+from notebook_rt.quoting import identifier
 from tests.waiting import scaled, until
 
 _numbers = itertools.count(time.monotonic_ns())

@@ -13,8 +13,9 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.cli import doctor
-from notebook_rt.errors import TableError, identifier
+from notebook_rt.errors import TableError
 from notebook_rt.local import LocalStack, StackOptions, start
+from notebook_rt.quoting import identifier
 from notebook_rt.runtime.optional_sql import optional_sql
 from tests.waiting import scaled, until
 

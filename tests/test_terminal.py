@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import notebook_rt as nrt
 from notebook_rt import errors
-from notebook_rt.errors import NotebookRTError, printable
+from notebook_rt.errors import NotebookRTError
+from notebook_rt.quoting import printable
 from notebook_rt.runtime import feed, room
 from notebook_rt.sync.connection.health import Facts, Metrics, TableFacts, health
 from notebook_rt.widgets.base import LiveWidget

@@ -6,7 +6,7 @@ import argparse
 import time
 
 from notebook_rt.disk import cache
-from notebook_rt.errors import printable
+from notebook_rt.quoting import printable
 
 _UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
 

@@ -27,9 +27,8 @@ from notebook_rt.errors import (
     NotPublishedError,
     PermissionDeniedError,
     UnknownKeyError,
-    printable,
-    qualified,
 )
+from notebook_rt.quoting import printable, qualified
 from notebook_rt.runtime.optional_sql import (
     broadcast_remove_sql,
     broadcast_sql,

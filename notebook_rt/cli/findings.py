@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from notebook_rt.errors import HOW_TO_EXPOSE, identifier, qualified
+from notebook_rt.errors import HOW_TO_EXPOSE
+from notebook_rt.quoting import identifier, qualified
 from notebook_rt.runtime.optional_sql import function_sources
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from notebook_rt import __version__
 from notebook_rt.cli import doctor, watch
-from notebook_rt.errors import near
+from notebook_rt.quoting import near
 
 if TYPE_CHECKING:
     from notebook_rt.local import LocalStack

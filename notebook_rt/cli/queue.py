@@ -17,12 +17,13 @@ from pathlib import Path
 
 from notebook_rt.edits.listing import in_states, state, what
 from notebook_rt.edits.ops import Op
-from notebook_rt.errors import QueueError, printable
+from notebook_rt.errors import QueueError
 from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.file import directory
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.sessions import whose
 from notebook_rt.queue import Queue, as_json, dumps
+from notebook_rt.quoting import printable
 
 
 def run(arguments: argparse.Namespace) -> int:

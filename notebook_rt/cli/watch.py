@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from notebook_rt.cli.advice import in_shell, log_in_shell
-from notebook_rt.errors import printable
+from notebook_rt.quoting import printable
 
 if TYPE_CHECKING:
     from rich.console import Group

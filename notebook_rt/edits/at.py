@@ -10,8 +10,8 @@ from typing import Any
 from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.ops import Right
 from notebook_rt.edits.shown import Shown
-from notebook_rt.errors import near
 from notebook_rt.model.rows import Key
+from notebook_rt.quoting import near
 
 
 class At:

@@ -24,7 +24,6 @@ from notebook_rt.edits.merge import (
     Strategy,
 )
 from notebook_rt.edits.ops import Json, Op, changes_key
-from notebook_rt.errors import identifier, qualified
 from notebook_rt.model.classify import SERVER_WAIT, by_status
 from notebook_rt.model.http import Answer
 from notebook_rt.model.types import (
@@ -34,6 +33,7 @@ from notebook_rt.model.types import (
     key_part,
     to_json,
 )
+from notebook_rt.quoting import identifier, qualified
 
 _MANY_VERSION: Final = 1
 """The form of what `statements.MANY` takes and gives; another one is not used."""

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from notebook_rt.edits.compose import Composer
-from notebook_rt.errors import InvalidEditError, near
+from notebook_rt.errors import InvalidEditError
 from notebook_rt.model.coerce import missing
 from notebook_rt.model.kinds import NUMBERS
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import equal, kind
 from notebook_rt.model.values import ascii_json
+from notebook_rt.quoting import near
 
 if TYPE_CHECKING:
     import pandas as pd

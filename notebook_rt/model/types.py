@@ -52,7 +52,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final, cast
 
-from notebook_rt.errors import near
 from notebook_rt.model.coerce import coerce
 from notebook_rt.model.kinds import (
     Backend,
@@ -84,6 +83,7 @@ from notebook_rt.model.values import (
     to_rest,
     typed_class,
 )
+from notebook_rt.quoting import near
 
 _EXACT_FLOATS: Final = 2**53
 """Up to here every integer is a float."""

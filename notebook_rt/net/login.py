@@ -15,19 +15,14 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from notebook_rt.errors import (
-    ClosedError,
-    LoginError,
-    NotebookRTError,
-    UnreachableError,
-    printable,
-)
+from notebook_rt.errors import ClosedError, LoginError, NotebookRTError, UnreachableError
 from notebook_rt.net.answers import BETWEEN
 from notebook_rt.net.credentials import Credentials, checked_token, claims
 from notebook_rt.net.followed import FollowedClient
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.ways import Way
 from notebook_rt.options import Options
+from notebook_rt.quoting import printable
 from notebook_rt.sync.connection.health import Metrics
 
 Token = str | Callable[[], str | Awaitable[str]] | None

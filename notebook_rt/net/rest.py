@@ -20,7 +20,6 @@ from notebook_rt.errors import (
     NotebookRTError,
     TokenExpiredError,
     UnreachableError,
-    fresh,
 )
 from notebook_rt.model.classify import by_status, classify
 from notebook_rt.model.filters import column_name
@@ -33,6 +32,7 @@ from notebook_rt.options import Options
 from notebook_rt.sync.events import OPTIONAL_SQL_SCHEMA, Page, Query
 from notebook_rt.sync.table.discovery import DESCRIBE
 from notebook_rt.sync.usage import Purpose, Usage
+from notebook_rt.tracebacks import fresh
 
 _PLANNED = {"PGRST204", "PGRST115", "42501", "42703", "42601"}
 """What is answered to a PUT whose filters are the primary key, and whose body has no key."""

@@ -20,13 +20,14 @@ import msgspec
 import pandas as pd
 import pyarrow as pa
 
-from notebook_rt.errors import NotebookRTError, printable
+from notebook_rt.errors import NotebookRTError
 from notebook_rt.model.classify import classify
 from notebook_rt.model.rows import Key, RowChange, at_most
 from notebook_rt.model.signal import Signal
 from notebook_rt.model.types import Schema
 from notebook_rt.net.loop import LoopThread, WakingLock
 from notebook_rt.options import Options
+from notebook_rt.quoting import printable
 from notebook_rt.runtime.callbacks import Subscribers
 from notebook_rt.runtime.changes import ChangeBatch
 from notebook_rt.store.marks import Mark

@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from notebook_rt.errors import ClosedError, fresh
+from notebook_rt.errors import ClosedError
 from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.table.heads import MOST, answers, combined
+from notebook_rt.tracebacks import fresh
 
 GATHER: Final = 0.02
 """Seconds to wait for the questions of other tables: their timers run apart by less."""

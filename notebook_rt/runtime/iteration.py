@@ -14,10 +14,12 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from notebook_rt.errors import ClosedError, fresh, printable
+from notebook_rt.errors import ClosedError
+from notebook_rt.quoting import printable
 from notebook_rt.runtime.changes import ChangeBatch
 from notebook_rt.runtime.feed import Feed
 from notebook_rt.sync.events import Status
+from notebook_rt.tracebacks import fresh
 
 
 class Changes:

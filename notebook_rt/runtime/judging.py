@@ -14,10 +14,11 @@ from uuid import UUID
 
 import pandas as pd
 
-from notebook_rt.errors import DerivationError, near
+from notebook_rt.errors import DerivationError
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import Column, Schema
+from notebook_rt.quoting import near
 from notebook_rt.sync.derive.where import readable, selects
 from notebook_rt.sync.watch import Turn, Watch
 

@@ -25,9 +25,9 @@ from notebook_rt.disk.errors import RefusedFileError
 from notebook_rt.disk.kept import Batch, Facts, Identity, Kept, Versions, keys_of
 from notebook_rt.disk.shelf import Shelf
 from notebook_rt.edits.overlay import Overlay
-from notebook_rt.errors import printable
 from notebook_rt.model.rows import Key, Op
 from notebook_rt.model.types import Schema
+from notebook_rt.quoting import printable
 from notebook_rt.runtime.observed import ObservedTable
 from notebook_rt.store.column import Parts
 from notebook_rt.store.table import Table

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from notebook_rt.errors import qualified
+from notebook_rt.quoting import qualified
 
 PACKAGE = Path(__file__).parent.parent
 DESCRIBE_SQL = PACKAGE / "sync" / "table" / "describe.sql"

@@ -22,7 +22,6 @@ from notebook_rt.errors import (
     NotebookRTError,
     RefusedError,
     WaitTimeoutError,
-    fresh,
 )
 from notebook_rt.model.classify import classify
 from notebook_rt.model.http import Request
@@ -35,6 +34,7 @@ from notebook_rt.runtime.topics import NOT_REPLICATING, REPLICATING
 from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.connection.presence import Meta, People, Person, Throttle
 from notebook_rt.sync.events import Binding, Change
+from notebook_rt.tracebacks import fresh
 
 if TYPE_CHECKING:
     from notebook_rt.net.websocket.topic import SocketChannel

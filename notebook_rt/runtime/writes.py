@@ -35,7 +35,6 @@ from notebook_rt.errors import (
     PermissionDeniedError,
     QueueError,
     UnreachableError,
-    printable,
 )
 from notebook_rt.model.kinds import INT_LIMITS
 from notebook_rt.model.rows import Key
@@ -57,6 +56,7 @@ from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import REQUEST_SECONDS, HttpRest
 from notebook_rt.outbox.sessions import whose
 from notebook_rt.outbox.worker import Worker
+from notebook_rt.quoting import printable
 from notebook_rt.runtime.host import has_front_end, is_interactive
 from notebook_rt.runtime.keeping import beside
 from notebook_rt.runtime.project import Project

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import anywidget
 
-from notebook_rt.errors import printable
+from notebook_rt.quoting import printable
 from notebook_rt.runtime import host
 from notebook_rt.widgets.lifetime import Cells
 from notebook_rt.widgets.pump import Pump

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
 
-from notebook_rt.errors import printable
+from notebook_rt.quoting import printable
 from notebook_rt.runtime.host import has_front_end
 from notebook_rt.widgets.adapters import FrameOf, MappedOf, TableOf
 from notebook_rt.widgets.base import LiveWidget

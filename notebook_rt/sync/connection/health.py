@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from notebook_rt.errors import printable
+from notebook_rt.quoting import printable
 from notebook_rt.sync.connection.sentences import Cause, sentences
 from notebook_rt.sync.connection.supervisor import State
 from notebook_rt.sync.events import Status

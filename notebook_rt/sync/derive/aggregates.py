@@ -18,8 +18,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from notebook_rt.errors import DerivationError, near
+from notebook_rt.errors import DerivationError
 from notebook_rt.model.types import Kind
+from notebook_rt.quoting import near
 from notebook_rt.store.dense import Positions
 from notebook_rt.sync.derive.exact import SCALE, exact, exact_sum, is_finite, quotient
 from notebook_rt.sync.derive.operator import RebuildError

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from notebook_rt.errors import DerivationError, near
+from notebook_rt.errors import DerivationError
 from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.types import Backend, Column, Schema
+from notebook_rt.quoting import near
 from notebook_rt.store.arranged import Arranged
 from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import FixedColumn
