@@ -20,6 +20,8 @@ import rules from "./grid.view.css";
 /** @import { CellsMessage, GridMessage, ReplyMessage, Say, Sort, WindowMessage } from "./protocol.js" */
 /** @typedef {ReturnType<typeof setTimeout> | undefined} Timer */
 
+const HOLD = 350; // ms
+
 /** @param {HTMLElement} body @param {Say} send @param {typeof import("slickgrid")} lib */
 export default function gridView(body, send, lib) {
   const holder = h("div", { class: "nrt-grid" });
@@ -312,7 +314,7 @@ export default function gridView(body, send, lib) {
     aria.sinks();
   }
 
-  /** @type {WeakMap<Element, Animation>} */
+  /** @type {WeakMap<Element, { fade: Animation, at: number }>} */
   const flashes = new WeakMap();
   function flash(/** @type {[row: number, column: number][]} */ cells, still = false) {
     const calm = still || matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -326,8 +328,15 @@ export default function gridView(body, send, lib) {
       screen.grid.updateCell(row, c);
       const node = calm ? null : screen.grid.getCellNode(row, c);
       if (!node) continue;
-      flashes.get(node)?.cancel(); // twenty a second would be eighteen at a time, each drawn in every frame
-      flashes.set(node, node.animate([{ backgroundColor: colour }, { backgroundColor: "transparent" }], { duration: 900, easing: "ease-out" }));
+      const last = flashes.get(node);
+      const at = performance.now();
+      last?.fade.cancel(); // twenty a second would be eighteen at a time
+      // One that changes again and again stays as it is until it rests: fading is painted in every frame.
+      const delay = last && at - last.at < HOLD ? HOLD : 0;
+      const fade = node.animate([{ backgroundColor: colour }, { backgroundColor: "transparent" }], {
+        delay, duration: 900, easing: "ease-out", fill: "backwards",
+      });
+      flashes.set(node, { fade, at });
     }
   }
 

@@ -143,26 +143,40 @@ def test_a_person_works_while_a_thousand_changes_a_second_arrive(browser: Browse
         assert notebook.console == []
 
 
-def test_a_cell_that_changes_all_the_time_flashes_once_at_a_time(browser: Browser) -> None:
+def test_a_cell_that_changes_all_the_time_flashes_once_and_fades_when_it_rests(
+    browser: Browser,
+) -> None:
     with large_grid(browser) as notebook:
         page = notebook.page
         notebook.run(STORM)
-        most, changes = page.evaluate(
+        most, changes, colours = page.evaluate(
             """() => new Promise((done) => {
-              let most = 0, changes = 0, text = "";
+              let most = 0, changes = 0, text = "", at = 0;
+              const colours = new Set();
               const look = () => {
                 const cell = document.querySelector('[data-row="0"] .l4');
                 most = Math.max(most, cell.getAnimations().length);
-                if (cell.textContent !== text) changes++;
+                if (cell.textContent !== text) { changes++; at = performance.now(); }
+                else if (changes > 3 && performance.now() - at < 250) {
+                  colours.add(getComputedStyle(cell).backgroundColor);
+                }
                 text = cell.textContent;
-                if (changes > 10) done([most, changes]);
+                if (changes > 20) done([most, changes, [...colours]]);
                 else requestAnimationFrame(look);
               };
               look();
             })"""
         )
         notebook.ask("storm.on = False")
-        assert (most, changes) == (1, 11)
+        assert (most, changes) == (1, 21)
+        [tint] = colours
+        page.wait_for_function(
+            """(tint) => {
+              const cell = document.querySelector('[data-row="0"] .l4');
+              return !cell.getAnimations().length && getComputedStyle(cell).backgroundColor !== tint;
+            }""",
+            arg=tint,
+        )
 
 
 def test_hostile_names_are_text_and_nothing_is_saved(browser: Browser) -> None:
