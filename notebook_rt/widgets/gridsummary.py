@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from notebook_rt.model.coerce import missing
+from notebook_rt.quoting import near
 from notebook_rt.widgets.groups import Group
 from notebook_rt.widgets.order import DUTY, Order, Positions, column_of
 
@@ -43,12 +44,18 @@ def checked_style(
     for name, how in (style or {}).items():
         if isinstance(how, str):
             if how not in STYLES:
-                raise ValueError(f"{name}: a style is one of {', '.join(STYLES)}, not {how!r}")
+                hint = near(how, STYLES)
+                raise ValueError(
+                    f"{name}: a style is one of {', '.join(STYLES)}, not {how!r}{hint}"
+                )
             found[name] = how
             continue
         for color in how.values():
             if color not in COLORS:
-                raise ValueError(f"{name}: a colour is one of {', '.join(COLORS)}, not {color!r}")
+                hint = near(color, COLORS)
+                raise ValueError(
+                    f"{name}: a colour is one of {', '.join(COLORS)}, not {color!r}{hint}"
+                )
         found[name] = {_shown(value): color for value, color in how.items()}
     return found
 
@@ -74,7 +81,12 @@ def checked_totals(totals: Mapping[str, str] | str | Sequence[str] | None) -> di
         return dict.fromkeys(names, "sum")
     for name, function in totals.items():
         if function not in TOTALS:
-            raise ValueError(f"{name}: a total is one of {', '.join(TOTALS)}, not {function!r}")
+            from notebook_rt.sync.derive.aggregates import meant
+
+            hint = meant(str(function), TOTALS)
+            raise ValueError(
+                f"{name}: a total is one of {', '.join(TOTALS)}, not {function!r}{hint}"
+            )
     return dict(totals)
 
 

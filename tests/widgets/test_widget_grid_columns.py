@@ -271,6 +271,10 @@ def test_what_is_no_style_and_no_total_is_refused():
         checked_style({"s": {"open": "url(javascript:x)"}})
     with pytest.raises(ValueError, match="price: a total is one of count, max, mean"):
         checked_totals({"price": "eval"})
+    with pytest.raises(ValueError, match=r"not 'avg' \(did you mean 'mean'\?\)"):
+        checked_totals({"price": "avg"})
+    with pytest.raises(ValueError, match=r"not 'colour' \(did you mean 'color'\?\)"):
+        checked_style({"price": "colour"})
     with pytest.raises(ValueError, match='"positions" has no column "cost"'):
         Bench(table(3), totals="cost")
     assert checked_style({"ok": {True: "green", None: "red", 3: "blue"}}) == {
