@@ -15,6 +15,7 @@ from notebook_rt.model.types import Column, Schema
 from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.table.change import columns_differ
 from notebook_rt.sync.table.discovery import (
+    AT_ONCE,
     COMPOSITES,
     SINGLES,
     WIDEST,
@@ -210,6 +211,14 @@ def test_the_likeliest_key_is_tried_first() -> None:
         ("shop_id",),
         ("price",),
     ]
+
+
+def test_two_columns_are_tried_before_four() -> None:
+    """Also where a column called id is none of them: all are in the first handful of questions."""
+    rows = [{"id": n, "sensor": n % 60, "at": f"{n}", "size": n, "note": "x"} for n in range(32)]
+    found = list(candidates("t", list(rows[0]), rows))
+    assert found.index(("sensor", "at")) <= AT_ONCE
+    assert ("id", "sensor", "at", "size") in found
 
 
 def test_without_a_row_the_usual_names_are_tried() -> None:

@@ -499,13 +499,15 @@ def _may_be_key(value: Json) -> bool:
 def _composites(
     able: Sequence[str], places: Mapping[str, int], rows: Sequence[WireRow]
 ) -> Iterator[tuple[str, ...]]:
-    """Sets of several columns: the leading ones first, as keys are written, then likely pairs."""
+    """Sets of several columns: two or three leading ones first, as keys are written, then likely pairs."""
     in_order = sorted(able, key=places.__getitem__)
-    sets = [tuple(in_order[:size]) for size in range(2, min(WIDEST, len(in_order)) + 1)]
+    leading = [tuple(in_order[:size]) for size in range(2, min(WIDEST, len(in_order)) + 1)]
     likely = able[: 2 * AT_ONCE]
-    for size in (2, 3):
-        found = combinations(likely, size)
-        sets += sorted(found, key=lambda one: sum(map(likely.index, one)))
+    pairs, triples = (
+        sorted(combinations(likely, size), key=lambda one: sum(map(likely.index, one)))
+        for size in (2, 3)
+    )
+    sets = [*leading[:2], *pairs[:AT_ONCE], *leading[2:], *pairs[AT_ONCE:], *triples]
     seen = set()
     for one in sets:
         if frozenset(one) not in seen and told_apart(rows, one):
