@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from notebook_rt.errors import ClosedError, NotebookRTError, ProtocolError
 from notebook_rt.model.rows import Key, RowChange
-from notebook_rt.model.types import Backend, equal
+from notebook_rt.model.types import Backend, Schema, equal
 from notebook_rt.net.loop import WakingLock
 from notebook_rt.runtime.changes import ChangeBatch
 from notebook_rt.runtime.feed import Feed, T
@@ -82,6 +82,8 @@ class DerivedFeed(Feed):
         self._bound: tuple[tuple[Table | None, Ordered | None], ...] = ()
         self._untold: list[Sequence[RowChange]] = []
         self._telling = Telling()
+        self._whole_schema: Schema | None = None
+        """The result's, hidden columns and all; ``schema`` is what is shown of it."""
         self._latest: ChangeBatch | None = None
         """The input's batch that was heard last."""
         self._outline: Outline | None = None
@@ -287,7 +289,10 @@ class DerivedFeed(Feed):
             self._telling.show(derived.table, derived.view)
             self.table, self.ordered = derived.table, derived.view
         schema = derived.table.schema
-        self.schema = schema.project([n for n in schema.names if not n.startswith(HIDDEN_PREFIX)])
+        if schema is not self._whole_schema:
+            self._whole_schema = schema
+            shown = [name for name in schema.names if not name.startswith(HIDDEN_PREFIX)]
+            self.schema = schema.project(shown)
         visible = self._telling.tell(changes)
         if first and self.listeners:  # who listened before there was anything is told of all of it
             visible = self._everything(derived.view)
