@@ -465,6 +465,7 @@ def test_what_streams_in_fast_is_told_together_and_read_at_once(
         volumes = trades.groupby("symbol").agg(volume=("size", "sum"))
         large = volumes.where("volume=gte.0")
         assert large.df["volume"].tolist() == [0, 0]
+        until(lambda: volumes._feed.version and large._feed.version)  # the first rows are told
         told: list[nrt.ChangeBatch] = []
         feed.thread.call(volumes._feed.listeners.add, told.append)
         tables: list[nrt.ChangeBatch] = []

@@ -98,6 +98,8 @@ class DerivedFeed(Feed):
         self._told_at = float("-inf")
         """When it was brought up to date on the loop last, by the loop's clock."""
         self._gathering: asyncio.TimerHandle | None = None
+        self._bringing = False
+        """Whether what changed is told by who brings it up to date: the loop need not be woken for it."""
         heard = weakref.WeakMethod(self._hear)
 
         def hear(batch: ChangeBatch) -> None:
@@ -314,7 +316,8 @@ class DerivedFeed(Feed):
             visible = self._everything(derived.view)
         if visible or first:
             self._untold.append(visible)
-            self.lock.soon(self._tell)
+            if not self._bringing:
+                self.lock.soon(self._tell)
 
     def _everything(self, view: Arranged | None) -> list[RowChange]:
         assert self.table is not None
@@ -349,10 +352,17 @@ class DerivedFeed(Feed):
             self._gathering.cancel()
             self._gathering = None
         if self._derived is not None or self.listeners:
-            try:
-                self.advance()
-            except NotebookRTError as error:
-                self.fail(error)
+            failed = None
+            with self.lock:
+                self._bringing = True
+                try:
+                    self.advance()
+                except NotebookRTError as error:
+                    failed = error
+                finally:
+                    self._bringing = False
+            if failed is not None:
+                self.fail(failed)
         self._tell()
         self._told_at = asyncio.get_running_loop().time()
 
