@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import random
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,6 +16,8 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
+from notebook_rt.runtime.derived import GATHER_SECONDS
+from notebook_rt.sync.events import Change
 from tests.waiting import scaled, until
 
 same = pd.testing.assert_frame_equal
@@ -444,6 +448,49 @@ def test_a_dashboard_follows_500_changes_a_second(
     open_now = {key for (key,) in stack.sql(f"select id from {names[2]} where status = 'open'")}
     until(lambda: stocks.df["price"].to_dict() == prices and set(waiting.df.index) == open_now, 15)
     same(waiting.df, orders.df[orders.df["status"] == "open"].join(stocks.df, on="symbol"))
+
+
+def test_what_streams_in_fast_is_told_together_and_read_at_once(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    """A hundred changes, each in a turn of the loop of its own; no audit takes them back."""
+    table = make_table("id bigint primary key, symbol text, size int")
+    stack.sql(f"insert into {table} values (1, 'a', 0), (2, 'b', 0)")
+    options = nrt.Options(audit_interval=0)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as session:
+        trades = session.table(table).wait(scaled(10))
+        feed = trades._feed
+        assert feed.schema is not None
+        columns = feed.schema.columns
+        volumes = trades.groupby("symbol").agg(volume=("size", "sum"))
+        large = volumes.where("volume=gte.0")
+        assert large.df["volume"].tolist() == [0, 0]
+        until(lambda: volumes._feed.version and large._feed.version)  # the first rows are told
+        told: list[nrt.ChangeBatch] = []
+        feed.thread.call(volumes._feed.listeners.add, told.append)
+        tables: list[nrt.ChangeBatch] = []
+        feed.thread.call(feed.listeners.add, tables.append)
+
+        async def stream() -> float:
+            began = time.monotonic()
+            for size in range(1, 101):
+                record = {"id": 1, "symbol": "a", "size": size}
+                change = Change("UPDATE", record, {"id": 1}, columns, time.time() + 60)
+                feed._buffer.change(change)
+                await asyncio.sleep(0.001)
+            return time.monotonic() - began
+
+        took = feed.thread.wait(stream())
+        assert trades.df["size"].tolist() == [100, 0]
+        assert len(tables) == 100
+        assert volumes.df["volume"].tolist() == large.df["volume"].tolist() == [100, 0]
+        until(lambda: told[-1][-1].new == {"symbol": "a", "volume": 100})
+        assert len(told) <= took / GATHER_SECONDS + 3
+        now: Any = 0
+        for change in (change for batch in told for change in batch):
+            assert change.key == "a"
+            assert change.old == {"symbol": "a", "volume": now}
+            now = change.new["volume"]
 
 
 def test_a_mistake_is_told_at_the_call_where_the_columns_are_known(

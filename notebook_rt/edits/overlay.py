@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -36,13 +36,6 @@ DROPPED = 1_000
 """Rows of which discarded values are remembered."""
 SHIELD_SECONDS = 10.0
 """So long an answered write waits for its event; then whatever comes is believed again."""
-
-
-class View(Rows, Protocol):
-    """The table below, which holds what is seen."""
-
-    def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
-        """The whole rows under ``keys``, typed; None where there is none."""
 
 
 class _Shield(msgspec.Struct, eq=False):
@@ -71,7 +64,7 @@ class Overlay:
 
     Parameters
     ----------
-    rows : View
+    rows : Rows
         Holds the view.
     schema : Schema
         Decodes the rows of a reconciliation, and names the key.
@@ -85,7 +78,7 @@ class Overlay:
 
     def __init__(
         self,
-        rows: View,
+        rows: Rows,
         schema: Schema,
         strategies: Strategies | None = None,
         matches: Callable[[Row], bool | None] | None = None,
@@ -148,6 +141,13 @@ class Overlay:
         if aside is None:
             return self.rows.get(key)
         return None if aside.row is None else dict(aside.row)
+
+    def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
+        if not self._aside:
+            return self.rows.gather(keys)
+        keys = list(keys)
+        found = self.rows.gather(key for key in keys if key not in self._aside)
+        return {key: self.get(key) if key in self._aside else found[key] for key in keys}
 
     def keys(self) -> Iterator[Key]:
         if not self._aside:

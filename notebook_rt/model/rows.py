@@ -14,7 +14,7 @@ What is made for each change is a ``msgspec.Struct``: a frozen dataclass takes s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, overload
 
 import msgspec
@@ -165,6 +165,9 @@ class Rows(Protocol):
 
     def get(self, key: Key) -> dict[str, Any] | None:
         """The whole row, typed, or None."""
+
+    def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
+        """The whole rows under ``keys``, typed; None where there is none."""
 
     def keys(self) -> Iterator[Key]: ...
 

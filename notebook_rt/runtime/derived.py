@@ -2,11 +2,13 @@
 
 It is pulled, not pushed: whoever reads brings it up to date first, under the session's lock, so that what is
 seen is the operator's result of the inputs as they are at that moment, edits that wait among them. On
-the loop it is brought up to date after each batch of an input, and what changed is told.
+the loop it is brought up to date after a batch of an input, and what changed is told; where changes
+stream in faster than every `GATHER_SECONDS`, those of that time are told as one.
 """
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack, suppress
@@ -17,7 +19,7 @@ import pyarrow as pa
 
 from notebook_rt.errors import ClosedError, NotebookRTError, ProtocolError
 from notebook_rt.model.rows import Key, RowChange
-from notebook_rt.model.types import Backend, equal
+from notebook_rt.model.types import Backend, Schema, equal
 from notebook_rt.net.loop import WakingLock
 from notebook_rt.runtime.changes import ChangeBatch
 from notebook_rt.runtime.feed import Feed, T
@@ -34,6 +36,11 @@ from notebook_rt.sync.events import Status
 WORST_FIRST: Final[tuple[Status, ...]] = (
     *("error", "closed", "stale", "loading", "polling", "live"),
 )
+
+GATHER_SECONDS: Final = 0.01
+"""The least time from one telling of streamed changes to the next. A thousand changes a second come
+as hundreds of batches, each of which would cost a step of the operator and of the result, and wake
+whoever listens. Nobody who reads waits for it."""
 
 Outline: TypeAlias = tuple[Table, Arranged | None]
 """A table without a row that has the columns of another, and the view of it."""
@@ -82,16 +89,28 @@ class DerivedFeed(Feed):
         self._bound: tuple[tuple[Table | None, Ordered | None], ...] = ()
         self._untold: list[Sequence[RowChange]] = []
         self._telling = Telling()
+        self._whole_schema: Schema | None = None
+        """The result's, hidden columns and all; ``schema`` is what is shown of it."""
         self._latest: ChangeBatch | None = None
         """The input's batch that was heard last."""
         self._outline: Outline | None = None
         self._checked = False
+        self._told_at = float("-inf")
+        """When it was brought up to date on the loop last, by the loop's clock."""
+        self._gathering: asyncio.TimerHandle | None = None
+        self._bringing = False
+        """Whether what changed is told by who brings it up to date: the loop need not be woken for it."""
         heard = weakref.WeakMethod(self._hear)
 
         def hear(batch: ChangeBatch) -> None:
             method = heard()
             if method is not None:
                 method(batch)
+
+        def hear_gathered(batch: ChangeBatch) -> None:
+            method = heard()
+            if method is not None:
+                method(batch, gathered=True)
 
         looks = weakref.WeakMethod(self._look_at_inputs)
 
@@ -101,9 +120,10 @@ class DerivedFeed(Feed):
                 method()
 
         for one in dict.fromkeys(inputs):
-            one.thread.call(one.listeners.add, hear)
+            of_it = hear_gathered if isinstance(one, DerivedFeed) else hear
+            one.thread.call(one.listeners.add, of_it)
             one.thread.call(one.status_listeners.add, look)
-            weakref.finalize(self, _leave, one, hear, look).atexit = False
+            weakref.finalize(self, _leave, one, of_it, look).atexit = False
         self._look_at_inputs()
 
     # For any thread
@@ -287,13 +307,17 @@ class DerivedFeed(Feed):
             self._telling.show(derived.table, derived.view)
             self.table, self.ordered = derived.table, derived.view
         schema = derived.table.schema
-        self.schema = schema.project([n for n in schema.names if not n.startswith(HIDDEN_PREFIX)])
+        if schema is not self._whole_schema:
+            self._whole_schema = schema
+            shown = [name for name in schema.names if not name.startswith(HIDDEN_PREFIX)]
+            self.schema = schema.project(shown)
         visible = self._telling.tell(changes)
         if first and self.listeners:  # who listened before there was anything is told of all of it
             visible = self._everything(derived.view)
         if visible or first:
             self._untold.append(visible)
-            self.lock.soon(self._tell)
+            if not self._bringing:
+                self.lock.soon(self._tell)
 
     def _everything(self, view: Arranged | None) -> list[RowChange]:
         assert self.table is not None
@@ -305,19 +329,42 @@ class DerivedFeed(Feed):
 
     # On the loop
 
-    def _hear(self, batch: ChangeBatch) -> None:
-        """An input has changed. Until somebody has looked at the result, it is not made."""
+    def _hear(self, batch: ChangeBatch, *, gathered: bool = False) -> None:
+        """An input has changed; ``gathered``: it tells no more often than this would."""
         if batch.cause == "login":
             self._drop()
             return
         self._latest = batch
         self._check_once()
+        if batch.cause != "stream" or gathered:
+            self._bring()
+        elif self._gathering is None:
+            loop = asyncio.get_running_loop()
+            at = self._told_at + GATHER_SECONDS
+            if loop.time() >= at:
+                self._bring()
+            else:
+                self._gathering = loop.call_at(at, self._bring)
+
+    def _bring(self) -> None:
+        """Bring it up to date and tell of it. Until somebody has looked at the result, it is not made."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
         if self._derived is not None or self.listeners:
-            try:
-                self.advance()
-            except NotebookRTError as error:
-                self.fail(error)
+            failed = None
+            with self.lock:
+                self._bringing = True
+                try:
+                    self.advance()
+                except NotebookRTError as error:
+                    failed = error
+                finally:
+                    self._bringing = False
+            if failed is not None:
+                self.fail(failed)
         self._tell()
+        self._told_at = asyncio.get_running_loop().time()
 
     def _drop(self) -> None:
         """Show nothing any more of what another login saw, and say so to those who were told of it."""

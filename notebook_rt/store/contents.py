@@ -14,17 +14,18 @@ Nothing here locks or tells anybody: that is for ``store.table``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, Upsert
-from notebook_rt.model.types import Backend, Column, Schema, differs, kind
+from notebook_rt.model.types import Backend, Column, Schema, differs, is_same, kind
 from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import FixedColumn, TextColumn, column_of, of_parts, pick
 from notebook_rt.store.dense import Positions, Step
@@ -44,6 +45,18 @@ _SPARSE: Final = 1024
 
 _BESIDE: Final = 100_000
 """Rows from which on text that is made anew is made on a thread of its own, column by column."""
+
+
+class Foreseen(msgspec.Struct):
+    """What operations will change, and the rows that they are about, before and after."""
+
+    changes: list[RowChange]
+    moved: bool
+    """Whether a row will move to the end without a change."""
+    old: dict[Key, dict[str, Any] | None]
+    new: dict[Key, dict[str, Any] | None]
+    numbers: dict[Key, int]
+    """Of the rows before."""
 
 
 class Contents:
@@ -238,9 +251,9 @@ class Contents:
         parts = zip(names, key, strict=True) if isinstance(key, tuple) else ()
         return {**self.blank, **dict(parts), **row}
 
-    def foresee(self, ops: Sequence[Op]) -> tuple[list[RowChange], bool]:
-        """What ``ops`` will change, and whether a row will move to the end without a change."""
-        old = self.rows(dict.fromkeys(op.key for op in ops))
+    def foresee(self, ops: Sequence[Op]) -> Foreseen:
+        """What ``ops`` will change."""
+        old, numbers = self.looked_up(dict.fromkeys(op.key for op in ops))
         new = dict(old)
         moved = False
         for op in ops:
@@ -251,9 +264,8 @@ class Contents:
             if row is None:
                 moved |= old[op.key] is not None
                 row = self.whole(op.key, {})
-            given = {name: value for name, value in op.row.items() if name in self.blank}
-            new[op.key] = {**row, **given}
-        return list(changes_between(old, new)), moved
+            new[op.key] = _overlaid(row, op.row, self.blank)
+        return Foreseen(list(changes_between(old, new)), moved, old, new, numbers)
 
     # --- reading rows -------------------------------------------------------------------------
 
@@ -269,6 +281,12 @@ class Contents:
 
     def rows(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
         """The rows of ``keys`` as they are with everything that was noted."""
+        return self.looked_up(keys)[0]
+
+    def looked_up(
+        self, keys: Iterable[Key]
+    ) -> tuple[dict[Key, dict[str, Any] | None], dict[Key, int]]:
+        """As `rows`, and the numbers of those that there are."""
         found: dict[Key, dict[str, Any] | None] = dict.fromkeys(keys)
         numbers = self.keys.numbers(found.keys())
         stored: dict[Key, int] = {}
@@ -281,7 +299,7 @@ class Contents:
             if stored[key] in self._changed:
                 row.update(self._told(self._changed[stored[key]]))
             found[key] = row
-        return found
+        return found, numbers
 
     def stored(self, numbers: Mapping[Key, int]) -> dict[Key, dict[str, Any]]:
         """The rows with these numbers as the columns have them, without what was noted since."""
@@ -477,6 +495,19 @@ def _given(rows: Sequence[Row], places: Positions, name: str) -> tuple[Positions
     except KeyError:
         given = [at for at, row in enumerate(rows) if name in row]
         return places[given], [rows[at][name] for at in given]
+
+
+def _overlaid(row: Row, given: Row, known: Collection[str]) -> dict[str, Any]:
+    """``row`` with what is ``given`` of the ``known`` columns.
+
+    A value that is given as it is stays the same object, so that who looks for what has changed sees
+    at once that this has not.
+    """
+    found = dict(row)
+    for name, value in given.items():
+        if name in known and not is_same(found[name], value):
+            found[name] = value
+    return found
 
 
 def changes_between(

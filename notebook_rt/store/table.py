@@ -26,7 +26,7 @@ from notebook_rt.model.rows import Key, Op, Row, RowChange, WireRow
 from notebook_rt.model.types import Backend, Column, Schema, differs, key_part
 from notebook_rt.store.column import ColumnStore, Parts
 from notebook_rt.store.columns import of_parts
-from notebook_rt.store.contents import Contents
+from notebook_rt.store.contents import Contents, Foreseen
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.export import arrow_table
 from notebook_rt.store.load import Pages
@@ -156,16 +156,18 @@ class Table:
         """Apply ``ops`` in order, as one change; return what changed if asked."""
         with self.lock:
             changes: list[RowChange] = []
+            foreseen = None
             if want_changes:
-                changes, moved = self._held.foresee(ops)
-                if not changes and not moved:
+                foreseen = self._held.foresee(ops)
+                changes = foreseen.changes
+                if not changes and not foreseen.moved:
                     return changes
             if not ops:
                 return changes
             self.version += 1
             with uninterrupted():
                 if self._followers:
-                    self._tell_followers(ops)
+                    self._tell_followers(ops, foreseen)
                 full = self._held.write(ops)
             if full:
                 self._take_step()
@@ -198,11 +200,11 @@ class Table:
         with self.lock:
             if self._held.is_sparse:
                 self._take_step()  # now: it gives the rows other numbers than the deltas would have
-            before, whole = follower.before, follower.whole
-            follower.before, follower.whole = {}, False
+            before, known = follower.take()
+            whole, follower.whole = follower.whole, False
             if whole:
                 return None
-            after = self._ranked(before)
+            after = self._ranked(before, known)
             return [
                 Delta(key, was, after[key])
                 for key, was in before.items()
@@ -238,28 +240,48 @@ class Table:
         """Become a table of ``columns``, made for this one, as one change; return what changed if asked."""
         return self._become(Contents(schema, self.dtype_backend, columns), want_changes)
 
-    def _tell_followers(self, ops: Sequence[Op]) -> None:
+    def _tell_followers(self, ops: Sequence[Op], foreseen: Foreseen | None) -> None:
         """Have the followers remember the rows that ``ops`` are about, as they are."""
+        keys = dict.fromkeys(op.key for op in ops)
+        before: dict[Key, Place | None] | None = None
+        after: dict[Key, dict[str, Any] | None] | None = None
+        if foreseen is not None:  # the rows that are told are the listeners' to change
+            before = _placed(_copied(foreseen.old), foreseen.numbers)
+            if not self._held.nested:  # those are noted otherwise than they are given
+                after = _copied(foreseen.new)
         for follower in tuple(self._followers):
             if follower.whole:
                 continue
-            fresh = dict.fromkeys(op.key for op in ops if op.key not in follower.before)
-            if follower.has_room(len(fresh), len(self._held.keys)):
-                follower.before.update(self._ranked(fresh))
-            else:
+            fresh = [key for key in keys if key not in follower.before]
+            if not follower.has_room(len(fresh), len(self._held.keys)):
                 follower.reset()
+                continue
+            if before is not None:
+                follower.before.update((key, before[key]) for key in fresh)
+            else:
+                follower.before.update(self._ranked(fresh))
+            if after is not None:
+                follower.after.update(after)
+            else:
+                for key in keys:
+                    follower.after.pop(key, None)
 
     def _leave_followers(self) -> None:
         """Have the followers read the whole: what they remember means nothing any more."""
         for follower in tuple(self._followers):
             follower.reset()
 
-    def _ranked(self, keys: Collection[Key]) -> dict[Key, Place | None]:
-        rows, numbers = self._held.rows(keys), self._held.keys.numbers(keys)
-        return {
-            key: None if row is None else Place(row.get(RANK, numbers[key]), row)
-            for key, row in rows.items()
-        }
+    def _ranked(
+        self,
+        keys: Collection[Key],
+        known: Mapping[Key, dict[str, Any] | None] = MappingProxyType({}),
+    ) -> dict[Key, Place | None]:
+        """The rows of ``keys`` with their ranks; those that are ``known`` are not read."""
+        if known:
+            rows = {key: known[key] for key in keys if key in known}
+            rows |= self._held.rows([key for key in keys if key not in known])
+            return _placed({key: rows[key] for key in keys}, self._held.keys.numbers(keys))
+        return _placed(*self._held.looked_up(keys))
 
     # --- reading the whole --------------------------------------------------------------------
 
@@ -455,6 +477,19 @@ class Table:
 def _labels(*names: str) -> pd.Index:
     """The labels of columns; pandas takes long to make them of names."""
     return pd.Index(names)
+
+
+def _placed(
+    rows: Mapping[Key, dict[str, Any] | None], numbers: Mapping[Key, int]
+) -> dict[Key, Place | None]:
+    return {
+        key: None if row is None else Place(row.get(RANK, numbers[key]), row)
+        for key, row in rows.items()
+    }
+
+
+def _copied(rows: Mapping[Key, dict[str, Any] | None]) -> dict[Key, dict[str, Any] | None]:
+    return {key: row and {**row} for key, row in rows.items()}
 
 
 def _moved(was: Place | None, now: Place | None) -> bool:

@@ -54,6 +54,8 @@ class Touched:
         self.whole = True
         """Nothing is remembered: the whole table is to be read."""
         self.before: dict[Key, Place | None] = {}
+        self.after: dict[Key, dict[str, Any] | None] = {}
+        """The rows as they are now, of those of which that is known without reading them."""
 
     def __bool__(self) -> bool:
         """Whether anything may have changed."""
@@ -62,7 +64,13 @@ class Touched:
     def reset(self) -> None:
         """Remember nothing: the whole table is to be read."""
         self.whole = True
-        self.before = {}
+        self.before, self.after = {}, {}
+
+    def take(self) -> tuple[dict[Key, Place | None], dict[Key, dict[str, Any] | None]]:
+        """What is remembered, once."""
+        found = self.before, self.after
+        self.before, self.after = {}, {}
+        return found
 
     def has_room(self, more: int, rows: int) -> bool:
         """Whether ``more`` keys can be remembered of a table of so many rows."""

@@ -297,6 +297,41 @@ def test_what_was_touched_is_told_by_ranks_that_the_table_still_has(
     assert deltas is None or {d.key: d.new.rank for d in deltas if d.new} == {7: ranks[7]}
 
 
+def test_a_listener_may_change_the_rows_that_it_is_told() -> None:
+    table = Table(SCHEMA)
+    table.apply([Upsert(key, {"n": key, "t": "a"}) for key in range(3)])
+    follower = table.follow()
+    table.take_touched(follower)
+    for change in table.apply([Upsert(1, {"n": 7}), Upsert(2, {"n": 8})], want_changes=True):
+        assert change.old is not None
+        assert change.new is not None
+        change.old["n"] = change.new["n"] = -1
+    table.apply([Upsert(2, {"n": 9})])
+    rows = [
+        (delta.old.row, delta.new.row)
+        for delta in table.take_touched(follower) or ()
+        if delta.old is not None and delta.new is not None
+    ]
+    assert rows == [
+        ({"id": 1, "n": 1, "t": "a"}, {"id": 1, "n": 7, "t": "a"}),
+        ({"id": 2, "n": 2, "t": "a"}, {"id": 2, "n": 9, "t": "a"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("was", "given", "told"), [(0.0, -0.0, -0.0), (1, 1, 1), (None, None, None), (1.5, 2.5, 2.5)]
+)
+def test_what_is_told_of_a_value_is_the_value_that_was_given(
+    was: float | None, given: float | None, told: float | None
+) -> None:
+    schema = Schema((Column("id", "int8"), Column("v", "float8"), Column("n", "int4")), ("id",))
+    table = Table(schema)
+    table.apply([Upsert(1, {"v": was, "n": 1})])
+    [change] = table.apply([Upsert(1, {"v": given, "n": 2})], want_changes=True)
+    assert change.new is not None
+    assert repr(change.new["v"]) == repr(told)
+
+
 @pytest.mark.parametrize("backend", [None, "numpy_nullable", "pyarrow"])
 def test_nulls_of_computed_floats_are_found_when_first_asked(backend: Backend) -> None:
     schema = Schema((Column("id", "int8"), Column("cost", "float8")), ("id",))

@@ -710,8 +710,14 @@ def batch(draw: Any, node: Node, nulls: bool) -> None:
     elif what <= 3:
         edit(draw, node, nulls)
     else:
-        ops = [one for _ in range(draw(st.integers(1, 5))) for one in op(draw, node, nulls)]
-        laid.apply(ops, want_changes=draw(st.booleans()))
+        rows_change(draw, node, nulls)
+
+
+def rows_change(draw: Any, node: Node, nulls: bool) -> None:
+    """Some rows of a table change, come or go."""
+    assert node.overlay is not None
+    ops = [one for _ in range(draw(st.integers(1, 5))) for one in op(draw, node, nulls)]
+    node.overlay.apply(ops, want_changes=draw(st.booleans()))
 
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -730,6 +736,28 @@ def test_derived_is_pandas_after_every_batch(data: st.DataObject) -> None:
 @given(st.data())
 def test_derived_is_pandas_after_every_batch_of_many(data: st.DataObject) -> None:
     play(data)
+
+
+@pytest.mark.timeout(300)
+@settings(max_examples=HISTORIES, deadline=None, suppress_health_check=QUIET)
+@given(st.data())
+def test_a_group_by_is_pandas_after_every_batch_of_a_long_history(data: st.DataObject) -> None:
+    draw = data.draw
+    backend = draw(st.sampled_from([None, None, "numpy_nullable", "pyarrow"]))
+    nulls = draw(st.booleans())
+    table = leaf(draw, backend)
+    groups = groupby(draw, table)
+    if groups is None:
+        return
+    for _ in range(3):
+        rows_change(draw, table, nulls)
+    with suppress(RefusedError):
+        groups.advance()
+        groups.check()
+        for _ in range(draw(st.integers(4, 12))):
+            rows_change(draw, table, nulls)
+            groups.advance()
+            groups.check()
 
 
 def play(data: st.DataObject) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from notebook_rt.edits.merge import RULES, Edit, Rule, Strategies, rebase
-from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay, View
-from notebook_rt.model.rows import Delete, Key, Op, Upsert
+from notebook_rt.edits.overlay import SHIELD_SECONDS, Overlay
+from notebook_rt.model.rows import Delete, Key, Op, Rows, Upsert
 from notebook_rt.model.types import Column, Schema, equal
 from notebook_rt.store.table import Table
 from tests.laws import examples
@@ -26,13 +26,13 @@ SCHEMA = Schema(
 STRATEGIES = Strategies(columns={"n": "delta", "tags": "union"})
 
 
-def table(schema: Schema) -> View:
+def table(schema: Schema) -> Rows:
     return Table(schema)
 
 
 @pytest.fixture(params=[DictRows, table], ids=["dict", "table"])
-def make(request: pytest.FixtureRequest) -> Callable[[Schema], View]:
-    made: Callable[[Schema], View] = request.param
+def make(request: pytest.FixtureRequest) -> Callable[[Schema], Rows]:
+    made: Callable[[Schema], Rows] = request.param
     return made
 
 
@@ -45,7 +45,7 @@ def edit(op: str, key: Key, base: dict[str, Any] | None = None, **values: Any) -
 
 
 @pytest.fixture
-def overlay(make: Callable[[Schema], View]) -> Overlay:
+def overlay(make: Callable[[Schema], Rows]) -> Overlay:
     laid = Overlay(make(SCHEMA), SCHEMA, STRATEGIES)
     laid.apply([Upsert(key, row(key)) for key in (1, 2, 3)])
     return laid
@@ -59,6 +59,7 @@ def server(overlay: Overlay) -> dict[Key, dict[str, Any] | None]:
     seen = {key: overlay.get(key) for key in overlay.keys()}  # noqa: SIM118  a Rows is no dict
     assert len(overlay) == len(seen)
     assert all(key in overlay for key in seen)
+    assert overlay.gather([*seen, 77]) == {**seen, 77: None}
     return seen
 
 
@@ -198,7 +199,7 @@ def test_a_shield_that_waits_in_vain_is_lowered(overlay: Overlay) -> None:
     assert overlay.view(1) == row(1, "theirs")
 
 
-def test_with_a_version_the_order_is_known(make: Callable[[Schema], View]) -> None:
+def test_with_a_version_the_order_is_known(make: Callable[[Schema], Rows]) -> None:
     schema = Schema((*SCHEMA.columns, Column("updated_at", "timestamptz")), ("id",))
     overlay = Overlay(make(schema), schema)
 
@@ -246,7 +247,7 @@ def test_the_event_of_an_answered_write_is_awaited(overlay: Overlay) -> None:
 
 
 def test_a_row_that_my_edit_left_outside_of_the_filter_comes_in_by_what_others_do(
-    make: Callable[[Schema], View],
+    make: Callable[[Schema], Rows],
 ) -> None:
     overlay = Overlay(make(SCHEMA), SCHEMA, STRATEGIES, matches=lambda row: row["a"] == "open")
     overlay.put([edit("e", 1, {"n": 0}, n=5)])  # of another view of the table
@@ -269,7 +270,7 @@ def test_an_insert_is_shown_and_stays_in_place_when_it_is_answered(overlay: Over
 
 @pytest.mark.parametrize("behind", [False, True])
 def test_an_insert_that_gives_way_leaves_their_row_in_its_place(
-    make: Callable[[Schema], View], behind: bool
+    make: Callable[[Schema], Rows], behind: bool
 ) -> None:
     suspected: list[Key] = []
     overlay = Overlay(make(SCHEMA), SCHEMA, STRATEGIES, suspect=suspected.append)
@@ -339,7 +340,7 @@ def test_discarding_a_key_change_shows_the_row_that_lives_there(overlay: Overlay
 
 
 def test_a_row_that_my_edit_takes_out_of_the_filter_leaves_when_it_is_written(
-    make: Callable[[Schema], View],
+    make: Callable[[Schema], Rows],
 ) -> None:
     overlay = Overlay(make(SCHEMA), SCHEMA, STRATEGIES, matches=lambda row: row["a"] == "open")
     overlay.apply([Upsert(1, row(1, "open"))])

@@ -82,9 +82,10 @@ def check_values(
         if delta.new is None:
             continue
         row = delta.new.row
+        before = delta.old.row if delta.old is not None else {}
         for name, pg_type in types.items():
             value = row[name]
-            if value is None:
+            if value is None or before.get(name) is value:  # that was looked at when it came
                 continue
             if not fits(pg_type, value, numeric=numeric):
                 raise RebuildError

@@ -30,7 +30,7 @@ from pandas.api.types import (
 
 from notebook_rt.errors import DerivationError
 from notebook_rt.model.rows import Delete, Key, Op, Upsert
-from notebook_rt.model.types import Column, Kind, Schema, fits
+from notebook_rt.model.types import Column, Kind, Schema, fits, is_same
 from notebook_rt.store.column import ColumnStore, family
 from notebook_rt.store.columns import column_of
 from notebook_rt.store.dense import Positions
@@ -59,6 +59,8 @@ Function: TypeAlias = str | Callable[[pd.Series], Any]
 _GAP: Final = 16
 """Between the ranks of two groups, for those that come between them. Ranks are small: what is derived
 of the result keeps arrays by rank."""
+_ALL: Final = -1
+"""The bits of all states of a group."""
 _GROUPED: Final = frozenset({"int", "float", "bool", "text", "timestamptz", "timestamp", "date"})
 
 
@@ -110,12 +112,28 @@ class GroupBy(Operator):
                 if function != "size"
             )
         )
+        self._results = [
+            (
+                one.name,
+                function,
+                -1
+                if function == "size"
+                else self._kept.index((one.column, state_of(function, self._kinds[one.column]))),
+            )
+            for one, function in self._named
+        ]
+        """The columns that states give, each with the place of its state; -1: the number of rows."""
+        self._shown: dict[int, dict[str, Any]] = {}
+        """What was told last of the groups that have states."""
+        self._keys: dict[tuple[Any, ...], Key] = {}
         inside = groups.codes >= 0
         self._sizes = np.bincount(groups.codes[inside], minlength=len(groups.values)).tolist()
         self._order = sorted(groups.values)
         self._ranks = self._spaced()
         found = self._aggregated(source, groups.codes)
         self._types = {one.name: self._type(one, found[one.name].dtype) for one in self.aggregates}
+        self._dtypes: tuple[Mapping[str, Any], bool, Mapping[str, Any]] | None = None
+        """Those of the result, by what they follow from."""
         self._built = source.dtypes(), {name: one.dtype for name, one in found.items()}
         order = np.array([groups.code(values) for values in self._order], "int64")
         columns: dict[str, ColumnStore] = {}
@@ -180,7 +198,13 @@ class GroupBy(Operator):
         return type_of(dtype, f'agg of "{one.column}"')
 
     def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
-        now, (then, built) = sources[0].dtypes(), self._built
+        now, empty = sources[0].dtypes(), not self._order
+        if self._dtypes is None or self._dtypes[0] is not now or self._dtypes[1] != empty:
+            self._dtypes = now, empty, self._dtypes_of(now)
+        return self._dtypes[2]
+
+    def _dtypes_of(self, now: Mapping[str, Any]) -> Mapping[str, Any]:
+        then, built = self._built
         found = {name: now[name] for name in self.by}
         if self._order:  # pandas looks at the values of an index of objects
             truth = np.dtype("bool")
@@ -204,14 +228,15 @@ class GroupBy(Operator):
         for name, _ in self._kept:
             if name not in self._past:
                 self._past[name] = Past(source, name, changes)
-        touched: dict[int, None] = {}
-        for delta in used:  # all that leave before any that comes: it may take another's rank
+        touched: dict[int, int] = {}
+        moving = [delta for delta in used if not self._stays(delta, touched)]
+        for delta in moving:  # all that leave before any that comes: it may take another's rank
             if delta.old is not None:
                 self._leave(delta.old, touched)
-        for delta in used:
+        for delta in moving:
             if delta.new is not None:
                 self._come(delta.new, touched)
-        return self._told(source, list(touched))
+        return self._told(source, touched)
 
     def _matters(self, delta: Delta) -> bool:
         """Whether anything that is used has changed."""
@@ -219,7 +244,11 @@ class GroupBy(Operator):
         if old is None or new is None or old.rank != new.rank:
             return True
         mine, theirs = old.row, new.row
-        return any(mine[name] != theirs[name] for name in self._kinds)
+        for name in self._kinds:
+            value, other = mine[name], theirs[name]
+            if value is not other and value != other:
+                return True
+        return False
 
     def _check_values(self, source: Source, deltas: Sequence[Delta]) -> None:
         """Build anew where a row holds what `_check` refuses, or where a function of the user's may
@@ -231,15 +260,43 @@ class GroupBy(Operator):
         backend = self._backend is not None
         check_values(deltas, used, numeric, nan=backend, negative_zero=backend)
 
-    def _leave(self, place: Place, touched: dict[int, None]) -> None:
+    def _stays(self, delta: Delta, touched: dict[int, int]) -> bool:
+        """Take a row that stays where it is, in its group: only the states of what has changed; False:
+        it does not.
+        """
+        old, new = delta.old, delta.new
+        if old is None or new is None or old.rank != new.rank:
+            return False
+        was, now = old.row, new.row
+        if any(not is_same(was[name], now[name]) for name in self.by):
+            return False
+        rank = old.rank
+        code = int(self._groups.by_rank[rank])
+        if code == NO_GROUP:
+            moved = 0
+        else:
+            states, moved = self._states_of(code), 0
+            for at, (name, _) in enumerate(self._kept):
+                value, other = was[name], now[name]
+                if not is_same(value, other):
+                    states[at].remove(rank, value)
+                    states[at].add(rank, other)
+                    moved |= 1 << at
+            touched[code] = touched.get(code, 0) | moved
+        for name, past in self._past.items():
+            if was[name] is not now[name]:
+                past.set(rank, now[name])
+        return True
+
+    def _leave(self, place: Place, touched: dict[int, int]) -> None:
         code = int(self._groups.by_rank[place.rank])
         if code != NO_GROUP:
             self._move(code, place, come=False)
             self._sizes[code] -= 1
-            touched[code] = None
+            touched[code] = _ALL
         self._groups.drop(place.rank)
 
-    def _come(self, place: Place, touched: dict[int, None]) -> None:
+    def _come(self, place: Place, touched: dict[int, int]) -> None:
         values = self._groups.values_of(place.row)
         code = NO_GROUP if values is None else self._groups.code_of(values)
         if code == len(self._sizes):
@@ -247,20 +304,21 @@ class GroupBy(Operator):
         if code != NO_GROUP:
             self._move(code, place, come=True)
             self._sizes[code] += 1
-            touched[code] = None
+            touched[code] = _ALL
         self._groups.put(place.rank, code)
         for name, past in self._past.items():
             past.set(place.rank, place.row[name])
 
     def _move(self, code: int, place: Place, *, come: bool) -> None:
         """Add a row to the states of a group, or remove it."""
-        if not self._kept:
-            return
+        for state, (name, _) in zip(self._states_of(code), self._kept, strict=True):
+            (state.add if come else state.remove)(place.rank, place.row[name])
+
+    def _states_of(self, code: int) -> list[State]:
         states = self._states.get(code)
         if states is None:
             states = self._states[code] = self._new_states(code)
-        for state, (name, _) in zip(states, self._kept, strict=True):
-            (state.add if come else state.remove)(place.rank, place.row[name])
+        return states
 
     def _new_states(self, code: int) -> list[State]:
         states = [made(self._kinds[name]) for name, made in self._kept]
@@ -284,31 +342,42 @@ class GroupBy(Operator):
 
     # What that changes in the result
 
-    def _told(self, source: Source, touched: Sequence[int]) -> list[Op]:
+    def _told(self, source: Source, touched: Mapping[int, int]) -> list[Op]:
+        """``touched``: of each group which states have moved, as bits."""
         called = self._call(source, [code for code in touched if self._sizes[code]])
         ops: list[Op] = []
         moved = False
-        for code in touched:
+        for code, bits in touched.items():
             values = self._groups.values[code]
-            key = self._key(values)
             if not self._sizes[code]:
                 self._states.pop(code, None)
+                self._shown.pop(code, None)
                 if values in self._ranks:
                     del self._order[bisect_left(self._order, values)], self._ranks[values]
-                    ops.append(Delete(key))
+                    ops.append(Delete(self._key(values)))
                 continue
-            row = dict(zip(self.by, values, strict=True))
-            if values not in self._ranks:
-                moved |= not self._rank(values)
-            row[RANK] = self._ranks[values]
-            states = dict(zip(self._kept, self._states.get(code, ()), strict=False))
-            for one, function in self._named:
-                if function == "size":
-                    row[one.name] = self._sizes[code]
+            row: dict[str, Any] = {}
+            shown = self._shown.get(code)
+            if shown is None:
+                shown = self._shown[code] = {}
+                bits = _ALL
+                row = dict(zip(self.by, values, strict=True))
+                if values not in self._ranks:
+                    moved |= not self._rank(values)
+                row[RANK] = self._ranks[values]
+            states = self._states_of(code) if self._kept else ()
+            for name, function, at in self._results:
+                if at < 0:
+                    result = self._sizes[code]
+                elif bits >> at & 1:
+                    result = _present(states[at].result(function))
                 else:
-                    state = states[one.column, state_of(function, self._kinds[one.column])]
-                    row[one.name] = _present(state.result(function))
-            ops.append(Upsert(key, {**row, **called.get(code, {})}))
+                    continue
+                if name not in shown or not is_same(shown[name], result):
+                    row[name] = shown[name] = result
+            row |= called.get(code, {})
+            if row:
+                ops.append(Upsert(self._key(values), row))
         if moved:
             self._ranks = self._spaced()
             ranks = self._ranks.items()
@@ -316,7 +385,10 @@ class GroupBy(Operator):
         return ops
 
     def _key(self, values: tuple[Any, ...]) -> Key:
-        return self._result.key_of(dict(zip(self.by, values, strict=True)))
+        key = self._keys.get(values)
+        if key is None:
+            key = self._keys[values] = self._result.key_of(dict(zip(self.by, values, strict=True)))
+        return key
 
     def _rank(self, values: tuple[Any, ...]) -> bool:
         """Give a new group a rank between its neighbours'; False: there is no room."""

@@ -139,10 +139,19 @@ class Derived:
                 self._forget()
                 raise
             else:
-                changes = self.table.apply(ops, want_changes=want_changes) if ops else ()
-                self.view.dtypes = self.operator.dtypes(self._sources)
-                return changes
+                return self._apply(self.table, self.view, ops, want_changes=want_changes)
         return self._build(want_changes=want_changes)
+
+    def _apply(
+        self, table: Table, view: Arranged, ops: Sequence[Op], *, want_changes: bool
+    ) -> Sequence[Any]:
+        try:
+            changes = table.apply(ops, want_changes=want_changes) if ops else ()
+            view.dtypes = self.operator.dtypes(self._sources)
+        except BaseException:  # the operator takes it for told
+            self._forget()
+            raise
+        return changes
 
     def _build(self, *, want_changes: bool) -> Sequence[Any]:
         self.builds += 1

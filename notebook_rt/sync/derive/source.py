@@ -260,18 +260,28 @@ class Census:
     def count(self, deltas: Iterable[Delta]) -> None:
         """Take note of changes."""
         for delta in deltas:
-            for place, sign in ((delta.old, -1), (delta.new, 1)):
-                if place is None:
-                    continue
-                row = place.row
-                for name, (known, pg_type) in self._types.items():
-                    value = row[name]
-                    if value is None:
-                        self._add(self._nulls, name, sign)
-                    elif not is_plain(value, known) and not fits(
-                        pg_type, value, numeric=self._schema.numeric
-                    ):
-                        self._add(self._odd, name, sign)
+            old = None if delta.old is None else delta.old.row
+            new = None if delta.new is None else delta.new.row
+            if old is None:
+                self._note(new or {}, {}, 1)
+            elif new is None:
+                self._note(old, {}, -1)
+            else:
+                self._note(old, new, -1)
+                self._note(new, old, 1)
+
+    def _note(self, row: Row, other: Row, sign: int) -> None:
+        """Count the values of a row that are not those of the other."""
+        for name, (known, pg_type) in self._types.items():
+            value = row[name]
+            if other and value is other[name]:
+                continue
+            if value is None:
+                self._add(self._nulls, name, sign)
+            elif not is_plain(value, known) and not fits(
+                pg_type, value, numeric=self._schema.numeric
+            ):
+                self._add(self._odd, name, sign)
 
     def _add(self, counts: dict[str, int], name: str, sign: int) -> None:
         before = counts[name]

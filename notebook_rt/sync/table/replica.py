@@ -486,14 +486,21 @@ class Replica:
     # Reads --------------------------------------------------------------------------------------
 
     def settle(
-        self, key: Key, row: Row | None, read: Read, now: float, xmin: object = None
+        self,
+        key: Key,
+        mine: Row | None,
+        row: Row | None,
+        read: Read,
+        now: float,
+        xmin: object = None,
     ) -> Op | None:
-        """Take what ``read`` says of ``key`` (None: no such row); return what it changes."""
+        """Take what ``read`` says of ``key``, of which ``mine`` is here (None: no such row); return
+        what it changes.
+        """
         held = self._held.get(key)
         if held is not None and row is not None:
             records = [one.change.record or {} for one in held if not one.change.exact]
             self.nulls.learn(records, row)
-        mine = self.rows.get(key)
         agrees = mine is None if row is None else mine is not None and not differs(row, mine)
         newer = self.horizon.newer(key, read)
         if not agrees and newer == "unclear":
