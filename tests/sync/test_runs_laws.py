@@ -107,7 +107,7 @@ class Story:
     @property
     def shown(self) -> dict[Any, Any]:
         """The rows here."""
-        return {key: self.replica.rows.get(key) for key in self.replica.rows.keys()}
+        return dict(self.replica.rows.gather(self.replica.rows.keys()))
 
     def is_true(self) -> bool:
         return self.shown == self.seen

@@ -43,6 +43,8 @@ SUSPECTS: Final = 10
 """Keys that came twice of which it is asked whether they are of several rows."""
 COUNT_ROWS: Final = 200_000
 """Rows that are counted in one request, at first: 20 ms for a server at rest."""
+SAMPLE: Final = 100
+"""Rows that show whether a table that was kept is of the same database."""
 READS_AT_ONCE: Final = 4
 """Requests by key under way at a time."""
 
@@ -569,15 +571,28 @@ def glance(replica: Replica, reads: Reads, paging: Paging) -> Steps:
         replica.look_at_page(read.page.rows)
 
 
-def try_xmin(replica: Replica, reads: Reads, paging: Paging) -> Steps:
-    """Learn whether the server lets ``xmin`` through, where no load has shown it."""
-    if paging.xmin:
-        try:
-            (read,) = yield [reads.with_xmin(True).page(reads.by_key(), limit=1)]
-        except ReadRefusedError:
-            paging.xmin = False
-        else:
-            replica.look_at_page(read.page.rows)
+def try_versions(replica: Replica, reads: Reads, paging: Paging) -> Steps:
+    """Learn whether the server lets ``xmin`` through, and whether the versions here are of its rows.
+
+    A database that was made anew counts its transactions anew, too: then rows have versions that they had,
+    and other values.
+    """
+    if not paging.xmin:
+        return
+    asks = reads.with_xmin(True)
+    keys = list(islice(replica.rows.keys(), 0, None, len(replica.rows) // SAMPLE + 1))
+    query, _ = next(asks.rows(keys, at_most=SAMPLE), (asks.page(asks.by_key(), limit=1), []))
+    try:
+        (read,) = yield [query]
+    except ReadRefusedError:
+        paging.xmin = False
+    else:
+        page = read.page.rows
+        replica.look_at_page(page)
+        found = dict(zip(replica.keys_of(page), page, strict=True))
+        others = [key for key, _ in replica.rows.differing(page)]
+        if any(replica.versions.is_same(key, found[key].get("xmin")) for key in others):
+            replica.versions.clear()
 
 
 def ranks(replica: Replica, reads: Reads, paging: Paging, keys: list[Key]) -> Steps:
