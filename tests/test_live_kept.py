@@ -89,6 +89,29 @@ def test_what_was_missed_is_told_with_old_and_new_before_it_is_live(
         until(lambda: frame.status == "live", 10, lambda: frame)
 
 
+@pytest.mark.parametrize("key", ["id", "the id, or key"])
+def test_without_a_watermark_what_was_missed_is_read_and_not_the_table(
+    stack: LocalStack, make_table: Callable[..., str], sql: Any, key: str
+) -> None:
+    """Forty pages that were written at once, of which nearly nothing has changed."""
+    name = make_table(f'"{key}" bigint primary key, n int')
+    sql(f"insert into {name} select n, 0 from generate_series(1, 40000) n where n % 1000 > 0")
+    first_kernel(stack, name)
+    sql(f'update {name} set n = n + 1 where "{key}" % 571 = 0')
+    sql(f"insert into {name} select n, 2 from generate_series(40001, 40030) n")
+    sql(f'delete from {name} where "{key}" = 7')
+    session, frame = kept(stack.url, stack, name)
+    with session:
+        told: list[Any] = []
+        frame.on_change(told.append)
+        until(lambda: frame.status == "live", 20, lambda: frame)
+        asked = session.metrics["requests"]
+        rows = sql(f'select "{key}", n from {name} order by 1')
+        assert sorted(frame.df["n"].items()) == rows
+        until(lambda: len({one.key for batch in told for one in batch.changes}) == 101, 10)
+        assert asked < 45  # 40 pages of keys and versions alone
+
+
 def test_without_a_network_it_is_read_and_edited_and_the_edit_leaves_later(
     stack: LocalStack, proxy: Proxy, table: str, sql: Any
 ) -> None:
