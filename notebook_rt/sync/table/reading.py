@@ -515,7 +515,11 @@ def by_runs(
     if not (paging.runs and large and are_possible(replica)):
         return False
     if paging.cap is None:  # else a page cut short would hide rows
-        (first,) = yield [reads.page(reads.by_key(), columns=(), count="estimated")]
+        counted: Count = "estimated" if paging.count else None
+        try:
+            (first,) = yield [reads.page(reads.by_key(), columns=(), count=counted)]
+        except ReadRefusedError:  # the pages are asked for as it can bear them
+            return False
         paging.is_last(first.page, 0)
     while paging.cap is not None:
         runs = Runs(replica, paging.count_rows)

@@ -56,6 +56,19 @@ class Range(msgspec.Struct, frozen=True, eq=False):
     claimed: Ints
     """The keys of all other rows in the runs."""
 
+    def part(self, claimed: Ints) -> Range:
+        """The part that ``claimed``, some of its claimed keys in their order, reach over."""
+        if not len(claimed):
+            return replace(self, claimed=claimed)
+        low, high = int(claimed[0]), int(claimed[-1])
+        runs = [
+            (max(first, low), min(last, high), xmin)
+            for first, last, xmin in self.runs
+            if first <= high and last >= low
+        ]
+        spared = self.spared[(self.spared >= low) & (self.spared <= high)]
+        return Range(low, high + 1, runs, spared, claimed)
+
     def within(self, reads: Reads) -> list[tuple[str, str]]:
         """The parameters that ask for rows of this range."""
         return _between(reads, self.first, self.end)
@@ -225,37 +238,35 @@ class Runs:
         """See that all other rows that are claimed are there, or which are not."""
         changed, told = _ints(seen), _ints(self.replica.versions.forgotten)
         left = [
-            (one, one.claimed[~np.isin(one.claimed, changed)])
+            one.part(one.claimed[~np.isin(one.claimed, changed)])
             for one in (_without(one, told) for one in self.ranges)
         ]
         asked = 0
-        while left := [(one, keys) for one, keys in left if len(keys)]:
+        while left := [one for one in left if len(one.claimed)]:
             asked += len(left)
             if asked > max(most, len(self.ranges)):
                 return False
-            smaller: list[tuple[Range, Ints]] = []
+            smaller: list[Range] = []
             for start in range(0, len(left), at_once):
                 some = left[start : start + at_once]
-                queries = [self._ask(reads, one, keys, page_rows) for one, keys in some]
-                for (one, keys), read in zip(some, (yield queries), strict=True):
-                    if len(keys) <= page_rows:
-                        there = set(self.replica.keys_of(read.page.rows))
-                        unknown([key for key in keys.tolist() if key not in there])
-                    elif read.page.count is None or read.page.count > len(keys):
+                queries = [self._ask(reads, one, page_rows) for one in some]
+                for one, read in zip(some, (yield queries), strict=True):
+                    expected, page = len(one.claimed), read.page
+                    if expected <= page_rows:
+                        there = set(self.replica.keys_of(page.rows))
+                        unknown([key for key in one.claimed.tolist() if key not in there])
+                    elif page.count is None or page.count > expected:
                         return False
-                    elif read.page.count < len(keys):
-                        smaller += [(one, part) for part in np.array_split(keys, PARTS)]
+                    elif page.count < expected:
+                        smaller += map(one.part, np.array_split(one.claimed, PARTS))
             left = smaller
         return True
 
-    def _ask(self, reads: Reads, one: Range, keys: Ints, page_rows: int) -> Query:
+    def _ask(self, reads: Reads, one: Range, page_rows: int) -> Query:
         """How many rows of this part are as claimed; which ones, where they fit on a page."""
-        extra = [
-            reads.at_least(self.name, int(keys[0])),
-            Condition(self.name, "lte", (str(keys[-1]),)).to_rest(),
-            *one.like(self.name),
-        ]
-        if len(keys) <= page_rows:
+        last = Condition(self.name, "lte", (str(one.claimed[-1]),)).to_rest()
+        extra = [reads.at_least(self.name, one.first), last, *one.like(self.name)]
+        if len(one.claimed) <= page_rows:
             return reads.page(reads.by_key(), columns=(), extra=extra, limit=page_rows)
         return reads.count(extra)
 
