@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ def table(make_table: Callable[..., str], sql: Any) -> str:
     return name
 
 
-def kept(url: str, stack: LocalStack, table: str, **more: Any) -> tuple[nrt.Session, nrt.LiveTable]:
-    session = nrt.connect(url, stack.anon_key, options=QUICK)
+def kept(
+    url: str, stack: LocalStack, table: str, options: nrt.Options = QUICK, **more: Any
+) -> tuple[nrt.Session, nrt.LiveTable]:
+    session = nrt.connect(url, stack.anon_key, options=options)
     return session, session.table(table, keep=True, **more)
 
 
@@ -93,14 +96,15 @@ def test_what_was_missed_is_told_with_old_and_new_before_it_is_live(
 def test_without_a_watermark_what_was_missed_is_read_and_not_the_table(
     stack: LocalStack, make_table: Callable[..., str], sql: Any, key: str
 ) -> None:
-    """Forty pages that were written at once, of which nearly nothing has changed."""
+    """Sixty pages that were written at once, of which nearly nothing has changed."""
     name = make_table(f'"{key}" bigint primary key, n int')
-    sql(f"insert into {name} select n, 0 from generate_series(1, 40000) n where n % 1000 > 0")
-    first_kernel(stack, name)
-    sql(f'update {name} set n = n + 1 where "{key}" % 571 = 0')
-    sql(f"insert into {name} select n, 2 from generate_series(40001, 40030) n")
+    sql(f"insert into {name} select n, 0 from generate_series(1, 6000) n where n % 300 > 0")
+    small = replace(QUICK, page_size=100)
+    first_kernel(stack, name, options=small)
+    sql(f'update {name} set n = n + 1 where "{key}" % 85 = 0')
+    sql(f"insert into {name} select n, 2 from generate_series(6001, 6030) n")
     sql(f'delete from {name} where "{key}" = 7')
-    session, frame = kept(stack.url, stack, name)
+    session, frame = kept(stack.url, stack, name, options=small)
     with session:
         told: list[Any] = []
         frame.on_change(told.append)
@@ -108,8 +112,8 @@ def test_without_a_watermark_what_was_missed_is_read_and_not_the_table(
         asked = session.metrics["requests"]
         rows = sql(f'select "{key}", n from {name} order by 1')
         assert sorted(frame.df["n"].items()) == rows
-        until(lambda: len({one.key for batch in told for one in batch.changes}) == 101, 10)
-        assert asked < 45  # 40 pages of keys and versions alone
+        until(lambda: len({one.key for batch in told for one in batch.changes}) == 100, 10)
+        assert asked < 55  # 60 pages of keys and versions alone
 
 
 def test_without_a_network_it_is_read_and_edited_and_the_edit_leaves_later(
