@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ def table(make_table: Callable[..., str], sql: Any) -> str:
     return name
 
 
-def kept(url: str, stack: LocalStack, table: str, **more: Any) -> tuple[nrt.Session, nrt.LiveTable]:
-    session = nrt.connect(url, stack.anon_key, options=QUICK)
+def kept(
+    url: str, stack: LocalStack, table: str, options: nrt.Options = QUICK, **more: Any
+) -> tuple[nrt.Session, nrt.LiveTable]:
+    session = nrt.connect(url, stack.anon_key, options=options)
     return session, session.table(table, keep=True, **more)
 
 
@@ -87,6 +90,30 @@ def test_what_was_missed_is_told_with_old_and_new_before_it_is_live(
         assert notes == {7: ["note 7", "other"], 8: ["note 8", None], 51: [None, "new"]}
         assert frame.df.loc[7, "note"] == "other"
         until(lambda: frame.status == "live", 10, lambda: frame)
+
+
+@pytest.mark.parametrize("key", ["id", "the id, or key"])
+def test_without_a_watermark_what_was_missed_is_read_and_not_the_table(
+    stack: LocalStack, make_table: Callable[..., str], sql: Any, key: str
+) -> None:
+    """Sixty pages that were written at once, of which nearly nothing has changed."""
+    name = make_table(f'"{key}" bigint primary key, n int')
+    sql(f"insert into {name} select n, 0 from generate_series(1, 6000) n where n % 300 > 0")
+    small = replace(QUICK, page_size=100)
+    first_kernel(stack, name, options=small)
+    sql(f'update {name} set n = n + 1 where "{key}" % 85 = 0')
+    sql(f"insert into {name} select n, 2 from generate_series(6001, 6030) n")
+    sql(f'delete from {name} where "{key}" = 7')
+    session, frame = kept(stack.url, stack, name, options=small)
+    with session:
+        told: list[Any] = []
+        frame.on_change(told.append)
+        until(lambda: frame.status == "live", 20, lambda: frame)
+        asked = session.metrics["requests"]
+        rows = sql(f'select "{key}", n from {name} order by 1')
+        assert sorted(frame.df["n"].items()) == rows
+        until(lambda: len({one.key for batch in told for one in batch.changes}) == 100, 10)
+        assert asked < 55  # 60 pages of keys and versions alone
 
 
 def test_without_a_network_it_is_read_and_edited_and_the_edit_leaves_later(

@@ -145,6 +145,7 @@ class Server:
     key: tuple[str, ...] = ("id",)
     max_rows: int = 1000
     passes_xmin: bool = True
+    filters_xmin: bool = True
     planner: float = 1.0
     """How many times the rows that there are the planner expects."""
     counts_most: int | None = None
@@ -591,6 +592,8 @@ class Server:
         word, _, value = text.partition(".")
         if word == "eq" and name in self.columns:
             self._literal(name, value)
+        elif word == "eq" and name == "xmin" and self.filters_xmin:
+            pass
         elif word == "eq":
             raise RefusedError("GET /t", 400, "42703", f"column t.{name} does not exist")
 
@@ -609,6 +612,9 @@ class Server:
 
     def _test(self, name: str, text: str) -> Test:
         """What a filter says of a row; it is read once, as PostgreSQL plans a statement once."""
+        if name in ("not.and", "not.or"):
+            holds = self._test(name.removeprefix("not."), text)
+            return lambda row: not holds(row)
         if name in ("and", "or"):
             parts = [self._logic(part) for part in _split(text[1:-1])]
             if name == "and":
@@ -617,13 +623,16 @@ class Server:
         return self._operator(name, text)
 
     def _logic(self, text: str) -> Test:
-        group = re.fullmatch(r"(and|or)(\(.*\))", text)
+        group = re.fullmatch(r"((?:not\.)?(?:and|or))(\(.*\))", text)
         if group:
             return self._test(group[1], group[2])
         name, _, rest = text.partition(".")
         return self._operator(name, rest)
 
     def _operator(self, name: str, text: str) -> Test:
+        if name == "xmin" and self.filters_xmin and text.startswith("eq."):
+            xmin, theirs = self.xmin, int(text.removeprefix("eq."))
+            return lambda row: xmin[self.key_of(row)] == theirs
         if name not in self.columns:
             raise RefusedError("GET /t", 400, "42703", f"column t.{name} does not exist")
         negated = text.startswith("not.")

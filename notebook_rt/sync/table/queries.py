@@ -20,8 +20,8 @@ from notebook_rt.model.types import Schema, kind, to_rest
 from notebook_rt.sync.events import Query
 
 KEYS_PER_QUERY: Final = 100
-"""Rows asked for by key in one request; with ``_URL_ROOM``, so that the URL stays short."""
-_URL_ROOM: Final = 4000
+"""Rows asked for by key in one request; with ``URL_ROOM``, so that the URL stays short."""
+URL_ROOM: Final = 4000
 Count: TypeAlias = Literal["exact", "estimated"] | None
 
 
@@ -75,12 +75,12 @@ class Reads(msgspec.Struct, frozen=True):
         """Reads of whole rows by key, with the filter; each with the keys that it asks for."""
         most = min(at_most, KEYS_PER_QUERY)
         chunk: list[Key] = []
-        room = _URL_ROOM
+        room = URL_ROOM
         for key in keys:
             size = len(self._one_key(key))
             if chunk and (len(chunk) == most or size > room):
                 yield self._rows(chunk, count), chunk
-                chunk, room = [], _URL_ROOM
+                chunk, room = [], URL_ROOM
             chunk.append(key)
             room -= size
         if chunk:

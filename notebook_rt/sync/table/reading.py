@@ -33,6 +33,7 @@ from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Count, Reads
 from notebook_rt.sync.table.ranges import SMALLEST, Ranges, has_counted_runs, last_key
 from notebook_rt.sync.table.replica import Replica
+from notebook_rt.sync.table.runs import Runs, are_possible
 from notebook_rt.sync.table.window import Window
 
 Steps: TypeAlias = Generator[Ask, Sequence[Read], None]
@@ -44,6 +45,8 @@ SUSPECTS: Final = 10
 """Keys that came twice of which it is asked whether they are of several rows."""
 COUNT_ROWS: Final = 200_000
 """Rows that are counted in one request, at first: 20 ms for a server at rest."""
+SAMPLE: Final = 100
+"""Rows that show whether a table that was kept is of the same database."""
 READS_AT_ONCE: Final = 4
 """Requests by key under way at a time."""
 
@@ -69,6 +72,8 @@ class Paging(msgspec.Struct):
     """Whether it lets ``xmin`` through, as far as is known."""
     digest: bool = True
     """Whether it has our SQL functions, as far as is known."""
+    runs: bool = True
+    """Whether it takes filters on ``xmin``, as far as is known."""
     count: bool = True
     """Whether the first page of a pass may ask for the count."""
     count_rows: int = COUNT_ROWS
@@ -519,6 +524,48 @@ def by_digest(
     return True
 
 
+def by_runs(
+    replica: Replica, reads: Reads, paging: Paging, into: Comparison
+) -> Generator[Ask, Sequence[Read], bool]:
+    """Compare a large table by what is as it was, and counts, if that can be; False: it cannot."""
+    large = len(replica.rows) >= DIGEST_FROM * paging.rows
+    if not (paging.runs and large and are_possible(replica)):
+        return False
+    if paging.cap is None:  # else a page cut short would hide rows
+        counted: Count = "estimated" if paging.count else None
+        try:
+            (first,) = yield [reads.page(reads.by_key(), columns=(), count=counted)]
+        except ReadRefusedError:  # the pages are asked for as it can bear them
+            return False
+        paging.is_last(first.page, 0)
+    while paging.cap is not None:
+        runs = Runs(replica, paging.count_rows)
+        pages = len(replica.rows) // paging.rows
+        if runs.requests(paging.rows) > pages // 2:
+            return False
+        unknown: list[Key] = []
+        replica.versions.watch()
+        try:
+            compared = yield from runs.steps(reads, paging.at_once, paging.rows, unknown.extend)
+        except ReadRefusedError as refused:
+            smaller = min(paging.count_rows, len(replica.rows)) // 4
+            if not isinstance(refused.error, StatementTimeoutError) or smaller < paging.rows:
+                paging.runs = False
+                return False
+            paging.count_rows = smaller
+            continue
+        finally:
+            replica.versions.unwatch()
+        if compared is None:
+            return False
+        for read in compared:
+            into.spans(read)
+        into.unknown += unknown
+        yield from by_keys(reads, paging, into.unknown, into)
+        return True
+    return False
+
+
 def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> Steps:
     """Compare all rows with what is here: by ``xmin`` where that says enough, else row by row."""
     window = replica.window_read
@@ -529,6 +576,8 @@ def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> St
         return
     if window is not None:
         yield from each_page(reads, paging, into.whole, window=window)
+    elif paging.xmin and (yield from by_runs(replica, reads, paging, into)):
+        return
     else:
         take, columns = (into.versions, ()) if by_version else (into.whole, None)
         yield from each_page(reads, paging, take, columns=columns, estimate=len(replica.rows))
@@ -543,15 +592,28 @@ def glance(replica: Replica, reads: Reads, paging: Paging) -> Steps:
         replica.look_at_page(read.page.rows)
 
 
-def try_xmin(replica: Replica, reads: Reads, paging: Paging) -> Steps:
-    """Learn whether the server lets ``xmin`` through, where no load has shown it."""
-    if paging.xmin:
-        try:
-            (read,) = yield [reads.with_xmin(True).page(reads.by_key(), limit=1)]
-        except ReadRefusedError:
-            paging.xmin = False
-        else:
-            replica.look_at_page(read.page.rows)
+def try_versions(replica: Replica, reads: Reads, paging: Paging) -> Steps:
+    """Learn whether the server lets ``xmin`` through, and whether the versions here are of its rows.
+
+    A database that was made anew counts its transactions anew, too: then rows have versions that they had,
+    and other values.
+    """
+    if not paging.xmin:
+        return
+    asks = reads.with_xmin(True)
+    keys = list(islice(replica.rows.keys(), 0, None, len(replica.rows) // SAMPLE + 1))
+    query, _ = next(asks.rows(keys, at_most=SAMPLE), (asks.page(asks.by_key(), limit=1), []))
+    try:
+        (read,) = yield [query]
+    except ReadRefusedError:
+        paging.xmin = False
+    else:
+        page = read.page.rows
+        replica.look_at_page(page)
+        found = dict(zip(replica.keys_of(page), page, strict=True))
+        others = [key for key, _ in replica.rows.differing(page)]
+        if any(replica.versions.is_same(key, found[key].get("xmin")) for key in others):
+            replica.versions.clear()
 
 
 def ranks(replica: Replica, reads: Reads, paging: Paging, keys: list[Key]) -> Steps:

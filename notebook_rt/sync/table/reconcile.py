@@ -25,7 +25,7 @@ from notebook_rt.sync.table.reading import (
     Steps,
     by_digest,
     scan,
-    try_xmin,
+    try_versions,
 )
 from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.watermark import OVERLAP
@@ -66,7 +66,7 @@ class Reconciliation:
     def steps(self, now: Callable[[], float]) -> Steps:
         """The flow. ``now`` is asked whenever something is applied."""
         if self.warm:
-            yield from try_xmin(self.replica, self.reads, self.paging)
+            yield from try_versions(self.replica, self.reads, self.paging)
         small = len(self.replica.rows) <= self.paging.rows // 2
         whole = self.replica.window_read is not None or not self.replica.watermark.believed
         if self.warm and not small and not whole:

@@ -21,6 +21,9 @@ class Versions:
 
     def __init__(self) -> None:
         self._xmin: dict[Key, int] = {}
+        self.forgotten: set[Key] = set()
+        """The keys that have changed since `watch`."""
+        self._watching = False
 
     def resume(self, known: dict[Key, int]) -> None:
         """Take what another kernel knew of the same rows."""
@@ -57,6 +60,18 @@ class Versions:
     def forget(self, key: Key) -> None:
         """``key`` has changed, to an unknown version."""
         self._xmin.pop(key, None)
+        if self._watching:
+            self.forgotten.add(key)
+
+    def watch(self) -> None:
+        """Note from now on which keys change."""
+        self.forgotten.clear()
+        self._watching = True
+
+    def unwatch(self) -> None:
+        """Note that no longer."""
+        self.forgotten.clear()
+        self._watching = False
 
     def is_same(self, key: Key, xmin: object) -> bool:
         """Whether a read of this ``xmin`` shows the row that is here."""
