@@ -84,6 +84,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(mark, append=False)
 
 
+OWN_SERVERS = {f"tests/browser/test_browser_{name}.py" for name in ("apps", "howtos", "notebook7")}
+"""Browser tests that start servers of their own, and do not use the run's JupyterLab."""
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """All tests in JupyterLab run on one worker: each has one to start, and a Chromium to load it in.
+
+    That is 16 s of the processor a worker. The servers of marimo and Voila have a Chromium to themselves.
+    """
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByBrowser(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            if not file.startswith("tests/browser/"):
+                return file
+            return "servers of their own" if file in OWN_SERVERS else "the run's JupyterLab"
+
+    return ByBrowser(config, log)
+
+
 def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end, so no collection of garbage looks at it again.
 

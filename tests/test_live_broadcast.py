@@ -260,7 +260,7 @@ def test_the_heads_of_all_tables_are_one_question(
         reads, proxy.rules = whole_reads(proxy), (Drop(kind="broadcast"),)
         for name in names:
             stack.sql(f"insert into {name} values (1, 1)")
-        until(lambda: all(len(frame.df) == 1 for frame in frames), 3, lambda: frames)
+        until(lambda: all(len(frame.df) == 1 for frame in frames), 10, lambda: frames)
         assert whole_reads(proxy) == reads
 
 

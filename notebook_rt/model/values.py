@@ -195,12 +195,20 @@ def ascii_json(value: Json, *, exact_numbers: bool = False) -> str:
         if isinstance(one, _Mark):
             parts.append(one)
         elif isinstance(one, list):
-            marks = [_Mark("["), *_between(one), _Mark("]")]
-            left.extend(reversed(marks))
+            parts.append("[")
+            left.append(_END_OF_LIST)
+            for at in range(len(one) - 1, -1, -1):
+                left.append(one[at])
+                if at:
+                    left.append(_COMMA)
         elif isinstance(one, dict):
-            pairs = [(_Mark(json.dumps(name) + ": "), item) for name, item in one.items()]
-            inner = [part for at, pair in enumerate(pairs) for part in (*_comma(at), *pair)]
-            left.extend(reversed([_Mark("{"), *inner, _Mark("}")]))
+            parts.append("{")
+            left.append(_END_OF_OBJECT)
+            comma = len(one)
+            for name, item in reversed(one.items()):
+                comma -= 1
+                left.append(item)
+                left.append(_Mark(f"{', ' if comma else ''}{json.dumps(name)}: "))
         elif isinstance(one, Decimal) and exact_numbers:
             parts.append(str(one))
         elif isinstance(one, Decimal):
@@ -217,12 +225,7 @@ class _Mark(str):
     __slots__ = ()
 
 
-def _comma(at: int) -> list[Any]:
-    return [_Mark(", ")] if at else []
-
-
-def _between(items: list[Any]) -> list[Any]:
-    return [part for at, item in enumerate(items) for part in (*_comma(at), item)]
+_COMMA, _END_OF_LIST, _END_OF_OBJECT = _Mark(", "), _Mark("]"), _Mark("}")
 
 
 def _odd(value: Json) -> Any:

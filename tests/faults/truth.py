@@ -291,11 +291,11 @@ def true_within(
     """Wait until every frame equals its ``SELECT`` at once; the seconds it took."""
     limit, began = scaled(seconds), time.monotonic()
     while True:
-        found = [difference(view, frame, stack, table) for view, frame in views.items()]
-        took = time.monotonic() - began
-        if not any(found):
-            return took
-        if took > limit:
+        # Up to the first that is not true: each is a SELECT.
+        if not any(difference(view, frame, stack, table) for view, frame in views.items()):
+            return time.monotonic() - began
+        if time.monotonic() - began > limit:
+            found = [difference(view, frame, stack, table) for view, frame in views.items()]
             lines = [
                 f"{said or view.name + ': true'} ({frame.status}: {frame.reason})"
                 for said, (view, frame) in zip(found, views.items(), strict=True)

@@ -136,7 +136,8 @@ class Changes:
     rate: EventRate
     max_record_bytes: int
     on_schema_change: Callable[[], Awaitable[None]]
-    """Over before what follows in the log is read."""
+    """Over before what follows in the log is read; once a transaction, however many statements it has:
+    what the log tells is committed, so the first look sees what all of them did."""
     poll_interval: float = 0.0
     """See `RealtimeOptions`."""
     faults: Faults = field(default_factory=Faults)
@@ -169,11 +170,13 @@ class Changes:
     async def _follow(self, messages: AsyncGenerator[pgoutput.PgMessage, None]) -> None:
         relations: dict[int, Relation] = {}
         committed = ""
+        looked = False
         chunk: list[Change] = []
         async for message in messages:
             match message:
                 case pgoutput.Begin(committed=microseconds, xid=xid):
                     self._xid = xid
+                    looked = False
                     committed = commit_timestamp(microseconds)
                     if self.poll_interval:
                         await self._polled(pgoutput.EPOCH + microseconds / 1e6)
@@ -190,7 +193,9 @@ class Changes:
                 case pgoutput.LogicalMessage(prefix="notebook_rt"):
                     await self._flush(chunk)
                     self._forget()
-                    await self.on_schema_change()
+                    if not looked:
+                        looked = True
+                        await self.on_schema_change()
                 case pgoutput.Commit(end_lsn):
                     await self._flush(chunk)
                     self.read_to = end_lsn
