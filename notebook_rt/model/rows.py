@@ -167,7 +167,7 @@ class Rows(Protocol):
         """The whole row, typed, or None."""
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
-        """The whole rows under ``keys``, typed; None where there is none."""
+        """The whole rows under ``keys``, typed; None where there is no row."""
 
     def keys(self) -> Iterator[Key]: ...
 

@@ -125,7 +125,7 @@ class Table:
             return None if number is None else self._held.row(number)
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
-        """The whole rows of many keys at once, typed; None where there is none."""
+        """The whole rows of many keys at once, typed; None where there is no row."""
         with self.lock:
             return self._held.rows(keys)
 

@@ -21,7 +21,7 @@ import uuid
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -35,6 +35,8 @@ from notebook_rt.sync.table.flows import Pool
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Reads
 
+Take: TypeAlias = Callable[[Read], Callable[[], None] | None]
+"""Called with each page as it comes; what it returns, if anything, is called in the order of the pages."""
 FILL: Final = 0.9
 """The share of a page that a range is cut for: one row too many costs a request of its own."""
 DENSE: Final = 0.98
@@ -187,7 +189,7 @@ class Ranges:
         The last key of the table, where it was asked for beside the first page; None: it was not. It is
         believed to tell how long runs are.
     take
-        Called with each page as it comes; what it returns, if anything, is called in the order of the key.
+        Called with each page.
     check
         Called with the rows so far, and the last row of a range before and after a page; raises
         where pages do not come to an end.
@@ -205,7 +207,7 @@ class Ranges:
         most: int,
         total: int | None,
         last: Sequence[WireRow] | None,
-        take: Callable[[Read], Callable[[], None] | None],
+        take: Take,
         check: Callable[[int, Row | None, Row], None],
     ) -> None:
         self._reads = reads

@@ -31,14 +31,12 @@ from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest
 from notebook_rt.sync.table.flows import Ahead, Ask, Pool, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Count, Reads
-from notebook_rt.sync.table.ranges import SMALLEST, Ranges, has_counted_runs, last_key
+from notebook_rt.sync.table.ranges import SMALLEST, Ranges, Take, has_counted_runs, last_key
 from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.runs import Runs, are_possible
 from notebook_rt.sync.table.window import Window
 
 Steps: TypeAlias = Generator[Ask, Sequence[Read], None]
-Take: TypeAlias = Callable[[Read], Callable[[], None] | None]
-"""Called with each page as it comes; what it returns, if anything, is called in the order of the pages."""
 DIGEST_FROM: Final = 3
 """Pages that a table must have before it is compared by a hash."""
 SUSPECTS: Final = 10
