@@ -63,6 +63,18 @@ class Lab:
             lambda: [f"{frame.status}: {frame.reason}" for frame in self.views.values()],
         )
 
+    def confirmed_within(self, seconds: float) -> float:
+        """Wait until no join is confirmed once more, which is a gap: then all is read again."""
+        gaps, since = -1, time.monotonic()
+
+        def rests() -> bool:
+            nonlocal gaps, since
+            if self.session.metrics["gaps"] != gaps:
+                gaps, since = self.session.metrics["gaps"], time.monotonic()
+            return gaps >= len(self.views) and time.monotonic() - since > scaled(1)
+
+        return until(rests, seconds)
+
     def true_within(self, seconds: float) -> float:
         """Wait until every view equals its ``SELECT``."""
         return true_within(seconds, self.stack, self.table, self.views)
