@@ -246,8 +246,7 @@ def whole_page(browser: Browser, name: str) -> None:
         page.locator(".jp-WindowedPanel-outer").evaluate("node => node.scrollTo(0, 0)")
         for theme in ("light", "dark"):
             notebook.theme(dark=theme == "dark")
-            settled(page)
-            page.wait_for_timeout(400)  # what moves, moves on
+            page.wait_for_timeout(600)  # the theme is drawn; what moves, moves on
             shot = Image.open(io.BytesIO(page.screenshot()))
             for piece, top in enumerate(range(0, shot.height, PIECE), 1):
                 part = shot.crop((0, top, shot.width, min(shot.height, top + PIECE)))
