@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import notebook_rt as nrt
 from notebook_rt import errors
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.callbacks import Mailbox
+from notebook_rt.runtime.driver import Driver
 from notebook_rt.widgets.adapters import MappedOf, tabular
 from tests.waiting import scaled, until
 
@@ -158,6 +160,23 @@ def test_a_change_between_the_subscription_and_the_first_run_is_told(
     until(lambda: other.version > 1, what=lambda: other.version)
     changed.set()
     until(lambda: told == [100.0], what=lambda: told)
+
+
+def test_what_is_seen_is_counted(stack: LocalStack, frame: nrt.LiveFrame) -> None:
+    """Whoever compares versions has the latest, though the loop is not done with what has changed."""
+    driver, version = frame._feed, frame.version
+    assert isinstance(driver, Driver)
+    carry_out = driver._carry_all
+
+    def slow(*args: Any) -> None:
+        time.sleep(0.2)
+        carry_out(*args)
+
+    driver._carry_all = slow  # type: ignore[method-assign]
+    stack.sql(f"update {frame.name} set price = 9")
+    until(lambda: frame.df.price.eq(9).all())
+    assert frame.version > version
+    del driver._carry_all
 
 
 def test_what_the_function_raises_of_a_frame_that_it_reads_is_raised_until_that_changes(

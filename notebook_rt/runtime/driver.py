@@ -15,7 +15,7 @@ import random
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -115,6 +115,8 @@ class Driver(Feed):
         self.subscription = Subscription(self, topic, self._buffer, priority)
         self.place = self.subscription.place
         self._started = False
+        self._taking = 0
+        """Events that are being taken: what they have changed may be seen already, and is not counted yet."""
 
     # What one of them is made of
 
@@ -342,6 +344,7 @@ class Driver(Feed):
     def handle(self, event: Event) -> Callable[[], None]:
         """Have the machine take what happened; what this returns carries out what it says."""
         problem, effects = None, []
+        self._taking += 1
         with self.services.lock:
             try:
                 with self._applying(event):
@@ -350,7 +353,20 @@ class Driver(Feed):
                 problem = error
         return partial(self._carry_out, event, effects, problem)
 
+    def catch_up(self) -> None:
+        if self._taking and not self.thread.here:
+            with suppress(ClosedError):
+                self.thread.call(lambda: None)  # behind what the loop is at
+
     def _carry_out(
+        self, event: Event, effects: Sequence[Effect], problem: Exception | None
+    ) -> None:
+        try:
+            self._carry_all(event, effects, problem)
+        finally:
+            self._taking -= 1
+
+    def _carry_all(
         self, event: Event, effects: Sequence[Effect], problem: Exception | None
     ) -> None:
         failed: Exception | None = None

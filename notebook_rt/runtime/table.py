@@ -398,6 +398,7 @@ class TableDriver(Driver):
         self._edits_told = edits
 
     def catch_up(self) -> None:
+        super().catch_up()
         if self._edits_told != self._edits:
             self.thread.call(self._publish_edits)
 

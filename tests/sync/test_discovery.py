@@ -124,6 +124,15 @@ def test_the_optional_sql_tells_all_of_a_table() -> None:
     assert described(CATALOG, "another") == Described()
 
 
+def test_a_column_that_is_dropped_while_the_sql_looks_is_not_there() -> None:
+    """The columns are of the function's snapshot, the privileges of now: PostgreSQL's is null for it."""
+    columns = [{"name": "id", "type": "bigint", "readable": True}]
+    gone = {"name": "n", "type": "text", "readable": None}
+    found = described({"tables": {"t": {"columns": [*columns, gone], "key": ["id"]}}}, "t")
+    assert [column.name for column in found.columns] == ["id"]
+    assert found.readable is None  # all that are there
+
+
 def read(value: Any) -> Read:
     return Read(Page((), None, 0.0, value), 0, 0.0)
 

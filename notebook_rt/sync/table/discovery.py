@@ -174,7 +174,7 @@ def from_catalog(value: Mapping[str, Any], table: str) -> Described:
             generated=bool(one.get("generated")),
             digits=numeric_digits(str(one["type"])),
         )
-        for one in found.get("columns") or ()
+        for one in _columns(found)
     ]
     names = found.get("key") or ()
     key = tuple(column.name for column in columns if column.name in names)
@@ -196,9 +196,19 @@ def readable(told: Mapping[str, Any]) -> tuple[str, ...] | None:
     """The columns that a login may read, where those are some of what ``nrt_describe`` told of a table;
     None: all, no column, or not known.
     """
-    every = [one for one in told.get("columns") or () if isinstance(one, Mapping)]
+    every = _columns(told)
     some = tuple(str(one.get("name")) for one in every if one.get("readable"))
     return some if 0 < len(some) < len(every) else None
+
+
+def _columns(told: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Of the columns that ``nrt_describe`` told, those that are still there.
+
+    It lists them as of its snapshot, but whether one is readable as of now: null where it was dropped
+    meanwhile.
+    """
+    every = [one for one in told.get("columns") or () if isinstance(one, Mapping)]
+    return [one for one in every if one.get("readable", False) is not None]
 
 
 class Watchable(msgspec.Struct, frozen=True):
