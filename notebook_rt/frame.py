@@ -208,15 +208,23 @@ class LiveFrame(Handle):
         self, other: LiveFrame, keying: derive.Keying, how: How, suffixes: tuple[str, str]
     ) -> LiveFrame:
         if not isinstance(other, LiveFrame):
+            from notebook_rt.mapped import MappedFrame
+
+            follows = isinstance(other, MappedFrame)
+            which = "what map and sql compute" if follows else "what does not change"
             raise TypeError(
-                f"{keying.said} takes a live frame, not {type(other).__name__}: with what does not change, "
-                f".map(lambda df: df.{keying.said}(other, ...))"
+                f"{keying.said} takes a live frame, not {type(other).__name__}: with {which}, "
+                f".map(lambda df: df.{keying.said}({'other.df' if follows else 'other'}, ...))"
             )
         from notebook_rt.sync.derive.join import HOWS
 
         if how not in HOWS:
             raise DerivationError(
                 f"{keying.said}: how is one of {', '.join(HOWS)}, not {how!r}; others with map"
+            )
+        if isinstance(suffixes, str) or len(suffixes) != 2:
+            raise DerivationError(
+                f'{keying.said}: suffixes are two, such as ("", "_right"), not {suffixes!r}'
             )
         name = f"{self.name}.{keying.said}({other.name})"
         same = (keying, how, tuple(suffixes))
@@ -256,6 +264,8 @@ class LiveFrame(Handle):
         >>> trades.select("symbol", value="price * size")  # doctest: +SKIP
         >>> trades.select(name=lambda df: df["name"].str.upper())  # doctest: +SKIP
         """
+        if not all(isinstance(name, str) for name in columns):
+            raise TypeError(f"select takes columns by name, one after the other, not {columns!r}")
         derive.Select(columns, computed)  # refused now, if at all
         said = ", ".join([*columns, *(f"{name}=..." for name in computed)])
         return DerivedFrame(
@@ -390,13 +400,16 @@ class LiveFrame(Handle):
         Raises
         ------
         DerivationError
-            With ``sort=False`` or ``dropna=False``: use `map`.
+            With ``sort=False`` or ``dropna=False``, or by what is no column's name: use `map`.
         """
         if not (sort and dropna):
             asked = "sort=False" if not sort else "dropna=False"
             what = "the order of the groups' first rows" if not sort else "a group of nulls"
             raise DerivationError(f"groupby({asked}): {what} is not kept up; use map")
-        return LiveGroupBy(self, (by,) if isinstance(by, str) else tuple(by))
+        names = (by,) if isinstance(by, str) else tuple(by) if isinstance(by, Iterable) else ()
+        if not names or not all(isinstance(name, str) for name in names):
+            raise DerivationError(f"groupby takes columns by name, not {by!r}; use map for others")
+        return LiveGroupBy(self, names)
 
     def rolling(
         self, window: str | pd.Timedelta, *, on: str, by: str | Sequence[str]
@@ -448,7 +461,7 @@ class DerivedFrame(LiveFrame):
         try:
             feed.check()
         except NotebookRTError as error:
-            raise fresh(error) from None
+            raise fresh(error) from error.__cause__
         feed.readers.add(self)
         super().__init__(feed, partial(_leave, feed, weakref.ref(self)), first._session)
         self._frames = tuple(frames)
@@ -482,7 +495,7 @@ class DerivedFrame(LiveFrame):
         try:
             return super()._read(snapshot)
         except NotebookRTError as error:
-            raise fresh(error) from None
+            raise fresh(error) from error.__cause__
 
     def wait(self, timeout: float | None = None) -> Self:
         """Wait for the first data of the frames that it is derived of, and derive it.
@@ -528,7 +541,7 @@ class DerivedFrame(LiveFrame):
         try:
             self._feed.snapshot()
         except NotebookRTError as error:
-            raise fresh(error) from None
+            raise fresh(error) from error.__cause__
 
     def verify(self, timeout: float | None = None) -> Verdict:
         """Compare the frames that it is derived of with the server, and it with what is derived anew.
@@ -787,6 +800,10 @@ def concat(
     --------
     >>> both = concat({"paper": paper, "real": real}, name="book")  # doctest: +SKIP
     """
+    if isinstance(frames, LiveFrame):
+        raise TypeError(
+            f"concat takes several live frames, such as [paper, real], not {frames!r} alone"
+        )
     if isinstance(frames, Mapping):
         keys = list(frames) if keys is None else keys
         frames = list(frames.values())

@@ -301,8 +301,9 @@ class History:
     ) -> Callable[[], None]:
         """Write what is recorded to a directory of Parquet files, and go on writing.
 
-        Each file is whole as soon as it is there, so that ``pandas.read_parquet(path)``, polars and DuckDB
-        read the directory at any time.
+        Each file is whole as soon as it is there, so that polars, DuckDB and
+        ``pandas.read_parquet(path, dtype_backend="pyarrow")`` read the directory at any time. Without that
+        backend pandas makes floats of whole numbers beside nulls, which hold 53 bits.
 
         Parameters
         ----------

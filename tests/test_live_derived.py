@@ -493,6 +493,57 @@ def test_what_streams_in_fast_is_told_together_and_read_at_once(
             now = change.new["volume"]
 
 
+def test_who_is_told_of_rows_sees_no_column_that_nobody_named(trades: nrt.LiveTable) -> None:
+    """What tells pairs and windows apart is not theirs to know."""
+    pairs = trades.select("id", "size").merge(trades.select("symbol", "size"), on="size")
+    seen: list[dict[str, Any]] = []
+
+    def condition(row: dict[str, Any]) -> bool:
+        seen.append(dict(row))
+        return True
+
+    found = pairs.until(condition, scaled(10))
+    assert set(found) == {"size", "symbol"}
+    assert all(set(row) == set(found) for row in seen)
+
+
+def test_what_a_function_of_the_users_raises_is_an_error_with_its_lines(
+    trades: nrt.LiveTable,
+) -> None:
+    wrong = trades.groupby("symbol").agg(n=("size", lambda sizes: sizes.nope))
+    for _ in range(2):
+        with pytest.raises(errors.DerivationError, match=r"AttributeError: .*nope") as raised:
+            wrong.df  # noqa: B018  # that it raises is what is read
+        cause = raised.value.__cause__
+        assert isinstance(cause, AttributeError)
+        assert cause.__traceback__ is not None
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (lambda t: t.select(v="log(size)"), r"^select 'log\(size\)': 'log\(size\)' is not in"),
+        (
+            lambda t: t.select(v="sizee * 2").df,
+            r'no column "sizee" \(did you mean .size.\?\); there are id, ',
+        ),
+        (lambda t: t.rolling(5, on="price", by="id").agg(v=("size", "sum")), "5 rows is not kept"),
+        (lambda t: t.join(t, suffixes="_r"), "suffixes are two"),
+        (lambda t: t.groupby(None), "takes columns by name, not None; use map"),
+        (lambda t: t.groupby(len), "takes columns by name, not <built-in"),
+        (lambda t: t.select(["size"]), "select takes columns by name"),
+        (lambda t: nrt.concat(t), "several live frames"),
+        (lambda t: t.join(t.map(len)), r"\.map\(lambda df: df\.join\(other\.df, "),
+        (lambda t: t.where({"size": [5, None]}), r"null is in no list; .*\{'size': None\}"),
+    ],
+)
+def test_a_slip_is_told_in_words_that_help(
+    trades: nrt.LiveTable, asked: Callable[[Any], object], said: str
+) -> None:
+    with pytest.raises((errors.NotebookRTError, TypeError), match=said):
+        asked(trades)
+
+
 def test_a_mistake_is_told_at_the_call_where_the_columns_are_known(
     stack: LocalStack, session: nrt.Session, trades: nrt.LiveTable, make_table: Callable[..., str]
 ) -> None:

@@ -844,6 +844,25 @@ def test_two_who_edit_one_row_merge(
     until(lambda: merged)
 
 
+@pytest.mark.parametrize("first", ["plain", "derived", "asks"])
+def test_each_handle_on_a_table_merges_as_it_says(
+    stack: LocalStack, table: str, open_session: Callable[..., nrt.Session], first: str
+) -> None:
+    rt = open_session()
+    plain = rt.table(table, merge="ask" if first == "asks" else None).wait(scaled(10))
+    alive = plain.where("quantity=gte.0") if first == "derived" else plain
+    goods = rt.table(table, merge={"quantity": "delta"}).wait(scaled(10))
+    until(lambda: goods.status == alive.status == "live")
+    rt.queue.pause()
+    goods.edit(A, quantity=lambda n: n - 1)
+    stack.sql(f"update {table} set quantity = quantity - 1 where id = %s", A)
+    until(lambda: goods.get(A)["quantity"] == 8)  # type: ignore[index]  # it is there
+    rt.queue.resume()
+    rt.queue.flush(scaled(10))
+    assert stack.sql(f"select quantity from {table} where id = %s", A) == [(8,)]
+    assert goods.conflicts["rule"].tolist() == ["delta"]
+
+
 def test_a_change_that_comes_between_reading_a_cell_and_setting_it_is_kept(
     stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
 ) -> None:

@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from notebook_rt.edits import decide
-from notebook_rt.edits.merge import Edit, Strategies, Strategy
+from notebook_rt.edits.merge import Edit, Strategies
 from notebook_rt.edits.ops import Json, Op, OpKind, lane_of
 from notebook_rt.errors import ConflictError, InvalidEditError
 from notebook_rt.model.coerce import coerce, missing
@@ -174,10 +174,9 @@ class Composer(msgspec.Struct, frozen=True):
             types, strategies = self.schema.types, self.strategies
             version = strategies.version if strategies.version in types else None
             wanted = {*self.schema.key, *values, *base, *([version] if version else [])}
-            rules = {column: _rule(strategies.of(column)) for column in values}
             shape = self._shapes[values, base] = _Shape(
                 {name: types[name] for name in wanted},
-                {**rules, "": _rule(strategies.default)},
+                strategies.names(values),
                 version or "",
             )
         return shape
@@ -333,7 +332,3 @@ class Composer(msgspec.Struct, frozen=True):
         if not equal(result, record["theirs"]):
             values[column], base[column] = result, record["theirs"]
         return (replace(op, values=values, base=base, xmin="") if values else None), result
-
-
-def _rule(strategy: Strategy) -> str:
-    return f"function {getattr(strategy, '__name__', '')}" if callable(strategy) else strategy

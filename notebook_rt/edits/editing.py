@@ -114,9 +114,13 @@ class Editing:
         with self.lock, contextlib.suppress(ValueError):
             self._shared.editors.remove(editor)
 
-    def strategies(self, schema: str, table: str) -> Strategies | None:
-        """For the worker: how a table that is open here merges, functions included."""
-        return next((e.strategies for e in self._shared.editors_of(schema, table)), None)
+    def strategies(self, op: Op) -> Strategies | None:
+        """For the worker: how the handle that ``op`` was made with merges, functions included, if one that
+        merges so is open here.
+        """
+        columns = op.rules.keys() - {""}
+        open_here = (e.strategies for e in self._shared.editors_of(op.schema, op.target))
+        return next((one for one in open_here if one.names(columns) == op.rules), None)
 
     # --- broadcasts and calls --------------------------------------------------------------------
 

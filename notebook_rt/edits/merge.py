@@ -70,6 +70,10 @@ class Conflict:
     open: bool = False
 
 
+def _name(strategy: Strategy) -> str:
+    return f"function {getattr(strategy, '__name__', '')}" if callable(strategy) else strategy
+
+
 class Strategies(msgspec.Struct, frozen=True):
     """How a table merges: one strategy for all columns, and others by column.
 
@@ -94,6 +98,11 @@ class Strategies(msgspec.Struct, frozen=True):
 
     def of(self, column: str) -> Strategy:
         return self.columns.get(column, self.default)
+
+    def names(self, columns: Iterable[str]) -> dict[str, str]:
+        """The strategies by name, as an operation on these columns carries them (``Op.rules``)."""
+        named = {column: _name(self.of(column)) for column in columns}
+        return {**named, "": _name(self.default)}
 
     def of_inserted(self, column: str) -> Strategy:
         """The strategy of a column of two rows that were inserted under one key.

@@ -386,6 +386,11 @@ def _literal(column: str, value: Any) -> str:
         return value.isoformat()
     if isinstance(value, (str, int, float, decimal.Decimal)) or type(value).__name__ == "UUID":
         return str(value)
+    if value is None:
+        raise FilterError(
+            f"filter on {column!r}: null is in no list; ask for it beside that, "
+            f"[{{{column!r}: [...]}}, {{{column!r}: None}}]"
+        )
     raise FilterError(
         f"filter on {column!r}: cannot write a {type(value).__name__} as a filter's value; "
         "pass its text"

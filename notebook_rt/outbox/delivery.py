@@ -60,7 +60,7 @@ class Delivery:
         rest: Rest,
         outcomes: Outcomes,
         clock: Callable[[], float],
-        strategies: Callable[[str, str], Strategies | None],
+        strategies: Callable[[Op], Strategies | None],
         at_once: int,
     ) -> None:
         self._outbox = outbox
@@ -518,7 +518,7 @@ class Delivery:
     async def _merge(self, job: _Job, row: dict[str, Json] | None, moved: bool | None) -> bool:
         """Merge with the row of now; False: nothing is left to send (now)."""
         op = job.op
-        strategies = self._strategies(op.schema, op.target) or decide.strategies_of(op)
+        strategies = self._strategies(op) or decide.strategies_of(op)
         typed = None if row is None else decide.row_of(op, row)
         left = rebase(decide.edit_of(op), typed, strategies, self._clock(), moved=moved)
         records = [decide.record_of(op, conflict) for conflict in left.conflicts]

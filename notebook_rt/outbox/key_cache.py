@@ -80,7 +80,7 @@ class KeyCache:
 
     async def look(self, column: ColumnName, fetch: Callable[[Query], Awaitable[object]]) -> None:
         """Have it ``known``, where the server can be asked; draws none."""
-        with contextlib.suppress(NoKeyDrawnError), self._learning(column):
+        with contextlib.suppress(NoKeyDrawnError, NotebookRTError), self._learning(column):
             await fetch(drawing(column, 0))
 
     def _draw(self, column: ColumnName, number: int) -> Sequence[int]:

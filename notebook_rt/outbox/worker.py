@@ -40,7 +40,7 @@ class Worker:
     random : callable
         A number in [0, 1), for jitter.
     strategies : callable, optional
-        The merge strategies of ``(schema, table)`` if its frame is open here, with its functions.
+        How an operation merges, with the functions, if a frame that merges so is open here.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Worker:
         *,
         clock: Callable[[], float] = time.time,
         random: Callable[[], float] = lambda: 0.0,
-        strategies: Callable[[str, str], Strategies | None] = lambda schema, table: None,
+        strategies: Callable[[Op], Strategies | None] = lambda op: None,
         batch: int = 10,
         max_attempts: int = 3,
     ) -> None:

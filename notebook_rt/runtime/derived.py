@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 import pandas as pd
 import pyarrow as pa
 
-from notebook_rt.errors import ClosedError, NotebookRTError, ProtocolError
+from notebook_rt.errors import ClosedError, DerivationError, NotebookRTError
 from notebook_rt.model.rows import Key, RowChange
 from notebook_rt.model.types import Backend, Schema, equal
 from notebook_rt.net.loop import WakingLock
@@ -32,6 +32,7 @@ from notebook_rt.store.touched import HIDDEN_PREFIX
 from notebook_rt.sync.derive.operator import Derived, Operator
 from notebook_rt.sync.derive.source import Source
 from notebook_rt.sync.events import Status
+from notebook_rt.tracebacks import outside
 
 WORST_FIRST: Final[tuple[Status, ...]] = (
     *("error", "closed", "stale", "loading", "polling", "live"),
@@ -298,8 +299,9 @@ class DerivedFeed(Feed):
             self.error = error
             raise
         except Exception as problem:
-            self.error = ProtocolError(f"{self.name}: {problem!r}")
-            raise self.error from problem
+            self.error = DerivationError(f"{self.name}: {type(problem).__name__}: {problem}")
+            problem.__traceback__ = outside(problem.__traceback__)
+            raise self.error from problem  # most likely of a function of the user's
         self.error = None
         assert derived.table is not None  # just made
         first = self.table is None

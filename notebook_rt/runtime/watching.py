@@ -33,6 +33,7 @@ from notebook_rt.runtime.judging import Condition
 from notebook_rt.store.marks import Mark, OutOfReachError
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
+from notebook_rt.store.touched import HIDDEN_PREFIX
 from notebook_rt.sync.derive.operator import known
 from notebook_rt.sync.derive.source import Source
 from notebook_rt.sync.derive.where import compared, readable, selected, selects
@@ -304,7 +305,7 @@ class Watching:
         """The rows that match, in order, and those that have matched, are there and do not."""
         matching: dict[Key, Row] = {}
         others: dict[Key, Row] = {}
-        names = [name for name in cut.schema.names if name]
+        names = [name for name in cut.schema.names if name and not name.startswith(HIDDEN_PREFIX)]
         watched = set(watch.keys)
         chosen = cut.keys if cut.selected is None else cut.selected
         matches = None if cut.selected is None else set(cut.selected)

@@ -51,7 +51,7 @@ class Kernel:
             server,
             editing,
             clock=lambda: self.now,
-            strategies=lambda schema, table: strategies,
+            strategies=lambda op: strategies,
         )
 
     def insert(self, key: int, **values: Any) -> None:

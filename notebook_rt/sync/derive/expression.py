@@ -15,6 +15,7 @@ from typing import Any, Final
 import pandas as pd
 
 from notebook_rt.errors import DerivationError
+from notebook_rt.quoting import near
 
 _BINARY: Final[Mapping[type, Callable[[Any, Any], Any]]] = {
     ast.Add: operator.add,
@@ -83,6 +84,8 @@ def parsed(text: str) -> Formula:
     try:
         tree = ast.parse(text.strip()[: _LONGEST + 1], mode="eval").body
         _check(tree, text)
+    except DerivationError:
+        raise
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise DerivationError(f"select {text[:80]!r}: {error}; write a function instead") from None
     if len(text) > _LONGEST:
@@ -147,5 +150,8 @@ def _column(frame: pd.DataFrame, name: str) -> Any:
     if name in frame.index.names:
         return pd.Series(frame.index.get_level_values(name), frame.index)
     if name not in frame.columns:
-        raise DerivationError(f'select: no column "{name}"; there are {", ".join(frame.columns)}')
+        names = [*(str(level) for level in frame.index.names if level is not None), *frame.columns]
+        raise DerivationError(
+            f'select: no column "{name}"{near(name, names)}; there are {", ".join(names)}'
+        )
     return frame[name]

@@ -101,6 +101,10 @@ class Rolling(Operator):
             raise DerivationError(
                 f"rolling: {window!r} is no time, such as '5min'; {error}"
             ) from None
+        if isinstance(window, int | float):
+            raise DerivationError(
+                f"rolling: a window is a time, such as '5min'; one of {window!r} rows is not kept up; use map"
+            )
         if self._reach <= 0:
             raise DerivationError(
                 f"rolling: the window must be longer than nothing, not {window!r}"
