@@ -113,6 +113,8 @@ def cells(array: Any, positions: npt.NDArray[np.intp]) -> Cells:
         # Taking from Arrow's chunks looks at all of them; a slice does not.
         return _texts(array[int(positions[0]) : int(positions[-1]) + 1])
     few = array.take(positions)
+    if isinstance(dtype, np.dtype) and dtype.kind in "iuf":  # what changes most asks pandas nothing
+        return _exact(few, always=dtype.kind == "f") or _texts(few)
     if isinstance(dtype, pd.DatetimeTZDtype) or pd.api.types.is_datetime64_dtype(dtype):
         kind: Kind = "instant" if isinstance(dtype, pd.DatetimeTZDtype) else "local"
         null = np.asarray(pd.isna(few))
@@ -121,11 +123,18 @@ def cells(array: Any, positions: npt.NDArray[np.intp]) -> Cells:
     if pd.api.types.is_bool_dtype(dtype):
         return _fixed("bool", few)
     if pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_complex_dtype(dtype):
-        fixed = None if _is_decimal(dtype) else _fixed("number", few)
         exact = pd.api.types.is_float_dtype(dtype)
-        if fixed is not None and (exact or bool((np.abs(_floats(fixed)) < _SAFE).all())):
+        fixed = None if _is_decimal(dtype) else _exact(few, always=exact)
+        if fixed is not None:
             return fixed
     return _texts(few)
+
+
+def _exact(few: Any, *, always: bool) -> Cells | None:
+    """Numbers as floats; None, unless ``always``: where one of them may be rounded so."""
+    fixed = _fixed("number", few)
+    assert not isinstance(fixed.values, list)
+    return fixed if always or bool((np.abs(fixed.values) < _SAFE).all()) else None
 
 
 def _in_a_row(positions: npt.NDArray[np.intp]) -> bool:
@@ -134,11 +143,6 @@ def _in_a_row(positions: npt.NDArray[np.intp]) -> bool:
 
 def _is_decimal(dtype: Any) -> bool:
     return isinstance(dtype, pd.ArrowDtype) and "decimal" in str(dtype)
-
-
-def _floats(fixed: Cells) -> npt.NDArray[np.float64]:
-    assert not isinstance(fixed.values, list)
-    return fixed.values
 
 
 def _fixed(kind: Kind, few: Any) -> Cells:

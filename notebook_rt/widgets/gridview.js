@@ -20,7 +20,9 @@ import rules from "./grid.view.css";
 /** @import { CellsMessage, GridMessage, ReplyMessage, Say, Sort, WindowMessage } from "./protocol.js" */
 /** @typedef {ReturnType<typeof setTimeout> | undefined} Timer */
 
-const HOLD = 350; // ms
+const HOLD = 350; // ms that a cell which has changed is tinted at least
+const FADE = 600; // ms
+const FEW = 20; // cells
 
 /** @param {HTMLElement} body @param {Say} send @param {typeof import("slickgrid")} lib */
 export default function gridView(body, send, lib) {
@@ -314,11 +316,29 @@ export default function gridView(body, send, lib) {
     aria.sinks();
   }
 
-  /** @type {WeakMap<Element, { fade: Animation, at: number }>} */
-  const flashes = new WeakMap();
+  // A cell that has changed is tinted until it rests. A fading one is painted in every frame: where many
+  // are tinted, the tint of those that rest just ends.
+  /** @type {Map<HTMLElement, number>} */
+  const tinted = new Map(); // and when each changed last
+  /** @type {WeakMap<Element, Animation>} */
+  const fading = new WeakMap();
+  /** @type {Timer} */
+  let resting;
+  function rest() {
+    const many = tinted.size > FEW;
+    const before = performance.now() - HOLD;
+    for (const [node, at] of tinted) {
+      if (at > before) continue;
+      tinted.delete(node);
+      node.classList.remove("nrt-changed");
+      if (!many) fading.set(node, node.animate([{ backgroundColor: "var(--nrt-tint)", offset: 0 }], { duration: FADE, easing: "ease-out" }));
+    }
+    resting = tinted.size ? setTimeout(rest, 100) : undefined;
+  }
+
   function flash(/** @type {[row: number, column: number][]} */ cells, still = false) {
     const calm = still || matchMedia("(prefers-reduced-motion: reduce)").matches;
-    const colour = body.parentElement?.dataset.theme === "dark" ? "rgb(167 139 250 / 45%)" : "rgb(124 58 237 / 26%)"; // no mark's
+    const at = performance.now();
     for (const [row, c] of cells) {
       const item = table.at(row);
       if (item && focus.editing?.row === row && focus.editing.cell === c) {
@@ -328,16 +348,11 @@ export default function gridView(body, send, lib) {
       screen.grid.updateCell(row, c);
       const node = calm ? null : screen.grid.getCellNode(row, c);
       if (!node) continue;
-      const last = flashes.get(node);
-      const at = performance.now();
-      last?.fade.cancel(); // twenty a second would be eighteen at a time
-      // One that changes again and again stays as it is until it rests: fading is painted in every frame.
-      const delay = last && at - last.at < HOLD ? HOLD : 0;
-      const fade = node.animate([{ backgroundColor: colour }, { backgroundColor: "transparent" }], {
-        delay, duration: 900, easing: "ease-out", fill: "backwards",
-      });
-      flashes.set(node, { fade, at });
+      fading.get(node)?.cancel();
+      node.classList.add("nrt-changed");
+      tinted.set(node, at);
     }
+    if (tinted.size) resting ??= setTimeout(rest, HOLD);
   }
 
   // ---- the window -----------------------------------------------------------------------------
@@ -537,6 +552,7 @@ export default function gridView(body, send, lib) {
       menu.close();
       slider.close();
       resized.disconnect();
+      clearTimeout(resting);
       screen.clear();
     },
   };

@@ -120,7 +120,9 @@ def difference(view: str, window: Window, sent: Window) -> Message | None:
     pack = Pack()
     changed = []
     for number, (now, before) in enumerate(zip(window.cells, sent.cells, strict=True)):
-        where = np.setdiff1d(now.changed(before), window.unknown)
+        where = now.changed(before)
+        if len(window.unknown):
+            where = np.setdiff1d(where, window.unknown)
         if len(where):
             rows = pack.add(where.tobytes())
             changed.append({"c": number, "rows": rows, **pack.add_cells(now.take(where))})

@@ -224,6 +224,17 @@ def sort(df: pd.DataFrame, positions: Positions, by: Sequence[tuple[str, bool]])
     return positions
 
 
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows that were asked for, of an order."""
+
+    index: pd.Index[Any]
+    positions: Positions | None
+    asked: tuple[int, int]
+    keys: list[Hashable]
+    found: Positions
+
+
 class Order:
     """The rows of a grid, in the order asked for.
 
@@ -260,6 +271,8 @@ class Order:
         self._places: dict[Hashable, None] = {}
         """In the plain order: who is leaving, or has come back, and so has a place of its own."""
         self._same_keys = True
+        self._window: _Rows | None = None
+        """The rows that were asked for last: most often only their values have changed since."""
         self._positions: Positions | None = None
         self._not_before = 0.0
         self._asked = True
@@ -423,8 +436,22 @@ class Order:
 
         A row that is gone meanwhile, or leaving, has position -1.
         """
+        asked, last_time = (first, min(last, len(self))), self._window
+        if not self._same_keys:
+            return self._rows(*asked)
+        if (
+            last_time is None
+            or last_time.asked != asked
+            or last_time.index is not self._index
+            or last_time.positions is not self._positions
+        ):
+            keys, found = self._rows(*asked)
+            last_time = self._window = _Rows(self._index, self._positions, asked, keys, found)
+        return list(last_time.keys), last_time.found
+
+    def _rows(self, first: int, last: int) -> tuple[list[Hashable], Positions]:
         chosen = (
-            np.arange(first, min(last, len(self)), dtype=np.intp)
+            np.arange(first, last, dtype=np.intp)
             if self._positions is None
             else self._positions[first:last]
         )

@@ -13,6 +13,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.client import ClientProtocol
 from websockets.datastructures import Headers
 from websockets.frames import Close, Frame, Opcode
@@ -21,6 +22,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from notebook_rt.net.websocket.intake import Intake
+from notebook_rt.sync.connection.gathering import LONGEST
 from tests.laws import examples
 from tests.waiting import scaled
 
@@ -33,9 +35,21 @@ class _Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.sent = b""
+        self.pauses = 0
+        self.reading = asyncio.Event()
+        self.reading.set()
 
     def write(self, data: Any) -> None:
         self.sent += data
+
+    def pause_reading(self) -> None:
+        assert self.reading.is_set()
+        self.pauses += 1
+        self.reading.clear()
+
+    def resume_reading(self) -> None:
+        assert not self.reading.is_set()
+        self.reading.set()
 
     def can_write_eof(self) -> bool:
         return False
@@ -169,6 +183,86 @@ def test_what_breaks_the_protocol_ends_the_connection_as_in_websockets(
     got, protocol = _after(TEXT + data, places)
     assert got == [b"one"]
     assert protocol.close_sent.code == code
+
+
+STREAM = 100
+"""Messages at once that make a pause due, and few enough for one."""
+
+
+async def test_tcp_is_left_alone_for_a_moment_while_messages_stream_in() -> None:
+    """And never for longer: it is read again whatever comes."""
+    got: list[bytes] = []
+    found = intake(asyncio.get_running_loop(), got)
+    transport = found.transport
+    assert isinstance(transport, _Transport)
+    found.data_received(TEXT)
+    assert not transport.pauses  # one is taken as it comes
+    for _ in range(3):
+        await asyncio.wait_for(transport.reading.wait(), scaled(5))
+        pauses = transport.pauses
+        found.data_received(TEXT * (STREAM if not pauses else 1))
+        assert transport.pauses == pauses + 1
+        assert not transport.reading.is_set()
+        found.data_received(TEXT)  # what TLS had read before: taken, and no second pause
+        assert transport.pauses == pauses + 1
+    assert got == [b"one"] * (STREAM + 6)
+    await asyncio.wait_for(transport.reading.wait(), scaled(5))
+
+
+async def test_an_end_while_tcp_is_left_alone_is_heard_and_nothing_is_read_after_it() -> None:
+    found = intake(asyncio.get_running_loop(), [])
+    transport = found.transport
+    assert isinstance(transport, _Transport)
+    found.data_received(TEXT * STREAM)
+    assert not transport.reading.is_set()
+    found.connection_lost(None)
+    assert found.protocol.state is State.CLOSED
+    await asyncio.sleep(4 * LONGEST)
+    assert not transport.reading.is_set()
+
+
+async def test_no_pause_comes_between_a_close_and_its_end() -> None:
+    found = intake(asyncio.get_running_loop(), [])
+    assert isinstance(found.transport, _Transport)
+    found.data_received(TEXT * STREAM + wire(Frame(Opcode.CLOSE, Close(1012, "").serialize())))
+    assert found.transport.reading.is_set()
+
+
+async def test_what_streams_in_over_tcp_is_taken_whole_and_in_order_over_the_pauses() -> None:
+    got: list[bytes] = []
+    whole = asyncio.Event()
+    pauses = []
+
+    class Counting(Intake):
+        def _read_on(self) -> None:
+            pauses.append(len(got))
+            super()._read_on()
+
+    def take(message: bytes) -> None:
+        got.append(message)
+        if len(got) == 1200:
+            whole.set()
+
+    def made(*args: Any, **kwargs: Any) -> Counting:
+        return Counting(*args, on_message=take, **kwargs)
+
+    async def stream(connection: ServerConnection) -> None:
+        for number in range(1200):
+            await connection.send(str(number))
+            if number % 60 == 59:
+                await asyncio.sleep(0.001)
+        await connection.wait_closed()
+
+    async with serve(stream, "127.0.0.1", 0) as serving:
+        port = next(iter(serving.sockets)).getsockname()[1]
+        async with connect(
+            f"ws://127.0.0.1:{port}/",
+            create_connection=made,  # type: ignore[arg-type]  # a factory is all it is called as
+            ping_interval=None,
+        ):
+            await asyncio.wait_for(whole.wait(), scaled(20))
+    assert got == [str(number).encode() for number in range(1200)]
+    assert pauses
 
 
 def test_an_end_in_the_middle_of_a_frame_is_no_clean_one() -> None:
