@@ -162,6 +162,7 @@ def test_a_thousand_commits_in_a_burst_keep_their_order(stack: LocalStack) -> No
 
 def test_changes_that_come_twice_late_and_cut_short(stack: LocalStack) -> None:
     with laboratory(stack, *VIEWS, rows=500) as lab:
+        gaps = lab.session.metrics["gaps"]
         lab.proxy.rules = (
             Double(chance=0.5),
             Delay(seconds=0.3, chance=0.5),
@@ -171,7 +172,7 @@ def test_changes_that_come_twice_late_and_cut_short(stack: LocalStack) -> None:
         with Writer(stack, lab.table, 500, 5, pause=0.01):
             until(lambda: lab.proxy.counts["Double"] >= 100, 20, lambda: lab.proxy.counts)
         lab.true_within(10)
-        assert lab.session.metrics["gaps"] <= 2 * len(VIEWS), "none of this is a gap"
+        assert lab.session.metrics["gaps"] == gaps, "none of this is a gap"
 
 
 def test_the_first_snapshot_with_writes_going_on_and_slow_pages(stack: LocalStack) -> None:
@@ -189,7 +190,7 @@ def test_the_first_snapshot_with_writes_going_on_and_slow_pages(stack: LocalStac
             late = slow.counts["Delay"]
             until(lambda: slow.counts["Delay"] >= late + 100, 20, lambda: slow.counts)
         slow.heal()
-        true_within(5, stack, lab.table, views)
+        true_within(10, stack, lab.table, views)
 
 
 # Columns that come and go -------------------------------------------------------------------------
