@@ -48,6 +48,7 @@ from tests.faults.rules import (
     lost_answers,
     truncated,
 )
+from tests.ports import free_port
 from tests.waiting import scaled
 
 __all__ = [
@@ -85,7 +86,7 @@ class Proxy:
         self.counts: Counter[str] = Counter()
         """Requests by method, frames by kind, those ``passed`` on, and what was done by the rule's name."""
         self.dice = random.Random(seed)
-        self.port = 0
+        self.port = free_port()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._sockets: set[_Relay] = set()
@@ -170,7 +171,6 @@ class Proxy:
     async def _up(self) -> None:
         if self._listener is None:
             self._listener = await self._loop.create_server(self._server, "127.0.0.1", self.port)
-            self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _down(self) -> None:
         if self._listener is not None:

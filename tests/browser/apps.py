@@ -17,7 +17,8 @@ from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page
 
 from notebook_rt.local import LocalStack
-from tests.browser.lab import free_port, server_process, surroundings
+from tests.browser.lab import server_process, surroundings
+from tests.ports import free_port
 from tests.waiting import scaled
 
 SETUP = """
