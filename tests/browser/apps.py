@@ -72,7 +72,8 @@ class App:
         opened = AppPage(page)
         if policy:
             page.add_init_script(POLICY % json.dumps(policy))
-        page.goto(self._url)
+        # Voila's page is loaded once a kernel has started and run the cells.
+        page.goto(self._url, timeout=scaled(90_000))
         return opened
 
 
