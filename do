@@ -110,6 +110,15 @@ nightly) # long: the long versions of tests; old: live, README and notebook test
     exit $failed ;;
 lint) developers; packages; "$bin/ruff" format --check . && "$bin/ruff" check . && "$bin/lint-imports" --no-cache && exec npm run --silent lint ;;
 types) developers; packages; "$bin/mypy" && exec npm run --silent types ;;
+check) # and what the tests import is compiled meanwhile: each of their workers would compile all of it at once
+    developers; packages; browser; failed=0
+    "$bin/python" -m pytest --collect-only -qq >/dev/null 2>&1 &
+    compiled=$!
+    ./do types & types=$!
+    ./do lint || failed=1
+    wait $types || failed=1
+    wait $compiled || true # why not, the tests will say
+    exit $failed ;;
 js) packages; exec npm run --silent "${1:-build}" ;; # or: ./do js watch
 bench) install -e ".[all]" --group dev --group bench; exec "$bin/python" -m tests.benchmarks "$@" ;;
 latency) developers; browser; exec "$bin/python" -m tests.browser.latency "$@" ;;
@@ -158,6 +167,7 @@ help)
 ./do test      install, then run all tests; arguments go to pytest
 ./do nightly   the long versions of the tests, and the older platform ([long|old])
 ./do lint      ruff, eslint, bundles           ./do types     mypy --strict, tsc --checkJs
+./do check     lint and types at once
 ./do js        bundle the widgets ([watch])
 ./do bench     benchmarks beside their peers   ./do docs      the site into build/docs
 ./do package   wheel and sdist, installed and tried

@@ -72,6 +72,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     A test in the browser has its own time for itself: the first of a run waits for the stack,
     JupyterLab and Chromium, each of which has a limit of its own.
     """
+    one_browser_at_a_time(items)
     if config.getoption("timeout") is not None:
         return
     for item in items:
@@ -86,6 +87,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 OWN_SERVERS = {f"tests/browser/test_browser_{name}.py" for name in ("apps", "howtos", "notebook7")}
 """Browser tests that start servers of their own, and do not use the run's JupyterLab."""
+LATER = "tests/outbox/"
+"""When other workers are through with these, those in the run's JupyterLab are nearly over."""
+
+
+def one_browser_at_a_time(items: list[pytest.Item]) -> None:
+    """Two Chromiums at once are all that two cores do, and are slow; beside one, others wait and work."""
+    own = [item for item in items if item.nodeid.partition("::")[0] in OWN_SERVERS]
+    last = max((n for n, item in enumerate(items) if item.nodeid.startswith(LATER)), default=-1)
+    if own and last >= 0:
+        before = [item for item in items[: last + 1] if item not in own]
+        after = [item for item in items[last + 1 :] if item not in own]
+        items[:] = [*before, *own, *after]
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist

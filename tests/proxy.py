@@ -24,6 +24,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ from tests.faults.rules import (
     lost_answers,
     truncated,
 )
+from tests.ports import free_port
 from tests.waiting import scaled
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
 _HOP: Final = frozenset(
     {"host", "connection", "keep-alive", "transfer-encoding", "upgrade", "content-length"}
 )
+_CONFIRMATION: Final = "Subscribed to PostgreSQL"
 _WORDS: Final = {
     401: {"code": "PGRST301", "message": "JWT could not be verified"},
     404: {"code": "PGRST202", "message": "Could not find the function"},
@@ -81,9 +84,9 @@ class Proxy:
         self.target = target
         self.rules: tuple[Rule, ...] = ()
         self.counts: Counter[str] = Counter()
-        """Requests by method, frames by kind, and what was done by the rule's name."""
+        """Requests by method, frames by kind, those ``passed`` on, and what was done by the rule's name."""
         self.dice = random.Random(seed)
-        self.port = 0
+        self.port = free_port()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._sockets: set[_Relay] = set()
@@ -117,6 +120,13 @@ class Proxy:
     def sockets(self) -> int:
         """How many websockets are open."""
         return len(self._sockets)
+
+    @property
+    def confirmed(self) -> list[int]:
+        """How often the server has said, of each join there is, that its changes flow."""
+        return [
+            join.confirmed for relay in list(self._sockets) for join in list(relay.joins.values())
+        ]
 
     # Its life
 
@@ -161,7 +171,6 @@ class Proxy:
     async def _up(self) -> None:
         if self._listener is None:
             self._listener = await self._loop.create_server(self._server, "127.0.0.1", self.port)
-            self.port = self._listener.sockets[0].getsockname()[1]
 
     async def _down(self) -> None:
         if self._listener is not None:
@@ -304,6 +313,15 @@ class Proxy:
         return client
 
 
+@dataclass
+class _Join:
+    """A topic that is joined."""
+
+    ref: str
+    confirmed: int = 0
+    """How many of the server's words that its changes flow were passed on."""
+
+
 class _Relay:
     """One websocket: the client's end, the server's end, and what is on its way to the client."""
 
@@ -318,8 +336,8 @@ class _Relay:
         self.request = request
         self.client = client
         self.server = server
-        self.joins: dict[str, str] = {}
-        """The ref of each joined topic's join."""
+        self.joins: dict[str, _Join] = {}
+        """By topic."""
         self.v2 = "vsn=2" in request.query_string
         self._late: list[tuple[float, int, str | bytes]] = []
         """Frames with the time they are due, as a heap."""
@@ -348,8 +366,9 @@ class _Relay:
         await self.server.close()
 
     async def close_channels(self, message: str) -> None:
-        for topic, ref in list(self.joins.items()):
+        for topic, join in list(self.joins.items()):
             del self.joins[topic]
+            ref = join.ref
             leave = {"topic": topic, "event": "phx_leave", "payload": {}, "ref": "proxy"}
             await self.server.send_str(self._text({**leave, "join_ref": ref}))
             error = {
@@ -360,7 +379,7 @@ class _Relay:
             }
             for event, payload, its_ref in (("system", error, None), ("phx_close", {}, ref)):
                 frame = {"topic": topic, "event": event, "payload": payload, "ref": its_ref}
-                await self.client.send_str(self._text({**frame, "join_ref": ref}))
+                await self._send(self._text({**frame, "join_ref": ref}))
 
     def _text(self, frame: dict[str, Any]) -> str:
         if self.v2:
@@ -388,7 +407,7 @@ class _Relay:
         except ValueError:
             return
         if frame.get("event") == "phx_join":
-            self.joins[frame["topic"]] = str(frame.get("ref"))
+            self.joins[frame["topic"]] = _Join(str(frame.get("ref")))
             self.proxy.counts["joins"] += 1
         elif frame.get("event") == "phx_leave":
             self.joins.pop(frame["topic"], None)
@@ -445,6 +464,11 @@ class _Relay:
             await self.client.send_str(frame)
         else:
             await self.client.send_bytes(frame)
+        self.proxy.counts["passed"] += 1
+        if isinstance(frame, str) and _CONFIRMATION in frame:
+            read = Frame.read(frame)
+            if read.kind == "system" and read.topic in self.joins:
+                self.joins[read.topic].confirmed += 1
 
     async def _send_late(self) -> None:
         while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,9 +67,11 @@ NOTED = {
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+def project(
+    ready_made: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalStack]:
     """A stack of its own: publications and roles are everybody's."""
-    with start(tmp_path_factory.mktemp("ill"), options=StackOptions()) as stack:
+    with start(ready_made(tmp_path_factory.mktemp("ill")), options=StackOptions()) as stack:
         yield stack
 
 
@@ -214,10 +216,10 @@ def test_a_partitioned_table_is_told_what_follows_it_and_no_sql_that_does_nothin
 
 
 def test_a_project_that_gives_few_rows_a_request_is_told_what_that_costs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    stack_directory: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = StackOptions(row_limit=40, anon_timeout=1.0)
-    with start(tmp_path / "few", options=options) as stack:
+    with start(stack_directory, options=options) as stack:
         stack.sql(DESCRIBE_SQL.read_text())
         stack.sql(WHOLE)
         stack.sql("insert into ill (name) select 'x' from generate_series(1, 118)")

@@ -25,35 +25,32 @@ from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
 from notebook_rt.sync.table.machine import JOIN_PATIENCE
 from notebook_rt.widgets.adapters import FrameOf, MappedOf
-from tests.conftest import OLD_PLATFORM
+from tests.faults.lab import confirmed_for_good
+from tests.proxy import Proxy
 from tests.waiting import scaled, until
 
 same = pd.testing.assert_frame_equal
 
 
 @pytest.fixture
-def session(stack: LocalStack, tmp_path: Path) -> Iterator[nrt.Session]:
+def session(stack: LocalStack, proxy: Proxy, tmp_path: Path) -> Iterator[nrt.Session]:
     # An audit that reads a change before it is heard would tell its time. One machine has one clock.
     options = nrt.Options(audit_interval=0, clock_margin=0.1)
     queue = tmp_path / "queue.db"
-    with nrt.connect(stack.url, stack.anon_key, queue_path=queue, options=options) as session:
+    with nrt.connect(proxy.url, stack.anon_key, queue_path=queue, options=options) as session:
         yield session
 
 
 @pytest.fixture
 def trades(
-    stack: LocalStack, session: nrt.Session, make_table: Callable[..., str]
+    stack: LocalStack, proxy: Proxy, session: nrt.Session, make_table: Callable[..., str]
 ) -> nrt.LiveTable:
     table = make_table("id bigint primary key, symbol text, price numeric, by_whom text")
     stack.sql(
         f"insert into {table} values (1, 'a', 1.5, 'ann'), (2, 'b', 2, 'bob'), (3, 'c', 3, null)"
     )
     frame = session.table(table).wait(scaled(10))
-    confirmed_again = 0 if OLD_PLATFORM else 1  # that one does not send a second confirmation
-    until(
-        lambda: session.metrics["reconciliations"] >= confirmed_again and frame.status == "live",
-        what=lambda: frame,
-    )
+    confirmed_for_good(stack, proxy, session, frame)
     # Soon after the table was read, what comes may be in what was read: the row is read again.
     driver: Any = frame._feed
     until(lambda: driver.services.rest.clock() > driver.machine._horizon.floor)

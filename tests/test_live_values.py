@@ -11,7 +11,8 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
-from tests.conftest import OLD_PLATFORM
+from tests.faults.lab import confirmed_for_good
+from tests.proxy import Proxy
 from tests.waiting import scaled, throughout, until
 
 
@@ -163,16 +164,15 @@ NESTED_KEYS = {
 
 @pytest.mark.parametrize("case", NESTED_KEYS)
 def test_a_row_whose_key_is_nested_is_read_by_it_and_edited_by_it(
-    stack: LocalStack, make_table: Callable[..., str], case: str
+    stack: LocalStack, proxy: Proxy, make_table: Callable[..., str], case: str
 ) -> None:
     columns, keys = NESTED_KEYS[case]
     table = make_table(f"{columns}, n int default 0")
     for key in keys:
         stack.sql(f"insert into {table} (k) values ('{key}')")
-    with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(audit_interval=0)) as rt:
+    with nrt.connect(proxy.url, stack.anon_key, options=nrt.Options(audit_interval=0)) as rt:
         live = rt.table(table).wait(scaled(10))
-        again = 0 if OLD_PLATFORM else 1  # after the second confirmation, which that does not send
-        until(lambda: live.status == "live" and rt.metrics["reconciliations"] >= again)
+        confirmed_for_good(stack, proxy, rt, live)
         reads = rt.metrics["reconciliations"]
         for times in (
             1,

@@ -466,14 +466,17 @@ with nrt.connect(url, key) as rt:
             member = getattr(type(thing), name, None)
             if member is None or member not in called:  # most are inherited
                 called.append(member)
-                jedi.Interpreter(f"it.{name}(", here).complete()
+                asked = jedi.Interpreter(f"it.{name}(", here)
+                asked.complete() if callable(member) else asked.get_signatures()
 """
 
 
 def test_the_tab_key_offers_every_name_and_no_other(stack: LocalStack, people: str) -> None:
     """As IPython and Jupyter ask: jedi offers nothing at all where one annotation is too much.
 
-    In a process of its own: other tests may have given our modules more names than they have.
+    What is no function (``df``, ``log``) has its annotation read alone, for nobody calls it: all that may be
+    written in a call of a DataFrame takes seconds. In a process of its own: other tests may have given our
+    modules more names than they have.
     """
     asked = [sys.executable, "-c", TAB, stack.url, stack.anon_key, people]
     # What jedi has parsed of pandas is kept at home, as it is for a user; nothing of ours is.

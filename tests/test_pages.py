@@ -23,7 +23,7 @@ import pytest
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
-from tests.browser.lab import free_port
+from tests.ports import free_port
 from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent

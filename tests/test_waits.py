@@ -42,15 +42,24 @@ def constant(node: ast.expr | None) -> float:
     return value if isinstance(value, int | float) else 0
 
 
+def called(call: ast.Call) -> str:
+    """Such as ``time.sleep``; empty for what is no function of a module."""
+    match call.func:
+        case ast.Attribute(ast.Name(module), name):
+            return f"{module}.{name}"
+        case _:
+            return ""
+
+
 def fault(call: ast.Call) -> str | None:
     """What is wrong with the time that ``call`` waits."""
     first = call.args[0] if call.args else None
-    if ast.unparse(call.func) in ("time.sleep", "asyncio.sleep"):
+    if called(call) in ("time.sleep", "asyncio.sleep"):
         return "sleeps; wait with until() or throughout()" if constant(first) >= 0.5 else None
     limits = [keyword.value for keyword in call.keywords if keyword.arg == "timeout"]
     if first and isinstance(call.func, ast.Attribute) and call.func.attr in ("wait", "join"):
         limits.append(first)
-    if ast.unparse(call.func) in ("asyncio.wait_for", "asyncio.timeout"):
+    if called(call) in ("asyncio.wait_for", "asyncio.timeout"):
         limits += call.args[-1:]
     return "has a limit without scaled()" if any(constant(n) >= 1 for n in limits) else None
 

@@ -300,6 +300,11 @@ class Feed:
             asyncio.get_running_loop().call_later(PATIENCE, self._lose_patience)
         return waiter.future
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for the first data."""
+        return any(not waiter.future.done() for waiter in self._waiters)
+
     def settle(self, error: Exception | None) -> None:
         """Wake everybody who waits."""
         waiters, self._waiters = self._waiters, []

@@ -136,6 +136,8 @@ class TableDriver(Driver):
         """Leave the channel when nobody listens and nobody has looked for a while."""
         if self.status == "closed":
             return
+        if self.awaited:  # however long the first data takes
+            self.looked_at = time.monotonic()
         idle = time.monotonic() - self.looked_at
         unused = not self.listeners and self.recording is None
         if unused and idle >= self.options.lazy_after:

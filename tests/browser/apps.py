@@ -17,7 +17,8 @@ from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import BrowserContext, ConsoleMessage, Page
 
 from notebook_rt.local import LocalStack
-from tests.browser.lab import free_port, server_process, surroundings
+from tests.browser.lab import server_process, surroundings
+from tests.ports import free_port
 from tests.waiting import scaled
 
 SETUP = """
@@ -71,7 +72,8 @@ class App:
         opened = AppPage(page)
         if policy:
             page.add_init_script(POLICY % json.dumps(policy))
-        page.goto(self._url)
+        # Voila's page is loaded once a kernel has started and run the cells.
+        page.goto(self._url, timeout=scaled(90_000))
         return opened
 
 

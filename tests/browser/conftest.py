@@ -6,9 +6,15 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import expect
 
 from tests.browser import axe
 from tests.browser.lab import Browser, Server, headless, serving
+from tests.waiting import scaled
+
+expect.set_options(
+    timeout=scaled(30_000)
+)  # as any other wait; by itself five seconds, on any machine
 
 
 @pytest.fixture(scope="session")

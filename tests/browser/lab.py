@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from typing import Any, Literal
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import ConsoleMessage, Error, Locator, Page, sync_playwright
 
+from tests.ports import free_port
 from tests.waiting import scaled, until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -91,12 +91,6 @@ def chromium_path() -> str:
     if found is None:
         raise RuntimeError("no Chromium found; install the system package `chromium`")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def surroundings(root: Path) -> dict[str, str]:

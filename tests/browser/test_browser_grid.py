@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser import scenes
 from tests.browser.axe import findings
@@ -97,7 +98,7 @@ def test_a_person_works_while_a_thousand_changes_a_second_arrive(browser: Browse
         page.keyboard.type("4321.5", delay=120)
         assert editor.input_value() == "4321.5"
         assert viewport.evaluate("node => node.scrollTop") == at
-        assert page.locator(".nrt-why-not").is_visible()  # the cell changed meanwhile
+        page.locator(".nrt-why-not").wait_for()  # the cell changed meanwhile
         page.keyboard.press("Enter")
         editor.wait_for(state="detached")
         notebook.until("source.edits and source.edits[-1][0] == 80000")
@@ -401,9 +402,8 @@ def test_a_row_that_one_side_deleted_asks_and_is_decided_by_keyboard(browser: Br
         grid.locator('[data-row="2"] .l1').click()
         page.keyboard.press("ArrowUp")
         page.keyboard.press("ArrowUp")  # the row that they deleted
-        assert (
+        expect(grid.locator("[data-sink] > span").first).to_contain_text(
             "somebody else deleted this row"
-            in grid.locator("[data-sink] > span").all_inner_texts()[0]
         )
         page.keyboard.press("Enter")
         panel = grid.locator(".nrt-pop")
@@ -437,7 +437,7 @@ def test_a_row_that_one_side_deleted_asks_and_is_decided_by_keyboard(browser: Br
         assert findings(page) == []
         for _ in range(3):  # mine and theirs of this cell, then of all
             page.keyboard.press("Tab")
-        assert panel.locator(":focus").inner_text() == "Theirs"
+        expect(panel.locator(":focus")).to_have_text("Theirs")
         page.keyboard.press("Enter")
         notebook.until("source.resolved[2:] == [(6, None, 'theirs')]")
         panel.wait_for(state="detached")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from notebook_rt.local import LocalStack
 from tests.browser.axe import findings
@@ -221,14 +222,13 @@ def test_a_row_is_typed_in_place_and_inserted_as_one(
         assert add.get_attribute("title") == "Add a row (Ctrl+I)"
         add.click()
         page.keyboard.press("Escape")  # leaves the editor
-        assert draft.locator(".nrt-v").all_inner_texts() == [
-            *("required", "required", "required"),
-            *("default", "null", "null"),
-        ]
+        expect(draft.locator(".nrt-v")).to_have_text(
+            [*("required", "required", "required"), *("default", "null", "null")]
+        )
         assert findings(page) == []
         page.keyboard.press("Escape")  # and the row
         draft.first.wait_for(state="detached")
-        assert grid.locator(".nrt-grid").get_attribute("aria-rowcount") == "13"
+        expect(grid.locator(".nrt-grid")).to_have_attribute("aria-rowcount", "13")
 
         # By keyboard: Enter goes to what is missing and then saves; Tab to the next cell.
         grid.locator('[data-row="4"] .l1').click()
@@ -270,7 +270,8 @@ def test_a_row_is_typed_in_place_and_inserted_as_one(
 
         # What the server refuses is kept where it is, with its words; mended there, it is sent.
         page.keyboard.press("Control+i")
-        for text in ("21", "GOOGL", "-1"):
+        for column, text in ((0, "21"), (SYMBOL, "GOOGL"), (QUANTITY, "-1")):
+            grid.locator(f".nrt-draft .l{column} .nrt-editor").wait_for()
             page.keyboard.type(text)
             page.keyboard.press("Enter")
         said.filter(has_text="violates check constraint").wait_for()
@@ -282,9 +283,10 @@ def test_a_row_is_typed_in_place_and_inserted_as_one(
 
         # Somebody who goes on to another row has finished this one, if it lacks nothing.
         grid.get_by_role("button", name="Add a row").click()
+        editor.wait_for()
         page.keyboard.type("22")
         page.keyboard.press("Enter")
-        editor.wait_for()
+        grid.locator(f".nrt-draft .l{SYMBOL} .nrt-editor").wait_for()
         page.keyboard.type("AMZN")
         grid.locator('[data-row="12"] .l1').click()
         assert draft.locator(".l1").inner_text() == "AMZN"
@@ -298,7 +300,7 @@ def test_a_row_is_typed_in_place_and_inserted_as_one(
         grid.locator('[data-row="12"] .l1').click()
         until(lambda: stack.sql(f"select symbol from {table} where id = 22") == [("AMZN",)])
         draft.first.wait_for(state="detached")
-        assert grid.locator('[data-row="12"] .l1.active').count() == 1, "who went on stays there"
+        grid.locator('[data-row="12"] .l1.active').wait_for()  # who went on stays there
         assert notebook.console == []
         notebook.run("rt.close()")
 
@@ -377,7 +379,7 @@ def test_rows_are_deleted_and_taken_back(
         gone.filter(has_text="4").wait_for()
         grid.locator('[data-row="3"] .l1').dblclick()
         assert grid.locator(".nrt-pop, .nrt-editor").count() == 0, "it cannot be edited"
-        assert notebook.ask("print(rt.queue.flush(10))") == "0"
+        assert notebook.ask("print(rt.queue.flush(scaled(10)))") == "0"
         gone.first.wait_for(state="detached")
         assert stack.sql(there) == [(10,)]
         grid.get_by_text("10 rows").wait_for()

@@ -8,6 +8,7 @@ import pytest
 
 from tests.browser.axe import findings
 from tests.browser.lab import Browser
+from tests.waiting import until
 
 pytestmark = pytest.mark.browser
 
@@ -133,7 +134,7 @@ def test_running_a_cell_again_and_again_leaks_nothing(browser: Browser) -> None:
             "print([len(get_comm_manager().comms), len(living), len(pump), threading.active_count(),"
             " len(health.listeners), len(people.listeners)])"
         )
-        before = notebook.run(count)
+        before = notebook.ask(count)
         notebook.page.evaluate(
             """async ([index]) => {
               const app = window.jupyterapp;
@@ -145,7 +146,7 @@ def test_running_a_cell_again_and_again_leaks_nothing(browser: Browser) -> None:
             }""",
             [index],
         )
-        assert notebook.run(count) == before
+        until(lambda: notebook.ask(count) == before, what=lambda: (before, notebook.ask(count)))
         assert notebook.page.locator(".nrt-health").count() == 1
 
 

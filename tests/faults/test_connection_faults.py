@@ -78,7 +78,7 @@ def test_the_socket_is_refused_and_the_table_polls_meanwhile(stack: LocalStack) 
     with laboratory(stack, *VIEWS) as lab:
         lab.proxy.rules = (Cut(path="/websocket"),)
         lab.proxy.close_sockets()
-        until(lambda: lab.frame.status == "polling", 3, lambda: lab.frame)
+        until(lambda: lab.frame.status == "polling", 10, lambda: lab.frame)
         for _ in range(3):
             lab.sql("update {t} set qty = 99 - qty, active = true")
             lab.true_within(5)
@@ -96,7 +96,7 @@ def test_heartbeats_are_unanswered_while_tcp_lives(stack: LocalStack, rule: Rule
     )
     with laboratory(stack, *VIEWS, options=options) as lab:
         lab.proxy.rules = (rule,)
-        until(lambda: lab.frame.status != "live", 3)
+        until(lambda: lab.frame.status != "live", 10)
         write(lab)
         lab.proxy.heal()
         lab.heals_within(8)
@@ -130,7 +130,7 @@ def test_half_open_socket_is_noticed_where_silence_is_looked_for_more_often_than
     with laboratory(stack, options=options) as lab:
         disconnects = lab.session.metrics["disconnects"]
         lab.proxy.rules = (Stall(path="/websocket"),)
-        until(lambda: lab.session.metrics["disconnects"] > disconnects, 3)
+        until(lambda: lab.session.metrics["disconnects"] > disconnects, 10)
         lab.proxy.heal()
         lab.heals_within(8)
 
@@ -179,7 +179,7 @@ def test_a_token_expires_and_no_other_is_had_until_later(stack: LocalStack) -> N
         lab.session.set_auth(stack.token("authenticated", ttl=3))
         lab.true_within(10)
         until(lambda: time.time() > ends)  # before, the new role alone makes it stale for a moment
-        until(lambda: lab.frame.status != "live", 2, lambda: lab.frame)
+        until(lambda: lab.frame.status != "live", 10, lambda: lab.frame)
         write(lab)
         throughout(lambda: lab.frame.status != "live", 1.0, lambda: lab.frame)
         lab.session.set_auth(stack.token("authenticated", ttl=600))
@@ -192,7 +192,7 @@ def test_a_storm_of_refusals_passes(stack: LocalStack, status: int) -> None:
         lab.proxy.rules = (Answer(status=status, path="", retry_after=1),)
         lab.proxy.close_sockets()
         write(lab)
-        until(lambda: lab.frame.status != "live", 3, lambda: lab.frame)
+        until(lambda: lab.frame.status != "live", 10, lambda: lab.frame)
         throughout(lambda: lab.frame.status not in ("live", "error"), 1.5, lambda: lab.frame)
         tries = lab.proxy.counts["Answer"]
         assert tries < 30, "a storm is not answered by a storm"

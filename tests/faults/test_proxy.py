@@ -1,12 +1,17 @@
-"""The proxy itself: it ends with all that it began."""
+"""The proxy itself ends with all that it began, and a laboratory begins when nothing is due."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 
+import pytest
+
+from notebook_rt.local import LocalStack
+from tests.faults.lab import laboratory
+from tests.faults.truth import VIEWS
 from tests.proxy import Proxy
-from tests.waiting import until
+from tests.waiting import throughout, until
 
 
 def test_what_is_under_way_when_the_proxy_ends_ends_with_it() -> None:
@@ -20,3 +25,12 @@ def test_what_is_under_way_when_the_proxy_ends_ends_with_it() -> None:
             for one in asking:
                 one.close()
             assert not asyncio.all_tasks(proxy._loop)
+
+
+@pytest.mark.slow
+def test_a_laboratory_begins_after_the_last_confirmation(stack: LocalStack) -> None:
+    """A later one would be a gap, which mends what a test has broken."""
+    with laboratory(stack, *VIEWS) as lab:
+        gaps, requests = lab.session.metrics["gaps"], lab.proxy.counts["GET"]
+        throughout(lambda: lab.session.metrics["gaps"] == gaps, 0.6, lambda: lab.session.metrics)
+        assert lab.proxy.counts["GET"] == requests, "all that was to be read has been read"

@@ -24,7 +24,7 @@ from tests.waiting import scaled, until
 pytestmark = pytest.mark.slow
 
 
-AUDITED = AUDIT.audit_interval + 2.0
+AUDITED = AUDIT.audit_interval + 4.0
 """An audit's interval, and the time that it and a look at SQL may take here."""
 
 
@@ -64,7 +64,7 @@ def test_truncate_is_found_by_the_audit(stack: LocalStack) -> None:
         lab.true_within(AUDITED)
         assert len(lab.frame.df) == 0
         lab.sql("insert into {t} (id, qty, price) values (1, 70, 5)")
-        lab.true_within(2)
+        lab.true_within(5)
 
 
 def test_a_policy_that_hides_rows_makes_them_leave(stack: LocalStack) -> None:
@@ -116,10 +116,10 @@ def test_a_burst_over_the_rate_limit_is_lost_without_a_word_and_found(
 def test_rows_that_leave_the_filter_and_rows_that_come_in(stack: LocalStack) -> None:
     with laboratory(stack, SOME, TOP) as lab:
         lab.sql("update {t} set active = true, qty = id % 100")
-        lab.true_within(3)
+        lab.true_within(5)
         lab.sql("update {t} set qty = 1 where id in (select id from {t} where qty >= 50 limit 40)")
         lab.sql("update {t} set qty = 99 where id in (select id from {t} where qty = 2 or id < 40)")
-        lab.true_within(3)
+        lab.true_within(5)
         lab.sql(
             "update {t} set price = null where id in (select id from {t} order by price limit 9)"
         )
@@ -139,11 +139,11 @@ def test_an_unchanged_toast_column_is_unchanged(stack: LocalStack) -> None:
     with laboratory(stack) as lab:
         lab.sql("alter table {t} alter note set storage external")
         lab.sql("update {t} set note = repeat('t', 20000) where id = 3")
-        lab.true_within(3)
+        lab.true_within(5)
         time.sleep(2.5)  # a change so soon after a read is compared with the row
         requests = lab.proxy.counts["GET"]
         lab.sql("update {t} set qty = 77 where id = 3")
-        lab.true_within(3)
+        lab.true_within(5)
         assert lab.frame.df.loc[3, "note"] == "t" * 20_000
         assert lab.proxy.counts["GET"] == requests, "the event was enough"
 
@@ -162,6 +162,7 @@ def test_a_thousand_commits_in_a_burst_keep_their_order(stack: LocalStack) -> No
 
 def test_changes_that_come_twice_late_and_cut_short(stack: LocalStack) -> None:
     with laboratory(stack, *VIEWS, rows=500) as lab:
+        gaps = lab.session.metrics["gaps"]
         lab.proxy.rules = (
             Double(chance=0.5),
             Delay(seconds=0.3, chance=0.5),
@@ -171,7 +172,7 @@ def test_changes_that_come_twice_late_and_cut_short(stack: LocalStack) -> None:
         with Writer(stack, lab.table, 500, 5, pause=0.01):
             until(lambda: lab.proxy.counts["Double"] >= 100, 20, lambda: lab.proxy.counts)
         lab.true_within(10)
-        assert lab.session.metrics["gaps"] <= 2 * len(VIEWS), "none of this is a gap"
+        assert lab.session.metrics["gaps"] == gaps, "none of this is a gap"
 
 
 def test_the_first_snapshot_with_writes_going_on_and_slow_pages(stack: LocalStack) -> None:
@@ -189,7 +190,7 @@ def test_the_first_snapshot_with_writes_going_on_and_slow_pages(stack: LocalStac
             late = slow.counts["Delay"]
             until(lambda: slow.counts["Delay"] >= late + 100, 20, lambda: slow.counts)
         slow.heal()
-        true_within(5, stack, lab.table, views)
+        true_within(10, stack, lab.table, views)
 
 
 # Columns that come and go -------------------------------------------------------------------------
@@ -222,7 +223,6 @@ def test_a_machine_that_slept_reads_again(
     """While it sleeps, changes are lost; TCP lives, and only the jump of the clock tells."""
     options = nrt.Options(audit_interval=0, stale_check=0.5, heartbeat_interval=1.0)
     with laboratory(stack, *VIEWS, options=options) as lab:
-        lab.confirmed_within(10)
         lab.proxy.rules = (Drop(),)
         lab.sql("update {t} set name = 'while asleep', price = id where id <= 100")
         until(lambda: lab.proxy.counts["Drop"] > 200, 5)

@@ -240,4 +240,4 @@ def test_a_server_that_polls_is_late_by_up_to_its_interval(stack_directory: Path
                 stack.sql("insert into late values (%s)", number)
                 late.append(until(lambda seen=number: seen in frame.df.index))
     assert max(late) > 0.1, "not at once"
-    assert sorted(late)[3] < 1.0, "but with one of the next polls"
+    assert sorted(late)[3] < scaled(1.0), "but with one of the next polls"

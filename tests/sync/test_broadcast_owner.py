@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,9 +27,11 @@ OWNER = "nrt_owner"
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+def stack(
+    ready_made: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalStack]:
     """A project in which nobody has run SQL of ours yet, which would own it."""
-    with start(tmp_path_factory.mktemp("owners"), options=QUICK) as running:
+    with start(ready_made(tmp_path_factory.mktemp("owners")), options=QUICK) as running:
         yield running
 
 
