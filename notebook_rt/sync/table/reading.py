@@ -536,15 +536,22 @@ def by_runs(
         except ReadRefusedError:  # the pages are asked for as it can bear them
             return False
         paging.is_last(first.page, 0)
+    unknown: list[Key] = []
+    gone: list[tuple[Sequence[Key], Read]] = []
+
+    def take_gone(keys: Sequence[Key], read: Read) -> None:
+        gone.append((keys, read))
+
     while paging.cap is not None:
         runs = Runs(replica, paging.count_rows)
         pages = len(replica.rows) // paging.rows
         if runs.requests(paging.rows) > pages // 2:
             return False
-        unknown: list[Key] = []
         replica.versions.watch()
         try:
-            compared = yield from runs.steps(reads, paging.at_once, paging.rows, unknown.extend)
+            compared = yield from runs.steps(
+                reads, paging.at_once, paging.rows, unknown.extend, take_gone
+            )
         except ReadRefusedError as refused:
             smaller = min(paging.count_rows, len(replica.rows)) // 4
             if not isinstance(refused.error, StatementTimeoutError) or smaller < paging.rows:
@@ -558,6 +565,8 @@ def by_runs(
             return False
         for read in compared:
             into.spans(read)
+        for keys, read in gone:
+            into.gone(keys, read)
         into.unknown += unknown
         yield from by_keys(reads, paging, into.unknown, into)
         return True
