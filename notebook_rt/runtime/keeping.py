@@ -27,6 +27,7 @@ from notebook_rt.disk.shelf import Shelf
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.model.rows import Key, Op
 from notebook_rt.model.types import Schema
+from notebook_rt.model.xmins import Xmins
 from notebook_rt.quoting import printable
 from notebook_rt.runtime.observed import ObservedTable
 from notebook_rt.store.column import Parts
@@ -133,7 +134,7 @@ class _Taken(msgspec.Struct, frozen=True):
     schema: Schema
     parts: Mapping[str, Parts]
     underneath: Sequence[Op]
-    versions: Mapping[Key, int]
+    versions: Xmins
     ranked: Sequence[Key]
     facts: Facts
 
@@ -146,7 +147,8 @@ class _Taken(msgspec.Struct, frozen=True):
             table.apply(self.underneath)
             parts = table.parts()
         keys = keys_of(self.schema, parts)
-        versions = np.fromiter((known.get(key, -1) for key in keys), "int64", len(keys))
+        found = (-1 if one is None else one for one in known.gather(keys))
+        versions = np.fromiter(found, "int64", len(keys))
         ranks = None
         if self.ranked:
             places = {key: place for place, key in enumerate(self.ranked)}

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from notebook_rt.model.filters import Condition, column_name
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import kind
+from notebook_rt.model.xmins import Ints, places, together, without
 from notebook_rt.sync.events import Query
 from notebook_rt.sync.table.flows import Ask, Pool
 from notebook_rt.sync.table.horizon import Read
@@ -45,7 +46,6 @@ SEARCHES: Final = 4
 
 _MOST: Final = 2**63 - 1
 
-Ints: TypeAlias = NDArray[np.int64]
 Run: TypeAlias = tuple[int, int, int]
 """First key, last key, xmin."""
 
@@ -117,22 +117,13 @@ def _ints(keys: Collection[Key]) -> Ints:
     return np.array(sorted(cast("Collection[int]", keys)), np.int64)
 
 
-def _places(keys: Ints, some: Ints) -> Ints:
-    """The places in ``keys`` of those of ``some`` that are among them; both are sorted."""
-    if not len(keys):
-        return np.empty(0, np.int64)
-    found = np.minimum(keys.searchsorted(some), len(keys) - 1)
-    places: Ints = found[keys[found] == some]
-    return places
-
-
 def _without(one: Range, keys: Ints) -> Range:
     """``one`` without a claim of ``keys``, of which changes have told meanwhile, unless they are many."""
-    places = _places(one.claimed, keys)
-    if not 0 < len(places) <= KEYS_PER_QUERY:
+    told = keys[places(one.claimed, keys) >= 0]
+    if not 0 < len(told) <= KEYS_PER_QUERY:
         return one
-    spared = np.concatenate([one.spared, one.claimed[places]])
-    return replace(one, spared=spared, claimed=np.delete(one.claimed, places))
+    spared = np.concatenate([one.spared, told])
+    return replace(one, spared=spared, claimed=without(one.claimed, told))
 
 
 def _one_of(name: str, keys: Ints) -> Condition | None:
@@ -154,13 +145,10 @@ class Runs:
         self.replica = replica
         self.name = replica.schema.key[0]
         keys, xmins = replica.versions.arrays()
-        ints = np.array(keys, np.int64)
-        if (ints[1:] < ints[:-1]).any():
-            order = np.argsort(ints)
-            ints, xmins = ints[order], xmins[order]
+        ints = np.asarray(keys, np.int64)  # sorted, for each is an integer
         self._ints, self._xmins = ints, xmins
         self.ranges, short = self._cut(ints, xmins, rows)
-        self.others = short.tolist() + replica.versions.without(replica.rows.keys())
+        self.others = short.tolist() + replica.versions.missing(replica.rows)
         """The keys here of which nothing is claimed."""
 
     def _cut(self, ints: Ints, xmins: Ints, rows: int) -> tuple[list[Range], Ints]:
@@ -336,7 +324,7 @@ class _Proof:
             self._searched(doubt)
         else:
             told = _ints(self.replica.versions.forgotten)
-            doubt.claimed = np.delete(doubt.claimed, _places(doubt.claimed, _ints(doubt.seen)))
+            doubt.claimed = without(doubt.claimed, _ints(doubt.seen))
             self._count(doubt, _without(replace(doubt.range, claimed=doubt.claimed), told))
 
     # Whether all others are there ---------------------------------------------------------------
@@ -377,7 +365,7 @@ class _Proof:
         others = {key for key in doubt.seen if key not in told}
         others.update(cast("int", key) for key in told if key in rows)
         here = _ints([key for key in others if claimed[0] <= key <= claimed[-1]])
-        keys = np.union1d(np.delete(claimed, _places(claimed, _ints(told))), here)
+        keys = together(without(claimed, _ints(told)), here)
         found = _Doubt(doubt.range, claimed, doubt.seen, set(), 0, doubt.searches + 1)
         if not len(keys):
             self._look_again(found)
@@ -434,7 +422,7 @@ class _Proof:
             is_full = len(there) == self.page_rows
             stop = int(keys.searchsorted(there[-1], "right")) if is_full else count
             on_page = keys[start:stop]
-            gone = np.delete(on_page, _places(on_page, there)).tolist()
+            gone = without(on_page, there).tolist()
             doubt.gone.update(gone)
             self.gone(gone, read)
             before = start - offset
@@ -458,7 +446,7 @@ class _Proof:
         if doubt.under_way or self.failed:
             return
         others = _ints({*doubt.gone, *doubt.seen, *self.replica.versions.forgotten})
-        claimed = np.delete(doubt.claimed, _places(doubt.claimed, others))
+        claimed = without(doubt.claimed, others)
         doubt.seen -= doubt.gone
         if not len(claimed):
             return
