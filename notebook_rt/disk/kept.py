@@ -166,7 +166,7 @@ class Versions:
                 later[op.key] = -1
             later.update(batch.versions)
         known = {key: xmin for key, xmin in later.items() if xmin >= 0}
-        ints, changed = self._integers(), integers(later)
+        ints, changed = integers_of(kept.schema, self._keys), integers(later)
         if ints is None or changed is None:
             pairs = zip(self.keys(), kept.versions.tolist(), strict=True)
             found = {key: xmin for key, xmin in pairs if xmin >= 0 and key not in later}
@@ -177,14 +177,14 @@ class Versions:
         values[at[at >= 0]] = -1
         return Xmins(ints, values, known)
 
-    def _integers(self) -> NDArray[np.int64] | None:
-        """The keys of the snapshot's rows, if they are one column of integers."""
-        schema = self._kept.schema
-        if len(schema.key) != 1 or kind(schema.types[schema.key[0]]) != "int":
-            return None
-        data = self._keys[schema.key[0]].data
-        whole = isinstance(data, np.ndarray) and data.dtype.kind == "i"
-        return data.astype(np.int64) if whole else None
+
+def integers_of(schema: Schema, columns: Mapping[str, Parts]) -> NDArray[np.int64] | None:
+    """The keys of rows whose columns hold these parts, if they are one column of integers."""
+    if len(schema.key) != 1 or kind(schema.types[schema.key[0]]) != "int":
+        return None
+    data = columns[schema.key[0]].data
+    whole = isinstance(data, np.ndarray) and data.dtype.kind == "i"
+    return data.astype(np.int64) if whole else None
 
 
 def keys_of(schema: Schema, columns: Mapping[str, Parts]) -> list[Key]:

@@ -76,6 +76,20 @@ class Xmins(msgspec.Struct, frozen=True, eq=False):
         pairs = zip(found, numbers, strict=True)
         return [number if one is None and number >= 0 else one for one, number in pairs]
 
+    def column(self, keys: Ints) -> Ints:
+        """The ``xmin`` of each of these integers, in whatever order they are; -1: not known."""
+        at = places(self.ints, keys)
+        values = np.where(at < 0, -1, self.values[at]) if len(self.ints) else at
+        some = [key for key in self.others if key.__class__ is int]
+        changed = integers(some)
+        if changed is None:  # one has more than 64 bits
+            some, changed = [], np.empty(0, np.int64)
+        order = np.argsort(keys, kind="stable")  # quick where most are in order
+        found = places(keys[order], changed)
+        new = np.array([self.others[key] for key in some], np.int64)
+        values[order[found[found >= 0]]] = new[found >= 0]
+        return values
+
     def get(self, key: Key) -> int | None:
         """The ``xmin`` of one key; None: not known."""
         found = self.others.get(key)

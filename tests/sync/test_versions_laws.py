@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from notebook_rt.model.rows import Upsert
 from notebook_rt.model.types import Column, Schema
-from notebook_rt.model.xmins import Xmins
+from notebook_rt.model.xmins import Xmins, integers
 from notebook_rt.sync.table import versions as module
 from notebook_rt.sync.table.versions import Versions
 from tests.laws import examples
@@ -74,6 +74,9 @@ def test_versions_are_as_a_dict_has_them(
         assert versions.differing(asked, page) == [k for k in asked if model.get(k) != xmin]
         assert all((key in versions) == (key in model) for key in asked)
         assert all(versions.is_same(key, xmin) == (model.get(key) == xmin) for key in asked)
+        ints = integers(asked)
+        if ints is not None:
+            assert versions.known().column(ints).tolist() == [model.get(key, -1) for key in asked]
         rows = DictRows(Schema((Column("id", "int8"),), ("id",)))
         rows.apply([Upsert(key, {"id": key}) for key in asked])
         assert set(versions.missing(rows)) == set(asked) - model.keys()
