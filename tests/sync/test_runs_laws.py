@@ -46,6 +46,7 @@ action = st.one_of(
     st.tuples(st.just("cut"), st.integers(1, 170), st.integers(1, 60)),
     st.tuples(st.just("some gone"), st.integers(1, 40), st.integers(2, 60)),
     st.tuples(st.just("show but"), st.sampled_from((None, 2, 3))),
+    st.tuples(st.just("come"), st.integers(1, 3)),
 )
 actions = st.lists(action, max_size=4)
 
@@ -87,6 +88,10 @@ class Story:
                     self._delete([self.key(place) for place in range(first, first + count)])
                 case ("some gone", first, every):
                     self._delete(sorted(self.server.rows)[first::every])
+                case ("come", count) if self.gap:
+                    free = (self.key(place) - 1 for place in range(30, 180, 30))
+                    new = [key for key in free if key not in self.server.rows][:count]
+                    self.server.write_all([(key, {"grp": 1}) for key in new])
                 case ("show but", hidden) if self.told:
                     self.hide(hidden)
                 case ("slow", place, group, commits):
