@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from notebook_rt.model.rows import Key, Op
 from notebook_rt.model.spec import TableSpec
-from notebook_rt.model.types import Schema
+from notebook_rt.model.types import Schema, kind
+from notebook_rt.model.xmins import Xmins, integers, places
 from notebook_rt.store.column import Parts
 from notebook_rt.store.columns import of_parts
 from notebook_rt.store.table import Table
@@ -156,17 +157,34 @@ class Versions:
         """The keys of the snapshot's rows, in their order."""
         return keys_of(self._kept.schema, self._keys)
 
-    def by_key(self) -> dict[Key, int]:
+    def by_key(self) -> Xmins:
         """Where they are known: of what has changed since the snapshot, those that were told."""
         kept = self._kept
-        found = dict(zip(self.keys(), kept.versions.tolist(), strict=True))
+        later: dict[Key, int] = {}
         for batch in kept.batches:
             for op in batch.ops:
-                found.pop(op.key, None)
-            found.update(batch.versions)
-        if -1 in found.values():
-            found = {key: xmin for key, xmin in found.items() if xmin >= 0}
-        return found
+                later[op.key] = -1
+            later.update(batch.versions)
+        known = {key: xmin for key, xmin in later.items() if xmin >= 0}
+        ints, changed = integers_of(kept.schema, self._keys), integers(later)
+        if ints is None or changed is None:
+            pairs = zip(self.keys(), kept.versions.tolist(), strict=True)
+            found = {key: xmin for key, xmin in pairs if xmin >= 0 and key not in later}
+            return Xmins.of(found | known)
+        order = np.argsort(ints, kind="stable")  # quick where most are in order
+        ints, values = ints[order], kept.versions[order]
+        at = places(ints, changed)
+        values[at[at >= 0]] = -1
+        return Xmins(ints, values, known)
+
+
+def integers_of(schema: Schema, columns: Mapping[str, Parts]) -> NDArray[np.int64] | None:
+    """The keys of rows whose columns hold these parts, if they are one column of integers."""
+    if len(schema.key) != 1 or kind(schema.types[schema.key[0]]) != "int":
+        return None
+    data = columns[schema.key[0]].data
+    whole = isinstance(data, np.ndarray) and data.dtype.kind == "i"
+    return data.astype(np.int64) if whole else None
 
 
 def keys_of(schema: Schema, columns: Mapping[str, Parts]) -> list[Key]:

@@ -25,12 +25,15 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from notebook_rt.edits.difference import between, net, operation
 from notebook_rt.edits.merge import Edit, Strategies, merge_inserted, merge_value
 from notebook_rt.edits.stacks import Stacks
 from notebook_rt.model.rows import Delete, Key, Load, Op, Row, RowChange, Rows, Upsert, WireRow
 from notebook_rt.model.types import Schema, differs, equal
+from notebook_rt.model.xmins import integers, together, without
 
 DROPPED = 1_000
 """Rows of which discarded values are remembered."""
@@ -157,6 +160,13 @@ class Overlay:
         for key, aside in self._aside.items():
             if aside.row is not None and key not in self.rows:
                 yield key
+
+    def integers(self) -> NDArray[np.int64] | None:
+        found, aside = self.rows.integers(), integers(self._aside)
+        if found is None or aside is None or not len(aside):
+            return None if aside is None else found
+        there = np.fromiter((one.row is not None for one in self._aside.values()), bool, len(aside))
+        return together(without(found, aside[~there]), aside[there])
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
         if self.noted is not None:

@@ -15,11 +15,15 @@ What is made for each change is a ``msgspec.Struct``: a frozen dataclass takes s
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, overload
 
 import msgspec
 
 from notebook_rt.model.plain import as_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Key: TypeAlias = Hashable
 Row: TypeAlias = Mapping[str, Any]
@@ -170,6 +174,9 @@ class Rows(Protocol):
         """The whole rows under ``keys``, typed; None where there is no row."""
 
     def keys(self) -> Iterator[Key]: ...
+
+    def integers(self) -> NDArray[np.int64] | None:
+        """All keys, sorted, if each is an integer of 64 bits that is known as one; else None."""
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
         """Apply ``ops`` in order, as one change; return what changed if asked (else an empty list).

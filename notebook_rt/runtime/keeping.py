@@ -22,11 +22,12 @@ import pandas as pd
 
 from notebook_rt.disk import cache
 from notebook_rt.disk.errors import RefusedFileError
-from notebook_rt.disk.kept import Batch, Facts, Identity, Kept, Versions, keys_of
+from notebook_rt.disk.kept import Batch, Facts, Identity, Kept, Versions, integers_of, keys_of
 from notebook_rt.disk.shelf import Shelf
 from notebook_rt.edits.overlay import Overlay
 from notebook_rt.model.rows import Key, Op
 from notebook_rt.model.types import Schema
+from notebook_rt.model.xmins import Xmins
 from notebook_rt.quoting import printable
 from notebook_rt.runtime.observed import ObservedTable
 from notebook_rt.store.column import Parts
@@ -133,7 +134,7 @@ class _Taken(msgspec.Struct, frozen=True):
     schema: Schema
     parts: Mapping[str, Parts]
     underneath: Sequence[Op]
-    versions: Mapping[Key, int]
+    versions: Xmins
     ranked: Sequence[Key]
     facts: Facts
 
@@ -145,8 +146,13 @@ class _Taken(msgspec.Struct, frozen=True):
             table.restore({name: one.own() for name, one in parts.items()})
             table.apply(self.underneath)
             parts = table.parts()
-        keys = keys_of(self.schema, parts)
-        versions = np.fromiter((known.get(key, -1) for key in keys), "int64", len(keys))
+        ints = integers_of(self.schema, parts)
+        keys = [] if ints is not None and not self.ranked else keys_of(self.schema, parts)
+        if ints is not None:
+            versions = known.column(ints)
+        else:
+            found = (-1 if one is None else one for one in known.gather(keys))
+            versions = np.fromiter(found, "int64", len(keys))
         ranks = None
         if self.ranked:
             places = {key: place for place, key in enumerate(self.ranked)}

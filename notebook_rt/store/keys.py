@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 
 from notebook_rt.model.rows import Key
+from notebook_rt.model.xmins import integers
 from notebook_rt.store.dense import Positions
 
 _RECENT: Final = 65_536
@@ -182,6 +183,16 @@ class Keys:
             return [*self._by_number()[0].tolist(), *self._recent]
         return list(self.as_dict())
 
+    def integers(self) -> Positions | None:
+        """Every key, sorted, if each is an int of at most 64 bits."""
+        self.collect()
+        here = self._sorted[self._numbers >= 0] if self._left else self._sorted
+        new = integers(self._recent)
+        if new is None or not len(new):
+            return None if new is None else here
+        new.sort()
+        return np.insert(here, here.searchsorted(new), new) if len(here) else new
+
     def as_dict(self) -> Mapping[Key, int]:
         """Every key with its number, in the order of the numbers; only to be read."""
         self.collect()
@@ -222,7 +233,7 @@ class Keys:
         many = len(self._recent) > self._most
         if not many and self._left <= max(_RECENT, len(self._sorted) // 2):
             return
-        new = _integers(self._recent)
+        new = integers(self._recent)
         if new is None:  # not all at once now, but perhaps when half of them are others
             self._most = 2 * len(self._recent)
             return
@@ -260,7 +271,7 @@ class Keys:
 
     def _places(self, keys: Collection[Key]) -> Positions:
         """As `_place` for many keys."""
-        wanted = _integers(keys) if len(keys) > _FEW else None
+        wanted = integers(keys) if len(keys) > _FEW else None
         if wanted is None:
             return np.fromiter(map(self._place, keys), "int64", len(keys))
         order = np.argsort(wanted)  # neighbours are found in memory that was just looked at
@@ -273,16 +284,6 @@ class Keys:
 
 def _rising(values: Positions) -> bool:
     return bool((values[1:] > values[:-1]).all())
-
-
-def _integers(keys: Collection[Key]) -> Positions | None:
-    """``keys`` as an array, if each is an int of at most 64 bits."""
-    if not set(map(type, keys)) <= {int}:
-        return None
-    try:
-        return np.fromiter(keys, "int64", len(keys))
-    except OverflowError:
-        return None
 
 
 def _as_integer(key: Any) -> int | None:

@@ -118,6 +118,11 @@ class Table:
         with self.lock:
             return iter(self._held.keys.in_order())
 
+    def integers(self) -> NDArray[np.int64] | None:
+        """See ``Rows``."""
+        with self.lock:
+            return self._held.keys.integers()
+
     def get(self, key: Key) -> dict[str, Any] | None:
         """The whole row, typed, or None."""
         with self.lock:

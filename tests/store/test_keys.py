@@ -75,6 +75,11 @@ def test_keys_are_found_counted_and_ordered_as_in_a_dict(
         wanted = data.draw(asked)
         assert keys.numbers(wanted) == {key: model[key] for key in wanted if key in model}
         assert keys.isdisjoint(wanted) == model.keys().isdisjoint(wanted)
+        whole = all(type(key) is int and -(2**63) <= key < 2**63 for key in model)
+        integers = keys.integers()
+        assert (None if integers is None else integers.tolist()) == (
+            sorted(model) if whole else None
+        )
         for key in wanted:
             assert keys.get(key) == model.get(key)
             assert (key in keys) == (key in model)

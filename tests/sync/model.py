@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from notebook_rt.model.rows import Key, Op, Row, RowChange, Upsert, WireRow
 from notebook_rt.model.types import Schema, equal
+from notebook_rt.model.xmins import integers
 
 
 class DictRows:
@@ -42,6 +45,10 @@ class DictRows:
 
     def keys(self) -> Iterator[Key]:
         return iter(list(self.data))
+
+    def integers(self) -> Any:
+        found = integers(self.data)
+        return None if found is None else np.sort(found)
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
         self.version += 1

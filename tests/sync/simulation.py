@@ -562,7 +562,10 @@ class Server:
             raise StatementTimeoutError("HEAD /t", 500)
         if query.count == "estimated" and len(found) > self.max_rows:
             count = max(self.max_rows + 1, int(len(found) * self.planner))
-        found = found[int(params.get("offset", 0)) :]
+        offset = int(params.get("offset", 0))
+        if count is not None and offset > count:
+            raise RefusedError("GET /t", 416, "PGRST103", "Requested range not satisfiable")
+        found = found[offset:]
         limit = min(int(params.get("limit", self.max_rows)), self.max_rows)
         page = [] if query.head else [self._project(row, names) for row in found[:limit]]
         return Page(page, count, 0.0)

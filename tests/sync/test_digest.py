@@ -19,9 +19,9 @@ from notebook_rt.model.rows import Upsert
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.runtime.optional_sql import AUDIT_SQL
-from notebook_rt.sync.events import Page
+from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest, hash_int8, hasher
-from notebook_rt.sync.table.flows import Ahead, ReadRefusedError
+from notebook_rt.sync.table.flows import Ahead, Pool, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.queries import Reads
 from notebook_rt.sync.table.reading import Comparison, Paging, by_digest
@@ -110,16 +110,21 @@ def compare(
             query = asked.query
         else:
             (query,) = asked
-        a = dict(query.args or {})
-        last = a.get("skip", a.get("wanted"))
-        kind, cast = ("skip", "text[]") if "skip" in a else ("wanted", "bigint[]")
-        ((value,),) = stack.sql(
-            f"select {query.rpc}(source_schema => %s, source => %s, key => %s,"
-            f" conditions => %s::jsonb, buckets => %s, {kind} => %s::{cast})",
-            *(a["source_schema"], a["source"], a["key"], json.dumps(a["conditions"])),
-            *(a["buckets"], last),
-        )
-        answer = [Read(Page((), None, 0.0, value), 0, 0.0)]
+        answer = [told(stack, query)]
+
+
+def told(stack: LocalStack, query: Query) -> Read:
+    """What the server's function answers."""
+    a = dict(query.args or {})
+    last = a.get("skip", a.get("wanted"))
+    kind, cast = ("skip", "text[]") if "skip" in a else ("wanted", "bigint[]")
+    ((value,),) = stack.sql(
+        f"select {query.rpc}(source_schema => %s, source => %s, key => %s,"
+        f" conditions => %s::jsonb, buckets => %s, {kind} => %s::{cast})",
+        *(a["source_schema"], a["source"], a["key"], json.dumps(a["conditions"])),
+        *(a["buckets"], last),
+    )
+    return Read(Page((), None, 0.0, value), 0, 0.0)
 
 
 @pytest.mark.parametrize("rows", [DIGEST_ROWS, 40])
@@ -150,7 +155,7 @@ def test_rows_of_unknown_version_are_left_out_and_read(table: LocalStack) -> Non
 
 def test_a_hash_that_takes_too_long_is_asked_for_by_smaller_ranges(table: LocalStack) -> None:
     """And not given up, which would be to compare all keys from then on."""
-    replica, paging = loaded(table, None), Paging(10)
+    replica, paging = loaded(table, None), Paging(10, digest=True)
     reads = Reads(replica.spec, replica.schema, 10)
     flow = by_digest(replica, reads, paging, Comparison(replica))
     asked = next(flow)
@@ -165,6 +170,22 @@ def test_a_hash_that_takes_too_long_is_asked_for_by_smaller_ranges(table: LocalS
         flow.throw(ReadRefusedError(RefusedError("POST nrt_digest", 404)))
     assert not given_up.value.value
     assert not paging.digest
+
+
+def test_nothing_is_hashed_here_before_a_server_has_shown_that_it_hashes(
+    table: LocalStack,
+) -> None:
+    replica, paging = loaded(table, None), Paging(10)
+    reads, comparison = Reads(replica.spec, replica.schema, 10), Comparison(replica)
+    table.sql("update digest_t set n = n + 1 where id = 4")
+    flow = by_digest(replica, reads, paging, comparison)
+    asked = next(flow)
+    assert not isinstance(asked, Ahead)
+    while not isinstance(asked, Ahead | Pool) and asked[0].rpc:
+        asked = flow.send([told(table, asked[0])])
+    assert comparison.unknown == [4]
+    assert paging.digest
+    assert isinstance(next(by_digest(replica, reads, paging, comparison)), Ahead)
 
 
 @given(

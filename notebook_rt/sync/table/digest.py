@@ -86,10 +86,10 @@ Hasher: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.uint64]]
 """Seeds in, the hashes of the same keys out."""
 
 
-def hasher(pg_type: str, keys: Sequence[Key]) -> Hasher:
+def hasher(pg_type: str, keys: Sequence[Key] | NDArray[np.int64]) -> Hasher:
     """How the server hashes ``keys`` of a column of ``pg_type``, one of ``HASHED``."""
     if kind(pg_type) == "int":
-        values = np.array(keys, np.int64)
+        values = np.asarray(keys, np.int64)
         parts = [slice(at, at + CHUNK) for at in range(0, max(len(values), 1), CHUNK)]
         return lambda seeds: np.concatenate([hash_int8(values[p], seeds[p]) for p in parts])
     texts = cast("Sequence[str]", keys)
@@ -150,7 +150,7 @@ class Digest:
     def __init__(self, replica: Replica, rows: int = DIGEST_ROWS) -> None:
         self.replica = replica
         self._rows = rows
-        self._keys: list[Key] = []
+        self._keys: Sequence[Key] | NDArray[np.int64] = []
         self._buckets = np.zeros(0, np.int64)
         """The bucket of each key."""
         self._counts = np.zeros(BUCKETS, np.int64)
@@ -171,11 +171,16 @@ class Digest:
         return hashed and 0 <= unknown <= min(SKIP_MOST, len(replica.rows) // 5)
 
     def steps(
-        self, unknown: Callable[[Key], None], gone: Callable[[Sequence[Key], Read], None]
+        self,
+        unknown: Callable[[Key], None],
+        gone: Callable[[Sequence[Key], Read], None],
+        *,
+        sure: bool = True,
     ) -> Generator[Ask, Sequence[Read], Sequence[Read]]:
         """Compare; tell the keys whose row must be read, and those that are gone.
 
-        Returns the reads that are together the whole table.
+        Returns the reads that are together the whole table. ``sure``: the server has the functions; else
+        nothing is hashed here, which takes a second for millions of rows, before it has answered.
 
         Raises
         ------
@@ -183,10 +188,13 @@ class Digest:
             If the server does not have the functions.
         """
         versions = self.replica.versions
-        skip = versions.without(self.replica.rows.keys())
+        skip = versions.missing(self.replica.rows)
         left_out = {"skip": [str(key) for key in skip]}
         first, *others = ranges = self._ranges()
-        reads = [*(yield Ahead(self._call("nrt_digest", left_out, first), self._digest))]
+        query = self._call("nrt_digest", left_out, first)
+        reads = [*(yield Ahead(query, self._digest) if sure else [query])]
+        if not sure:
+            self._digest()
         for one in others:
             reads += yield [self._call("nrt_digest", left_out, one)]
         keys, buckets = self._keys, self._buckets
@@ -209,7 +217,8 @@ class Digest:
             for key in [key for key, number in Counter(found).items() if number > 1]:
                 unknown(key)
         here = np.flatnonzero(np.isin(buckets, wanted)).tolist()
-        gone([keys[place] for place in here if keys[place] not in theirs], rows)
+        mine = keys[here].tolist() if isinstance(keys, np.ndarray) else [keys[at] for at in here]
+        gone([key for key in mine if key not in theirs], rows)
         return reads
 
     def _ranges(self) -> list[list[Condition]]:

@@ -28,6 +28,7 @@ from notebook_rt.model.classify import classify
 from notebook_rt.model.rows import Key, Rows
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Schema
+from notebook_rt.model.xmins import Xmins
 from notebook_rt.options import Options
 from notebook_rt.sync.events import (
     Binding,
@@ -143,7 +144,7 @@ class Mirror(Machine):
         rows: Rows,
         kept: Schema,
         known: Schema,
-        versions: dict[Key, int],
+        versions: Xmins,
         memory: Memory,
         as_of: str,
     ) -> None:

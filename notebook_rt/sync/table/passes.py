@@ -18,6 +18,7 @@ from notebook_rt.errors import InexactKeyError
 from notebook_rt.model.rows import Key, Rows, at_most
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema, built_in
+from notebook_rt.model.xmins import Xmins
 from notebook_rt.options import Options
 from notebook_rt.sync.events import (
     Cause,
@@ -170,7 +171,7 @@ class Passes:
     # The rows of an earlier kernel --------------------------------------------------------------
 
     def resume(
-        self, rows: Rows, kept: Schema, known: Schema, versions: dict[Key, int], memory: Memory
+        self, rows: Rows, kept: Schema, known: Schema, versions: Xmins, memory: Memory
     ) -> None:
         """Go on from what an earlier kernel has kept; its columns are learnt again before all else."""
         self.replica = replica = Replica(self.spec, kept, known, self._horizon)
@@ -228,6 +229,8 @@ class Passes:
         kept, known, described = found[0]
         # Till they are shown, an edit that names one waits for it.
         self.described = replace(described, complete=False)
+        if described.grants is not None and self._paging.digest is None:
+            self._paging.digest = True  # our SQL has told that
         others = self.named is not asked  # they were named meanwhile, and are asked for next
         if not others:
             self.named = tuple(name for name in asked if name in known.types)

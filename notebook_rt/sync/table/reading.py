@@ -68,8 +68,8 @@ class Paging(msgspec.Struct):
     """The most it gives, once known."""
     xmin: bool = True
     """Whether it lets ``xmin`` through, as far as is known."""
-    digest: bool = True
-    """Whether it has our SQL functions, as far as is known."""
+    digest: bool | None = None
+    """Whether it has our SQL functions; None: not known."""
     runs: bool = True
     """Whether it takes filters on ``xmin``, as far as is known."""
     count: bool = True
@@ -501,12 +501,13 @@ def by_digest(
     """Compare a large table by hash, if that can be; False: it cannot."""
     smallest = DIGEST_FROM * paging.rows
     large = len(replica.rows) >= smallest
-    if not (paging.digest and large and Digest(replica).possible):
+    if paging.digest is False or not (large and Digest(replica).possible):
         return False
     while True:
         digest = Digest(replica, paging.digest_rows)
         try:
-            compared = yield from digest.steps(into.unknown.append, into.gone)
+            sure = paging.digest is True
+            compared = yield from digest.steps(into.unknown.append, into.gone, sure=sure)
         except ReadRefusedError as refused:
             smaller = min(paging.digest_rows, len(replica.rows)) // 4
             too_long = isinstance(refused.error, StatementTimeoutError)
@@ -515,6 +516,7 @@ def by_digest(
                 return False
             paging.digest_rows = smaller
         else:
+            paging.digest = True
             break
     for read in compared:
         into.spans(read)
@@ -536,15 +538,22 @@ def by_runs(
         except ReadRefusedError:  # the pages are asked for as it can bear them
             return False
         paging.is_last(first.page, 0)
+    unknown: list[Key] = []
+    gone: list[tuple[Sequence[Key], Read]] = []
+
+    def take_gone(keys: Sequence[Key], read: Read) -> None:
+        gone.append((keys, read))
+
     while paging.cap is not None:
         runs = Runs(replica, paging.count_rows)
         pages = len(replica.rows) // paging.rows
         if runs.requests(paging.rows) > pages // 2:
             return False
-        unknown: list[Key] = []
         replica.versions.watch()
         try:
-            compared = yield from runs.steps(reads, paging.at_once, paging.rows, unknown.extend)
+            compared = yield from runs.steps(
+                reads, paging.at_once, paging.rows, unknown.extend, take_gone
+            )
         except ReadRefusedError as refused:
             smaller = min(paging.count_rows, len(replica.rows)) // 4
             if not isinstance(refused.error, StatementTimeoutError) or smaller < paging.rows:
@@ -558,6 +567,8 @@ def by_runs(
             return False
         for read in compared:
             into.spans(read)
+        for keys, read in gone:
+            into.gone(keys, read)
         into.unknown += unknown
         yield from by_keys(reads, paging, into.unknown, into)
         return True
@@ -599,7 +610,7 @@ def try_versions(replica: Replica, reads: Reads, paging: Paging) -> Steps:
     if not paging.xmin:
         return
     asks = reads.with_xmin(True)
-    keys = list(islice(replica.rows.keys(), 0, None, len(replica.rows) // SAMPLE + 1))
+    keys = replica.some(len(replica.rows) // SAMPLE + 1)
     query, _ = next(asks.rows(keys, at_most=SAMPLE), (asks.page(asks.by_key(), limit=1), []))
     try:
         (read,) = yield [query]

@@ -441,6 +441,15 @@ class Replica:
         pg_type = self.schema.types[self.schema.key[0]]
         return sortable(pg_type) and kind(pg_type) not in _WITH_NAN
 
+    def some(self, every: int) -> Sequence[Key]:
+        """Keys from all over the table, one of so many."""
+        ints = self.rows.integers()
+        return (
+            list(islice(self.rows.keys(), 0, None, every))
+            if ints is None
+            else ints[::every].tolist()
+        )
+
     def divided(self, rows: int) -> list[tuple[Any, Any]]:
         """Ranges of about so many rows by the key's first column, which are all of its values together.
 
@@ -449,7 +458,7 @@ class Replica:
         parts = -(-len(self.rows) // rows)
         if parts < 2 or not self.is_sorted:
             return [(None, None)]
-        some = islice(self.rows.keys(), 0, None, max(1, rows // EDGE_SAMPLE))
+        some = self.some(max(1, rows // EDGE_SAMPLE))
         keys: list[Any] = sorted(key[0] if isinstance(key, tuple) else key for key in some)
         bounds = sorted({keys[place * len(keys) // parts] for place in range(1, parts)})
         return list(zip([None, *bounds], [*bounds, None], strict=True))

@@ -4,7 +4,11 @@ A *run* is a stretch of integers that are keys here, whose rows have one ``xmin`
 together is few of them. The server is asked for the keys of all rows that are in no run as they are
 here, then for the number of those that are. An integer is the key of one row at most, and a row with the
 ``xmin`` that it had is as it was: so the number is the one expected only if each of these rows is there
-still, and where it is less, halves are counted until the rest is one page.
+still. Where it is less, what is missing is searched for, and what is left is claimed and counted again.
+
+The search proves nothing, so it may be quick: it counts rows whatever their ``xmin``, which an index
+alone can tell, and has a page of keys with each count, whose place says how many rows are missing before
+it. What is on none of them is gone; that nothing else is, the last count says.
 
 That holds whatever transactions, row policies and other pages did meanwhile: what is claimed of a row is
 what was read of that row. For the same reason what is gone stays gone: no later row has the key and the
@@ -14,6 +18,7 @@ what was read of that row. For the same reason what is gone stays gone: no later
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Final, TypeAlias, cast
 
@@ -25,8 +30,9 @@ from numpy.typing import NDArray
 from notebook_rt.model.filters import Condition, column_name
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import kind
+from notebook_rt.model.xmins import Ints, places, together, without
 from notebook_rt.sync.events import Query
-from notebook_rt.sync.table.flows import Ask
+from notebook_rt.sync.table.flows import Ask, Pool
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import KEYS_PER_QUERY, URL_ROOM, Reads
 from notebook_rt.sync.table.replica import Replica
@@ -35,10 +41,11 @@ SHORTEST: Final = 8
 """Rows that make a run; fewer are read by their keys, which is shorter than to say what they are."""
 BRIDGED: Final = 8
 """Other integers that may lie between two parts of one run; each is named."""
-PARTS: Final = 4
-"""So many parts of a range are counted, where it has fewer rows than it had."""
+SEARCHES: Final = 4
+"""How often it is searched in one range for what is missing, before pages are compared."""
 
-Ints: TypeAlias = NDArray[np.int64]
+_MOST: Final = 2**63 - 1
+
 Run: TypeAlias = tuple[int, int, int]
 """First key, last key, xmin."""
 
@@ -112,11 +119,11 @@ def _ints(keys: Collection[Key]) -> Ints:
 
 def _without(one: Range, keys: Ints) -> Range:
     """``one`` without a claim of ``keys``, of which changes have told meanwhile, unless they are many."""
-    some = keys[np.isin(keys, one.claimed)]
-    if not 0 < len(some) <= KEYS_PER_QUERY:
+    told = keys[places(one.claimed, keys) >= 0]
+    if not 0 < len(told) <= KEYS_PER_QUERY:
         return one
-    claimed = one.claimed[~np.isin(one.claimed, some)]
-    return replace(one, spared=np.concatenate([one.spared, some]), claimed=claimed)
+    spared = np.concatenate([one.spared, told])
+    return replace(one, spared=spared, claimed=without(one.claimed, told))
 
 
 def _one_of(name: str, keys: Ints) -> Condition | None:
@@ -136,27 +143,35 @@ class Runs:
 
     def __init__(self, replica: Replica, rows: int) -> None:
         self.replica = replica
-        schema, versions = replica.schema, replica.versions
-        self.name = schema.key[0]
-        keys, xmins = versions.arrays()
-        ints = np.array(keys, np.int64)
-        if (ints[1:] < ints[:-1]).any():
-            order = np.argsort(ints)
-            ints, xmins = ints[order], xmins[order]
+        self.name = replica.schema.key[0]
+        keys, xmins = replica.versions.arrays()
+        ints = np.asarray(keys, np.int64)  # sorted, for each is an integer
+        self._ints, self._xmins = ints, xmins
+        self.ranges, short = self._cut(ints, xmins, rows)
+        self.others = short.tolist() + replica.versions.missing(replica.rows)
+        """The keys here of which nothing is claimed."""
+
+    def _cut(self, ints: Ints, xmins: Ints, rows: int) -> tuple[list[Range], Ints]:
+        """All integers, in ranges that claim the rows of these keys; and the keys that are in no run."""
         firsts = np.flatnonzero(
             np.concatenate([[True], (np.diff(ints) != 1) | (np.diff(xmins) != 0)])
         )
         lengths = np.diff(np.append(firsts, len(ints)))
         long = lengths >= SHORTEST
-        self._claimed = np.repeat(long, lengths)
-        self.others = ints[~self._claimed].tolist() + versions.without(replica.rows.keys())
-        """The keys here of which nothing is claimed."""
-        self.ranges = list(self._cut(ints, xmins, firsts[long], lengths[long], rows))
+        claimed = np.repeat(long, lengths)
+        ranges = self._fitting(ints, xmins, firsts[long], lengths[long], claimed, rows)
+        return list(ranges), ints[~claimed]
 
-    def _cut(
-        self, ints: Ints, xmins: Ints, firsts: Ints, lengths: Ints, rows: int
+    def _fitting(
+        self,
+        ints: Ints,
+        xmins: Ints,
+        firsts: Ints,
+        lengths: Ints,
+        claimed: NDArray[np.bool_],
+        rows: int,
     ) -> Iterator[Range]:
-        """All integers, in ranges that fit each into the address of a request."""
+        """Ranges of at most ``rows`` rows that fit each into the address of a request."""
         first, last, xmin = ints[firsts], ints[firsts + lengths - 1], xmins[firsts]
         between = (first[1:] - last[:-1] - 1).view(np.uint64)  # also over more than 2^63
         bridged = (xmin[1:] == xmin[:-1]) & (between <= BRIDGED)
@@ -181,94 +196,265 @@ class Runs:
             clipped = (np.maximum(heads[some], low), np.minimum(tails[some], high), xmin[some])
             runs = list(zip(*(one.tolist() for one in clipped), strict=True))
             within = slice(np.searchsorted(spared, low), np.searchsorted(spared, high, "right"))
-            claimed = ints[start:stop][self._claimed[start:stop]]
-            yield Range(least, end, runs, spared[within], claimed)
+            yield Range(least, end, runs, spared[within], ints[start:stop][claimed[start:stop]])
 
     def requests(self, page_rows: int) -> int:
         """How many requests it takes, if nothing has changed."""
         return 2 * len(self.ranges) + len(self.others) // page_rows
 
+    def again(self, claimed: Ints) -> tuple[list[Range], Ints]:
+        """Ranges that claim the rows of these keys only, whatever else the runs had; and those in none."""
+        xmins = self._xmins[self._ints.searchsorted(claimed)]
+        ranges, short = self._cut(claimed, xmins, 2 * len(claimed))  # no more rows than before
+        low, high = int(claimed[0]), int(claimed[-1])
+        ranges[0] = replace(ranges[0], first=low)
+        ranges[-1] = replace(ranges[-1], end=None if high == _MOST else high + 1)
+        return ranges, short
+
     def steps(
-        self, reads: Reads, at_once: int, page_rows: int, unknown: Callable[[Sequence[Key]], None]
-    ) -> Generator[Ask, Sequence[Read], Sequence[Read] | None]:
-        """Compare; tell the keys whose row must be read.
-
-        Returns the reads that were of all rows; None: a count does not fit, or it would take as many requests
-        as pages of all rows.
-        """
-        asks, order = reads.with_xmin(True), reads.by_key()
-        whole: list[Read] = []
-        seen: set[Key] = set()
-        to_read: list[tuple[Range, Row | None]] = [(one, None) for one in self.ranges]
-        while to_read:
-            some, to_read = to_read[:at_once], to_read[at_once:]
-            queries = [
-                asks.page(
-                    order,
-                    after,
-                    columns=(),
-                    extra=[*one.within(reads), *one.unlike(self.name)],
-                    limit=page_rows,
-                )
-                for one, after in some
-            ]
-            for (one, _), read in zip(some, (yield queries), strict=True):
-                page = read.page.rows
-                keys = self.replica.keys_of(page)
-                unknown(self.replica.versions.differing(keys, page))
-                seen.update(keys)
-                whole.append(read)
-                if len(page) >= page_rows:
-                    to_read.append((one, reads.schema.decode({self.name: page[-1][self.name]})))
-        unknown([key for key in self.others if key not in seen])
-        most = len(self.replica.rows) // page_rows
-        if not (yield from self._count(reads, at_once, page_rows, most, seen, unknown)):
-            return None
-        return whole
-
-    def _count(
         self,
         reads: Reads,
         at_once: int,
         page_rows: int,
-        most: int,
-        seen: set[Key],
         unknown: Callable[[Sequence[Key]], None],
-    ) -> Generator[Ask, Sequence[Read], bool]:
-        """See that all other rows that are claimed are there, or which are not."""
-        changed, told = _ints(seen), _ints(self.replica.versions.forgotten)
-        left = [
-            one.part(one.claimed[~np.isin(one.claimed, changed)])
-            for one in (_without(one, told) for one in self.ranges)
-        ]
-        asked = 0
-        while left := [one for one in left if len(one.claimed)]:
-            asked += len(left)
-            if asked > max(most, len(self.ranges)):
-                return False
-            smaller: list[Range] = []
-            for start in range(0, len(left), at_once):
-                some = left[start : start + at_once]
-                queries = [self._ask(reads, one, page_rows) for one in some]
-                for one, read in zip(some, (yield queries), strict=True):
-                    expected, page = len(one.claimed), read.page
-                    if expected <= page_rows:
-                        there = set(self.replica.keys_of(page.rows))
-                        unknown([key for key in one.claimed.tolist() if key not in there])
-                    elif page.count is None or page.count > expected:
-                        return False
-                    elif page.count < expected:
-                        smaller += map(one.part, np.array_split(one.claimed, PARTS))
-            left = smaller
-        return True
+        gone: Callable[[Sequence[Key], Read], None],
+    ) -> Generator[Ask, Sequence[Read], Sequence[Read] | None]:
+        """Compare; tell the keys whose row must be read, and those that are gone.
 
-    def _ask(self, reads: Reads, one: Range, page_rows: int) -> Query:
-        """How many rows of this part are as claimed; which ones, where they fit on a page."""
-        last = Condition(self.name, "lte", (str(one.claimed[-1]),)).to_rest()
-        extra = [reads.at_least(self.name, one.first), last, *one.like(self.name)]
-        if len(one.claimed) <= page_rows:
-            return reads.page(reads.by_key(), columns=(), extra=extra, limit=page_rows)
-        return reads.count(extra)
+        Returns the reads that were of all rows; None: a count does not fit, or it would take as many requests
+        as pages of all rows.
+        """
+        proof = _Proof(self, reads, at_once, page_rows, unknown, gone)
+        yield proof.pool
+        if proof.failed:
+            return None
+        unknown([key for key in self.others if key not in proof.seen])
+        return proof.whole
+
+
+class _Doubt(msgspec.Struct, eq=False):
+    """A range that is being compared."""
+
+    range: Range
+    claimed: Ints
+    """The keys of which it is claimed that their rows are as they are here."""
+    seen: set[int] = msgspec.field(default_factory=set)
+    """The keys of rows that are others."""
+    gone: set[int] = msgspec.field(default_factory=set)
+    """Keys that a search has found no row of."""
+    under_way: int = 0
+    """Requests of its search."""
+    searches: int = 0
+
+
+class _Part(msgspec.Struct, frozen=True, eq=False):
+    """Some of the keys that a range should have, in which the server has fewer."""
+
+    keys: Ints
+    missing: int
+
+
+class _Proof:
+    """One comparison: each range by itself, and what it needs next as soon as it is known."""
+
+    def __init__(
+        self,
+        runs: Runs,
+        reads: Reads,
+        at_once: int,
+        page_rows: int,
+        unknown: Callable[[Sequence[Key]], None],
+        gone: Callable[[Sequence[Key], Read], None],
+    ) -> None:
+        self.runs = runs
+        self.reads = reads
+        self.page_rows = page_rows
+        self.unknown = unknown
+        self.gone = gone
+        self.replica = runs.replica
+        self.pool = Pool(self._answered, lambda tag, error: False, at_once)
+        self.whole: list[Read] = []
+        """The reads that were of all rows."""
+        self.seen: set[Key] = set()
+        """The keys of rows that are others than the runs claim."""
+        self.failed = False
+        pages = len(self.replica.rows) // page_rows
+        self._left = max(pages, len(runs.ranges))
+        """Requests that it may take beside those that look for others."""
+        for one in runs.ranges:
+            self._look_for_others(_Doubt(one, one.claimed), None)
+
+    def _answered(self, tag: object, read: Read) -> None:
+        if not self.failed:
+            cast("Callable[[Read], None]", tag)(read)
+
+    def _ask(self, query: Query, then: Callable[[Read], None]) -> None:
+        self.pool.waiting.append((then, query))
+
+    def _spend(self, query: Query, then: Callable[[Read], None]) -> None:
+        self._left -= 1
+        if self._left < 0:
+            self._fail()
+        else:
+            self._ask(query, then)
+
+    def _fail(self) -> None:
+        self.failed = True
+        self.pool.waiting.clear()
+
+    # Which rows are others ----------------------------------------------------------------------
+
+    def _look_for_others(self, doubt: _Doubt, after: Row | None) -> None:
+        asks, one = self.reads.with_xmin(True), doubt.range
+        extra = [*one.within(self.reads), *one.unlike(self.runs.name)]
+        order, limit = asks.by_key(), self.page_rows
+        query = asks.page(order, after, columns=(), extra=extra, limit=limit)
+        self._ask(query, partial(self._take_others, doubt))
+
+    def _take_others(self, doubt: _Doubt, read: Read) -> None:
+        page, name = read.page.rows, self.runs.name
+        keys = self.replica.keys_of(page)
+        self.unknown(self.replica.versions.differing(keys, page))
+        doubt.seen.update(cast("list[int]", keys))
+        self.seen.update(keys)
+        self.whole.append(read)
+        if len(page) >= self.page_rows:
+            self._look_for_others(doubt, self.reads.schema.decode({name: page[-1][name]}))
+        elif doubt.under_way:
+            self._searched(doubt)
+        else:
+            told = _ints(self.replica.versions.forgotten)
+            doubt.claimed = without(doubt.claimed, _ints(doubt.seen))
+            self._count(doubt, _without(replace(doubt.range, claimed=doubt.claimed), told))
+
+    # Whether all others are there ---------------------------------------------------------------
+
+    def _count(self, doubt: _Doubt, one: Range) -> None:
+        """Ask how many rows of ``one`` are as claimed; which ones, where they fit on a page."""
+        claimed = one.claimed
+        if not len(claimed):
+            return
+        one, reads = one.part(claimed), self.reads
+        last = Condition(self.runs.name, "lte", (str(claimed[-1]),)).to_rest()
+        extra = [reads.at_least(self.runs.name, one.first), last, *one.like(self.runs.name)]
+        if len(claimed) <= self.page_rows:
+            query = reads.page(reads.by_key(), columns=(), extra=extra, limit=self.page_rows)
+            self._spend(query, partial(self._take_keys, claimed))
+        else:
+            self._spend(reads.count(extra), partial(self._take_count, doubt, claimed))
+
+    def _take_keys(self, claimed: Ints, read: Read) -> None:
+        there = set(self.replica.keys_of(read.page.rows))
+        self.unknown([key for key in claimed.tolist() if key not in there])
+
+    def _take_count(self, doubt: _Doubt, claimed: Ints, read: Read) -> None:
+        count = read.page.count
+        if count is None or count > len(claimed):
+            self._fail()
+        elif count < len(claimed):
+            self._search(doubt, claimed, len(claimed) - count)
+
+    # What is missing ----------------------------------------------------------------------------
+
+    def _search(self, doubt: _Doubt, claimed: Ints, missing: int) -> None:
+        """See which rows of those ``claimed`` are gone, and which others have come or changed since."""
+        if doubt.searches == SEARCHES:
+            self._fail()
+            return
+        rows, told = self.replica.rows, self.replica.versions.forgotten
+        others = {key for key in doubt.seen if key not in told}
+        others.update(cast("int", key) for key in told if key in rows)
+        here = _ints([key for key in others if claimed[0] <= key <= claimed[-1]])
+        keys = together(without(claimed, _ints(told)), here)
+        found = _Doubt(doubt.range, claimed, doubt.seen, set(), 0, doubt.searches + 1)
+        if not len(keys):
+            self._look_again(found)
+            return
+        middle = max(0, len(keys) - missing - self.page_rows) // 2
+        self._look_at(found, _Part(keys, missing), len(keys), middle, whole=True)
+
+    def _look_again(self, doubt: _Doubt) -> None:
+        """Read anew which rows are others."""
+        doubt.under_way += 1
+        self._look_for_others(doubt, None)
+
+    def _look_at(
+        self, doubt: _Doubt, part: _Part, count: int, offset: int, *, whole: bool = False
+    ) -> None:
+        """Count the first ``count`` keys of ``part``, and read a page of them."""
+        reads, keys = self.reads, part.keys
+        last = Condition(self.runs.name, "lte", (str(keys[count - 1]),)).to_rest()
+        query = reads.page(
+            reads.by_key(),
+            columns=(),
+            extra=[reads.at_least(self.runs.name, int(keys[0])), last],
+            limit=self.page_rows,
+            offset=offset,
+            count="exact",
+        )
+        doubt.under_way += 1
+        then = partial(self._take_part, doubt, part, count, offset, whole)
+        self._spend(replace(query, refusable=True), then)
+
+    def _take_part(
+        self, doubt: _Doubt, part: _Part, count: int, offset: int, whole: bool, read: Read
+    ) -> None:
+        keys, counted = part.keys[:count], read.page.count
+        there = _ints(self.replica.keys_of(read.page.rows))
+        if counted is None:  # fewer rows are left than were to be passed over
+            if offset:
+                self._look_at(doubt, part, count, 0, whole=whole)
+            else:
+                self._fail()
+            self._searched(doubt)
+            return
+        if len(there) != min(self.page_rows, max(0, counted - offset)):
+            self._fail()  # cut short, it would hide rows
+            return
+        missing = count - counted
+        if whole and missing < part.missing:  # the others have changed, or as many have come
+            self._look_again(doubt)
+        self._narrow(doubt, part.keys[count:], part.missing - missing)
+        if offset and not len(there):
+            self._narrow(doubt, keys, missing)
+        else:
+            start = int(keys.searchsorted(there[0])) if offset else 0
+            is_full = len(there) == self.page_rows
+            stop = int(keys.searchsorted(there[-1], "right")) if is_full else count
+            on_page = keys[start:stop]
+            gone = without(on_page, there).tolist()
+            doubt.gone.update(gone)
+            self.gone(gone, read)
+            before = start - offset
+            after = missing - before - (len(on_page) - len(there))
+            self._narrow(doubt, keys[:start], before)
+            self._narrow(doubt, keys[stop:], after)
+        self._searched(doubt)
+
+    def _narrow(self, doubt: _Doubt, keys: Ints, missing: int) -> None:
+        """Go on where rows are missing: by thirds, less the page that is read between two of them."""
+        if missing <= 0 or not len(keys):
+            return
+        third = max(0, len(keys) - self.page_rows) // 3
+        count = len(keys) - third
+        offset = min(third, max(0, count - missing - 1))  # of so many rows one is there
+        self._look_at(doubt, _Part(keys, missing), count, offset)
+
+    def _searched(self, doubt: _Doubt) -> None:
+        """When all is: count what is claimed still, by itself."""
+        doubt.under_way -= 1
+        if doubt.under_way or self.failed:
+            return
+        others = _ints({*doubt.gone, *doubt.seen, *self.replica.versions.forgotten})
+        claimed = without(doubt.claimed, others)
+        doubt.seen -= doubt.gone
+        if not len(claimed):
+            return
+        ranges, short = self.runs.again(claimed)
+        self.unknown(short.tolist())
+        for one in ranges:
+            again = _Doubt(one, one.claimed, doubt.seen, set(), 0, doubt.searches)
+            self._count(again, one)
 
 
 def are_possible(replica: Replica) -> bool:

@@ -8,46 +8,61 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import filterfalse
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from notebook_rt.model.rows import Key, WireRow
+from notebook_rt.model.rows import Key, Rows, WireRow
+from notebook_rt.model.xmins import Ints, Xmins, integers, places
+
+MANY: Final = 20_000
+"""Integers from which on they are kept in arrays, once all are asked for."""
 
 
 class Versions:
-    """Key to ``xmin``, for the rows whose last state came from a read."""
+    """Key to ``xmin``, for the rows whose last state came from a read.
+
+    What is in the dict is in no array: there its ``xmin`` is -1, as of a key that has changed.
+    """
 
     def __init__(self) -> None:
         self._xmin: dict[Key, int] = {}
+        self._sorted = Xmins.of(self._xmin)
+        self._left = 0
+        """Sorted keys whose ``xmin`` is not known there."""
         self.forgotten: set[Key] = set()
         """The keys that have changed since `watch`."""
         self._watching = False
 
-    def resume(self, known: dict[Key, int]) -> None:
+    def resume(self, known: Xmins) -> None:
         """Take what another kernel knew of the same rows."""
-        self._xmin = known
+        self._xmin = dict(known.others)
+        self._sort(known.ints, known.values.copy())
 
-    def known(self) -> dict[Key, int]:
+    def _sort(self, ints: Ints, values: Ints) -> None:
+        self._sorted = Xmins(ints, values, self._xmin)
+        self._left = int(np.count_nonzero(values < 0))
+
+    def known(self) -> Xmins:
         """A copy of all that is known."""
-        return dict(self._xmin)
+        return Xmins(self._sorted.ints, self._sorted.values.copy(), dict(self._xmin))
 
     def of(self, keys: Iterable[Key]) -> dict[Key, int]:
         """What is known of ``keys``."""
-        return {key: xmin for key in keys if (xmin := self._xmin.get(key)) is not None}
+        keys = list(keys)
+        pairs = zip(keys, self._sorted.gather(keys), strict=True)
+        return {key: xmin for key, xmin in pairs if xmin is not None}
 
     def note(self, key: Key, xmin: object) -> None:
         """A read brought ``key`` with this ``xmin`` (None: the read did not ask)."""
+        self._drop(key)
         if isinstance(xmin, (int, str)):
             self._xmin[key] = int(xmin)
-        else:
-            self._xmin.pop(key, None)
 
     def note_page(self, keys: Sequence[Key], page: Sequence[WireRow]) -> None:
         """A page brought ``keys``, if it asked with their ``xmin``."""
         versions: list[Any] = [row.get("xmin") for row in page]
-        if set(map(type, versions)) <= {str}:
+        if set(map(type, versions)) <= {str} and not len(self._sorted.ints):
             self._xmin.update(zip(keys, map(int, versions), strict=True))
         else:
             for key, xmin in zip(keys, versions, strict=True):
@@ -55,13 +70,34 @@ class Versions:
 
     def without(self, keys: Iterable[Key]) -> list[Key]:
         """Those of ``keys`` whose version is not known."""
-        return list(filterfalse(self._xmin.__contains__, keys))
+        if not len(self._sorted.ints):
+            return list(filterfalse(self._xmin.__contains__, keys))
+        keys = list(keys)
+        pairs = zip(keys, self._sorted.gather(keys), strict=True)
+        return [key for key, xmin in pairs if xmin is None]
+
+    def missing(self, rows: Rows) -> list[Key]:
+        """The keys of ``rows`` whose version is not known."""
+        here, known = rows.integers(), self.arrays()[0]
+        if here is None or not isinstance(known, np.ndarray):
+            return self.without(rows.keys())
+        if len(here) == len(known) and (here == known).all():
+            return []
+        unknown: list[Key] = here[places(known, here) < 0].tolist()
+        return unknown
 
     def forget(self, key: Key) -> None:
         """``key`` has changed, to an unknown version."""
-        self._xmin.pop(key, None)
+        self._drop(key)
         if self._watching:
             self.forgotten.add(key)
+
+    def _drop(self, key: Key) -> None:
+        if self._xmin.pop(key, None) is None and len(self._sorted.ints):
+            place = self._sorted.place(key)
+            if place >= 0 and self._sorted.values[place] >= 0:
+                self._sorted.values[place] = -1
+                self._left += 1
 
     def watch(self) -> None:
         """Note from now on which keys change."""
@@ -75,13 +111,13 @@ class Versions:
 
     def is_same(self, key: Key, xmin: object) -> bool:
         """Whether a read of this ``xmin`` shows the row that is here."""
-        return isinstance(xmin, (int, str)) and self._xmin.get(key) == int(xmin)
+        return isinstance(xmin, (int, str)) and self._sorted.get(key) == int(xmin)
 
     def differing(self, keys: Sequence[Key], page: Sequence[WireRow]) -> list[Key]:
         """Those of ``keys`` that a page has brought with another ``xmin`` than is known."""
         versions: list[Any] = [row.get("xmin") for row in page]
         if set(map(type, versions)) <= {str}:
-            known, read = list(map(self._xmin.get, keys)), list(map(int, versions))
+            known, read = self._sorted.gather(keys), list(map(int, versions))
             if known == read:  # most pages: told at once
                 return []
             pairs = zip(keys, known, read, strict=True)
@@ -89,15 +125,30 @@ class Versions:
         told = zip(keys, versions, strict=True)
         return [key for key, xmin in told if not self.is_same(key, xmin)]
 
-    def arrays(self) -> tuple[list[Key], NDArray[np.int64]]:
-        """All keys, and their versions."""
-        return list(self._xmin), np.fromiter(self._xmin.values(), np.int64, len(self._xmin))
+    def arrays(self) -> tuple[Sequence[Key] | Ints, Ints]:
+        """All keys, and their versions; integers as an array that is sorted."""
+        found = integers(self._xmin)
+        ints, values = self._sorted.known()
+        if found is None:
+            own = np.fromiter(self._xmin.values(), np.int64, len(self._xmin))
+            return [*ints.tolist(), *self._xmin], np.concatenate([values, own])
+        if len(found):
+            order = np.argsort(found, kind="stable")
+            new = np.fromiter(self._xmin.values(), np.int64, len(found))[order]
+            found = found[order]
+            at = ints.searchsorted(found)
+            ints, values = np.insert(ints, at, found), np.insert(values, at, new)
+            if len(found) >= MANY:
+                self._xmin = {}
+                self._sort(ints, values.copy())
+        return ints, values
 
     def __contains__(self, key: Key) -> bool:
-        return key in self._xmin
+        return self._sorted.get(key) is not None
 
     def clear(self) -> None:
-        self._xmin.clear()
+        self._xmin = {}
+        self._sort(np.empty(0, np.int64), np.empty(0, np.int64))
 
     def __len__(self) -> int:
-        return len(self._xmin)
+        return len(self._xmin) + len(self._sorted.ints) - self._left
