@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -47,6 +49,35 @@ def first_kernel(stack: LocalStack, table: str, url: str = "", **more: Any) -> p
     shown = frame.df
     session.close()
     return shown
+
+
+ENDS_WHILE_IT_WRITES = """
+import sys, threading, time
+import notebook_rt as nrt
+from notebook_rt.disk import snapshot
+
+write, writes = snapshot._Summed.write, threading.Event()
+
+def slow(self, raw):
+    writes.set()
+    time.sleep(0.5)  # a slow disk
+    return write(self, raw)
+
+snapshot._Summed.write = slow
+url, key, table, seconds = sys.argv[1:]
+nrt.connect(url, key).table(table, keep=True).wait(float(seconds))
+assert writes.wait(float(seconds))
+"""
+
+
+def test_a_process_that_ends_while_a_table_is_written_ends_in_peace(
+    stack: LocalStack, table: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", ENDS_WHILE_IT_WRITES, stack.url, stack.anon_key, table]
+    ended = subprocess.run([*command, str(scaled(20))], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert not list(tmp_path.rglob("*.new"))
+    assert cache.entries() == []
 
 
 def test_a_kernel_that_starts_shows_the_table_before_the_network(

@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -38,6 +39,9 @@ TAIL: Final = struct.Struct("<IIQ8s")
 """The format, the head's checksum, its length, and ``LAST``."""
 BLOCK: Final = 1 << 24
 """Bytes a checksum is of."""
+
+ending = threading.Event()
+"""Set when the process ends: what is being written then is given up."""
 
 
 def write(file: IO[bytes], kept: Kept, identity: Identity, generation: str) -> None:
@@ -143,6 +147,8 @@ class _Summed:
         self._sum = 0
 
     def write(self, raw: Any) -> int:
+        if ending.is_set():
+            raise OSError("Python is ending")
         given = memoryview(raw)
         written = self._file.write(given)
         at = 0

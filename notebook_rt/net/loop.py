@@ -277,9 +277,15 @@ def shared() -> LoopThread:
         return _shared
 
 
+after_exit: list[Callable[[], object]] = []
+"""Called when the process ends, behind the end of the loop."""
+
+
 def _stop_shared() -> None:
     if _shared is not None:
         _shared.stop()
+    for end in after_exit:
+        end()
 
 
 def _forget_after_fork() -> None:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
@@ -20,7 +21,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from notebook_rt.disk import cache
+from notebook_rt.disk import cache, snapshot
 from notebook_rt.disk.errors import RefusedFileError
 from notebook_rt.disk.kept import Batch, Facts, Identity, Kept, Versions, integers_of, keys_of
 from notebook_rt.disk.shelf import Shelf
@@ -28,6 +29,7 @@ from notebook_rt.edits.overlay import Overlay
 from notebook_rt.model.rows import Key, Op
 from notebook_rt.model.types import Schema
 from notebook_rt.model.xmins import Xmins
+from notebook_rt.net.loop import after_exit
 from notebook_rt.quoting import printable
 from notebook_rt.runtime.observed import ObservedTable
 from notebook_rt.store.column import Parts
@@ -48,6 +50,8 @@ MOST_NOTED: Final = 20_000
 """Operations that wait to be written, at least; or a quarter of the rows: then a snapshot is taken."""
 DRAIN_SECONDS: Final = 2.0
 """How long a closing session waits for the disk."""
+END_SECONDS: Final = 5.0
+"""How long an ending process waits for what is written to be given up."""
 
 
 class Driver(ObservedTable, Protocol):
@@ -392,9 +396,32 @@ class Keeping:
             self._timer = None
 
 
+_beside: set[threading.Thread] = set()
+
+
 async def beside(fn: Callable[[], Any]) -> Any:
     """On a thread beside, or here where Python is ending and starts no more threads."""
+
+    def noted() -> Any:
+        thread = threading.current_thread()
+        _beside.add(thread)
+        try:
+            return fn()
+        finally:
+            _beside.discard(thread)
+
     try:
-        return await asyncio.to_thread(fn)
+        return await asyncio.to_thread(noted)
     except ConnectionAbortedError:
         return fn()
+
+
+def _end_beside() -> None:
+    """What is still being written is given up: a thread in Arrow's code when Python ends aborts it."""
+    snapshot.ending.set()
+    ends = time.monotonic() + END_SECONDS
+    for thread in tuple(_beside):
+        thread.join(max(0.0, ends - time.monotonic()))
+
+
+after_exit.append(_end_beside)
