@@ -631,6 +631,26 @@ def test_arrow_polars_and_duckdb_read_a_live_frame_in_its_order_with_edits_laid_
         nobody.to_arrow()
 
 
+def test_the_leader_that_falls_a_little_stays_where_the_key_is_text(
+    stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    """No other row takes its place meanwhile, and it is told as one update."""
+    table = make_table("id text primary key, price numeric")
+    stack.sql(f"insert into {table} select 'K' || i, 100 - i from generate_series(1, 20) i")
+    top = rt.table(table, order="price.desc", limit=3).wait(scaled(10))
+    whole = rt.table(table, order="price.desc").wait(scaled(10))
+    until(lambda: (top.status, whole.status) == ("live", "live"), 20)
+    told: list[tuple[str, object]] = []
+    top.on_change(lambda batch: told.extend((one.kind, one.key) for one in batch))
+    stack.sql(f"update {table} set price = 98.9 where id = 'K1'")
+    until(lambda: top.df["price"].tolist() == [98.9, 98.0, 97.0])
+    until(lambda: whole.df["price"].tolist()[:3] == [98.9, 98.0, 97.0])
+    until(lambda: told == [("update", "K1")], what=lambda: told)
+    stack.sql(f"update {table} set price = 97 where id in ('K1', 'K10')")
+    until(lambda: list(top.df.index) == ["K2", "K1", "K10"], what=lambda: top.df)
+    until(lambda: list(whole.df.index[:4]) == ["K2", "K1", "K10", "K3"], what=lambda: whole.df)
+
+
 def test_debounced_changes_are_told_once_and_df_never_waits(
     stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
 ) -> None:

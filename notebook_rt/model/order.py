@@ -6,13 +6,15 @@ What sorts rows by it is ``store/order.py``.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Final
 
 import msgspec
 
 from notebook_rt.errors import FilterError
 from notebook_rt.model.filters import column_name
+from notebook_rt.model.kinds import sortable
 
 _SQL_DIRECTION: Final = re.compile(r"(.*\S)\s+(asc|desc)(ending)?(\s+nulls\s+(first|last))?", re.I)
 
@@ -68,6 +70,15 @@ def _order_by(text: object) -> OrderBy:
         meant = f"{sql[1]}.{sql[2].lower()}" + (f".nulls{sql[5].lower()}" if sql[5] else "")
         raise FilterError(f"order {text!r}: write {meant!r}")
     return OrderBy(column, direction == ["desc"], nulls[0] == "nullsfirst" if nulls else None)
+
+
+def known_here(order: Sequence[OrderBy], types: Mapping[str, str]) -> tuple[OrderBy, ...]:
+    """The first terms of ``order``, as far as values sort here as they do on the server.
+
+    Rows that differ in them are in an order that is known here; of rows that are alike in them only
+    the server knows which comes first, unless these are all terms.
+    """
+    return tuple(takewhile(lambda term: sortable(types[term.column]), order))
 
 
 def nulls_first(term: OrderBy) -> bool:

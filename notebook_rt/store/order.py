@@ -3,8 +3,9 @@
 In goes a table, out come its keys and its snapshot in the order that the server's ``order by``
 gives: nulls last ascending and first descending unless said otherwise, the key breaking ties.
 Where the server's order cannot be known here (text has a collation, an enum its declaration) the
-server is asked: whoever asked hands the keys over in the server's order with `Ordered.rank`; what has
-come or moved since is in no place until it is asked again.
+server is asked, and whoever asked hands the keys over in the server's order with `Ordered.rank`. Rows
+are sorted by the terms before the first such one; of rows that are alike in these, those that are
+shown stay, each in the place that the server said last, and what it has not placed comes after them.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from notebook_rt.model.order import OrderBy, nulls_first
+from notebook_rt.model.order import OrderBy, known_here, nulls_first
 from notebook_rt.model.rows import Key, Row
-from notebook_rt.model.types import dtype, equal, kind, sortable
+from notebook_rt.model.types import dtype, kind
 from notebook_rt.store.columns import column_of
 from notebook_rt.store.table import Table
 
@@ -40,11 +41,17 @@ class Ordered:
         self.by = tuple(by)
         self.limit = limit
         self.carried = frozenset(carried)
-        types = table.schema.types
-        self.sortable = all(sortable(types[name]) for name in self._columns())
+        terms = (*self.by, *(OrderBy(name) for name in table.schema.key))
+        self.known = known_here(terms, table.schema.types)
+        """The first terms, by which rows are sorted here."""
+
+        self.sortable = len(self.known) == len(terms)
         """Whether the order is known here; if not, `rank` must be told."""
 
-        self._ranked: dict[Key, tuple[int, tuple[Any, ...]]] = {}
+        self._ranked: dict[Key, int] = {}
+        self._staying: frozenset[Key] = frozenset()
+        """The rows that were shown last, since the server has told its order."""
+
         self._order: tuple[int, np.ndarray] | None = None
         self._shown_keys: tuple[np.ndarray, frozenset[Key]] | None = None
         """The keys of the places for which they were collected last."""
@@ -119,7 +126,8 @@ class Ordered:
     def rank(self, keys: Sequence[Key]) -> None:
         """Take the server's order of ``keys``, for an order that is not sortable here."""
         with self.table.lock:
-            self._ranked = {key: (place, self._seen(key)) for place, key in enumerate(keys)}
+            self._ranked = {key: place for place, key in enumerate(keys)}
+            self._staying = frozenset()
             self._order = self._snapshot = None
 
     @property
@@ -127,43 +135,35 @@ class Ordered:
         """The keys in the order that was told last; empty, where it is known here."""
         return list(self._ranked)
 
-    def _columns(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*(term.column for term in self.by), *self.table.schema.key)))
-
-    def _seen(self, key: Key) -> tuple[Any, ...]:
-        row = self.table.get(key) or {}
-        return tuple(row.get(term.column) for term in self.by)
-
-    def _rank(self, key: Key) -> int | None:
-        place, seen = self._ranked.get(key, (0, None))
-        if seen is None or not all(map(equal, seen, self._seen(key))):
-            return None
-        return place
-
     def _places(self) -> np.ndarray:
         state = self._state()
         if self._order is None or self._order[0] != state:
-            places = self._sorted() if self.sortable else self._by_rank()
-            self._order = (state, places[: self.limit])
+            places = self._sorted([] if self.sortable else self._ranks())[: self.limit]
+            if self.limit is not None and not self.sortable:
+                keys = list(self.table.keys())
+                self._staying = frozenset([keys[place] for place in places])
+            self._order = (state, places)
         return self._order[1]
 
     def _state(self) -> int:
         """What is another number when the order may be another."""
         return self.table.version
 
-    def _by_rank(self) -> np.ndarray:
-        # A key without a rank goes last until the server has said where it belongs.
-        ranks = [self._rank(key) for key in list(self.table.keys())]
-        last = len(ranks) + len(self._ranked)
-        return np.argsort([last if rank is None else rank for rank in ranks], kind="stable")
+    def _ranks(self) -> list[np.ndarray]:
+        """What sorts rows that are alike in all that is known here."""
+        keys, last = list(self.table.keys()), len(self._ranked)
+        ranks = np.array([self._ranked.get(key, last) for key in keys], "i8")
+        if not self._staying:
+            return [ranks]
+        return [np.array([key not in self._staying for key in keys], bool), ranks]
 
-    def _sorted(self) -> np.ndarray:
-        terms = [*self.by, *(OrderBy(name) for name in self.table.schema.key)]
-        columns = self.table.arrays([term.column for term in terms])
+    def _sorted(self, ranks: Sequence[np.ndarray]) -> np.ndarray:
+        columns = self.table.arrays([term.column for term in self.known])
         keys: list[np.ndarray] = []
-        for term in terms:
+        for term in self.known:
             nulls, nans, codes = _codes(columns[term.column], self.table.schema.types[term.column])
             keys += [nulls != nulls_first(term), nans != term.desc, -codes if term.desc else codes]
+        keys += ranks
         return np.lexsort([key for key in reversed(keys) if key.any()] or [np.zeros(len(keys[0]))])
 
 

@@ -223,14 +223,35 @@ def test_the_key_breaks_ties() -> None:
     assert Ordered(table, [OrderBy("n", desc=True)]).keys() == [1, 2, 3]
 
 
-def test_an_order_by_text_is_the_servers_and_what_has_moved_since_has_no_place_in_it() -> None:
+def test_an_order_by_text_is_the_servers_and_what_has_moved_since_stays_until_it_has_said() -> None:
     table = _filled()
     view = Ordered(table, [OrderBy("t")], limit=2)
     assert not view.sortable
     view.rank([3, 1, 2])
     assert view.keys() == [3, 1]
     table.apply([Upsert(1, {"t": "moved"}), Upsert(3, {"n": 0}), Upsert(4, {"id": 4})])
-    assert view.keys() == [3, 2]
+    assert view.keys() == [3, 1]
+    view.rank([4, 3, 2, 1])
+    assert view.keys() == [4, 3]
+
+
+def test_rows_alike_in_what_is_sorted_here_stay_in_the_first_until_the_server_has_said() -> None:
+    """By n, then by the text: that is the server's, and only needed where n is the same."""
+    table = Table(SCHEMA)
+    table.apply(
+        [Upsert(key, {"id": key, "n": 20 - 4 * key, "t": f"t{key}"}) for key in (1, 2, 3, 4)]
+    )
+    view = Ordered(table, [OrderBy("n", desc=True), OrderBy("t")], limit=2)
+    view.rank([1, 2, 3, 4])
+    assert view.keys() == [1, 2]
+    table.apply([Upsert(1, {"n": 11})])
+    assert view.keys() == [2, 1]
+    table.apply([Upsert(4, {"n": 11})])  # alike the last that is shown
+    assert view.keys() == [2, 1]
+    table.apply([Upsert(2, {"n": 0})])
+    assert view.keys() == [1, 4]
+    view.rank([4, 1, 3, 2])
+    assert view.keys() == [4, 1]
 
 
 @pytest.mark.parametrize("seed", range(6))

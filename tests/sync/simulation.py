@@ -835,7 +835,12 @@ class World:
                 rows = _sorted(rows, order_text(term), self.server.columns)
             keys = [self.server.key_of(row) for row in rows]
         else:
-            keys = [key for key in self.ranked if key in self.view]
+            placed = [key for key in self.ranked if key in self.view]
+            placed += [key for key in self.view if key not in {*placed}]
+            rows = [self.server.rows.get(key) or {} for key in placed]
+            for term in reversed(window.known):
+                rows = _sorted(rows, order_text(term), self.server.columns)
+            keys = [self.server.key_of(row) for row in rows]
         return keys[: self.spec.limit]
 
     @property

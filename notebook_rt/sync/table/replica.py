@@ -27,7 +27,7 @@ from notebook_rt.sync.table.change import ChangeReader, columns_differ
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.versions import Versions
 from notebook_rt.sync.table.watermark import Watermark
-from notebook_rt.sync.table.window import Window
+from notebook_rt.sync.table.window import COUNTED_MOST, Alike, Window
 
 _WITH_NAN: Final = ("float", "decimal")
 EDGE_SAMPLE: Final = 16
@@ -116,6 +116,8 @@ class Replica:
     def rows(self, rows: Rows) -> None:
         self._rows = rows
         self.emptied_by_deletion = False
+        if self.window is not None:
+            self.window.alike = None
 
     @property
     def loaded(self) -> bool:
@@ -127,9 +129,7 @@ class Replica:
             rows = self.rows
             before = len(rows)
             gone = [op.key for op in ops if op.__class__ is Delete and op.key in rows]
-            if self.window is not None and not self.window.sortable:
-                self._look_at_order(ops)
-            changes = rows.apply(ops, want_changes=self.want_changes)
+            changes = self._apply(ops)
             self.published = changes if self.published is None else [*self.published, *changes]
             self.keys_moved += bool(gone) or len(rows) != before
             self.dirty = True
@@ -141,12 +141,25 @@ class Replica:
                         self.horizon.unfollow(op.key)
                         self.want(op.key, self.horizon.now)
 
-    def _look_at_order(self, ops: Sequence[Op]) -> None:
-        window = self.window
-        assert window is not None  # asked only for an ordered table
-        for op in ops:
-            if isinstance(op, Upsert) and window.moves(self.rows.get(op.key), op.row):
-                window.stale = True
+    def _apply(self, ops: Sequence[Op]) -> Sequence[RowChange]:
+        """Change the rows, and look whether the server must say where one belongs."""
+        rows, window = self.rows, self.window
+        if window is None or window.sortable:
+            return rows.apply(ops, want_changes=self.want_changes)
+        if window.alike is None and len(rows) <= COUNTED_MOST:
+            known = rows.gather(list(rows.keys()))
+            window.alike = Alike(window.order, len(window.known), known)
+        if window.alike is None:
+            moved = (
+                isinstance(op, Upsert) and window.moves(rows.get(op.key), op.row) for op in ops
+            )
+            window.stale |= any(moved)
+            return rows.apply(ops, want_changes=self.want_changes)
+        changes = rows.apply(ops, want_changes=self.want_changes)
+        window.moved(rows.gather({op.key for op in ops}))
+        if len(rows) > 2 * COUNTED_MOST:
+            window.alike = None
+        return changes
 
     @property
     def waiting_since(self) -> float | None:
@@ -165,8 +178,9 @@ class Replica:
         window = self.window_read
         held = True if window is None else window.holds(row)
         if held is None and window is not None:
-            window.stale = True
-            return self._has(key, before)
+            here = self._has(key, before)
+            window.stale |= not here or window.moves(self._row(key, before), row)
+            return here
         if held is False and window is not None:
             window.passed_over(key)
         return bool(held)
@@ -538,6 +552,8 @@ class Replica:
             return op
         if pending_keys:
             self.rows.apply([op])
+            if self.window is not None:
+                self.window.moved({key: row})
         return None
 
     def fetched(self, key: Key, now: float) -> None:

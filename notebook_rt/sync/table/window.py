@@ -2,22 +2,76 @@
 
 A few rows more than asked are kept, so that one that leaves is followed by one that is here. The
 *edge* is the last row that was read: what sorts behind it is not kept, and nothing is known of it.
-Where the order is the server's to know (text has a collation), every change that could move a row
-asks for the window to be read again.
+
+Text has a collation, so the place of a row is known here only by the terms before the first text. A
+row that came or changed its place is looked up among the others: where one is alike in these terms,
+or the edge is, the server is asked. By ``price.desc`` with a key of text that is only for rows of
+one price; by a text, for every row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from notebook_rt.model.order import OrderBy, nulls_first
+from notebook_rt.model.order import OrderBy, known_here, nulls_first
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.spec import TableSpec
-from notebook_rt.model.types import Schema, equal, sortable
+from notebook_rt.model.types import Schema, equal
 
 SPARE_SHARE: Final = 0.25
 SPARE_LEAST: Final = 10
+COUNTED_MOST: Final = 2000
+"""Rows of which it is counted which are alike; of more the server is asked after every move, for to
+begin to count takes 7 µs a row."""
+_NAN: Final = object()
+"""Stands for NaN, which PostgreSQL takes for one value."""
+
+
+class Alike:
+    """Which rows are alike in the terms of an order that are known here.
+
+    Parameters
+    ----------
+    order
+        All terms, of which the first ``known`` are known here.
+    """
+
+    def __init__(
+        self, order: Iterable[OrderBy], known: int, rows: Mapping[Key, Row | None]
+    ) -> None:
+        self._names = [term.column for term in order]
+        self._known = known
+        self._values: dict[Key, tuple[Any, ...]] = {}
+        self._counts: Counter[tuple[Any, ...]] = Counter()
+        for key, row in rows.items():
+            self.put(key, row)
+
+    def put(self, key: Key, row: Row | None) -> bool:
+        """``row`` is now under ``key``; True: it came, or may have another place."""
+        before = self._values.pop(key, None)
+        if before is not None:
+            self._counts[before[: self._known]] -= 1
+            if not self._counts[before[: self._known]]:
+                del self._counts[before[: self._known]]
+        if row is None:
+            return False
+        values = tuple([_comparable(row.get(name)) for name in self._names])
+        self._values[key] = values
+        self._counts[values[: self._known]] += 1
+        return values != before
+
+    def has(self, key: Key) -> bool:
+        """Whether another row is as that of ``key``."""
+        values = self._values.get(key)
+        return values is not None and self._counts[values[: self._known]] > 1
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, list | dict):  # equal values have equal texts: json and arrays
+        return repr(value)
+    return _NAN if value != value else value
 
 
 class Window:
@@ -31,7 +85,11 @@ class Window:
         self.size = None
         if spec.limit is not None:
             self.size = spec.limit + max(SPARE_LEAST, int(spec.limit * SPARE_SHARE))
-        self.sortable = all(sortable(schema.types[term.column]) for term in self.order)
+        self.known = known_here(self.order, schema.types)
+        """The first terms, by which places are known here."""
+        self.sortable = len(self.known) == len(self.order)
+        self.alike: Alike | None = None
+        """The rows that are kept, unless all terms are known here; None: not counted, or too many."""
         self.edge: Row | None = None
         """The last row kept; None: nothing lies behind."""
         self.last_edge: Row | None = None
@@ -57,27 +115,33 @@ class Window:
     def _within(self, row: Row, edge: Row | None) -> bool | None:
         if edge is None:
             return True
-        if not self.sortable:
-            return None
-        for term in self.order:
+        for term in self.known:
             sign = _compare(row.get(term.column), edge.get(term.column), term)
             if sign is None:
                 return None
             if sign:
                 return sign < 0
-        return True
+        rest = self.order[len(self.known) :]
+        same = all(equal(row.get(term.column), edge.get(term.column)) for term in rest)
+        return True if same else None
 
     def knows(self, row: Row) -> bool:
         return all(term.column in row for term in self.order)
 
     def moves(self, old: Row | None, row: Row) -> bool:
-        """Whether ``row`` changes a place in an order that only the server knows."""
+        """Whether ``row`` may change its place in an order that only the server knows."""
         if self.sortable:
             return False
         if old is None:
             return True
         names = [term.column for term in self.order if term.column in row]
         return any(not equal(old.get(name), row[name]) for name in names)
+
+    def moved(self, rows: Mapping[Key, Row | None]) -> None:
+        """These rows have changed: must the server say where one of them belongs?"""
+        if self.alike is not None:
+            moved = [key for key, row in rows.items() if self.alike.put(key, row)]
+            self.stale |= any(map(self.alike.has, moved))
 
     def ranked(self, keys: Iterable[Key], shown: Iterable[Key]) -> None:
         """The server's order was read: of ``keys``, while ``shown`` are here.
@@ -86,7 +150,8 @@ class Window:
         again. Once for the same rows, for what a policy has hidden meanwhile has no place either.
         """
         unranked = set(shown).difference(keys)
-        self.stale |= not unranked <= self._unranked
+        new = unranked - self._unranked
+        self.stale |= any(self.alike is None or self.alike.has(key) for key in new)
         self._unranked = unranked
 
     def passed_over(self, key: Key) -> None:
