@@ -914,6 +914,32 @@ def test_the_first_row_names_all_columns_though_no_read_sees_it_yet(
     assert same(world)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"id": "int8", "note": "text", "r": "float8", "rev": "int8"},
+        {"id": "int8", "note": "text", "f": "float8", "rev": "int8", "added": "text"},
+        {"id": "int8", "f": "float8", "rev": "int8"},
+    ],
+    ids=["another", "added", "dropped"],
+)
+def test_columns_that_moved_are_seen_though_a_null_of_the_change_has_to_be_read(
+    columns: dict[str, str], seed: int
+) -> None:
+    """A null of a float column may be a NaN, so the row is read; the change names the columns anyway."""
+    one = server(columns={"id": "int8", "note": "text", "f": "float8", "rev": "int8"})
+    for key in range(1, 9):
+        one.write(key, {"f": None if key < 5 else 1.5})
+    world = live(one=one, seed=seed)
+    one.alter(columns)
+    one.write(1, {})
+    world.run(3)
+    assert world.mirror.schema is not None
+    assert set(world.mirror.schema.names) == set(columns)
+    assert same(world)
+
+
 def test_a_column_that_came_stays_though_a_row_was_told_without_it_just_before() -> None:
     world = live(faults=Faults(latency=(0.01, 0.02), read_time=(0.001, 0.05)))
     world.server.write(1, {"grp": 41})

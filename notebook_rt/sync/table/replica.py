@@ -341,6 +341,8 @@ class Replica:
         if change.kind == "DELETE":
             return self._end(key, before, change.commit_time)
         record = change.record or {}
+        if change.columns is not self._last_columns and not self._reader.is_narrow(change):
+            self._look_at_columns(change.columns)  # also where a read has to tell the values
         if change.errors or self._reader.lossy(change):
             return None
         row = self.schema.decode(record, "socket")
@@ -350,8 +352,6 @@ class Replica:
         if whole and self._unbounded and change.columns is self._last_columns:
             return [Upsert(key, row, change.commit_time)]  # nearly every change
         narrow = self._reader.is_narrow(change)
-        if change.columns is not self._last_columns and not narrow:
-            self._look_at_columns(change.columns)
         verdict = self._verdict(record, key, before, vouched=not (narrow or change.exact))
         if verdict is None:
             return None
