@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 import pandas as pd
 import pyarrow as pa
 
-from notebook_rt.errors import ClosedError, NotebookRTError, ProtocolError
+from notebook_rt.errors import ClosedError, DerivationError, NotebookRTError, ProtocolError
 from notebook_rt.model.rows import Key, RowChange
 from notebook_rt.model.types import Backend, Schema, equal
 from notebook_rt.net.loop import WakingLock
@@ -294,6 +294,10 @@ class DerivedFeed(Feed):
             return
         try:
             changes = derived.advance(want_changes=self.table is not None)
+        except DerivationError as error:
+            why = next((why for one in self.inputs if (why := one.why_undeclared)), "")
+            self.error = DerivationError(f"{why} ({error})") if why else error
+            raise self.error from None
         except NotebookRTError as error:
             self.error = error
             raise

@@ -245,7 +245,7 @@ class Watching:
             self._timer = asyncio.get_running_loop().call_later(pause, self._box.put, at)
 
     def _is_known(self, schema: Schema) -> bool:
-        """Whether the filter can be asked: a column that a message may yet bring selects no row till then."""
+        """Whether the filter can be asked: a column that may yet come selects no row till then."""
         assert self._filter is not None
         return self._feed.declared or set(self._filter.columns) <= schema.types.keys()
 

@@ -841,6 +841,49 @@ def test_columns_are_said_to_be_known_no_sooner_than_they_are_there(seed: int) -
     assert set(world.mirror.schema.names) == set(COLUMNS)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("unseen", [0.0, 0.6])
+@pytest.mark.parametrize("text", [None, "grp=eq.1"])
+def test_the_first_row_of_an_empty_table_comes_whole_and_in_the_stream(
+    text: str | None, unseen: float, seed: int
+) -> None:
+    """The change that tells it names the columns, which nobody knew before."""
+    one = Server(dict(COLUMNS), describes="not")
+    spec = TableSpec("t") if text is None else TableSpec("t", filter=parse(text))
+    world = live(spec, one, seed=seed)
+    world.mirror.want_changes = True
+    one.unseen = unseen
+    one.write(1, {"note": "x", "grp": 1})
+    committed = one.clock
+    world.run(5)
+    assert same(world)
+    (batch,) = [one for one in told(world, Published) if one.changes]
+    assert (batch.cause, batch.commit_time) == ("stream", committed)
+    assert [(c.kind, c.key, c.new) for c in batch.changes] == [("insert", 1, one.rows[1])]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("broadcasts", [False, True])
+def test_the_first_rows_of_an_empty_table_come_whole_by_every_way(
+    broadcasts: bool, seed: int
+) -> None:
+    """By messages, an audit and polls: a row that is read names columns that nobody knew."""
+    for way in ("messages", "audit", "poll"):
+        one = Server(dict(COLUMNS), describes="not", broadcasts=broadcasts)
+        world = live(TableSpec("t", source="broadcast" if broadcasts else "auto"), one, seed=seed)
+        world.mirror.want_changes = True
+        if way == "poll":
+            world.disconnect()
+        world.events_stop = way != "messages"
+        one.write(1, {"note": "x", "grp": 1})
+        if way == "audit":
+            world.handle(AuditNow())
+        world.run(15)
+        assert same(world)
+        shown = [c for batch in told(world, Published) for c in batch.changes]
+        assert all(set(c.new or ()) == set(COLUMNS) for c in shown), shown
+
+
 def test_an_audit_that_is_asked_for_before_the_log_has_a_position_ends_with_one() -> None:
     """What is committed after it is followed, and not kept for the next audit."""
     one = Server(dict(COLUMNS), broadcasts=True)
