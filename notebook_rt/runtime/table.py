@@ -389,7 +389,8 @@ class TableDriver(Driver):
         """
         schema = self.schema
         unknown = tuple(name for name in columns if schema is not None and name not in schema.types)
-        if not unknown or self.machine.described.complete:
+        kept = self._early is not None  # what was kept is being read: not even that is known yet
+        if not unknown or (self.machine.described.complete and not kept):
             return
         question = Question(unknown)
 
