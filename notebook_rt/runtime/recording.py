@@ -273,13 +273,15 @@ class Recording:
 
         If the table was ``compared`` with the server, all of them: it was with what they say.
         """
-        for op in ops:
-            waits = self._answers.get(op.key)
-            if waits is not None and _agree(op, waits[0]):
-                del self._answers[op.key]
         now = time.monotonic()
         answers, overlay.answers = overlay.answers, []
         self._answers.update((op.key, (op, now)) for op in answers)
+        for (
+            op
+        ) in ops:  # what came after these answers; an answer after its change is none (`Overlay`)
+            waits = self._answers.get(op.key)
+            if waits is not None and _agree(op, waits[0]):
+                del self._answers[op.key]
         late = [
             key for key, (_, at) in self._answers.items() if compared or at < now - SHIELD_SECONDS
         ]

@@ -251,6 +251,25 @@ def test_where_no_gap_is_said_the_past_is_what_the_server_had(world: tuple[Any, 
     live_through(*world)
 
 
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("until_answered", [0.001, 0.02, 0.1])
+def test_an_edit_is_recorded_once_whichever_comes_first_answer_or_change(
+    until_answered: float, seed: int
+) -> None:
+    """The answer may be here, and nothing else have happened, when its change comes."""
+    faults = Faults(latency=(0.01, 0.03))
+    world = Recorded(TableSpec("t"), server(), seed=seed, faults=faults)
+    clock = SimpleNamespace(monotonic=lambda: world.now)
+    with mock.patch("notebook_rt.runtime.recording.time", clock):
+        world.connect()
+        world.run(8)
+        world.edit(1, until_answered)
+        world.run(30)
+    assert world.differences == {}
+    assert world.recording is not None
+    assert world.recording.read(len) == 1
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(7200)
 @settings(many, max_examples=5_000)
