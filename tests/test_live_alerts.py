@@ -95,12 +95,15 @@ def test_the_first_row_of_an_empty_table_is_told_whole(
     table.on_change(lambda batch: batches.append([dict(one.new or {}) for one in batch]))
     history = table.history("1h")
     dear = table.where("price=gt.250")
+    derived: Rows = []
+    dear.when("", derived.append)
     with pytest.raises(errors.DerivationError, match="wait for its first row, name them with"):
         _ = dear.df
     stack.sql(f"insert into {name} values (1, 'a', 300)")
     until(lambda: early and late and every and batches, what=lambda: (early, late, every))
     row = {"id": 1, "name": "a", "price": 300.0}
-    assert early == late == every == [row]
+    until(lambda: derived, what=lambda: dear)
+    assert early == late == every == derived == [row]
     assert batches == [[row]]
     assert list(dear.df.index) == [1]
     until(lambda: len(history.changes_df()), what=lambda: (history, history.gaps))

@@ -181,6 +181,10 @@ class DerivedFeed(Feed):
         return self.inputs[0].lock
 
     @property
+    def why_undeclared(self) -> str:
+        return next((why for one in self.inputs if (why := one.why_undeclared)), "")
+
+    @property
     def owner(self) -> tuple[str, str]:
         return self.inputs[0].owner
 
@@ -295,7 +299,7 @@ class DerivedFeed(Feed):
         try:
             changes = derived.advance(want_changes=self.table is not None)
         except DerivationError as error:
-            why = next((why for one in self.inputs if (why := one.why_undeclared)), "")
+            why = self.why_undeclared
             self.error = DerivationError(f"{why} ({error})") if why else error
             raise self.error from None
         except NotebookRTError as error:

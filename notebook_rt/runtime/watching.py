@@ -209,7 +209,15 @@ class Watching:
         """Read the rows, if there are any yet, and hear of changes from then on."""
         feed = self._feed
         with feed.lock:
-            feed.catch_up()
+            try:
+                feed.catch_up()
+            except DerivationError:
+                if not feed.why_undeclared:
+                    raise
+                self._make = partial(
+                    self._make, at_once=True
+                )  # no row is there: each has yet to come
+                return
             if feed.table is None or not feed.is_whole:
                 return
             cut = self._cut(feed.table, feed.ordered)
