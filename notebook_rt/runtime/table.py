@@ -50,7 +50,6 @@ from notebook_rt.sync.events import (
     Ranked,
     ReceivedMany,
     RowSuspect,
-    Shown,
     Told,
 )
 from notebook_rt.sync.table.mirror import Mirror
@@ -343,8 +342,6 @@ class TableDriver(Driver):
 
     def _carry(self, effect: Effect) -> None:
         match effect:
-            case Shown(rows, schema, ranked, before):
-                self._show(rows, schema, ranked, before)
             case Ranked(keys):
                 if self.ordered is not None:
                     self.ordered.rank(keys)
