@@ -591,7 +591,11 @@ class DerivedFrame(LiveFrame):
     def _attach(
         self, put: Callable[[ChangeBatch], None], *, gather: bool = True
     ) -> Callable[[], None]:
-        self._feed.advance()  # what changes from now on is told
+        try:
+            self._feed.advance()  # what changes from now on is told
+        except DerivationError:
+            if not self._feed.why_undeclared:  # else each row has yet to come
+                raise
         # Who listens to it keeps it: by what it is derived of, since nothing else holds it.
         held = [frame._attach(lambda batch: self._held()) for frame in self._frames]
         detach = super()._attach(put, gather=gather)

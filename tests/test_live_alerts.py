@@ -77,6 +77,42 @@ def test_a_row_that_begins_to_match_is_told_once_and_once_it_stops(
     throughout(lambda: ids(came) == [1, 4, 2], 0.1)
 
 
+@pytest.mark.usefixtures("undescribed")
+def test_the_first_row_of_an_empty_table_is_told_whole(
+    stack: LocalStack, session: nrt.Session, make_table: Callable[..., str]
+) -> None:
+    """No row was there to name the columns, when the alerts were made."""
+    name = make_table("id bigint primary key, name text, price numeric")
+    early: Rows = []
+    late: Rows = []
+    every: Rows = []
+    batches: list[Rows] = []
+    session.table(name).when("price=gt.250", early.append)
+    table = session.table(name).wait(scaled(10))
+    until(lambda: table.status == "live", what=lambda: table)
+    table.when("price=gt.250", late.append)
+    table.when("", every.append)
+    table.on_change(lambda batch: batches.append([dict(one.new or {}) for one in batch]))
+    history = table.history("1h")
+    dear = table.where("price=gt.250")
+    derived: Rows = []
+    dear.when("", derived.append)
+    with pytest.raises(errors.DerivationError, match="wait for its first row, name them with"):
+        _ = dear.df
+    stack.sql(f"insert into {name} values (1, 'a', 300)")
+    until(lambda: early and late and every and batches, what=lambda: (early, late, every))
+    row = {"id": 1, "name": "a", "price": 300.0}
+    until(lambda: derived, what=lambda: dear)
+    assert early == late == every == derived == [row]
+    assert batches == [[row]]
+    assert list(dear.df.index) == [1]
+    until(lambda: len(history.changes_df()), what=lambda: (history, history.gaps))
+    past = history.changes_df()
+    assert past[["_change_type", "id", "name", "price"]].to_numpy().tolist() == [
+        ["insert", 1, "a", 300.0]
+    ]
+
+
 def test_rows_that_match_already_are_told_if_wanted(prices: nrt.LiveTable) -> None:
     came: Rows = []
     prices.when("price=gt.15", came.append, at_once=True)

@@ -17,6 +17,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.disk import cache
+from notebook_rt.errors import UnreachableError
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.keeping import Keeping
 from notebook_rt.runtime.table import TableDriver
@@ -168,6 +169,21 @@ def test_without_a_network_it_is_read_and_edited_and_the_edit_leaves_later(
             lambda: frame,
         )
         until(lambda: frame.status == "live", 20, lambda: frame)
+
+
+@pytest.mark.usefixtures("undescribed")
+def test_without_a_network_no_column_of_an_empty_table_is_said_not_to_be_there(
+    stack: LocalStack, proxy: Proxy, make_table: Callable[..., str]
+) -> None:
+    """No row has named its columns, and nobody can be asked."""
+    table = make_table("id bigint primary key, note text")
+    assert first_kernel(stack, table, proxy.url).empty
+    proxy.down()
+    session, frame = kept(proxy.url, stack, table)
+    with session:
+        assert frame.df.empty
+        with pytest.raises(UnreachableError, match="are asked for, and there is no answer"):
+            frame.insert(id=1, note="x")
 
 
 def test_a_local_edit_is_not_in_what_is_kept(stack: LocalStack, proxy: Proxy, table: str) -> None:

@@ -223,6 +223,23 @@ def test_an_exception_while_columns_move_is_read_over_at_once(
         assert list(frame.df.index) == [1, 2]
 
 
+@pytest.mark.parametrize("change", ["rename n to m", "add c int", "drop n"])
+def test_columns_move_with_a_change_that_has_a_null_of_a_float_column(
+    stack: LocalStack, make_table: Callable[..., str], change: str
+) -> None:
+    """Such a null is read again, for it may be a NaN."""
+    table = make_table("id bigint primary key, name text, n float8, other float8")
+    stack.sql(f"insert into {table} values (1, 'a', 1.5, null), (2, 'b', 2.5, null)")
+    with nrt.connect(stack.url, stack.anon_key, options=nrt.Options(audit_interval=0)) as rt:
+        frame = live(rt.table(table))
+        stack.sql(f"alter table {table} {change}")
+        stack.sql(f"update {table} set name = 'c' where id = 1")
+        names = {"rename n to m": ["name", "m", "other"], "drop n": ["name", "other"]}
+        wanted = names.get(change, ["name", "n", "other", "c"])
+        until(lambda: list(frame.df.columns) == wanted, 8, lambda: (frame, frame.df))
+        until(lambda: frame.df["name"].to_dict() == {1: "c", 2: "b"}, 8, lambda: frame.df)
+
+
 @pytest.mark.parametrize(
     "change", ["add c int default 7", "alter n type text using n::text", "drop n"]
 )

@@ -32,8 +32,6 @@ class BroadcastFeed(Feed):
     names are called ``n_`` and ``at_``. Else the last value per key.
     """
 
-    declared = False
-
     def __init__(self, room: Room, event: str, key: tuple[str, ...] | None, limit: int) -> None:
         services = room.services
         super().__init__(event, services.thread, services.options, services.metrics)
@@ -45,6 +43,10 @@ class BroadcastFeed(Feed):
         self._received = 0
         self._new: list[Message] = []
         self._make_table()
+
+    @property
+    def declared(self) -> bool:
+        return False
 
     @property
     def lock(self) -> WakingLock:

@@ -182,6 +182,10 @@ class DerivedFeed(Feed):
         return self.inputs[0].lock
 
     @property
+    def why_undeclared(self) -> str:
+        return next((why for one in self.inputs if (why := one.why_undeclared)), "")
+
+    @property
     def owner(self) -> tuple[str, str]:
         return self.inputs[0].owner
 
@@ -295,6 +299,10 @@ class DerivedFeed(Feed):
             return
         try:
             changes = derived.advance(want_changes=self.table is not None)
+        except DerivationError as error:
+            why = self.why_undeclared
+            self.error = DerivationError(f"{why} ({error})") if why else error
+            raise self.error from None
         except NotebookRTError as error:
             self.error = error
             raise

@@ -129,7 +129,9 @@ class Driver(Feed):
         """What the machine fills with rows of this schema."""
 
     @abstractmethod
-    def _show(self, rows: Rows, schema: Schema, ranked: Sequence[Key]) -> None:
+    def _show(
+        self, rows: Rows, schema: Schema, ranked: Sequence[Key], before: float | None = None
+    ) -> None:
         """Show these rows, made by ``_make_rows``, from now on; ``ranked``: in the server's order."""
 
     @abstractmethod
@@ -407,8 +409,8 @@ class Driver(Feed):
                 self._reader.fetch(effect)
             case Cancel(request):
                 self._reader.cancel(request)
-            case Shown(rows, schema, ranked):
-                self._show(rows, schema, ranked)
+            case Shown(rows, schema, ranked, commit_time):
+                self._show(rows, schema, ranked, commit_time)
                 self._again.shown(time.monotonic())
                 self.error, self._asking_again = None, False
             case StatusChanged() if self._asking_again:

@@ -88,8 +88,6 @@ class Feed:
 
     why_not_compared = "the server does not keep messages"
     """Why there is nothing on the server to compare with; empty: there is."""
-    declared = True
-    """Whether the columns are known from the first data on; else messages bring them."""
 
     def __init__(self, name: str, thread: LoopThread, options: Options, counters: Metrics) -> None:
         self.name = name
@@ -121,6 +119,16 @@ class Feed:
         self.failure: NotebookRTError | None = None
         """What the last request met, until one succeeds."""
         self._unreachable: NotebookRTError | None = None
+
+    @property
+    def declared(self) -> bool:
+        """Whether all columns are known; else rows or messages that come bring them."""
+        return True
+
+    @property
+    def why_undeclared(self) -> str:
+        """Why they are not, and what to do about it; empty: they are, or nothing can be done."""
+        return ""
 
     @property
     def age(self) -> float | None:

@@ -89,7 +89,9 @@ class QueryDriver(Driver):
             changes = _between(self._make_rows(self.table.schema), self.table)
         super().publish(changes, cause, commit_time)
 
-    def _show(self, rows: Rows, schema: Schema, ranked: Sequence[Key]) -> None:
+    def _show(
+        self, rows: Rows, schema: Schema, ranked: Sequence[Key], before: float | None = None
+    ) -> None:
         assert isinstance(rows, Table)  # _make_rows made it; the server has put it in order
         self.schema, self.table = schema, rows
 

@@ -27,6 +27,7 @@ from notebook_rt.runtime.observed import ObservedTable
 from notebook_rt.store.table import Table
 from notebook_rt.sync.events import Effect, Published, Told
 from notebook_rt.sync.history.past import Past, View
+from notebook_rt.sync.history.record import microseconds
 
 T = TypeVar("T")
 
@@ -116,8 +117,8 @@ class Recording:
             self.show(self.driver.overlay, "snapshot")
             self.judge()
 
-    def show(self, overlay: Overlay, cause: str = "snapshot") -> None:
-        """The whole table is this from now on."""
+    def show(self, overlay: Overlay, cause: str = "snapshot", before: float | None = None) -> None:
+        """The whole table is this from now on; or since just before the commit time of its next change."""
         driver, schema = self.driver, overlay.schema
         table, ordered = driver.table, driver.ordered
         if table is None or self.closed:
@@ -136,7 +137,8 @@ class Recording:
             base = server.parts()
         spec = driver.spec
         view = View(spec.order, spec.limit, () if ordered is None else ordered.carried)
-        self._do(partial(self._past.begin, schema, base, self.now(), view, cause))
+        since = self.now() if before is None else microseconds(before) - 1
+        self._do(partial(self._past.begin, schema, base, since, view, cause))
         self._live = None
 
     def hear(self, effects: Sequence[Effect]) -> None:
@@ -271,13 +273,15 @@ class Recording:
 
         If the table was ``compared`` with the server, all of them: it was with what they say.
         """
-        for op in ops:
-            waits = self._answers.get(op.key)
-            if waits is not None and _agree(op, waits[0]):
-                del self._answers[op.key]
         now = time.monotonic()
         answers, overlay.answers = overlay.answers, []
         self._answers.update((op.key, (op, now)) for op in answers)
+        for (
+            op
+        ) in ops:  # what came after these answers; an answer after its change is none (`Overlay`)
+            waits = self._answers.get(op.key)
+            if waits is not None and _agree(op, waits[0]):
+                del self._answers[op.key]
         late = [
             key for key, (_, at) in self._answers.items() if compared or at < now - SHIELD_SECONDS
         ]

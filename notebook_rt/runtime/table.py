@@ -272,6 +272,20 @@ class TableDriver(Driver):
         )
 
     @property
+    def declared(self) -> bool:
+        return self.machine.complete
+
+    @property
+    def why_undeclared(self) -> str:
+        if self.declared:
+            return ""
+        return (
+            f'table "{self.name}" was empty when it was opened, so no row has named its columns yet: '
+            "wait for its first row, name them with columns=[...], or run the SQL of "
+            "`notebook-rt doctor --sql` once"
+        )
+
+    @property
     def answered(self) -> bool:
         """Whether REST has said whether there is such a table."""
         failed = self.error is not None and not self._asking_again
@@ -374,7 +388,8 @@ class TableDriver(Driver):
         """
         schema = self.schema
         unknown = tuple(name for name in columns if schema is not None and name not in schema.types)
-        if not unknown or self.machine.described.complete:
+        kept = self._early is not None  # what was kept is being read: not even that is known yet
+        if not unknown or (self.machine.described.complete and not kept):
             return
         question = Question(unknown)
 
@@ -436,7 +451,9 @@ class TableDriver(Driver):
     def _matches(self, schema: Schema, row: Row) -> bool | None:
         return self.spec.filter.matches(row, schema)
 
-    def _show(self, rows: Rows, schema: Schema, ranked: Sequence[Key]) -> None:
+    def _show(
+        self, rows: Rows, schema: Schema, ranked: Sequence[Key], before: float | None = None
+    ) -> None:
         assert isinstance(rows, Overlay)  # _make_rows made it
         table = self._made[id(rows)]
         # What was made after it is being loaded: columns may move again before this is shown.
@@ -460,7 +477,7 @@ class TableDriver(Driver):
             self.ordered, self.table = ordered, table
             self._telling.show(table, ordered)
         if self.recording is not None:
-            self.recording.show(rows)
+            self.recording.show(rows, before=before)
 
     def _carried(self, schema: Schema) -> set[str]:
         """The columns that are read for the order only, and not shown."""

@@ -210,7 +210,15 @@ class Watching:
         """Read the rows, if there are any yet, and hear of changes from then on."""
         feed = self._feed
         with feed.lock:
-            feed.catch_up()
+            try:
+                feed.catch_up()
+            except DerivationError:
+                if not feed.why_undeclared:
+                    raise
+                self._make = partial(
+                    self._make, at_once=True
+                )  # no row is there: each has yet to come
+                return
             if feed.table is None or not feed.is_whole:
                 return
             cut = self._cut(feed.table, feed.ordered)
@@ -246,7 +254,7 @@ class Watching:
             self._timer = asyncio.get_running_loop().call_later(pause, self._box.put, at)
 
     def _is_known(self, schema: Schema) -> bool:
-        """Whether the filter can be asked: a column that a message may yet bring selects no row till then."""
+        """Whether the filter can be asked: a column that may yet come selects no row till then."""
         assert self._filter is not None
         return self._feed.declared or set(self._filter.columns) <= schema.types.keys()
 

@@ -246,6 +246,9 @@ class Shown(msgspec.Struct, frozen=True):
     schema: Schema
     ranked: Sequence[Key] = ()
     """The keys in the server's order, for an order that only the server knows."""
+    before: float | None = None
+    """The commit time of the change that comes next and has named the columns; the table was empty until
+    then. None: the rows were read."""
 
 
 class Published(msgspec.Struct, frozen=True):

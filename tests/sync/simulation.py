@@ -1129,7 +1129,10 @@ class World:
     # What must hold at every moment -------------------------------------------------------------
 
     def _check(self) -> None:
-        if self.mirror.schema is None or "rev" not in self.mirror.schema.types:
+        schema = self.mirror.schema
+        if schema is None or "rev" not in schema.types:
+            all_asked = self.spec.columns is None and "rev" in self.server.columns
+            assert not (all_asked and self.view), f"{self.view}: not all columns are known"
             return
         rows, decode = self.mirror.rows, self.mirror.schema.decode
         rules = (self.server.allowed, self.server.known)

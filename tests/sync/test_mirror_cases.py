@@ -841,6 +841,49 @@ def test_columns_are_said_to_be_known_no_sooner_than_they_are_there(seed: int) -
     assert set(world.mirror.schema.names) == set(COLUMNS)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("unseen", [0.0, 0.6])
+@pytest.mark.parametrize("text", [None, "grp=eq.1"])
+def test_the_first_row_of_an_empty_table_comes_whole_and_in_the_stream(
+    text: str | None, unseen: float, seed: int
+) -> None:
+    """The change that tells it names the columns, which nobody knew before."""
+    one = Server(dict(COLUMNS), describes="not")
+    spec = TableSpec("t") if text is None else TableSpec("t", filter=parse(text))
+    world = live(spec, one, seed=seed)
+    world.mirror.want_changes = True
+    one.unseen = unseen
+    one.write(1, {"note": "x", "grp": 1})
+    committed = one.clock
+    world.run(5)
+    assert same(world)
+    (batch,) = [one for one in told(world, Published) if one.changes]
+    assert (batch.cause, batch.commit_time) == ("stream", committed)
+    assert [(c.kind, c.key, c.new) for c in batch.changes] == [("insert", 1, one.rows[1])]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("broadcasts", [False, True])
+def test_the_first_rows_of_an_empty_table_come_whole_by_every_way(
+    broadcasts: bool, seed: int
+) -> None:
+    """By messages, an audit and polls: a row that is read names columns that nobody knew."""
+    for way in ("messages", "audit", "poll"):
+        one = Server(dict(COLUMNS), describes="not", broadcasts=broadcasts)
+        world = live(TableSpec("t", source="broadcast" if broadcasts else "auto"), one, seed=seed)
+        world.mirror.want_changes = True
+        if way == "poll":
+            world.disconnect()
+        world.events_stop = way != "messages"
+        one.write(1, {"note": "x", "grp": 1})
+        if way == "audit":
+            world.handle(AuditNow())
+        world.run(15)
+        assert same(world)
+        shown = [c for batch in told(world, Published) for c in batch.changes]
+        assert all(set(c.new or ()) == set(COLUMNS) for c in shown), shown
+
+
 def test_an_audit_that_is_asked_for_before_the_log_has_a_position_ends_with_one() -> None:
     """What is committed after it is followed, and not kept for the next audit."""
     one = Server(dict(COLUMNS), broadcasts=True)
@@ -911,6 +954,32 @@ def test_the_first_row_names_all_columns_though_no_read_sees_it_yet(
     world.run(4)
     assert world.mirror.schema is not None
     assert set(world.mirror.schema.names) == set(COLUMNS)
+    assert same(world)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"id": "int8", "note": "text", "r": "float8", "rev": "int8"},
+        {"id": "int8", "note": "text", "f": "float8", "rev": "int8", "added": "text"},
+        {"id": "int8", "f": "float8", "rev": "int8"},
+    ],
+    ids=["another", "added", "dropped"],
+)
+def test_columns_that_moved_are_seen_though_a_null_of_the_change_has_to_be_read(
+    columns: dict[str, str], seed: int
+) -> None:
+    """A null of a float column may be a NaN, so the row is read; the change names the columns anyway."""
+    one = server(columns={"id": "int8", "note": "text", "f": "float8", "rev": "int8"})
+    for key in range(1, 9):
+        one.write(key, {"f": None if key < 5 else 1.5})
+    world = live(one=one, seed=seed)
+    one.alter(columns)
+    one.write(1, {})
+    world.run(3)
+    assert world.mirror.schema is not None
+    assert set(world.mirror.schema.names) == set(columns)
     assert same(world)
 
 

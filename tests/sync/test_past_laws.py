@@ -137,7 +137,8 @@ class Recorded(World):
             self.driver.overlay = effect.rows
             self.driver.table = self.tables[id(effect.rows)]
             if self.recording is not None:
-                self.recording.show(effect.rows)  # type: ignore[arg-type]  # an Overlay: made above
+                rows: Any = effect.rows  # an Overlay: made above
+                self.recording.show(rows, before=effect.before)
 
     def _lose(self, key: Key, rev: int) -> None:
         super()._lose(key, rev)
@@ -249,6 +250,41 @@ worlds = st.tuples(
 def test_where_no_gap_is_said_the_past_is_what_the_server_had(world: tuple[Any, ...]) -> None:
     """Frames lost without a word, cut or late; networks that go; reads, audits, and edits of ours."""
     live_through(*world)
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("until_answered", [0.001, 0.02, 0.1])
+def test_an_edit_is_recorded_once_whichever_comes_first_answer_or_change(
+    until_answered: float, seed: int
+) -> None:
+    """The answer may be here, and nothing else have happened, when its change comes."""
+    faults = Faults(latency=(0.01, 0.03))
+    world = Recorded(TableSpec("t"), server(), seed=seed, faults=faults)
+    clock = SimpleNamespace(monotonic=lambda: world.now)
+    with mock.patch("notebook_rt.runtime.recording.time", clock):
+        world.connect()
+        world.run(8)
+        world.edit(1, until_answered)
+        world.run(30)
+    assert world.differences == {}
+    assert world.recording is not None
+    assert world.recording.read(len) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_first_row_of_an_empty_table_is_recorded_at_its_commit(seed: int) -> None:
+    """The change that brings it is the first to name the columns."""
+    one = server(rows=0, describes="not")
+    world = Recorded(TableSpec("t"), one, seed=seed)
+    world.connect()
+    world.run(8)
+    one.write(1, {"grp": 1, "note": "x"})
+    committed = round(one.clock * 1e6)
+    world.run(8)
+    assert world.differences == {}
+    assert world.recording is not None
+    assert world.recording.read(len) == 1
+    assert world.recording.read(lambda past: (past.last, past.gaps)) == (committed, [])
 
 
 @pytest.mark.nightly

@@ -21,11 +21,17 @@ class UnreadableError(Exception):
     """A change without a readable key: something changed, but not known what."""
 
 
+class UnknownColumnsError(Exception):
+    """A row names columns of a table whose columns are not all known."""
+
+
 class ChangeReader:
     """How the changes of one table are to be read."""
 
-    def __init__(self, spec: TableSpec, schema: Schema) -> None:
+    def __init__(self, spec: TableSpec, schema: Schema, *, complete: bool = True) -> None:
         self.nulls = Nulls(schema)
+        self.complete = complete
+        """Whether all columns of the server's table are known."""
         self._schema = schema
         self._single = schema.key[0] if len(schema.key) == 1 else None
         self._decode_key = decoder(schema.types[schema.key[0]], schema.numeric)
@@ -39,7 +45,8 @@ class ChangeReader:
         narrow = {*schema.key, *spec.filter.columns}
         self.by_bindings = bool(spec.filter) and spec.filter.to_realtime() is not None
         """Whether the server's bindings carry the filter, so that a full frame vouches for it."""
-        self._narrow = narrow if self.by_bindings and streamed - narrow else None
+        self._narrow = narrow if self.by_bindings else None
+        self._has_others = bool(streamed - narrow)
 
     def key_of(self, change: Change) -> Key:
         """The key a change is about; raises UnreadableError where it has none."""
@@ -72,6 +79,7 @@ class ChangeReader:
         """Whether this is the frame that only tells whether a row is still in the filter."""
         return (
             self._narrow is not None
+            and (self._has_others or not self.complete)
             and not change.exact
             and change.kind == "UPDATE"
             and all(column.name in self._narrow for column in change.columns)

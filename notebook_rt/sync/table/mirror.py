@@ -50,7 +50,7 @@ from notebook_rt.sync.rate import ChangeRate
 from notebook_rt.sync.table import discovery
 from notebook_rt.sync.table.auditing import NEVER, Traffic
 from notebook_rt.sync.table.broadcast import Absence, ChangeLog, read_head, read_message
-from notebook_rt.sync.table.change import UnreadableError
+from notebook_rt.sync.table.change import UnknownColumnsError, UnreadableError
 from notebook_rt.sync.table.flows import Flow, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.machine import LOAD_SHARE, POLL_SHARE, Machine
@@ -115,6 +115,9 @@ class Mirror(Machine):
         self._named_at: float | None = None
         """Since when there is a row to name all columns, which are not all known; None: there is no
         such row."""
+        self._first: Sequence[Change] = ()
+        """The changes that have named the columns of an empty table: applied once it is shown with them,
+        so that who looks on sees the row come."""
         self._turn: Literal["", "asked", "had"] = ""
         """Whether this table has asked to poll, and may."""
         self._asked_at = float("-inf")
@@ -162,6 +165,11 @@ class Mirror(Machine):
         """All columns of the server's table."""
         assert self._passes.replica is not None  # asked only of a table that is shown
         return self._passes.replica.known
+
+    @property
+    def complete(self) -> bool:
+        """Whether all columns are known: no row of a table is shown before they are."""
+        return self._passes.replica is None or self._passes.replica.complete
 
     @property
     def proven(self) -> bool:
@@ -303,6 +311,9 @@ class Mirror(Machine):
     # What happened ------------------------------------------------------------------------------
 
     def _take(self, event: Event) -> None:
+        if self._first:
+            first, self._first = self._first, ()
+            self._apply(first)
         match event:
             case FetchFailed():
                 self._end_turn()  # what waits to try again keeps no other table waiting
@@ -410,6 +421,21 @@ class Mirror(Machine):
         if replica is None or not replica.loaded:
             return
         self._traffic.came(len(changes), self._now)
+        named = self._passes.named_by(replica, changes)
+        if named is not None:
+            self._flows.stop(MAIN)  # what they read is of the columns of before
+            self._flows.stop(REFETCH)
+            self._passes.show_columns(named, changes[0].commit_time)
+            self._first = changes
+            return
+        self._apply(changes)
+
+    def _apply(self, changes: Sequence[Change]) -> None:
+        replica = self._passes.replica
+        if (
+            replica is None or self._passes.kept is not None
+        ):  # a load takes what came just before it
+            return
         try:
             replica.receive(changes, self._now)
         except UnreadableError as error:
@@ -518,8 +544,9 @@ class Mirror(Machine):
         if replica.schema_moved and self._now >= self._learn_at:
             replica.schema_moved = False
             # That row may have been told before a read sees it.
-            new = self._named_at is not None and (
-                self._now < self._named_at + self.options.visible_within
+            new = not replica.complete or (
+                self._named_at is not None
+                and self._now < self._named_at + self.options.visible_within
             )
             self._learn_at = self._now + (UNSEEN_PAUSE if new else LEARN_PAUSE)
             return self._prove(self._learn())
@@ -579,7 +606,7 @@ class Mirror(Machine):
             self._set_status("polling", self._gap_reason)
 
     def _waits(self) -> Sequence[float | None]:
-        times: list[float] = []
+        times: list[float] = [self._now] if self._first else []
         replica = self._passes.replica
         if replica is not None and MAIN not in self._flows:
             if not replica.loaded or self._unproven:
@@ -636,6 +663,10 @@ class Mirror(Machine):
             self._retry_at = self._now + (0.0 if renamed else self.options.poll_interval)
             if self._unproven:
                 self._learn_at = self._retry_at
+        except UnknownColumnsError:  # it is read again, with all columns
+            replica = self._passes.replica
+            if replica is not None:
+                replica.schema_moved, self._learn_at = True, self._now
         except NotebookRTError as error:
             self._fail(error)
         except Exception as error:  # a fault of ours: a gap as well (promise 3), never a traceback

@@ -32,8 +32,12 @@ from notebook_rt.sync.events import (
     Told,
 )
 from notebook_rt.sync.table import discovery
-from notebook_rt.sync.table.broadcast import ChangeLog, Entry, Message, Missed
-from notebook_rt.sync.table.change import UnreadableError, columns_differ
+from notebook_rt.sync.table.broadcast import ChangeLog, Emptied, Entry, Message, Missed
+from notebook_rt.sync.table.change import (
+    UnknownColumnsError,
+    UnreadableError,
+    columns_differ,
+)
 from notebook_rt.sync.table.flows import Ask, Flow
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.memory import Memory
@@ -174,7 +178,10 @@ class Passes:
         self, rows: Rows, kept: Schema, known: Schema, versions: Xmins, memory: Memory
     ) -> None:
         """Go on from what an earlier kernel has kept; its columns are learnt again before all else."""
-        self.replica = replica = Replica(self.spec, kept, known, self._horizon)
+        # Of an empty table perhaps not all columns were known.
+        complete = bool(len(rows)) or self.spec.columns is not None
+        self.described = replace(self.described, complete=complete)
+        self.replica = replica = Replica(self.spec, kept, known, self._horizon, complete=complete)
         self._reads = Reads(self.spec, kept, self.options.page_size)
         replica.rows = rows
         replica.versions.resume(versions)
@@ -234,7 +241,7 @@ class Passes:
         others = self.named is not asked  # they were named meanwhile, and are asked for next
         if not others:
             self.named = tuple(name for name in asked if name in known.types)
-        proof = yield from self._take_up(kept, known)
+        proof = yield from self._take_up(kept, known, described.complete)
         self.described = replace(self.described, complete=described.complete)
         if others and self.replica is not None:
             self.replica.schema_moved = True
@@ -242,28 +249,65 @@ class Passes:
             self._emit(Told("learnt", {"named": asked}))
         return proof
 
-    def _take_up(self, kept: Schema, known: Schema) -> Learning:
+    def _take_up(self, kept: Schema, known: Schema, complete: bool) -> Learning:
         """Go on with the columns that were learnt."""
         before = self.replica
         if before is None:
-            self.replica = Replica(self.spec, kept, known, self._horizon)
+            self.replica = Replica(self.spec, kept, known, self._horizon, complete=complete)
             self._reads = Reads(self.spec, kept, self.options.page_size)
             if self.spec.columns is not None:  # else the bindings need no schema
                 self._emit(Rejoin("the columns are known"))
             return None
+        same_key = kept.key == before.schema.key
+        if (
+            before.complete
+            and not complete
+            and same_key
+            and known.types.keys() <= before.known.types.keys()
+        ):
+            return None  # no row was there to name the columns that a change has named
         if before.known == known:
+            before.complete = complete
             return None
-        return (yield from self._replace(Replica(self.spec, kept, known, self._horizon)))
+        new = Replica(self.spec, kept, known, self._horizon, complete=complete)
+        return (yield from self._replace(new))
 
     def change_columns(self, replica: Replica, columns: tuple[Column, ...]) -> Learning:
         """A change has named columns that are not the known ones: it is the truth about them."""
+        new = self._with_columns(replica, columns)
+        return (yield from self.learn() if new is None else self._replace(new))
+
+    def _with_columns(self, replica: Replica, columns: tuple[Column, ...]) -> Replica | None:
+        """A replica with the columns that a change has named; None: they lack one that is needed."""
         names = {column.name for column in columns}
         needed = {*replica.schema.key, *self.spec.filter.columns}
         needed.update(term.column for term in self.spec.order)
         if not needed <= names:
-            return (yield from self.learn())
+            return None
         known = Schema(_described(columns, replica.known), replica.schema.key, self.spec.numeric)
-        return (yield from self._replace(Replica(self.spec, known, known, self._horizon)))
+        return Replica(self.spec, known, known, self._horizon)
+
+    def named_by(self, replica: Replica, changes: Iterable[Change]) -> Replica | None:
+        """An empty replica with all columns, if these changes name them and they were not known."""
+        found = next((one for one in changes if replica.names_more(one)), None)
+        return None if found is None else self._with_columns(replica, found.columns)
+
+    def show_columns(self, replica: Replica, at: float | None) -> None:
+        """Show a table, still empty, with all columns: its first change has named them; ``at``: when it
+        was committed.
+        """
+        before = self.replica
+        assert before is not None  # it was empty, and shown
+        self._emit(Told("schema", {"columns": replica.known.names}))
+        self._reads = Reads(self.spec, replica.schema, self.options.page_size)
+        replica.rows = self._make_rows(replica.schema)
+        replica.gapless = before.gapless
+        for key in before.undecided:
+            replica.want(key, self.now)
+        self.replica = replica
+        self._emit(Shown(replica.rows, replica.schema, [], before=at))
+        replica.dirty = True
+        self.publish("snapshot", None)
 
     def _replace(self, replica: Replica) -> Pass:
         """Load a table whose columns have changed, beside the one that is seen."""
@@ -311,6 +355,10 @@ class Passes:
         if log is not None and start is not None:
             missed = yield from log.read_since(start, lambda: self.now)
         kept, self.kept = self.kept, None
+        named = self.named_by(replica, kept or ())
+        if named is not None:  # while the empty table was read
+            replica, rows = named, self._make_rows(named.schema)
+            self._reads = Reads(self.spec, replica.schema, self.options.page_size)
         before = self.replica if self.replica is not None and self.replica.loaded else None
         self._horizon.whole(read)
         replica.rows = rows
@@ -365,6 +413,13 @@ class Passes:
         except (KeyError, InexactKeyError) as error:
             replica.schema_moved = True
             raise UnreadableError(f"a message whose keys cannot be read: {error!r:.100}") from None
+        for one in () if replica.complete else batch.changes:
+            try:
+                if not isinstance(one, Emptied) and not one[1].errors and one[1].record:
+                    replica.look_at_names([one[1].record])
+            except UnknownColumnsError:
+                log.forget()
+                raise UnreadableError("the first row names columns that are not known") from None
         replica.receive_logged(batch.changes, self.now)
         replica.overtaken += batch.overtaken
         if batch.unknown:
@@ -564,6 +619,11 @@ class Passes:
         replica.being_read = keys
         try:
             yield from by_keys(self.reads, self._paging, keys, comparison)
+        except UnknownColumnsError:
+            for key in keys:
+                replica.fetched(key, self.now)
+                replica.want(key, self.now)
+            raise
         finally:
             replica.being_read = ()
         for key in keys:

@@ -285,6 +285,8 @@ def _load(
         page = read.page
         keys = replica.keys_of(page.rows)
         replica.versions.note_page(keys, page.rows)
+        if not replica.complete:
+            replica.look_at_names(page.rows)
         replica.watermark.look_at_page(page.rows)
         replica.nulls.look(page.rows)
         all_reads.append(_without_rows(read))
@@ -398,6 +400,8 @@ class Comparison:
         schema, spec = self._replica.schema, self._replica.spec
         rows: dict[Key, tuple[Row | None, object]] = {}
         self._replica.nulls.look(read.page.rows)
+        if not self._replica.complete:
+            self._replica.look_at_names(read.page.rows)
         for wire in read.page.rows:
             found = schema.decode(wire)
             rows[schema.key_of(found)] = (found, wire.get("xmin"))

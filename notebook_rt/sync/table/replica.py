@@ -23,7 +23,7 @@ from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema, differs, equal, kind, may_be_of, sortable
 from notebook_rt.sync.events import Change
 from notebook_rt.sync.table.broadcast import Emptied
-from notebook_rt.sync.table.change import ChangeReader, columns_differ
+from notebook_rt.sync.table.change import ChangeReader, UnknownColumnsError, columns_differ
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.versions import Versions
 from notebook_rt.sync.table.watermark import Watermark
@@ -47,7 +47,15 @@ class Held(NamedTuple):
 class Replica:
     """One table's server rows. ``rows`` is None until the first load."""
 
-    def __init__(self, spec: TableSpec, schema: Schema, known: Schema, horizon: Horizon) -> None:
+    def __init__(
+        self,
+        spec: TableSpec,
+        schema: Schema,
+        known: Schema,
+        horizon: Horizon,
+        *,
+        complete: bool = True,
+    ) -> None:
         self.spec = spec
         self.schema = schema
         """What is kept: the projection with its key, order and version columns."""
@@ -99,7 +107,7 @@ class Replica:
         self._held: dict[Key, list[Held]] = {}
         self._fetched: dict[Key, tuple[float, float]] = {}
         """When a key was last read by itself, and the pause until it may be read again."""
-        self._reader = ChangeReader(spec, schema)
+        self._reader = ChangeReader(spec, schema, complete=complete)
         self._unbounded = not spec.filter and self.window_read is None
         """Whether every row of the server's table is one of this."""
         self._width = len(schema.types)
@@ -118,6 +126,15 @@ class Replica:
         self.emptied_by_deletion = False
         if self.window is not None:
             self.window.alike = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether all columns of the server's table are known; if not, no row of it is here."""
+        return self._reader.complete
+
+    @complete.setter
+    def complete(self, complete: bool) -> None:
+        self._reader.complete = complete
 
     @property
     def loaded(self) -> bool:
@@ -355,6 +372,8 @@ class Replica:
         if change.kind == "DELETE":
             return self._end(key, before, change.commit_time)
         record = change.record or {}
+        if change.columns is not self._last_columns and not self._reader.is_narrow(change):
+            self._look_at_columns(change.columns)  # also where a read has to tell the values
         if change.errors or self._reader.lossy(change):
             return None
         row = self.schema.decode(record, "socket")
@@ -364,15 +383,13 @@ class Replica:
         if whole and self._unbounded and change.columns is self._last_columns:
             return [Upsert(key, row, change.commit_time)]  # nearly every change
         narrow = self._reader.is_narrow(change)
-        if change.columns is not self._last_columns and not narrow:
-            self._look_at_columns(change.columns)
         verdict = self._verdict(record, key, before, vouched=not (narrow or change.exact))
         if verdict is None:
             return None
         if not verdict:
             return self._end(key, before, change.commit_time)
-        if narrow:
-            return []  # the full frame of the same change follows
+        if narrow:  # the full frame of the same change follows, if the table has other columns
+            return [] if self.complete else None
         if not whole and not self._has(key, before):
             return None
         if not (whole or before or self.gapless or key in self._whole_in_gap):
@@ -415,7 +432,7 @@ class Replica:
         if not verdict:
             return verdict is False and mine is None
         if narrow:
-            return True
+            return self.complete
         row = self.schema.decode(record, "socket")
         if mine is None and self.window_read is not None:
             return self.window_read.knows(row) and not self.keeps(key, row)
@@ -492,13 +509,38 @@ class Replica:
         self.nulls.look(page)
         if not page:
             return
-        if self.spec.columns is None and page[0].keys() - {"xmin"} != self._names:
-            self._names_moved(page[0])
+        self.look_at_names(page)
         types = self.known.types
         odd = {n for n, v in page[0].items() if n in types and not may_be_of(types[n], v)}
         if odd - self._odd:  # once: what is learnt then of their types is all there is to know
             self._odd |= odd
             self.schema_moved = True
+
+    def look_at_names(self, page: Sequence[WireRow]) -> None:
+        """The names that rows have are the table's columns.
+
+        Raises
+        ------
+        UnknownColumnsError
+            If the columns are not all known: no row is shown by half.
+        """
+        if not page or self.spec.columns is not None:
+            return
+        if page[0].keys() - {"xmin"} == self._names:
+            self.complete = True
+            return
+        self._names_moved(page[0])
+        if not self.complete:
+            raise UnknownColumnsError
+
+    def names_more(self, change: Change) -> bool:
+        """Whether a change names columns of a table whose columns are not all known."""
+        if self.complete or not change.columns or self._reader.is_narrow(change):
+            return False
+        if columns_differ(change.columns, self.known):
+            return True
+        self.complete = True
+        return False
 
     def _names_moved(self, row: Iterable[str]) -> None:
         self.schema_moved = True
