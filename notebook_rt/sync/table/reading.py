@@ -410,6 +410,8 @@ class Comparison:
             raise DuplicateKeyError(spec.schema, spec.table, schema.key, alike)
         for key in keys:
             row, xmin = rows.get(key, (None, None))
+            if row is not None and self._replica.is_alike_edge(key, row):
+                continue
             if row is not None and not self._replica.keeps(key, row):
                 row = xmin = None
             self._rows[key] = (row, read, xmin)
@@ -419,7 +421,9 @@ class Comparison:
         if not self._all:
             return
         read = spanning(self._all)
-        keys, mine = self._keys, self._replica.rows.keys()
+        keys, mine = self._keys, list(self._replica.rows.keys())
+        if self._replica.window_read is not None:  # it alone tells of those that are alike its edge
+            mine = list(dict.fromkeys([*mine, *self._replica.held()]))
         self.gone([key for key in mine if key not in keys], read)
 
     def gone(self, keys: Sequence[Key], read: Read) -> None:

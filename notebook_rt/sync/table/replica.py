@@ -197,10 +197,20 @@ class Replica:
         if held is None and window is not None:
             here = self._has(key, before)
             window.stale |= not here or window.moves(self._row(key, before), row)
+            if not here:
+                window.passed_over(key)
             return here
         if held is False and window is not None:
             window.passed_over(key)
         return bool(held)
+
+    def is_alike_edge(self, key: Key, row: Row) -> bool:
+        """Whether only the window, read again, tells that ``row``, which is not here, belongs to it."""
+        window = self.window_read
+        if window is None or key in self.rows or window.holds(row) is not None:
+            return False
+        window.stale = True
+        return True
 
     def take(self) -> Sequence[RowChange]:
         """What changed since the last time."""
