@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import ConsoleMessage, Error, Locator, Page, sync_playwright
+from playwright.sync_api import ConsoleMessage, Error, Locator, Page, TimeoutError, sync_playwright
 
 from tests.ports import free_port
 from tests.waiting import scaled, until
@@ -295,6 +295,29 @@ class Browser:
 
         ``script`` runs in the page before anything else.
         """
+        try:
+            notebook = self._opened(name, width, height, scale, script, 30)
+        except TimeoutError:  # a kernel that did not start, or was not heard: Jupyter's matter
+            notebook = self._opened(name, width, height, scale, script, 60)
+        page = notebook.page
+        try:
+            yield notebook
+            notebook.command("notebook:shutdown-kernel")
+            if self._keeps(scale, script) and self._kept is None:
+                notebook.leave()
+                self._kept = page
+        finally:
+            if page is not self._kept:
+                page.context.close()
+
+    def _keeps(self, scale: float, script: str) -> bool:
+        """Whether a page of this kind serves another notebook."""
+        return self.server.app == "lab" and scale == 1 and not script
+
+    def _opened(
+        self, name: str, width: int, height: int, scale: float, script: str, seconds: float
+    ) -> OpenNotebook:
+        """A notebook whose kernel is idle; ``seconds`` are for it to be."""
         name = name or f"n{secrets.token_hex(4)}.ipynb"
         path = self.server.root / name
         kernel = {"name": "python3", "display_name": "Python 3"}
@@ -306,9 +329,10 @@ class Browser:
         }
         if not path.exists():
             path.write_text(json.dumps(fresh))
-        keep = self.server.app == "lab" and scale == 1 and not script
         # Taken: whatever fails in it, the next notebook has another page.
-        page, self._kept = (self._kept, None) if keep else (None, self._kept)
+        page = None
+        if self._keeps(scale, script):
+            page, self._kept = self._kept, None
         loaded = page is not None
         if page is None:
             page = self._chromium.new_context(device_scale_factor=scale).new_page()
@@ -326,16 +350,12 @@ class Browser:
             page.wait_for_function(
                 "() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel"
                 "?.status === 'idle'",
-                timeout=scaled(60_000),
+                timeout=scaled(1000 * seconds),
             )
-            yield notebook
-            notebook.command("notebook:shutdown-kernel")
-            if keep and self._kept is None:
-                notebook.leave()
-                self._kept = page
-        finally:
-            if page is not self._kept:
-                page.context.close()
+        except BaseException:
+            page.context.close()
+            raise
+        return notebook
 
 
 @contextmanager
