@@ -188,6 +188,23 @@ def test_nothing_is_hashed_here_before_a_server_has_shown_that_it_hashes(
     assert isinstance(next(by_digest(replica, reads, paging, comparison)), Ahead)
 
 
+@pytest.mark.parametrize(
+    "answer", [None, [], "x", {}, {"buckets": [10**9], "rows": [1], "digests": ["x"]}]
+)
+def test_what_else_answers_in_its_place_is_as_if_it_were_not_there(
+    table: LocalStack, answer: object
+) -> None:
+    replica, paging = loaded(table, None), Paging(10)
+    reads = Reads(replica.spec, replica.schema, 10)
+    flow = by_digest(replica, reads, paging, Comparison(replica))
+    asked = next(flow)
+    assert not isinstance(asked, Ahead | Pool)
+    with pytest.raises(StopIteration) as ended:
+        flow.send([Read(Page((), None, 0.0, answer), 0, 0.0)])
+    assert ended.value.value is False
+    assert paging.digest is False
+
+
 @given(
     keys=st.sets(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 99), max_size=99),
     rows=st.integers(1, 40),

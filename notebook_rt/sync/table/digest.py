@@ -17,11 +17,12 @@ from typing import Any, Final, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from notebook_rt.errors import ProtocolError
 from notebook_rt.model.filters import Condition
 from notebook_rt.model.rows import Key
 from notebook_rt.model.types import canonical, decoder, kind
 from notebook_rt.sync.events import OPTIONAL_SQL_SCHEMA, Query
-from notebook_rt.sync.table.flows import Ahead, Ask
+from notebook_rt.sync.table.flows import Ahead, Ask, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.replica import Replica
 
@@ -185,7 +186,7 @@ class Digest:
         Raises
         ------
         ReadRefusedError
-            If the server does not have the functions.
+            If the server does not have the functions, or something else answers in their place.
         """
         versions = self.replica.versions
         skip = versions.missing(self.replica.rows)
@@ -198,7 +199,10 @@ class Digest:
         for one in others:
             reads += yield [self._call("nrt_digest", left_out, one)]
         keys, buckets = self._keys, self._buckets
-        wanted = self._different([read.page.value for read in reads])
+        try:
+            wanted = self._different([read.page.value for read in reads])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise _no_answer("nrt_digest", error) from None
         for key in skip:
             unknown(key)
         if not wanted:
@@ -208,8 +212,11 @@ class Digest:
         versions_found: list[int] = []
         for one in ranges:
             (rows,) = yield [self._call("nrt_rows", {"wanted": wanted}, one)]
-            found += map(decode, rows.page.value["keys"])
-            versions_found += rows.page.value["versions"]
+            try:
+                found += map(decode, rows.page.value["keys"])
+                versions_found += rows.page.value["versions"]
+            except (KeyError, TypeError, ValueError) as error:
+                raise _no_answer("nrt_rows", error) from None
         theirs = dict(zip(found, versions_found, strict=True))
         for key in [key for key, xmin in theirs.items() if not versions.is_same(key, xmin)]:
             unknown(key)
@@ -269,3 +276,8 @@ class Digest:
         }
         args = {**table, **key, **more}
         return Query((), rpc=function, rpc_schema=OPTIONAL_SQL_SCHEMA, args=args)
+
+
+def _no_answer(function: str, error: Exception) -> ReadRefusedError:
+    """What answered in the place of ``function`` is not ours."""
+    return ReadRefusedError(ProtocolError(f"{function} gave what it never gives: {error!r:.100}"))
