@@ -92,14 +92,7 @@ chore=${1:-help}
 case $chore in
 demo) users; exec "$bin/notebook-rt" demo "$@" ;;
 test) # in the order of the folders, in which the files that take long (browser, faults) do not come last (-n 0: one at a time)
-    # What fails beside others is run once more alone, as CPython's own tests are, and named if it passes then.
-    developers; browser; code=0
-    "$bin/python" -m pytest -m "not nightly" -n "$(workers)" --dist loadfile --no-loadscope-reorder "$@" || code=$?
-    failed=$(grep -c '": true' .pytest_cache/v/cache/lastfailed 2>/dev/null || true)
-    if [ "$code" != 1 ] || [ "${failed:-0}" -gt 3 ]; then exit "$code"; fi # 1: tests have failed, and nothing else
-    unsteady=$(sed -n 's/^  "\(.*\)": true.*/\1/p' .pytest_cache/v/cache/lastfailed)
-    "$bin/python" -m pytest -m "not nightly" -n 0 --last-failed --last-failed-no-failures none "$@" || exit $?
-    printf 'failed beside others, passed alone: %s\n' "$unsteady" ;;
+    developers; browser; exec "$bin/python" -m pytest -m "not nightly" -n "$(workers)" --dist loadfile --no-loadscope-reorder "$@" ;;
 nightly) # long: the long versions of tests; old: live, README and notebook tests on the platform as it was before 2026
     developers; browser; failed=0
     for which in ${1:-long old}; do

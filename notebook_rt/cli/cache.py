@@ -17,7 +17,7 @@ def run(parsed: argparse.Namespace) -> int:
         case "path":
             print(cache.root())
         case "clear":
-            print(f"{_size(cache.clear())} freed")
+            print(f"{cache.in_units(cache.clear())} freed")
         case _:
             _list()
     return 0
@@ -38,21 +38,8 @@ def _list() -> None:
         else:
             rows = f"{one.rows:,} row{'s' * (one.rows != 1)}"
             what = f"{one.table}  {rows}, {_age(now - one.as_of)} old, of {one.project}"
-        print(printable(f"{_size(one.bytes):>9}  {what}"))
-    print(f"{_size(sum(one.bytes for one in found)):>9}  in {cache.root()}")
-
-
-def _size(size: int) -> str:
-    """Bytes in the unit that people read.
-
-    >>> _size(999), _size(1_500_000)
-    ('999 B', '1.5 MB')
-    """
-    if size < 1000:
-        return f"{size} B"
-    units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")]
-    length, unit = next(one for one in units if size >= one[0])
-    return f"{size / length:.1f} {unit}"
+        print(printable(f"{cache.in_units(one.bytes):>9}  {what}"))
+    print(f"{cache.in_units(sum(one.bytes for one in found)):>9}  in {cache.root()}")
 
 
 def _age(seconds: float) -> str:

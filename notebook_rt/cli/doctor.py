@@ -194,9 +194,9 @@ def kept() -> Iterator[Finding]:
         pasts = sum(one.began is not None for one in found)
         parts = [(len(found) - pasts, "table", "tables"), (pasts, "history", "histories")]
         said = " and ".join(f"{n} {one if n == 1 else more}" for n, one, more in parts if n)
-        size = sum(one.bytes for one in found) / 1e3
+        size = cache.in_units(sum(one.bytes for one in found))
         are = "are" if len(found) > 1 else "is"
-        yield Finding("ok", "disk", f"{said} {are} kept, {size:,.1f} kB in {cache.root()}")
+        yield Finding("ok", "disk", f"{said} {are} kept, {size} in {cache.root()}")
     for one in found:
         if one.refused:
             yield Finding("note", "disk", f"{one.path} is as if it were not there: {one.refused}")

@@ -192,3 +192,16 @@ def _history(path: Path) -> Entry:
 def _head(path: Path) -> dict[str, Any]:
     with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
         return snapshot.read_head(raw)
+
+
+def in_units(size: int) -> str:
+    """Bytes in the unit that people read.
+
+    >>> in_units(999), in_units(1_500_000)
+    ('999 B', '1.5 MB')
+    """
+    if size < 1000:
+        return f"{size} B"
+    units = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")]
+    length, unit = next(one for one in units if size >= one[0])
+    return f"{size / length:.1f} {unit}"

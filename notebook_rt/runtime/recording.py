@@ -276,9 +276,8 @@ class Recording:
         now = time.monotonic()
         answers, overlay.answers = overlay.answers, []
         self._answers.update((op.key, (op, now)) for op in answers)
-        for (
-            op
-        ) in ops:  # what came after these answers; an answer after its change is none (`Overlay`)
+        # They came after these answers; one that comes after its change is no answer (`Overlay`).
+        for op in ops:
             waits = self._answers.get(op.key)
             if waits is not None and _agree(op, waits[0]):
                 del self._answers[op.key]

@@ -215,9 +215,7 @@ class Watching:
             except DerivationError:
                 if not feed.why_undeclared:
                     raise
-                self._make = partial(
-                    self._make, at_once=True
-                )  # no row is there: each has yet to come
+                self._make = partial(self._make, at_once=True)  # each row has yet to come
                 return
             if feed.table is None or not feed.is_whole:
                 return

@@ -432,9 +432,7 @@ class Mirror(Machine):
 
     def _apply(self, changes: Sequence[Change]) -> None:
         replica = self._passes.replica
-        if (
-            replica is None or self._passes.kept is not None
-        ):  # a load takes what came just before it
+        if replica is None or self._passes.kept is not None:  # a load takes what came before it
             return
         try:
             replica.receive(changes, self._now)
