@@ -6,6 +6,7 @@ A damaged file is no reason not to start: it is set aside, with what can be read
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -169,10 +170,14 @@ def _open_alone(path: Path) -> sqlite3.Connection:
         salvage.make_private(path)
         _check_owner(path)
         try:
-            return _connect(path)
+            connection = _connect(path)
         except sqlite3.DatabaseError as error:
             if not salvage.is_damage(error):
                 raise
+        else:
+            _close_to_others(path)
+            return connection
+    _close_to_others(path)
     try:
         if not salvage.is_unfinished(path):
             salvage.save(path, _connect)
@@ -224,10 +229,9 @@ def _check_owner(path: Path) -> None:
     """
     if not hasattr(os, "geteuid"):
         return
-    for suffix in ("", ".lock", "-wal", "-shm", "-journal"):
-        file = path.with_name(path.name + suffix)
-        if file.is_symlink() and (suffix or not file.exists()):
-            raise _not_ours(file, "is a link" if suffix else "is a link to nothing")
+    for file in _files(path):
+        if file.is_symlink() and (file != path or not file.exists()):
+            raise _not_ours(file, "is a link to nothing" if file == path else "is a link")
         try:
             status = file.stat()
         except FileNotFoundError:
@@ -238,8 +242,21 @@ def _check_owner(path: Path) -> None:
             raise _not_ours(
                 file, f"may be written by others; if you trust what is in it: chmod 600 {file}"
             )
-        if status.st_mode & 0o044:
-            file.chmod(0o600)
+
+
+def _close_to_others(path: Path) -> None:
+    """Take from others the right to read what is known to be a queue by now."""
+    if not hasattr(os, "geteuid"):
+        return
+    for file in _files(path):
+        with contextlib.suppress(FileNotFoundError):
+            if file.stat().st_mode & 0o044:
+                file.chmod(0o600)
+
+
+def _files(path: Path) -> list[Path]:
+    """The queue's file, the lock, and what SQLite may have beside it."""
+    return [path.with_name(path.name + end) for end in ("", ".lock", "-wal", "-shm", "-journal")]
 
 
 def _not_ours(file: Path, why: str) -> QueueError:

@@ -139,10 +139,12 @@ def test_a_file_that_is_no_queue_is_left_as_it_is(tmp_path: Path) -> None:
     with closing(sqlite3.connect(other)) as db:
         db.execute("create table mine (n)")
     for path in (csv, other):
+        path.chmod(0o644)
         data = path.read_bytes()
         with pytest.raises(QueueError, match="is no queue's file"):
             Outbox(path)
         assert path.read_bytes() == data
+        assert path.stat().st_mode & 0o777 == 0o644
     assert {p.name for p in tmp_path.glob("*") if p.suffix != ".lock"} == {csv.name, other.name}
     (tmp_path / "new.sqlite3").touch()
     with closing(Outbox(tmp_path / "new.sqlite3")) as outbox:
