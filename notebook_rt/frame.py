@@ -244,8 +244,9 @@ class LiveFrame(Handle):
         *columns : str
             In this order. Default: all. The key is the index in any case.
         **computed : callable or str
-            New column to a function of a DataFrame, or a text such as ``"price * size"``: columns, numbers,
-            ``+ - * / // %``, comparisons, ``and``, ``or``, ``not``. A later one sees those before it.
+            New column to a function of a DataFrame, or a text such as ``"price * size"``: columns (in
+            backticks where a name is no identifier), numbers, ``+ - * / // %``, comparisons, ``and``, ``or``,
+            ``not``. A later one sees those before it.
 
         Returns
         -------

@@ -165,7 +165,11 @@ _PANDAS_KEYWORDS: Final = {
 def known_keywords(fn: Callable[P, R]) -> Callable[P, R]:
     """Refuse a keyword that ``fn`` does not have with what to write instead, and what needs a keyword."""
     there = inspect.signature(fn).parameters
-    placed = [name for name, one in there.items() if one.kind is one.POSITIONAL_OR_KEYWORD]
+    placed = [
+        name
+        for name, one in there.items()
+        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+    ]
     named = [f"{name}=" for name, one in there.items() if one.kind is one.KEYWORD_ONLY]
 
     @wraps(fn)
@@ -175,7 +179,13 @@ def known_keywords(fn: Callable[P, R]) -> Callable[P, R]:
                 hint = _PANDAS_KEYWORDS.get(name)
                 hint = f": {hint}" if hint else near(name, list(there))
                 if not hint and "params" in there:
-                    hint = f": a function's arguments are params={{{name!r}: ...}}"
+                    behind = there["params"].kind is inspect.Parameter.POSITIONAL_ONLY
+                    given = f"{{{name!r}: ...}}"
+                    hint = (
+                        f": the values of a query stand behind it: {fn.__name__}(query, {given})"
+                        if behind
+                        else f": a function's arguments are params={given}"
+                    )
                 raise TypeError(f"{fn.__name__}() has no {name}={hint}")
         if named and len(args) > len(placed):
             one, few = args[len(placed)], ", ".join(named[:4]) + ", ..." * (len(named) > 4)

@@ -82,6 +82,11 @@ class MappedFrame:
     if not TYPE_CHECKING:  # a checker would take any name for an attribute
 
         def __getattr__(self, name: str) -> Any:
+            failed = self.__dict__.pop("_failed", None)
+            if (
+                name == "df" and failed is not None
+            ):  # Python asks here then, and drops what was raised
+                raise failed
             said = f"{type(self).__name__!r} has no attribute {name!r}{of_mapped(name)}"
             raise AttributeError(said, name=name, obj=self)
 
@@ -93,6 +98,8 @@ class MappedFrame:
         if is_running(self):
             return self.latest
         run, error = self._compute()
+        if isinstance(error, AttributeError):
+            self._failed = error
         if error is not None:
             raise error
         return run.value

@@ -285,6 +285,7 @@ class Opening:
         weakref.finalize(query, release).atexit = False
         return query
 
+    @known_keywords
     def sql(
         self,
         query: str,
@@ -315,7 +316,7 @@ class Opening:
         SqlError
             If the query is no single SELECT, or cannot be parsed.
         TypeError
-            If it reads no table.
+            If it reads no table, or ``params`` is neither a dict nor a sequence.
         ImportError
             If DuckDB is not installed: ``pip install 'notebook_rt[sql]'``.
 

@@ -197,7 +197,8 @@ def sql(
     SqlError
         If the query is no single SELECT, cannot be parsed, or reads a table that is no frame.
     TypeError
-        If one is neither a live frame nor a DataFrame, or no frame is live.
+        If one is neither a live frame nor a DataFrame, no frame is live, or ``params`` is neither a dict
+        nor a sequence.
     ImportError
         If DuckDB is not installed: ``pip install 'notebook_rt[sql]'``.
 
@@ -219,6 +220,11 @@ def made(
     key: str | Sequence[str] | None = None,
 ) -> SqlFrame:
     """The view of a query whose tables ``find`` gives, by schema and name."""
+    if isinstance(params, str | bytes) or not isinstance(params, Mapping | Sequence | None):
+        raise TypeError(
+            f"the values of a query are a dict, for $name, or a list, for ?, not {params!r:.80}: "
+            'sql("select ... where id = ?", [3])'
+        )
     tables = {name: find(name) for name in tables_of(query)}
     for name, table in tables.items():
         _check(name, table)

@@ -49,6 +49,15 @@ def test_it_is_computed_once_a_snapshot_and_told_after_each_batch(
     assert repr(frame.map(by_name)).startswith("<MappedFrame by_name of ")
 
 
+def test_what_the_function_raises_is_raised_whatever_it_is(frame: nrt.LiveFrame) -> None:
+    mapped = frame.map(lambda df: df.nmae.mean())
+    for _ in range(2):
+        with pytest.raises(AttributeError, match="'DataFrame' object has no attribute 'nmae'"):
+            _ = mapped.df
+    with pytest.raises(AttributeError, match=r"what is computed has \.df"):
+        _ = mapped.describe
+
+
 def test_it_shows_itself_as_a_table_that_follows_and_cannot_be_edited(
     stack: LocalStack, frame: nrt.LiveFrame
 ) -> None:

@@ -161,6 +161,16 @@ def test_a_value_is_bound_and_never_pasted(trades: nrt.LiveFrame) -> None:
         assert nrt.sql(query, params, t=trades).df.empty
 
 
+def test_where_values_are_given_otherwise_it_is_said_how(
+    session: nrt.Session, trades: nrt.LiveFrame
+) -> None:
+    for params in (3, "a", {1, 2}):
+        with pytest.raises(TypeError, match=r"a dict, for \$name, or a list, for \?, not "):
+            nrt.sql("select * from t where name = ?", params, t=trades)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=re.escape("sql(query, {'name': ...})")):
+        session.sql("select * from t where name = $name", name="a")  # type: ignore[call-arg]
+
+
 # What it costs
 
 

@@ -964,6 +964,24 @@ def test_what_a_user_writes_to_a_frame_stays_out_of_what_a_text_computes_of_it(t
     same(selected.view.snapshot().iloc[:3], wanted, text)
 
 
+@given(
+    st.lists(
+        st.text(min_size=1, max_size=8).filter(lambda name: "`" not in name),
+        min_size=3,
+        max_size=3,
+        unique=True,
+    )
+)
+def test_any_name_stands_in_backticks(names: list[str]) -> None:
+    one, other, third = names
+    df = pd.DataFrame({one: [1, 2], other: [3, 4], third: ["a`b`", "c"]})
+    formula = parsed(f"`{one}` + (`{other}` > 3) * 2 > 2 and `{third}` == 'a`b`'")
+    assert formula.columns == {*names}
+    assert formula(df).tolist() == [False, False]
+    assert parsed(f"`{one}` * 10 + `{other}`")(df).tolist() == [13, 24]
+    assert parsed(f"`{third}` == 'a`b`'")(df).tolist() == [True, False]
+
+
 def test_a_text_that_divides_integers_by_zero_somewhere_is_refused() -> None:
     """Of them all pandas makes floats, and integers of the rows without a 0."""
     table = Table(Schema((Column("id", "int8"), Column("a", "int8"), Column("b", "int8")), ("id",)))

@@ -1,13 +1,15 @@
 """A computed column as a text: ``"price * size"``, as ``DataFrame.eval`` reads it, and nothing more.
 
 Only columns, numbers, arithmetic, comparisons, ``and``, ``or`` and ``not``: a text from elsewhere can name no
-function and no attribute. What is not in that language is written as a function.
+function and no attribute. A column whose name is no identifier stands in backticks. What is not in that
+language is written as a function.
 """
 
 from __future__ import annotations
 
 import ast
 import operator
+import re
 from collections.abc import Callable, Collection, Mapping
 from functools import reduce
 from typing import Any, Final
@@ -45,6 +47,8 @@ _COMPARE: Final[Mapping[type, Callable[[Any, Any], Any]]] = {
 }
 _LONGEST: Final = 1000
 """Characters: what is longer is no formula."""
+_QUOTED: Final = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`([^`]+)`""")
+"""A text, which is left as it is, or a name in backticks."""
 
 
 class Formula:
@@ -81,8 +85,9 @@ def parsed(text: str) -> Formula:
     >>> parsed("(a + 1) * 2 > b")(pd.DataFrame({"a": [1, 2], "b": [4, 4]})).tolist()
     [False, True]
     """
+    plain, names = _named(text.strip()[: _LONGEST + 1])
     try:
-        tree = ast.parse(text.strip()[: _LONGEST + 1], mode="eval").body
+        tree = ast.parse(plain, mode="eval").body
         _check(tree, text)
     except DerivationError:
         raise
@@ -92,7 +97,27 @@ def parsed(text: str) -> Formula:
         raise DerivationError(
             f"select: a text of over {_LONGEST} characters; write a function instead"
         )
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            node.id = names.get(node.id, node.id)
     return Formula(tree)
+
+
+def _named(text: str) -> tuple[str, dict[str, str]]:
+    """``text`` with an identifier for each name in backticks, and the names of these identifiers."""
+    names: dict[str, str] = {}
+    prefix = "_"
+    while prefix in text:
+        prefix += "_"
+
+    def put(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return found[0]
+        name = f"{prefix}{len(names)}"
+        names[name] = found[1]
+        return name
+
+    return _QUOTED.sub(put, text), names
 
 
 def _check(node: ast.AST, text: str, *, compared: bool = False) -> None:
@@ -116,10 +141,10 @@ def _check(node: ast.AST, text: str, *, compared: bool = False) -> None:
         case ast.Constant(value=str()) if compared:
             return
         case _:
-            said = ast.get_source_segment(text.strip(), node) or text
             raise DerivationError(
-                f"select {text!r}: {said!r} is not in the language of a text (columns, numbers, "
-                "+ - * / // %, comparisons, and, or, not); write a function instead"
+                f"select {text!r}: {ast.unparse(node)!r} is not in the language of a text (columns, "
+                "`a column with a blank`, numbers, + - * / // %, comparisons, and, or, not); write a "
+                "function instead"
             )
     for part in parts:
         _check(part, text)
