@@ -88,6 +88,10 @@ def table(
         (Facts("connected", tables=[TableFacts("t", "live", True, doubt="why")]), "drifting"),
         (Facts("connected", tables=[table("live", True), table("polling")]), "polling"),
         (Facts("connected", tables=[table("polling"), table("stale")]), "stale"),
+        (
+            Facts("connected", tables=[TableFacts("t", "stale", error="why", denied=True)]),
+            "offline",
+        ),
         (Facts("connected", silent_for=61, tables=[table("live")]), "stale"),
         (Facts("connected", silent_for=7, late_answer=True, tables=[table("live")]), "stale"),
         (Facts("connected", late_answer=True, calm=True, tables=[table("polling")]), "stale"),

@@ -73,7 +73,7 @@ class TableFacts(msgspec.Struct, frozen=True):
     error: str = ""
     """In ``error``: what is wrong, and what to do; in ``stale``: why."""
     denied: bool = False
-    """In ``error``, because the server does not accept the key or the login."""
+    """In ``error``, or ``stale`` since then, because the server does not accept the key or the login."""
     unaudited: bool = False
     """Its first audit is still to come."""
     behind: float = 0.0
@@ -274,7 +274,7 @@ def _findings(
     # A table that never lived says itself what is wrong.
     tables = [t for t in facts.tables if t.status != "error" or t.denied or t.shown]
     statuses = [table.status for table in tables]
-    denied = [table for table in tables if table.status == "error" and table.denied]
+    denied = [table for table in tables if table.denied]
     failed = [table for table in tables if table.status == "error" and not table.denied]
     polling = [table for table in tables if table.status == "polling" and not table.crowded]
     crowded = [table for table in tables if table.crowded]
