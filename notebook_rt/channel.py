@@ -222,7 +222,7 @@ class Channel:
         ------
         RefusedError, ChannelRefusedError, AuthError, WaitTimeoutError
             If the server refuses it or the channel, or does not answer with ``ack``, or to a private
-            channel's join.
+            channel's join. A payload above 256 KB, which not every plan takes, always waits for the answer.
         TypeError, ValueError
             If the event is no text, the payload is no dict, or it has no form in JSON; or if ``ttl`` is
             no number.

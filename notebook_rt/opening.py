@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.merge import Strategy as Merge
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from notebook_rt.channel import Channel
     from notebook_rt.query import LiveQuery
     from notebook_rt.sqlview import SqlFrame
+
+REPLAYED: Final = 25
+"""Messages that the server replays at most."""
 
 
 class Opening:
@@ -363,8 +366,8 @@ class Opening:
         TypeError
             If ``replay`` is no dict, or ``presence_key`` no text.
         ValueError
-            If the name is not a valid topic, ``priority`` is invalid, or the channel is open in this session
-            with other settings.
+            If the name is not a valid topic, ``priority`` is invalid, ``replay`` is asked for of a public
+            channel or has other fields, or the channel is open in this session with other settings.
 
         Examples
         --------
@@ -377,6 +380,8 @@ class Opening:
             raise TypeError(
                 f'replay is a dict, such as {{"since": 1_700_000_000_000, "limit": 25}}, not {replay!r}'
             )
+        if replay is not None:
+            _check_replay(replay, private)
         check_text(presence_key, "presence_key")
         from notebook_rt.channel import Channel, check_topic
 
@@ -422,6 +427,21 @@ def _one_of(name: str, given: object, kind: object) -> None:
     known = [None if value is type(None) else value for value in known]
     if given not in known:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {given!r}")
+
+
+def _check_replay(replay: Mapping[str, Any], private: bool) -> None:
+    """The server refuses the join of a channel that asks for another replay, again and again."""
+    if not private:
+        raise ValueError(
+            "replay is for private channels only: channel(name, private=True, replay=...)"
+        )
+    since, limit = replay.get("since"), replay.get("limit", REPLAYED)
+    numbers = all(isinstance(one, int) and not isinstance(one, bool) for one in (since, limit))
+    if not numbers or not 1 <= limit <= REPLAYED or not {*replay} <= {"since", "limit"}:
+        raise ValueError(
+            "replay takes since, whole milliseconds since 1970, and limit, at most "
+            f'{REPLAYED}: {{"since": 1_700_000_000_000, "limit": {REPLAYED}}}, not {dict(replay)!r}'
+        )
 
 
 def _strategies(merge: Merge | Mapping[str, Merge] | None) -> Strategies | None:

@@ -139,6 +139,16 @@ def test_a_broadcast_too_large_is_refused_by_name(
         channel.send("big", {"text": "x" * 3_100_000}, ack=True)
 
 
+def test_a_broadcast_that_is_too_large_is_refused_and_not_lost(
+    session: Callable[..., nrt.Session], topic: str
+) -> None:
+    """The server drops it, and says so only to who asks."""
+    channel = session().channel(topic).wait(scaled(10))
+    with pytest.raises(errors.RefusedError, match="the free plan takes 256 KB, others 3,000 KB"):
+        channel.send("big", {"text": "x" * 3_100_000})
+    assert not channel.send("small", {"text": "x"}).queued
+
+
 def test_a_large_broadcast_arrives_and_closes_no_socket(stack_directory: Path, topic: str) -> None:
     """As large as the pro plan allows; the free plan ends at 256 KB."""
     options = StackOptions(realtime=RealtimeOptions(max_broadcast_bytes=3_000_000))

@@ -354,6 +354,23 @@ def test_another_token_of_the_same_user_keeps_what_is_shown(
         assert told == []
 
 
+def test_a_login_whose_time_is_over_is_said_until_there_is_another(
+    stack: LocalStack, private: str
+) -> None:
+    """It said that the rows are being compared, and that one can wait: for ever."""
+    token = stack.token("authenticated", ANN, 4)
+    with nrt.connect(stack.url, stack.anon_key, access_token=token, options=OPTIONS) as rt:
+        frame = rt.table(private).wait(scaled(10))
+        until(lambda: rt.health.cause == "denied", 20, what=lambda: str(rt.health))
+        assert "The server does not accept the key or the login." in str(rt.health)
+        assert "expired" in str(rt.health)
+        assert "You can wait" not in str(rt.health)
+        assert any("expired" in need for need in rt.health.needs)
+        assert frame.get(1) is not None, "what was read stays"
+        rt.set_auth(stack.token("authenticated", ANN, 600))
+        until(lambda: rt.health.status == "healthy", 20, what=lambda: str(rt.health))
+
+
 def test_what_was_edited_while_paused_is_sent_after_its_user_is_back(
     stack: LocalStack,
     private: str,

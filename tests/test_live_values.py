@@ -57,6 +57,29 @@ def test_a_row_whose_key_is_nan_outlives_the_audit(
     until(lambda: sorted(frame.df["n"]) == ["b", "c"], what=lambda: str(frame.df))
 
 
+@pytest.mark.parametrize("number", ["123456789012345678.1", "0.12345678901234567891", 10**20])
+def test_a_key_that_no_float_holds_is_refused_before_it_is_queued(
+    stack: LocalStack, rt: nrt.Session, number: object
+) -> None:
+    """It was written; its answer was another key's, and the queue said that a trigger had skipped the row."""
+    table = make(stack, "k numeric primary key, n text")
+    stack.sql(f"insert into {table} values (1, 'a')")
+    frame = rt.table(table).wait(scaled(10))
+    for write in (
+        lambda: frame.insert(k=number, n="b"),
+        lambda: frame.insert([{"k": 2, "n": "b"}, {"k": number, "n": "b"}]),
+        lambda: frame.upsert({"k": number, "n": "b"}),
+        lambda: frame.edit(1, k=number),
+    ):
+        with pytest.raises(nrt.errors.InvalidEditError, match='numeric="decimal"'):
+            write()
+    assert len(rt.queue) == 0
+    frame.insert(k="Infinity", n="b")
+    exact = rt.table(table, numeric="decimal").wait(scaled(10))
+    exact.insert(k=number, n="b")
+    assert rt.queue.flush(scaled(10)) == 0
+
+
 def test_one_bad_value_harms_one_cell(stack: LocalStack, rt: nrt.Session) -> None:
     table = make(stack, "id bigint primary key, v jsonb, x numeric, n text")
     stack.sql(f"insert into {table} values (1, '[1]', 1.5, 'a')")

@@ -346,6 +346,17 @@ def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
         slips.send("said", {}, ttl="1s")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="replay is a dict"):
         rt.channel("past", private=True, replay=10)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="replay is for private channels only"):
+        rt.channel("past", replay={"since": 0})
+    for wrong in (
+        {},
+        {"sinc": 0},
+        {"since": 1.5},
+        {"since": 0, "limit": 26},
+        {"since": 0, "to": 1},
+    ):
+        with pytest.raises(ValueError, match="replay takes since, whole milliseconds"):
+            rt.channel("past", private=True, replay=wrong)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="presence_key is a text, not 5"):
         rt.channel("here", presence_key=5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="schema is a text, not 3"):

@@ -61,7 +61,7 @@ class Composer(msgspec.Struct, frozen=True):
         Of ``refused`` columns ``row`` shows what the server refused: the same value is another try.
         """
         typed = self.typed(values)
-        exact = self._exact(values, typed)
+        exact = self._exact_of_key(values, typed)
         changed = {
             c: v for c, v in typed.items() if c in exact or c in refused or not equal(v, row[c])
         }
@@ -77,7 +77,7 @@ class Composer(msgspec.Struct, frozen=True):
         ``refused``: as for `update`.
         """
         typed = self.typed(values)
-        exact = self._exact(values, typed)
+        exact = self._exact_of_key(values, typed)
         if not exact and all(c not in refused and equal(v, row.get(c)) for c, v in typed.items()):
             return None
         return self._op("insert", key, typed, {}, exact, upsert=True)
@@ -102,7 +102,7 @@ class Composer(msgspec.Struct, frozen=True):
                 raise self.keyless(name)
             typed[name] = self.make_id()
             made = True
-        key, exact = self.schema.key_of(typed), self._exact(values, typed)
+        key, exact = self.schema.key_of(typed), self._exact_of_key(values, typed)
         return self._op("insert", key, typed, {}, exact, own_key=made, drawn=drawn, upsert=upsert)
 
     def unkeyed(self, values: Mapping[str, Any]) -> Op:
@@ -196,6 +196,20 @@ class Composer(msgspec.Struct, frozen=True):
             if decode("numeric", shown, numeric="decimal") != exact:
                 found[name] = to_json("numeric", exact)
         return found
+
+    def _exact_of_key(self, given: Mapping[str, Any], typed: Row) -> dict[str, Json]:
+        """As `_exact`; refused where a float does not hold the key: the row would not be found again."""
+        exact = self._exact(given, typed)
+        for name in self.schema.key:
+            shown = typed.get(name)
+            rounded = shown.__class__ is float and abs(shown) < math.inf
+            if name in exact or (rounded and self.schema.rounds(typed, name)):
+                raise self.invalid(
+                    f'the key column "{name}" is numeric, and {given[name]} is more than a float holds '
+                    f'exactly: keep numbers as Decimal, by rt.table("{self.table}", numeric="decimal")',
+                    name,
+                )
+        return exact
 
     def check_exact(self, column: str, value: Any) -> None:
         """Refuse to compute from a numeric of which the float that is shown may not hold every digit."""

@@ -243,12 +243,15 @@ class Driver(Feed):
         """What counts of it for the session's health, at a monotonic time."""
         status, machine, audited_at = self.status, self.machine, self.audited_at
         live, next_audit = status == "live", machine.next_audit
+        # A table that is shown waits for another login, and is not in error.
+        refused = self.error if status == "error" else self.failure if status == "stale" else None
+        denied = isinstance(refused, AuthError)
         return TableFacts(
             self.spec.table,
             status,
             self.drifted,
-            error=self.reason if status in ("error", "stale") else "",
-            denied=isinstance(self.error, AuthError),
+            error=str(refused) if denied else self.reason if status in ("error", "stale") else "",
+            denied=denied,
             unaudited=live and self.unaudited,
             behind=self._lateness.behind if live else 0.0,
             waiting=len(self._buffer),

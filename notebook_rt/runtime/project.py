@@ -375,6 +375,11 @@ class Project:
             closed=self.closed,
             refused=self.refused(),
             refused_channels=list(refused.items()),
+            unjoined_channels=[
+                (room.topic, room.reason)
+                for room in list(self.rooms.values())
+                if room.topic not in refused and states.get(room.topic) in ("out", "joining")
+            ],
             crowd=self.connection.registry.crowd,
             crowded_channels=[
                 room.topic for room in list(self.rooms.values()) if room.place.crowded

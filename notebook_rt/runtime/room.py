@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import msgspec
 
 from notebook_rt.errors import (
     AuthError,
@@ -47,6 +50,10 @@ JOIN_POLL: Final = 0.1
 STATE_SECONDS: Final = 3.0
 """The longest that ``wait`` waits, once a channel is joined, for who is there: a policy may hide it, and then
 nothing comes."""
+
+FREE_BYTES: Final = 256_000
+"""Bytes of a payload that every plan takes."""
+TOO_LARGE: Final = "payload_size_exceeded"
 
 RoomStatus: TypeAlias = Literal["joining", "joined", "waiting", "refused", "closed"]
 
@@ -266,6 +273,9 @@ class Room:
         if self.error is not None:
             raise fresh(self.error)
         message = {"type": "broadcast", "event": event, "payload": payload}
+        size = len(msgspec.json.encode(payload))
+        # The server drops a larger one without a word, unless it is asked whether it has it.
+        ack = ack or size > FREE_BYTES
         channel = self._channel
         if channel is not None:
             try:
@@ -285,6 +295,11 @@ class Room:
                 if status == "ok":
                     return True
                 reason = str(answer.get("reason", answer))
+                if reason == TOO_LARGE:
+                    kilobytes = math.ceil(size / 1000)
+                    reason += (
+                        f": it has {kilobytes:,} KB; the free plan takes 256 KB, others 3,000 KB"
+                    )
                 raise RefusedError(f'broadcast "{event}"', 413, reason=reason)
         return await self._post(event, payload)
 

@@ -223,6 +223,10 @@ function connect({ model, root, receive, silent }) {
   };
 }
 
+// Whether a key types or moves, as in a list or a field: no chord, and none that leaves a widget or runs a cell.
+const isPlain = (/** @type {KeyboardEvent} */ event) =>
+  !(event.ctrlKey || event.metaKey || event.altKey) && (event.key.length === 1 || /^(Arrow|Page|Home$|End$|Delete$|Backspace$)/.test(event.key) || (event.key === "Enter" && !event.shiftKey));
+
 // An anywidget of `draw(root, say, model)`, which builds the elements and returns `receive`, or
 // `{receive, close}`.
 /** @typedef {(content: any, buffers: DataView[]) => unknown} Receive */
@@ -230,8 +234,12 @@ function connect({ model, root, receive, silent }) {
 export function widget(draw) {
   return {
     render(/** @type {{ model: Model, el: HTMLElement }} */ { model, el }) {
-      // The attribute keeps JupyterLab's single-key commands away (D D deletes the cell).
+      // The attribute keeps JupyterLab's shortcuts away; but it is not asked about the element that has the
+      // keyboard, which is what the single-key commands are for (D D deletes the cell, R makes it raw).
       const root = h("div", { class: "nrt", "data-lm-suppress-shortcuts": "true" });
+      root.addEventListener("keydown", (event) => {
+        if (isPlain(event)) event.stopPropagation();
+      });
       const word = h("div", { class: "nrt-silent", role: "status" });
       const body = h("div", { class: "nrt-body" });
       root.append(body, word);

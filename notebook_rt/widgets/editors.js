@@ -92,16 +92,19 @@ function within(/** @type {HTMLElement} */ input, /** @type {Args} */ args) {
   if (over > 0) input.style.marginLeft = `${-over - 1}px`;
 }
 
-const NUMBER = /^\s*[-+−]?(\d[\d,\s]*\.?\d*|\.\d+)(e[-+]?\d+)?\s*$|^\s*[-+]?(nan|inf(inity)?)\s*$/i;
-const WHOLE = /^\s*[-+−]?\d[\d,\s]*$/;
+// Thousands by commas or spaces, as `typed.py` has it; a comma anywhere else may be a decimal one, and is not left out.
+const DIGITS = String.raw`(\d+|\d{1,3}((,\d{2,3})*,\d{3}|(\s\d{3})+))`;
+const NUMBER = new RegExp(String.raw`^\s*[-+−]?(${DIGITS}\.?\d*|\.\d+)(e[-+]?\d+)?\s*$|^\s*[-+]?(nan|inf(inity)?)\s*$`, "i");
+const WHOLE = new RegExp(String.raw`^\s*[-+−]?${DIGITS}\s*$`);
+const grouped = (/** @type {string} */ text, /** @type {string} */ example) => (/\d[,\s]+\d/.test(text) ? `: a comma groups thousands, as in ${example}` : "");
 
 // Why a text cannot be a value of its column; null: it can, as far as is known here.
 /** @returns {Validity | null} */
 export function checked(/** @type {Pick<Column, "name" | "shape">} */ column, /** @type {string | null} */ text, draft = false) {
   if (text === null) return null;
   if (text === "") return draft ? null : { valid: false, msg: `${column.name} cannot be empty: it is NOT NULL`, learnt: true };
-  if (column.shape === "integer" && !WHOLE.test(text)) return { valid: false, msg: `“${text}” is not a whole number` };
-  if (column.shape === "number" && !NUMBER.test(text)) return { valid: false, msg: `“${text}” is not a number` };
+  if (column.shape === "integer" && !WHOLE.test(text)) return { valid: false, msg: `“${text}” is not a whole number${grouped(text, "1,000")}` };
+  if (column.shape === "number" && !NUMBER.test(text)) return { valid: false, msg: `“${text}” is not a number${grouped(text, "1,000.5")}` };
   if (isTime(column.shape) && readTime(column.shape, text) === null) return { valid: false, msg: `“${text}” is not a ${column.shape === "date" ? "date" : "time"} like ${EXAMPLE[/** @type {"date"} */ (column.shape)]}` };
   return null;
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import uuid
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
@@ -15,6 +16,12 @@ from typing import Any, Final
 from notebook_rt.model.types import Column
 
 _INTEGERS: Final = {"int2": 15, "int4": 31, "int8": 63}
+_GROUPS: Final = re.compile(r"[,_\s]")
+_GROUPED: Final = re.compile(
+    r"[-+]?\d{1,3}(?:(?:,\d{2,3})*,\d{3}|(?:\s\d{3})+)(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE
+)
+"""Thousands by commas (India's are of two digits but for the last) or by spaces, as ``editors.js`` has it."""
+_EXAMPLE: Final = {"a whole number": "1,000", "a number": "1,000.5"}
 _TRUE: Final = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE: Final = frozenset({"false", "f", "no", "n", "off", "0"})
 
@@ -38,8 +45,9 @@ def parse_typed(column: Column, text: str | None) -> Any:
 
 
 def _integer(text: str, kind: str) -> int:
+    digits = _digits(text, "a whole number")
     try:
-        value = int(_digits(text))
+        value = int(digits)
     except ValueError:
         raise ValueError(f"“{text}” is not a whole number") from None
     bits = _INTEGERS[kind]
@@ -49,21 +57,34 @@ def _integer(text: str, kind: str) -> int:
 
 
 def _float(text: str, kind: str) -> float:
+    digits = _digits(text, "a number")
     try:
-        return float(_digits(text))
+        return float(digits)
     except ValueError:
         raise ValueError(f"“{text}” is not a number") from None
 
 
 def _numeric(text: str, kind: str) -> Decimal:
+    digits = _digits(text, "a number")
     try:
-        return Decimal(_digits(text))
+        return Decimal(digits)
     except InvalidOperation:
         raise ValueError(f"“{text}” is not a number") from None
 
 
-def _digits(text: str) -> str:
-    return text.strip().replace(",", "").replace(" ", "").replace("\u00a0", "").replace("−", "-")
+def _digits(text: str, what: str) -> str:
+    """The number without what groups its thousands; a comma anywhere else is not left out.
+
+    “1,5” is one and a half to whoever writes a decimal comma, and 15 to nobody.
+    """
+    digits = text.strip().replace("−", "-")
+    if not _GROUPS.search(digits):
+        return digits
+    if not _GROUPED.fullmatch(digits):
+        raise ValueError(
+            f"“{text}” is not {what}: a comma groups thousands, as in {_EXAMPLE[what]}"
+        )
+    return _GROUPS.sub("", digits)
 
 
 def _bool(text: str, kind: str) -> bool:

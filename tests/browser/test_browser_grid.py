@@ -367,6 +367,37 @@ def test_what_a_person_does_in_cells(browser: Browser) -> None:
         assert notebook.console == []
 
 
+def test_letters_typed_in_a_grid_are_no_commands_of_the_notebook(browser: Browser) -> None:
+    """R makes a cell raw, D D deletes it: JupyterLab takes them wherever no text is edited."""
+    with browser.notebook() as notebook:
+        page = notebook.page
+        notebook.run(SETUP)
+        notebook.run("df = positions(5); df['hedged'] = False; source = MemoryFrame(df, FIELDS)")
+        grid = notebook.show("GridWidget(source, columns=['id', 'status', 'hedged'])")
+        cells = page.locator(".jp-CodeCell")
+        many = cells.count()
+
+        # A value is chosen by its letters.
+        grid.locator('[data-row="0"] .l2').click()
+        page.keyboard.type("true")
+        assert grid.locator("select.nrt-editor option:checked").inner_text() == "true"
+        page.keyboard.press("Enter")
+        grid.locator('[data-row="0"] .l2 .nrt-v', has_text="true").wait_for()
+        grid.locator('[data-row="1"] .l1').dblclick()
+        page.keyboard.type("held")
+        assert grid.locator("select.nrt-editor option:checked").inner_text() == "held"
+        page.keyboard.press("Escape")
+
+        # Nor are they commands where a button has the keyboard.
+        for place in (grid.locator(".nrt-sort").first, grid.locator("button[data-act]").first):
+            place.focus()
+            page.keyboard.type("mddr")
+            page.keyboard.press("ArrowDown")
+        expect(grid.locator(".nrt-grid")).to_be_visible()
+        assert cells.count() == many
+        assert notebook.console == []
+
+
 def test_a_table_that_was_empty_is_laid_out_for_its_first_rows(browser: Browser) -> None:
     with browser.notebook() as notebook:
         notebook.run(SETUP)

@@ -24,9 +24,10 @@ test("how long ago is said in the largest unit", () => {
 test("a typed text is refused where it can be no value of its column", () => {
   const refused = (/** @type {Shape} */ shape, /** @type {string | null} */ text, draft = false) => checked(column("n", { shape }), text, draft) !== null;
   for (const text of ["1", " -12 ", "1,000", "1 000", "−5"]) assert.equal(refused("integer", text), false, text);
-  for (const text of ["1.5", "x", "1e3", "-"]) assert.equal(refused("integer", text), true, text);
-  for (const text of ["1", "-.5", "1e-7", "NaN", "-Infinity", "inf", "1,000.5"]) assert.equal(refused("number", text), false, text);
-  for (const text of ["1.2.3", "one", "e5", "--1"]) assert.equal(refused("number", text), true, text);
+  for (const text of ["1.5", "x", "1e3", "-", "12,34", "1,0000", "1 5"]) assert.equal(refused("integer", text), true, text);
+  for (const text of ["1", "-.5", "1e-7", "NaN", "-Infinity", "inf", "1,000.5", "1,00,000.5", "1.", "1,000e3"]) assert.equal(refused("number", text), false, text);
+  for (const text of ["1.2.3", "one", "e5", "--1", "1,5", "2,75", "1.234,56", "1 5.5"]) assert.equal(refused("number", text), true, text);
+  assert.match(checked(column("n", { shape: "number" }), "1,5")?.msg ?? "", /^“1,5” is not a number: a comma groups thousands/);
   assert.equal(refused("text", ""), true);
   assert.equal(refused("text", "", true), false);
   assert.equal(refused("text", null), false);

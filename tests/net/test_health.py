@@ -88,6 +88,10 @@ def table(
         (Facts("connected", tables=[TableFacts("t", "live", True, doubt="why")]), "drifting"),
         (Facts("connected", tables=[table("live", True), table("polling")]), "polling"),
         (Facts("connected", tables=[table("polling"), table("stale")]), "stale"),
+        (
+            Facts("connected", tables=[TableFacts("t", "stale", error="why", denied=True)]),
+            "offline",
+        ),
         (Facts("connected", silent_for=61, tables=[table("live")]), "stale"),
         (Facts("connected", silent_for=7, late_answer=True, tables=[table("live")]), "stale"),
         (Facts("connected", late_answer=True, calm=True, tables=[table("polling")]), "stale"),
@@ -285,6 +289,7 @@ any_facts = st.builds(
     late_answer=st.booleans(),
     crowd=st.just("2 channels are wanted, and there may be 1"),
     crowded_channels=st.lists(st.just("lobby"), max_size=1),
+    unjoined_channels=st.lists(st.just(("porch", "why not")), max_size=1),
 )
 
 
@@ -340,6 +345,21 @@ def test_no_check_is_claimed_that_was_not_made(facts: Facts) -> None:
         assert all(one.audit_in is None for one in live)
     if "The last audit" in said:
         assert all(one.audited is not None for one in live)
+
+
+def test_a_channel_that_is_not_joined_is_no_table_whose_rows_are_read() -> None:
+    found = verdict_of(
+        Facts("connected", unjoined=1, unjoined_channels=[("room", "no such thing")])
+    )
+    assert (found.status, found.cause) == ("connecting", "joining")
+    panel = " ".join(sentences(found))
+    assert "Channel room is not open yet: the server says no such thing." in panel
+    assert "rows" not in panel
+    several = [("room", ""), ("hall", "")]
+    found = verdict_of(Facts("connected", unjoined=2, unjoined_channels=several))
+    assert found.reason == "channels room, hall are not open yet"
+    loading = Facts("connected", tables=[table("loading")], unjoined_channels=[("room", "")])
+    assert verdict_of(loading).cause == "loading"
 
 
 def test_the_interval_of_polls_is_the_one_of_now() -> None:

@@ -73,7 +73,7 @@ class TableFacts(msgspec.Struct, frozen=True):
     error: str = ""
     """In ``error``: what is wrong, and what to do; in ``stale``: why."""
     denied: bool = False
-    """In ``error``, because the server does not accept the key or the login."""
+    """In ``error``, or ``stale`` since then, because the server does not accept the key or the login."""
     unaudited: bool = False
     """Its first audit is still to come."""
     behind: float = 0.0
@@ -112,7 +112,7 @@ class Facts(msgspec.Struct, frozen=True):
     reachable: bool = True
     """Whether the last request over HTTP reached the server."""
     unjoined: int = 0
-    """Channels that are wanted and not joined, without those that were refused."""
+    """Channels that are wanted and not joined, tables' too, without those that were refused."""
     tables: Sequence[TableFacts] = ()
     closed: bool = False
     refused: str = ""
@@ -129,6 +129,8 @@ class Facts(msgspec.Struct, frozen=True):
     """What to do where more channels are wanted than there may be, in part of a sentence."""
     crowded_channels: Sequence[str] = ()
     """The user's channels that have no place."""
+    unjoined_channels: Sequence[tuple[str, str]] = ()
+    """The user's channels that are wanted and not joined, and why, where the server has said it."""
 
     @property
     def away(self) -> bool:
@@ -272,7 +274,7 @@ def _findings(
     # A table that never lived says itself what is wrong.
     tables = [t for t in facts.tables if t.status != "error" or t.denied or t.shown]
     statuses = [table.status for table in tables]
-    denied = [table for table in tables if table.status == "error" and table.denied]
+    denied = [table for table in tables if table.denied]
     failed = [table for table in tables if table.status == "error" and not table.denied]
     polling = [table for table in tables if table.status == "polling" and not table.crowded]
     crowded = [table for table in tables if table.crowded]
@@ -311,7 +313,9 @@ def _findings(
     if crowded or facts.crowded_channels:
         yield "polling", "crowded", _crowded(facts, crowded, poll_interval)
     yield from _doubtful(tables, behind_after)
-    if "loading" in statuses or facts.unjoined:
+    if facts.unjoined_channels and "loading" not in statuses:
+        yield "connecting", "joining", _unjoined(facts.unjoined_channels)
+    elif "loading" in statuses or facts.unjoined:
         yield "connecting", "loading", "waiting for the first data"
     refusals = [f"channel {topic} was refused: {why}" for topic, why in facts.refused_channels]
     if refusals:
@@ -354,6 +358,13 @@ def _doubtful(tables: Sequence[TableFacts], behind_after: float) -> Iterator[_Fo
         check = f"the next check is in {when:.0f} s" if when >= 0.5 else "being checked now"
         names, why = _names(doubted), doubted[0].doubt
         yield "behind", "doubted", f"changes may have been lost: {names} ({why}); {check}"
+
+
+def _unjoined(channels: Sequence[tuple[str, str]]) -> str:
+    why = next((f": the server says {why}" for _, why in channels if why), "")
+    names = _few([topic for topic, _ in channels])
+    which = f"channel {names} is" if len(channels) == 1 else f"channels {names} are"
+    return f"{which} not open yet{why}"
 
 
 def _unavailable(tables: Sequence[TableFacts], poll_interval: float) -> str:

@@ -25,6 +25,7 @@ Cause: TypeAlias = Literal[
     "late",
     "drifted",
     "doubted",
+    "joining",
     "loading",
     "unaudited",
     "channel",
@@ -162,6 +163,11 @@ _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
         REASON,
         "The rows are compared with the server, and those that differ are repaired.",
         "You can wait for that, or compare now.",
+    ),
+    "joining": (
+        REASON,
+        "It is asked for again by itself; nothing is heard over a channel until it is open.",
+        "You can wait; if it lasts, see to what the server says, or close the channel.",
     ),
     "loading": (
         "The first data is not here yet.",
