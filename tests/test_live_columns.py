@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -260,6 +261,73 @@ def test_columns_dtypes_and_key_are_right(
     until(lambda: len(frame.df) == rows + 1, what=lambda: repr(frame))
     assert dtypes_of(frame.df) == wanted  # the same over the socket
     assert frame.df.loc[shown.index].equals(shown)
+
+
+_MIXED = {
+    "int4": "(3)",
+    "int8": "(3)",
+    "text": "('some words')",
+    "numeric": "(1.50)",
+    "timestamptz": "('2024-01-02T03:04:05Z')",
+    "float8": "(1.25)",
+    "bool": "(true)",
+    "jsonb": """('{"a": 1}')""",
+    "uuid": f"('{ALICE}')",
+    "varchar": "('')",
+}
+_OFTEN = {
+    "int4": 60,
+    "int8": 6,
+    "text": 80,
+    "numeric": 60,
+    "float8": 6,
+    "bool": 30,
+    "jsonb": 10,
+    "varchar": 20,
+    "timestamptz": 18,
+    "uuid": 10,
+}
+"""How many columns of a table of 300."""
+_ODD = {
+    "int2": "(3)",
+    "float4": "(1.5)",
+    "numeric": "(7)",
+    "jsonb": "('7')",
+    "_int4": "('{1}')",
+    "json": """('{"a": 1}')""",
+    "columns_mood": "('sad')",
+    "bool": "(false)",
+    "float8": "(3)",
+    "text": "('12 monkeys')",
+    "date": "(null)",
+    "int8": "(9007199254740993)",
+}
+
+
+@pytest.mark.parametrize("odd", [0, 1], ids=["plain", "with odd values"])
+def test_three_hundred_columns_are_learnt_in_few_requests(
+    stack: LocalStack,
+    make: Callable[[Shape], str],
+    undescribed: None,
+    anon: nrt.Session,
+    odd: int,
+) -> None:
+    """Those of one likely type together; what is of another type than its values look like is right, too."""
+    values = [(name, _MIXED[name]) for name, count in _OFTEN.items() for _ in range(count)]
+    values += [*_ODD.items()] * odd
+    random.Random(7).shuffle(values)
+    types = {f"c{n}": name for n, (name, _) in enumerate(values)}
+    columns = ", ".join(f"{name} {of}" for name, of in types.items())
+    row = ", ".join(value for _, value in values)
+    table = make(Shape({}, (), f"id bigint primary key, {columns}", f"(1, {row})"))
+    frame = opened(anon, table)
+    types = {
+        "id": "int8",
+        **{name: "text" if of == "varchar" else of for name, of in types.items()},
+    }
+    assert {one.name: one.pg_type for one in frame.schema.columns} == types
+    by_themselves = sum(of in ("timestamptz", "uuid") for of in types.values())
+    assert anon.metrics["requests"] <= by_themselves + 90 + odd * 3 * len(_ODD)
 
 
 @pytest.mark.usefixtures("described_by_sql")

@@ -14,8 +14,8 @@ from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.table.change import columns_differ
+from notebook_rt.sync.table.column_types import AT_ONCE, type_in, typed
 from notebook_rt.sync.table.discovery import (
-    AT_ONCE,
     COMPOSITES,
     SINGLES,
     WIDEST,
@@ -25,8 +25,6 @@ from notebook_rt.sync.table.discovery import (
     from_description,
     learn,
     told_apart,
-    type_in,
-    typed,
 )
 from notebook_rt.sync.table.horizon import Read
 from tests.sync.simulation import Server

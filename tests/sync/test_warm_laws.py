@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,16 @@ from notebook_rt.model.filters import parse
 from notebook_rt.model.order import parse_order
 from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.options import Options
-from notebook_rt.sync.events import Fetch, Page, Published, Query, Received, StatusChanged
+from notebook_rt.sync.events import (
+    Confirmed,
+    Fetch,
+    Page,
+    Published,
+    Query,
+    Received,
+    StatusChanged,
+    Told,
+)
 from notebook_rt.sync.table.broadcast import SINCE
 from tests.laws import examples
 from tests.sync.simulation import Faults, Server, World
@@ -250,6 +260,65 @@ def test_without_a_watermark_what_was_missed_is_read_by_filters_and_counts() -> 
     world = proven(first)
     assert world.differences == {}
     assert len(asked) < 45 < 900 / 7
+
+
+def begun(missed: list[Any], again: float, **more: Any) -> World:
+    """A kernel that starts with 300 kept rows, and whose join is confirmed twice; what is written between
+    is told to nobody.
+    """
+    one = Server(dict(COLUMNS))
+    one.write_all([(key, {"grp": key % 3, "note": "start"}) for key in range(1, 301)])
+    first = World(TableSpec("t"), one)
+    first.settle(10)
+    away(one, missed)
+    faults = Faults(loss=1.0, read_time=(0.02, 0.3))
+    options = Options(page_size=7, audit_interval=0)
+    world = World(first.spec, one, before=first, faults=faults, options=options, **more)
+    world.connect()
+
+    def confirm_again() -> None:
+        world.faults = replace(world.faults, loss=0.0)
+        if world.joined:
+            world.handle(Confirmed())
+
+    while world.confirmed_at is None:
+        world.run(0.01)
+    world.at(world.now + again, confirm_again)
+    return world
+
+
+@many
+@given(steps, steps, st.integers(0, 2**32), st.sampled_from((0.0, 0.1, 0.3, 0.6, 1.0, 2.0)))
+def test_what_is_lost_until_a_join_is_confirmed_twice_is_found_by_one_comparison(
+    missed: list[Any], lost: list[Any], seed: int, again: float
+) -> None:
+    """Of rows that were written together, without any audit."""
+    world = begun(missed, again, seed=seed)
+    play(world, lost)
+    world.run(again)
+    world.settle(30)
+    converged(world)
+
+
+@pytest.mark.parametrize("again", [0.1, 0.3, 0.5, 0.7])
+def test_a_second_confirmation_does_not_double_a_comparison(again: float) -> None:
+    missed = [(0, ("write", key, group, "b")) for key, group in ((5, 1), (90, None), (301, 0))]
+    once, twice = (begun(missed, at) for at in (60.0, again))
+    for world in (once, twice):
+        world.run(again)
+        while world.mirror.status != "live":
+            world.run(0.01)
+    assert twice.differences == {}
+    compared = [
+        one for _, one in twice.effects if isinstance(one, Told) and one.what == "reconciled"
+    ]
+    assert len(compared) == 1
+    assert requests(twice) <= requests(once) + 1
+    assert twice.now <= once.now + 0.1
+
+
+def requests(world: World) -> int:
+    return sum(isinstance(one, Fetch) for _, one in world.effects)
 
 
 @pytest.mark.parametrize("rows", [60, 900])

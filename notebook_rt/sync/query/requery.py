@@ -45,7 +45,8 @@ from notebook_rt.sync.events import (
 )
 from notebook_rt.sync.query.answer import POSITION, Answers
 from notebook_rt.sync.rate import ChangeRate
-from notebook_rt.sync.table.discovery import Described, described, named, typed
+from notebook_rt.sync.table.column_types import typed
+from notebook_rt.sync.table.discovery import Described, described, named
 from notebook_rt.sync.table.flows import Flow, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon
 from notebook_rt.sync.table.machine import JOIN_PATIENCE, Machine

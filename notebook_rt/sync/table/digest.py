@@ -228,6 +228,12 @@ class Digest:
         gone([key for key in mine if key not in theirs], rows)
         return reads
 
+    def of_nothing(self, key: Key) -> Query:
+        """The hash of no row, by which the server shows whether it has the functions."""
+        name = self.replica.schema.key[0]
+        none = [Condition(name, operator, (str(key),)) for operator in ("gte", "lt")]
+        return self._call("nrt_digest", {"skip": []}, none)
+
     def _ranges(self) -> list[list[Condition]]:
         """The conditions of ranges of the key that are the whole table together."""
         name = self.replica.schema.key[0]
@@ -276,6 +282,11 @@ class Digest:
         }
         args = {**table, **key, **more}
         return Query((), rpc=function, rpc_schema=OPTIONAL_SQL_SCHEMA, args=args)
+
+
+def is_digest(value: object) -> bool:
+    """Whether this is an answer of ``nrt_digest``, and of nothing else in its place."""
+    return isinstance(value, Mapping) and {"buckets", "rows", "digests"} <= value.keys()
 
 
 def _no_answer(function: str, error: Exception) -> ReadRefusedError:

@@ -4,11 +4,11 @@
    login that has a grant on the table; or by the API's description, which a hosted project shows to
    secret keys only.
 2. Else it is asked in other ways. A page of rows gives the names. A comparison that cannot succeed
-   gives each type, for PostgreSQL names it in the error. The key is proven, candidate by candidate, by
-   a request that writes nothing (``RestClient.proves_key``). NOT NULL, defaults and an enum's labels
-   stay unknown: what a column may hold is then the server's to say, when it refuses a write. A table
-   of which no row can be read has the columns that were named and those of its key, until an
-   event or a row names the others, or an edit asks for them by name.
+   gives each type, for PostgreSQL names it in the error (``column_types.py``). The key is proven,
+   candidate by candidate, by a request that writes nothing (``RestClient.proves_key``). NOT NULL,
+   defaults and an enum's labels stay unknown: what a column may hold is then the server's to say, when
+   it refuses a write. A table of which no row can be read has the columns that were named and those of
+   its key, until an event or a row names the others, or an edit asks for them by name.
 3. Else an error says that the key is not known, and what to do.
 """
 
@@ -34,22 +34,20 @@ from notebook_rt.errors import (
     StatementTimeoutError,
     UnknownKeyError,
 )
-from notebook_rt.model.filters import Condition, column_name
-from notebook_rt.model.inferred import inferred
+from notebook_rt.model.filters import column_name
 from notebook_rt.model.kinds import NUMBERS, built_in, kind
 from notebook_rt.model.rows import Json, WireRow
 from notebook_rt.model.spec import TableSpec
-from notebook_rt.model.types import Column, Schema, canonical
+from notebook_rt.model.types import Column, Schema
 from notebook_rt.sync.events import Query
 from notebook_rt.sync.table.broadcast import head_query
+from notebook_rt.sync.table.column_types import AT_ONCE, type_name, typed
 from notebook_rt.sync.table.flows import Ask, Flow, ReadRefusedError, together
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Reads
 
 DESCRIBE: Final = "nrt_describe"
 """The function of ``describe.sql``."""
-AT_ONCE: Final = 8
-"""Requests that are under way at a time while a table is learnt."""
 SAMPLE: Final = 32
 """Rows that are read to see which columns there are, and which of them tell rows apart."""
 SINGLES: Final = 1 + AT_ONCE
@@ -259,16 +257,6 @@ def from_description(description: Any, table: str) -> Described:
         if "<pk/>" in str(one.get("description", "")):
             key.append(name)
     return Described(tuple(columns), tuple(key))
-
-
-def type_name(text: str) -> str:
-    """A type's name in the socket's form; an enum loses its schema.
-
-    >>> type_name("character varying"), type_name("public.mood"), type_name("public.mood[]")
-    ('varchar', 'mood', '_mood')
-    """
-    head, dot, tail = text.rpartition(".")
-    return canonical(tail.strip('"') if dot and "(" not in head else text)
 
 
 _NUMERIC: Final = re.compile(r"(?:numeric|decimal)\((\d+),\s*(-?\d+)\)")
@@ -523,74 +511,6 @@ def _composites(
         if frozenset(one) not in seen and told_apart(rows, one):
             seen.add(frozenset(one))
             yield one
-
-
-_NO_VALUE: Final = "\\xnotebook_rt asks for the type"
-"""A literal of no type but text, and not of bytea either, which reads most texts as they are."""
-_NO_ARRAY: Final = '{"\\\\xnotebook_rt asks for the type"}'
-_TYPE_IN_ERROR: Final = re.compile(r"for (?:type|enum) (.+?)(?::|(?<=type json)(?: |$))")
-_TYPE_WITHOUT_EQUALITY: Final = re.compile(r"operator does not exist: (.+?) = ")
-
-
-def typed(
-    names: Sequence[str], rows: Sequence[WireRow]
-) -> Generator[Ask, Sequence[Read], tuple[Column, ...]]:
-    """The columns of these names that there are, each with its type."""
-    types = yield from _types(names, _NO_VALUE)
-    arrays = [name for name, pg_type in types.items() if pg_type == "[]"]
-    elements = yield from _types(arrays, _NO_ARRAY)
-    types |= {name: f"_{element or 'text'}" for name, element in elements.items()}
-    columns = []
-    for name in names:
-        pg_type = types[name]
-        if pg_type == "?":
-            pg_type = inferred(row.get(name) for row in rows) or "text"
-        if pg_type is not None:
-            columns.append(Column(name, pg_type))
-    return tuple(columns)
-
-
-def _types(
-    names: Sequence[str], value: str
-) -> Generator[Ask, Sequence[Read], dict[str, str | None]]:
-    """The type of each column, as a comparison with ``value`` is refused."""
-    found: dict[str, str | None] = {}
-    for start in range(0, len(names), AT_ONCE):
-        some = names[start : start + AT_ONCE]
-        reads = yield [_comparison(name, value) for name in some]
-        for name, read in zip(some, reads, strict=True):
-            found[name] = type_in(read.page.refusal)
-    return found
-
-
-def _comparison(name: str, value: str) -> Query:
-    """Refused with the type's name, or of text: then no row is looked at, not even to find none."""
-    condition = Condition(name, "eq", (value,)).to_rest()
-    return Query((("select", column_name(name)), condition, ("limit", "0")), refusable=True)
-
-
-def type_in(refusal: Exception | None) -> str | None:
-    """The type that a refused comparison names; None: there is no such column; ``"[]"``: an array;
-    ``"?"``: it names none. Not refused: a text.
-    """
-    if refusal is None:
-        return "text"
-    code = getattr(refusal, "code", "")
-    reason = str(getattr(refusal, "reason", "") or refusal)
-    if isinstance(refusal, MissingColumnError) or code == "42703":
-        return None
-    if found := _TYPE_WITHOUT_EQUALITY.search(reason):
-        return type_name(found[1].strip('"'))
-    if "malformed array literal" in reason:
-        return "[]"
-    if "malformed" in reason:  # a range or a composite: PostgreSQL's text of it is what is kept
-        return "text"
-    if found := _TYPE_IN_ERROR.search(reason):
-        name = type_name(found[1].strip('"'))
-        return "jsonb" if name == "json" else name  # json has no equality at all
-    if "invalid hexadecimal d" in reason:
-        return "bytea"
-    return "?"
 
 
 # The schema -----------------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ class Horizon:
         self.options = options or Options()
         self.now = 0.0
         """Monotonic seconds, set with each event."""
-        self._moment = 0
+        self._moment = self._gap = 0
         self._floor = float("-inf")
         self._covers: dict[Key, _Cover] = {}
         self._followed: set[Key] = set()
@@ -94,6 +94,14 @@ class Horizon:
         """The number of this moment; later ones are greater."""
         self._moment += 1
         return self._moment
+
+    def gap_opens(self) -> None:
+        """What was told until now may have lacked something."""
+        self._gap = self.moment()
+
+    def is_behind_gaps(self, moment: int) -> bool:
+        """Whether nothing that was sent at ``moment``, or later, can be of the time before a gap opened."""
+        return moment > self._gap
 
     @property
     def floor(self) -> float:

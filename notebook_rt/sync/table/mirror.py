@@ -443,6 +443,7 @@ class Mirror(Machine):
 
     def _note_gap(self) -> None:
         self._gaps += 1
+        self._horizon.gap_opens()
         if self._passes.replica is not None:
             self._passes.replica.gap_opens()
         log = self._passes.log
@@ -774,7 +775,9 @@ class Mirror(Machine):
         self._since = proof.server_time
         self._horizon.proven(proof.server_time)
         if proof.closes_gaps:
-            self._closed_gaps = gaps
+            sent = proof.sent if self._passes.log is None else None
+            late = sent is not None and self._horizon.is_behind_gaps(sent)
+            self._closed_gaps = self._gaps if late else gaps
             self._unproven = ""
         self._began_again = False
         if self._passes.replica is not None:

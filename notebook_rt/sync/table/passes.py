@@ -77,6 +77,9 @@ class Proof(msgspec.Struct, frozen=True):
     """Rows that had to be mended."""
     closes_gaps: bool = True
     """False: an unreadable change came in meanwhile."""
+    sent: int | None = None
+    """The moment since when everything was read that it compares: a gap that had opened by then is closed,
+    too. None: only those are that had opened when it began."""
 
 
 Pass: TypeAlias = Generator[Ask, Sequence[Read], Proof]
@@ -162,6 +165,8 @@ class Passes:
         What a load has asked for counts as read, for it would be asked for again. The rows that were
         compared so far are not counted: nobody waits to see them.
         """
+        if self._paging.proves_later:
+            return False
         page, total = self._paging.rows, self._total
         asked = self._paging.came + self._paging.at_once * page if self._loads else 0
         much = total >= MANY_PAGES * page and asked < JUST_BEGUN * total
@@ -526,7 +531,7 @@ class Passes:
         }
         detail |= {"cause": cause, **self._known_since(replica, began)}
         self._emit(Told("reconciled", detail))
-        return Proof(one.proven_at, took(), one.differing)
+        return Proof(one.proven_at, took(), one.differing, sent=one.sent)
 
     def audit(self, replica: Replica) -> Pass:
         """Compare the whole table, and mend what differs (promise 4)."""
@@ -544,7 +549,7 @@ class Passes:
         detail = {"rows": comparison.seen, "differing": lost, "seconds": took(), "began": began}
         self._emit(Told("audit", {**detail, **self._known_since(replica, began)}))
         self._suspect(replica, comparison.lost)
-        return Proof(comparison.began, took(), differing)
+        return Proof(comparison.began, took(), differing, sent=comparison.sent)
 
     def _suspect(self, replica: Replica, lost: Collection[Key]) -> None:
         """These rows differed for no reason that is known here: soon it is drift."""

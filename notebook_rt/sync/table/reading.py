@@ -26,8 +26,8 @@ from notebook_rt.errors import (
 from notebook_rt.model.rows import Key, Op, Row, Rows, WireRow
 from notebook_rt.model.types import Schema, differs, kind
 from notebook_rt.options import MAX_ROWS
-from notebook_rt.sync.events import Page
-from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest
+from notebook_rt.sync.events import Page, Query
+from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest, is_digest
 from notebook_rt.sync.table.flows import Ahead, Ask, Pool, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Count, Reads
@@ -70,6 +70,9 @@ class Paging(msgspec.Struct):
     """Whether it lets ``xmin`` through, as far as is known."""
     digest: bool | None = None
     """Whether it has our SQL functions; None: not known."""
+    proves_later: bool = False
+    """Whether what the comparison under way has read so far is no proof yet, so that no gap that opens now
+    makes it begin again."""
     runs: bool = True
     """Whether it takes filters on ``xmin``, as far as is known."""
     count: bool = True
@@ -440,6 +443,11 @@ class Comparison:
         """Server time before which nothing can be missing from what was read."""
         return min((read.page.server_time for read in self._all), default=None)
 
+    @property
+    def sent(self) -> int | None:
+        """The moment since when it was read what is compared; None: not of the whole table."""
+        return min((read.sent for read in self._all), default=None)
+
     def apply(self, now: float) -> int:
         """Settle what differs, and return in how many rows it did."""
         replica = self._replica
@@ -539,10 +547,19 @@ def by_runs(
     large = len(replica.rows) >= DIGEST_FROM * paging.rows
     if not (paging.runs and large and are_possible(replica)):
         return False
+    paging.proves_later = True
+    try:
+        return (yield from _by_runs(replica, reads, paging, into))
+    finally:
+        paging.proves_later = False
+
+
+def _by_runs(
+    replica: Replica, reads: Reads, paging: Paging, into: Comparison
+) -> Generator[Ask, Sequence[Read], bool]:
     if paging.cap is None:  # else a page cut short would hide rows
-        counted: Count = "estimated" if paging.count else None
         try:
-            (first,) = yield [reads.page(reads.by_key(), columns=(), count=counted)]
+            (first,) = yield [_first_keys(reads, paging)]
         except ReadRefusedError:  # the pages are asked for as it can bear them
             return False
         paging.is_last(first.page, 0)
@@ -609,28 +626,50 @@ def glance(replica: Replica, reads: Reads, paging: Paging) -> Steps:
         replica.look_at_page(read.page.rows)
 
 
-def try_versions(replica: Replica, reads: Reads, paging: Paging) -> Steps:
-    """Learn whether the server lets ``xmin`` through, and whether the versions here are of its rows.
+def try_out(replica: Replica, reads: Reads, paging: Paging) -> Steps:
+    """Learn in one round trip what a comparison of rows that were kept needs to know of the server.
 
-    A database that was made anew counts its transactions anew, too: then rows have versions that they had,
-    and other values.
+    Whether it lets ``xmin`` through, and whether the versions here are of its rows: a database that was
+    made anew counts its transactions anew, too; then rows have versions that they had, and other values.
+    Of a large table besides whether it has our SQL, and how many rows it gives at a time.
     """
     if not paging.xmin:
         return
     asks = reads.with_xmin(True)
     keys = replica.some(len(replica.rows) // SAMPLE + 1)
     query, _ = next(asks.rows(keys, at_most=SAMPLE), (asks.page(asks.by_key(), limit=1), []))
+    queries = {"rows": query}
+    if len(replica.rows) >= DIGEST_FROM * paging.rows and replica.window_read is None:
+        if paging.digest is None and Digest(replica).possible:
+            queries["hash"] = Digest(replica).of_nothing(keys[0])
+        if paging.cap is None and are_possible(replica):
+            queries["page"] = _first_keys(reads, paging)
+    asked = [replace(one, refusable=True) for one in queries.values()]
+    paging.proves_later = True
     try:
-        (read,) = yield [query]
-    except ReadRefusedError:
+        found = dict(zip(queries, (yield asked), strict=True))
+    finally:
+        paging.proves_later = False
+    if "hash" in found:
+        page = found["hash"].page
+        paging.digest = page.refusal is None and is_digest(page.value)
+    if "page" in found and found["page"].page.refusal is None:
+        paging.is_last(found["page"].page, 0)
+    if found["rows"].page.refusal is not None:
         paging.xmin = False
-    else:
-        page = read.page.rows
-        replica.look_at_page(page)
-        found = dict(zip(replica.keys_of(page), page, strict=True))
-        others = [key for key, _ in replica.rows.differing(page)]
-        if any(replica.versions.is_same(key, found[key].get("xmin")) for key in others):
-            replica.versions.clear()
+        return
+    wires = found["rows"].page.rows
+    replica.look_at_page(wires)
+    theirs = dict(zip(replica.keys_of(wires), wires, strict=True))
+    others = [key for key, _ in replica.rows.differing(wires)]
+    if any(replica.versions.is_same(key, theirs[key].get("xmin")) for key in others):
+        replica.versions.clear()
+
+
+def _first_keys(reads: Reads, paging: Paging) -> Query:
+    """The first page of keys: it shows how many rows the server gives at a time."""
+    counted: Count = "estimated" if paging.count else None
+    return reads.page(reads.by_key(), columns=(), count=counted)
 
 
 def ranks(replica: Replica, reads: Reads, paging: Paging, keys: list[Key]) -> Steps:

@@ -25,7 +25,7 @@ from notebook_rt.sync.table.reading import (
     Steps,
     by_digest,
     scan,
-    try_versions,
+    try_out,
 )
 from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.watermark import OVERLAP
@@ -62,11 +62,13 @@ class Reconciliation:
         """The keys as the last scan read them."""
         self.proven_at: float | None = None
         """Server time before which nothing is missing, once done."""
+        self.sent: int | None = None
+        """The moment since when everything was compared; None: not everything was."""
 
     def steps(self, now: Callable[[], float]) -> Steps:
         """The flow. ``now`` is asked whenever something is applied."""
         if self.warm:
-            yield from try_versions(self.replica, self.reads, self.paging)
+            yield from try_out(self.replica, self.reads, self.paging)
         small = len(self.replica.rows) <= self.paging.rows // 2
         whole = self.replica.window_read is not None or not self.replica.watermark.believed
         if self.warm and not small and not whole:
@@ -197,6 +199,7 @@ class Reconciliation:
         if not (yield from by_digest(self.replica, self.reads, self.paging, comparison)):
             return False
         self.method = f"{self.method} and hash" if self.method else "hash"
+        self.sent = comparison.sent
         self.differing += comparison.apply(now())
         self.proven_at = self.proven_at or comparison.began
         return True
@@ -205,6 +208,7 @@ class Reconciliation:
         self.method = "rows" if not self.method else f"{self.method}, then rows"
         comparison = Comparison(self.replica)
         yield from scan(self.replica, self.reads, self.paging, comparison)
+        self.sent = comparison.sent
         self.differing += comparison.apply(now())
         self.order = comparison.order
         if self.proven_at is None:

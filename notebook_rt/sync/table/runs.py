@@ -6,13 +6,19 @@ here, then for the number of those that are. An integer is the key of one row at
 ``xmin`` that it had is as it was: so the number is the one expected only if each of these rows is there
 still. Where it is less, what is missing is searched for, and what is left is claimed and counted again.
 
+Both are asked for at the same time, for what is claimed is of neither answer: a row that changes between
+is missing in the number, or among the others, or it changed after this began.
+
 The search proves nothing, so it may be quick: it counts rows whatever their ``xmin``, which an index
 alone can tell, and has a page of keys with each count, whose place says how many rows are missing before
 it. What is on none of them is gone; that nothing else is, the last count says.
 
 That holds whatever transactions, row policies and other pages did meanwhile: what is claimed of a row is
 what was read of that row. For the same reason what is gone stays gone: no later row has the key and the
-``xmin`` of an earlier one. So it is first read which rows are others, and then counted.
+``xmin`` of an earlier one.
+
+A gap may open meanwhile: a join is confirmed a second time. What was read before it is then worth no less
+as a search: what is left is claimed, counted and looked at once more, behind the gap.
 """
 
 from __future__ import annotations
@@ -34,15 +40,17 @@ from notebook_rt.model.xmins import Ints, places, together, without
 from notebook_rt.sync.events import Query
 from notebook_rt.sync.table.flows import Ask, Pool
 from notebook_rt.sync.table.horizon import Read
-from notebook_rt.sync.table.queries import KEYS_PER_QUERY, URL_ROOM, Reads
+from notebook_rt.sync.table.queries import URL_ROOM, Reads
 from notebook_rt.sync.table.replica import Replica
 
 SHORTEST: Final = 8
 """Rows that make a run; fewer are read by their keys, which is shorter than to say what they are."""
 BRIDGED: Final = 8
 """Other integers that may lie between two parts of one run; each is named."""
-SEARCHES: Final = 4
-"""How often it is searched in one range for what is missing, before pages are compared."""
+SEARCHES: Final = 5
+"""How often less than is claimed may be counted in one range, before pages are compared."""
+REPEATS: Final = 2
+"""How often a range is compared once more for gaps that open meanwhile."""
 
 _MOST: Final = 2**63 - 1
 
@@ -117,15 +125,6 @@ def _ints(keys: Collection[Key]) -> Ints:
     return np.array(sorted(cast("Collection[int]", keys)), np.int64)
 
 
-def _without(one: Range, keys: Ints) -> Range:
-    """``one`` without a claim of ``keys``, of which changes have told meanwhile, unless they are many."""
-    told = keys[places(one.claimed, keys) >= 0]
-    if not 0 < len(told) <= KEYS_PER_QUERY:
-        return one
-    spared = np.concatenate([one.spared, told])
-    return replace(one, spared=spared, claimed=without(one.claimed, told))
-
-
 def _one_of(name: str, keys: Ints) -> Condition | None:
     return Condition(name, "in", tuple(map(str, keys.tolist()))) if len(keys) else None
 
@@ -183,11 +182,13 @@ class Runs:
         heads, tails, xmin = first[begins], last[ends], xmin[begins]
         digits = max(len(str(key)) for key in (ints[0], ints[-1]))
         run_size = 4 * (len(column_name(self.name)) + digits) + 60
-        begun = np.searchsorted(heads, ints, "right") * run_size
-        named = np.searchsorted(spared, ints, "right") * (digits + 1)
-        weight = np.arange(len(ints)) / rows + (begun + named) / URL_ROOM
-        cuts = np.flatnonzero(np.diff(weight.astype(np.int64))) + 1
-        edges = [0, *cuts.tolist(), len(ints)]
+        edges = [0, len(ints)]
+        size = len(heads) * run_size + len(spared) * (digits + 1)
+        if len(ints) / rows + size / URL_ROOM > 1:
+            begun = np.searchsorted(heads, ints, "right") * run_size
+            named = np.searchsorted(spared, ints, "right") * (digits + 1)
+            weight = np.arange(len(ints)) / rows + (begun + named) / URL_ROOM
+            edges[1:1] = (np.flatnonzero(np.diff(weight.astype(np.int64))) + 1).tolist()
         for start, stop in pairwise(edges):
             least = None if start == 0 else int(ints[start])
             end = None if stop == len(ints) else int(ints[stop])
@@ -202,13 +203,14 @@ class Runs:
         """How many requests it takes, if nothing has changed."""
         return 2 * len(self.ranges) + len(self.others) // page_rows
 
-    def again(self, claimed: Ints) -> tuple[list[Range], Ints]:
-        """Ranges that claim the rows of these keys only, whatever else the runs had; and those in none."""
+    def again(self, within: Range, claimed: Ints) -> tuple[list[Range], Ints]:
+        """``within`` in ranges that claim the rows of these keys only; and those of them that are in none."""
+        if not len(claimed):
+            return [replace(within, runs=[], spared=claimed, claimed=claimed)], claimed
         xmins = self._xmins[self._ints.searchsorted(claimed)]
         ranges, short = self._cut(claimed, xmins, 2 * len(claimed))  # no more rows than before
-        low, high = int(claimed[0]), int(claimed[-1])
-        ranges[0] = replace(ranges[0], first=low)
-        ranges[-1] = replace(ranges[-1], end=None if high == _MOST else high + 1)
+        ranges[0] = replace(ranges[0], first=within.first)
+        ranges[-1] = replace(ranges[-1], end=within.end)
         return ranges, short
 
     def steps(
@@ -224,27 +226,47 @@ class Runs:
         Returns the reads that were of all rows; None: a count does not fit, or it would take as many requests
         as pages of all rows.
         """
+        began = self.replica.horizon.moment()
         proof = _Proof(self, reads, at_once, page_rows, unknown, gone)
         yield proof.pool
+        while not proof.failed and proof.look_again():
+            yield proof.pool
         if proof.failed:
             return None
-        unknown([key for key in self.others if key not in proof.seen])
-        return proof.whole
+        shown = {key for one in proof.proven for key in one.shown}
+        unknown([key for key in self.others if key not in shown])
+        if not self.replica.horizon.is_behind_gaps(began):
+            unknown(list(self.replica.versions.forgotten))  # a later change may be lost
+        return [read for one in proof.proven for read in one.proof]
 
 
 class _Doubt(msgspec.Struct, eq=False):
     """A range that is being compared."""
 
     range: Range
-    claimed: Ints
-    """The keys of which it is claimed that their rows are as they are here."""
     seen: set[int] = msgspec.field(default_factory=set)
     """The keys of rows that are others."""
     gone: set[int] = msgspec.field(default_factory=set)
     """Keys that a search has found no row of."""
+    others: Sequence[Read] = ()
+    """The pages that have shown which rows are others."""
+    shown: set[Key] = msgspec.field(default_factory=set)
+    """The keys on them."""
+    count: Read | None = None
+    """The answer that has shown how many are as claimed; None: nothing is claimed."""
+    missing: int = 0
+    """By how many these are too few."""
     under_way: int = 0
-    """Requests of its search."""
+    """Requests, or rows of pages, that must have come before it goes on."""
+    looked: bool = False
+    """Whether the others and the number were asked for together."""
     searches: int = 0
+    repeats: int = 0
+
+    @property
+    def proof(self) -> list[Read]:
+        """What has shown its rows: the others, and how many are as claimed."""
+        return [*self.others, *([] if self.count is None else [self.count])]
 
 
 class _Part(msgspec.Struct, frozen=True, eq=False):
@@ -273,16 +295,16 @@ class _Proof:
         self.gone = gone
         self.replica = runs.replica
         self.pool = Pool(self._answered, lambda tag, error: False, at_once)
-        self.whole: list[Read] = []
-        """The reads that were of all rows."""
-        self.seen: set[Key] = set()
-        """The keys of rows that are others than the runs claim."""
+        self.proven: list[_Doubt] = []
+        self.stale: list[_Doubt] = []
+        """Ranges of which a later gap wants another look, when nothing else is to be asked: yet another gap
+        may open till then."""
         self.failed = False
         pages = len(self.replica.rows) // page_rows
-        self._left = max(pages, len(runs.ranges))
+        self._left = max(pages, 2 * len(runs.ranges))
         """Requests that it may take beside those that look for others."""
         for one in runs.ranges:
-            self._look_for_others(_Doubt(one, one.claimed), None)
+            self._look(_Doubt(one))
 
     def _answered(self, tag: object, read: Read) -> None:
         if not self.failed:
@@ -302,7 +324,32 @@ class _Proof:
         self.failed = True
         self.pool.waiting.clear()
 
-    # Which rows are others ----------------------------------------------------------------------
+    # What is as claimed, and what is not ------------------------------------------------------------
+
+    def look_again(self) -> bool:
+        """When nothing else is to be asked: look at what is older than the last gap; False: nothing is."""
+        proven, self.proven = self.proven, []
+        for doubt in proven:
+            if self._is_recent(doubt.proof) or doubt.repeats == REPEATS:
+                self.proven.append(doubt)
+            else:
+                doubt.repeats += 1
+                self._claim_less(doubt)
+        stale, self.stale = self.stale, []
+        for doubt in stale:
+            self._look(doubt)
+        return bool(self.pool.waiting)
+
+    def _is_recent(self, reads: Sequence[Read]) -> bool:
+        """Whether all of them were sent since the last gap."""
+        return all(self.replica.horizon.is_behind_gaps(read.sent) for read in reads)
+
+    def _look(self, doubt: _Doubt) -> None:
+        """Ask which rows are others, and how many are as claimed."""
+        doubt.others, doubt.shown = (), set()
+        doubt.looked, doubt.under_way = True, 1
+        self._look_for_others(doubt, None)
+        self._count(doubt)
 
     def _look_for_others(self, doubt: _Doubt, after: Row | None) -> None:
         asks, one = self.reads.with_xmin(True), doubt.range
@@ -316,71 +363,100 @@ class _Proof:
         keys = self.replica.keys_of(page)
         self.unknown(self.replica.versions.differing(keys, page))
         doubt.seen.update(cast("list[int]", keys))
-        self.seen.update(keys)
-        self.whole.append(read)
+        doubt.shown.update(keys)
+        doubt.others = [*doubt.others, replace(read, page=replace(read.page, rows=()))]
         if len(page) >= self.page_rows:
             self._look_for_others(doubt, self.reads.schema.decode({name: page[-1][name]}))
-        elif doubt.under_way:
-            self._searched(doubt)
         else:
-            told = _ints(self.replica.versions.forgotten)
-            doubt.claimed = without(doubt.claimed, _ints(doubt.seen))
-            self._count(doubt, _without(replace(doubt.range, claimed=doubt.claimed), told))
+            self._looked(doubt)
 
-    # Whether all others are there ---------------------------------------------------------------
-
-    def _count(self, doubt: _Doubt, one: Range) -> None:
-        """Ask how many rows of ``one`` are as claimed; which ones, where they fit on a page."""
-        claimed = one.claimed
+    def _count(self, doubt: _Doubt) -> None:
+        """Ask how many rows are as claimed; which ones, where they fit on a page."""
+        doubt.count, doubt.missing = None, 0
+        claimed = doubt.range.claimed
         if not len(claimed):
             return
-        one, reads = one.part(claimed), self.reads
+        doubt.under_way += 1
+        one, reads = doubt.range.part(claimed), self.reads
         last = Condition(self.runs.name, "lte", (str(claimed[-1]),)).to_rest()
         extra = [reads.at_least(self.runs.name, one.first), last, *one.like(self.runs.name)]
         if len(claimed) <= self.page_rows:
             query = reads.page(reads.by_key(), columns=(), extra=extra, limit=self.page_rows)
-            self._spend(query, partial(self._take_keys, claimed))
+            self._spend(query, partial(self._take_keys, doubt))
         else:
-            self._spend(reads.count(extra), partial(self._take_count, doubt, claimed))
+            self._spend(reads.count(extra), partial(self._take_count, doubt))
 
-    def _take_keys(self, claimed: Ints, read: Read) -> None:
+    def _take_keys(self, doubt: _Doubt, read: Read) -> None:
         there = set(self.replica.keys_of(read.page.rows))
-        self.unknown([key for key in claimed.tolist() if key not in there])
+        others = [key for key in doubt.range.claimed.tolist() if key not in there]
+        self.unknown(others)
+        doubt.seen.update(others)
+        doubt.count = read
+        self._looked(doubt)
 
-    def _take_count(self, doubt: _Doubt, claimed: Ints, read: Read) -> None:
-        count = read.page.count
-        if count is None or count > len(claimed):
+    def _take_count(self, doubt: _Doubt, read: Read) -> None:
+        count, claimed = read.page.count, len(doubt.range.claimed)
+        if count is None or count > claimed:
             self._fail()
-        elif count < len(claimed):
-            self._search(doubt, claimed, len(claimed) - count)
+            return
+        doubt.count, doubt.missing = read, claimed - count
+        self._looked(doubt)
 
-    # What is missing ----------------------------------------------------------------------------
-
-    def _search(self, doubt: _Doubt, claimed: Ints, missing: int) -> None:
-        """See which rows of those ``claimed`` are gone, and which others have come or changed since."""
+    def _looked(self, doubt: _Doubt) -> None:
+        """When both are known: what is claimed is proven, or searched for what is missing."""
+        doubt.under_way -= 1
+        if doubt.under_way or self.failed:
+            return
+        if not doubt.missing:
+            self.proven.append(doubt)
+            return
         if doubt.searches == SEARCHES:
             self._fail()
             return
-        rows, told = self.replica.rows, self.replica.versions.forgotten
-        others = {key for key in doubt.seen if key not in told}
-        others.update(cast("int", key) for key in told if key in rows)
-        here = _ints([key for key in others if claimed[0] <= key <= claimed[-1]])
-        keys = together(without(claimed, _ints(told)), here)
-        found = _Doubt(doubt.range, claimed, doubt.seen, set(), 0, doubt.searches + 1)
-        if not len(keys):
-            self._look_again(found)
-            return
-        middle = max(0, len(keys) - missing - self.page_rows) // 2
-        self._look_at(found, _Part(keys, missing), len(keys), middle, whole=True)
+        doubt.searches += 1
+        told = _ints(self.replica.versions.forgotten)
+        changed = places(doubt.range.claimed, _ints({*doubt.seen, *told.tolist()})) >= 0
+        missing = doubt.missing - int(np.count_nonzero(changed))
+        if doubt.looked and missing > 0:
+            self._search(doubt, told, missing)
+        else:
+            self._claim_less(doubt, look=not doubt.looked)
 
-    def _look_again(self, doubt: _Doubt) -> None:
-        """Read anew which rows are others."""
-        doubt.under_way += 1
-        self._look_for_others(doubt, None)
+    def _claim_less(self, doubt: _Doubt, *, look: bool = False) -> None:
+        """Count what is not known to be another or gone; ``look``: and see once more which are others.
 
-    def _look_at(
-        self, doubt: _Doubt, part: _Part, count: int, offset: int, *, whole: bool = False
-    ) -> None:
+        What others there were was seen of the whole range, but what was lost before a later gap may have
+        come since.
+        """
+        recent = self._is_recent(doubt.proof)
+        others = _ints({*doubt.gone, *doubt.seen, *self.replica.versions.forgotten})
+        ranges, short = self.runs.again(doubt.range, without(doubt.range.claimed, others))
+        self.unknown(short.tolist())
+        doubt.seen.update(short.tolist())
+        for one in ranges:
+            part = replace(doubt, range=one, looked=False, under_way=1)
+            if not recent:
+                self.stale.append(part)
+            elif look:
+                self._look(part)
+            else:
+                self._count(part)
+                self._looked(part)
+
+    # What is missing ----------------------------------------------------------------------------
+
+    def _search(self, doubt: _Doubt, told: Ints, missing: int) -> None:
+        """See which of the rows that are claimed are gone; more than ``missing``, if others came."""
+        rows, claimed = self.replica.rows, doubt.range.claimed
+        known = {key for key in doubt.seen if key not in self.replica.versions.forgotten}
+        known.update(cast("int", key) for key in told.tolist() if key in rows)
+        here = _ints([key for key in known if claimed[0] <= key <= claimed[-1]])
+        keys = together(without(claimed, _ints({*doubt.seen, *told.tolist()})), here)
+        doubt.under_way = 1
+        self._narrow(doubt, keys, missing)
+        self._searched(doubt)
+
+    def _look_at(self, doubt: _Doubt, part: _Part, count: int, offset: int) -> None:
         """Count the first ``count`` keys of ``part``, and read a page of them."""
         reads, keys = self.reads, part.keys
         last = Condition(self.runs.name, "lte", (str(keys[count - 1]),)).to_rest()
@@ -393,17 +469,15 @@ class _Proof:
             count="exact",
         )
         doubt.under_way += 1
-        then = partial(self._take_part, doubt, part, count, offset, whole)
+        then = partial(self._take_part, doubt, part, count, offset)
         self._spend(replace(query, refusable=True), then)
 
-    def _take_part(
-        self, doubt: _Doubt, part: _Part, count: int, offset: int, whole: bool, read: Read
-    ) -> None:
+    def _take_part(self, doubt: _Doubt, part: _Part, count: int, offset: int, read: Read) -> None:
         keys, counted = part.keys[:count], read.page.count
         there = _ints(self.replica.keys_of(read.page.rows))
         if counted is None:  # fewer rows are left than were to be passed over
             if offset:
-                self._look_at(doubt, part, count, 0, whole=whole)
+                self._look_at(doubt, part, count, 0)
             else:
                 self._fail()
             self._searched(doubt)
@@ -412,8 +486,6 @@ class _Proof:
             self._fail()  # cut short, it would hide rows
             return
         missing = count - counted
-        if whole and missing < part.missing:  # the others have changed, or as many have come
-            self._look_again(doubt)
         self._narrow(doubt, part.keys[count:], part.missing - missing)
         if offset and not len(there):
             self._narrow(doubt, keys, missing)
@@ -443,18 +515,8 @@ class _Proof:
     def _searched(self, doubt: _Doubt) -> None:
         """When all is: count what is claimed still, by itself."""
         doubt.under_way -= 1
-        if doubt.under_way or self.failed:
-            return
-        others = _ints({*doubt.gone, *doubt.seen, *self.replica.versions.forgotten})
-        claimed = without(doubt.claimed, others)
-        doubt.seen -= doubt.gone
-        if not len(claimed):
-            return
-        ranges, short = self.runs.again(claimed)
-        self.unknown(short.tolist())
-        for one in ranges:
-            again = _Doubt(one, one.claimed, doubt.seen, set(), 0, doubt.searches)
-            self._count(again, one)
+        if not doubt.under_way and not self.failed:
+            self._claim_less(doubt)
 
 
 def are_possible(replica: Replica) -> bool:
