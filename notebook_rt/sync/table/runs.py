@@ -34,13 +34,15 @@ from notebook_rt.model.xmins import Ints, places, together, without
 from notebook_rt.sync.events import Query
 from notebook_rt.sync.table.flows import Ask, Pool
 from notebook_rt.sync.table.horizon import Read
-from notebook_rt.sync.table.queries import KEYS_PER_QUERY, URL_ROOM, Reads
+from notebook_rt.sync.table.queries import URL_ROOM, Reads
 from notebook_rt.sync.table.replica import Replica
 
 SHORTEST: Final = 8
 """Rows that make a run; fewer are read by their keys, which is shorter than to say what they are."""
 BRIDGED: Final = 8
 """Other integers that may lie between two parts of one run; each is named."""
+TOLD_MOST: Final = 100
+"""Keys that changes have told of meanwhile, and that are named beside those of a range."""
 SEARCHES: Final = 4
 """How often it is searched in one range for what is missing, before pages are compared."""
 
@@ -120,7 +122,7 @@ def _ints(keys: Collection[Key]) -> Ints:
 def _without(one: Range, keys: Ints) -> Range:
     """``one`` without a claim of ``keys``, of which changes have told meanwhile, unless they are many."""
     told = keys[places(one.claimed, keys) >= 0]
-    if not 0 < len(told) <= KEYS_PER_QUERY:
+    if not 0 < len(told) <= TOLD_MOST:
         return one
     spared = np.concatenate([one.spared, told])
     return replace(one, spared=spared, claimed=without(one.claimed, told))
