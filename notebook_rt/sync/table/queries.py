@@ -19,9 +19,10 @@ from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Schema, kind, to_rest
 from notebook_rt.sync.events import Query
 
-KEYS_PER_QUERY: Final = 100
+KEYS_PER_QUERY: Final = 500
 """Rows asked for by key in one request; with ``URL_ROOM``, so that the URL stays short."""
 URL_ROOM: Final = 4000
+_COMMA: Final = len("%2C")
 Count: TypeAlias = Literal["exact", "estimated"] | None
 
 
@@ -77,7 +78,7 @@ class Reads(msgspec.Struct, frozen=True):
         chunk: list[Key] = []
         room = URL_ROOM
         for key in keys:
-            size = len(self._one_key(key))
+            size = self._size(key)
             if chunk and (len(chunk) == most or size > room):
                 yield self._rows(chunk, count), chunk
                 chunk, room = [], URL_ROOM
@@ -85,6 +86,10 @@ class Reads(msgspec.Struct, frozen=True):
             room -= size
         if chunk:
             yield self._rows(chunk, count), chunk
+
+    def rows_at_once(self, key: Key, at_most: int) -> int:
+        """About how many rows with keys like ``key`` one read asks for."""
+        return max(1, min(at_most, KEYS_PER_QUERY, URL_ROOM // self._size(key)))
 
     def count(self, extra: Sequence[tuple[str, str]] = ()) -> Query:
         """How many rows there are, and nothing else."""
@@ -146,6 +151,9 @@ class Reads(msgspec.Struct, frozen=True):
     def _has_list(self) -> bool:
         """Whether keys can be asked for with ``in``: PostgreSQL has no list of arrays (42704)."""
         return len(self.schema.key) == 1 and kind(self.schema.types[self.schema.key[0]]) != "array"
+
+    def _size(self, key: Key) -> int:
+        return len(self._one_key(key)) + _COMMA
 
     def _one_key(self, key: Key) -> str:
         if self._has_list:
