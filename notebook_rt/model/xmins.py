@@ -83,7 +83,8 @@ class Xmins(msgspec.Struct, frozen=True, eq=False):
         some = [key for key in self.others if key.__class__ is int]
         changed = integers(some)
         if changed is None:  # one has more than 64 bits
-            some, changed = [], np.empty(0, np.int64)
+            some = [key for key in some if -(2**63) <= key < 2**63]
+            changed = np.array(some, np.int64)
         order = np.argsort(keys, kind="stable")  # quick where most are in order
         found = places(keys[order], changed)
         new = np.array([self.others[key] for key in some], np.int64)

@@ -311,6 +311,27 @@ def test_an_unreadable_change_is_a_gap() -> None:
     assert world.mirror.status == "live"
 
 
+@pytest.mark.parametrize(
+    ("key", "old", "clear"),
+    [
+        (3, {"grp": 0}, True),  # the row of this key is the one that was changed
+        (3, {"grp": 1}, False),
+        (99, {"grp": 0}, False),
+        (3, {"of_no_column_that_is_kept": 0}, False),
+        (3, {}, True),
+    ],
+)
+def test_an_update_that_does_not_say_its_old_key_is_a_gap_unless_it_is_of_the_row_here(
+    key: int, old: dict[str, Any], clear: bool
+) -> None:
+    """So they are where rows are told apart by a unique column that is not the replica identity."""
+    world = live(one=server(8))
+    columns = tuple(Column(*one) for one in COLUMNS.items())
+    row = {"id": key, "grp": 5, "note": "changed", "rev": 10**6}
+    world.handle(Received(Change("UPDATE", row, old, columns, world.server.now)))
+    assert world.mirror.status == ("live" if clear else "stale")
+
+
 def test_too_many_changes_while_loading_are_a_gap_and_not_a_leak() -> None:
     one = server(30)
     world = World(TableSpec("t"), one, options=Options(page_size=3, buffer_size=10))

@@ -6,13 +6,23 @@ a filter's second binding, whether it moved a row to another key, and whether it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from msgspec.structs import replace
 
 from notebook_rt.model.rows import Key, WireRow
 from notebook_rt.model.spec import TableSpec
-from notebook_rt.model.types import Column, Schema, built_in, decoder, kind, lossy, may_be_lossy
+from notebook_rt.model.types import (
+    Column,
+    Schema,
+    built_in,
+    decoder,
+    equal,
+    kind,
+    lossy,
+    may_be_lossy,
+)
 from notebook_rt.sync.events import Change
 from notebook_rt.sync.table.nulls import Nulls
 
@@ -129,6 +139,26 @@ class ChangeReader:
         if all(name not in old or old[name] == record[name] for name in self._schema.key):
             return False
         return self._key_in({**record, **old}) != self._key_in(record)
+
+    def hides_key(self, change: Change) -> bool:
+        """Whether ``change`` is an UPDATE that does not tell which row, by its key, it was before.
+
+        So it is where rows are told apart by other columns than the server's replica identity.
+        """
+        old = change.old_record
+        return (
+            change.kind == "UPDATE"
+            and bool(old)
+            and any(name not in old for name in self._schema.key)
+        )
+
+    def is_of(self, change: Change, row: Mapping[str, Any] | None) -> bool:
+        """Whether a change whose old values lack the key is certainly of ``row``, as it is here."""
+        old: Mapping[str, Any] = change.old_record or {}
+        if row is None or not old.keys() <= self._schema.types.keys():
+            return False
+        before = self._schema.decode(old, "socket")
+        return all(equal(row.get(name), before[name]) for name in old)
 
     def apart(self, change: Change) -> tuple[Change, Change]:
         """An UPDATE of the key as a DELETE of the old one, and what says nothing of it any more."""

@@ -23,7 +23,12 @@ from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema, differs, equal, kind, may_be_of, sortable
 from notebook_rt.sync.events import Change
 from notebook_rt.sync.table.broadcast import Emptied
-from notebook_rt.sync.table.change import ChangeReader, UnknownColumnsError, columns_differ
+from notebook_rt.sync.table.change import (
+    ChangeReader,
+    UnknownColumnsError,
+    UnreadableError,
+    columns_differ,
+)
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.versions import Versions
 from notebook_rt.sync.table.watermark import Watermark
@@ -232,6 +237,8 @@ class Replica:
                     for part in reader.apart(change):
                         self._receive(part, reader.key_of(part), now)
                 else:
+                    if reader.hides_key(change) and not reader.is_of(change, self._row(key)):
+                        raise UnreadableError("an UPDATE that may have been of another key")
                     self._receive(change, key, now)
         finally:
             self._flush()
