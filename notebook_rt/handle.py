@@ -242,9 +242,14 @@ class Handle:
         """
         from notebook_rt.widgets import display
 
+        names = [y] if isinstance(y, str) else [*y]
+        self._ask_for([*names, *(name for name in (x, color) if name)])
         return display.plot(
             self, x, y, kind=kind, color=color, last=last, points=points, style=style
         )
+
+    def _ask_for(self, columns: Sequence[str]) -> None:
+        """Learn these columns, where no row was there to name them and they can be asked for by name."""
 
     # Reading
 

@@ -31,7 +31,7 @@ from notebook_rt.sync.watch import Turn
 if TYPE_CHECKING:
     from notebook_rt.runtime.changes import ChangeBatch
     from notebook_rt.runtime.feed import Feed
-    from notebook_rt.widgets.chart import ChartWidget
+    from notebook_rt.widgets.chart import ChartWidget, Kind
     from notebook_rt.widgets.grid import GridWidget
 
 logger = logging.getLogger("notebook_rt")
@@ -74,6 +74,8 @@ class MappedFrame:
         """The live frames it is given."""
         self._fn = fn
         self._run = _Run(None, None, {})
+        self._raised: AttributeError | None = None
+        """What the function has just raised: Python takes it for a sign that there is no ``df``."""
 
     def __repr__(self) -> str:
         name = getattr(self._fn, "__name__", type(self._fn).__name__)
@@ -82,27 +84,37 @@ class MappedFrame:
     if not TYPE_CHECKING:  # a checker would take any name for an attribute
 
         def __getattr__(self, name: str) -> Any:
-            failed = self.__dict__.pop("_failed", None)
-            if (
-                name == "df" and failed is not None
-            ):  # Python asks here then, and drops what was raised
-                raise failed
+            if name == "df" and (raised := self._raised) is not None:
+                self._raised = None
+                raise raised  # of the function: df.price of a DataFrame without that column
             said = f"{type(self).__name__!r} has no attribute {name!r}{of_mapped(name)}"
             raise AttributeError(said, name=name, obj=self)
 
     @property
     def df(self) -> Any:
         """``fn`` of the frames' ``df``; the same object until one of them has changed, or another live
-        frame that ``fn`` has read. Raises what ``fn`` raises. Within ``fn``, the latest value.
+        frame that ``fn`` has read. Within ``fn``, the latest value.
+
+        Raises
+        ------
+        Exception
+            What ``fn`` raises.
+        DerivationError
+            If it raises where a table was empty when it was opened, and no row has named its columns yet.
         """
         if is_running(self):
             return self.latest
         run, error = self._compute()
         if isinstance(error, AttributeError):
-            self._failed = error
+            self._raised = error
         if error is not None:
             raise error
         return run.value
+
+    def _why_undeclared(self, reads: Reads) -> str:
+        """Why not all columns of what is read are known yet; empty: they are."""
+        feeds = [*(frame._feed for frame in self.frames), *reads]
+        return next((why for feed in feeds if (why := feed.why_undeclared)), "")
 
     def _compute(self) -> tuple[_Run, BaseException | None]:
         """The latest run, made now unless that is fresh, and what the function has raised in it."""
@@ -115,6 +127,10 @@ class MappedFrame:
                     run = _Run(given, self._run_fn(given), reads, versions)
             except BaseException as raised:
                 run, error = _Run(None, self.latest, {**run.reads, **reads}, run.versions), raised
+                why = self._why_undeclared(run.reads) if isinstance(raised, Exception) else ""
+                if why:
+                    error = DerivationError(f"{why} ({type(raised).__name__}: {raised})")
+                    error.__cause__ = raised
             self._run = run
         note_all(reads)
         return run, error
@@ -331,7 +347,15 @@ class MappedFrame:
 
     @known_keywords
     def plot(
-        self, x: str | None = None, y: str | Sequence[str] = (), **options: Any
+        self,
+        x: str | None = None,
+        y: str | Sequence[str] = (),
+        kind: Kind = "line",
+        *,
+        color: str | None = None,
+        last: int | None = None,
+        points: int = 2_000,
+        style: Callable[[Any], Any] | None = None,
     ) -> ChartWidget:
         """A live chart, with the parameters of ``LiveFrame.plot``.
 
@@ -341,8 +365,8 @@ class MappedFrame:
             A column. Default: the index.
         y : str or sequence of str, optional
             Columns; several are several lines.
-        **options
-            ``kind``, ``color``, ``last``, ``points`` and ``style``, as of ``LiveFrame.plot``.
+        kind, color, last, points, style : optional
+            As of ``LiveFrame.plot``.
 
         Returns
         -------
@@ -351,7 +375,9 @@ class MappedFrame:
         """
         from notebook_rt.widgets import display
 
-        return display.mapped_plot(self, x, y, **options)
+        return display.mapped_plot(
+            self, x, y, kind=kind, color=color, last=last, points=points, style=style
+        )
 
 
 class _Listening:
@@ -403,6 +429,8 @@ class _Listening:
         self._not_before = time.monotonic() + self._mapped._pause()
         changed = self._follow(run)
         if error is not None:
+            if self._mapped._why_undeclared(run.reads):
+                return None  # the first row that comes may mend it
             raise error
         if run is self._told or not (tell or changed):
             return None

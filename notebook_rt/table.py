@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from numbers import Real
@@ -19,7 +20,7 @@ from notebook_rt.edits.listing import conflicts_df, pending_df
 from notebook_rt.edits.ops import Right
 from notebook_rt.edits.report import WriteReport
 from notebook_rt.edits.shown import Shown
-from notebook_rt.errors import QueueError
+from notebook_rt.errors import QueueError, UnreachableError
 from notebook_rt.frame import LiveFrame
 from notebook_rt.hints import known_keywords
 from notebook_rt.model.plain import duration
@@ -302,6 +303,15 @@ class LiveTable(LiveFrame):
             title=title,
             by=by,
         )
+
+    def _ask_for(self, columns: Sequence[str]) -> None:
+        if columns and self._feed.why_undeclared:
+            with suppress(UnreachableError):
+                self._edits.open(columns=columns)
+                schema = self.schema
+                for name in columns:
+                    if schema is not None and name not in schema.types:
+                        raise ValueError(f'"{self.name}" has no column "{name}"')
 
     # Editing
 

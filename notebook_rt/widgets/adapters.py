@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, cast
 import pandas as pd
 
 from notebook_rt.edits.merge import ANSWER_LOST
-from notebook_rt.errors import HistoryError, NotebookRTError, ReadOnlyError
+from notebook_rt.errors import DerivationError, HistoryError, NotebookRTError, ReadOnlyError
 from notebook_rt.model.rows import Upsert
 from notebook_rt.model.types import Column
 from notebook_rt.runtime.recording import Recording
@@ -200,6 +200,10 @@ class FrameOf(_ReadOnly):
         return self._frame._feed.why_empty()
 
     @property
+    def undeclared(self) -> str:
+        return self._frame._feed.why_undeclared
+
+    @property
     def fields(self) -> Sequence[Column]:
         df, schema = self.df, self._frame.schema
         known = {} if schema is None else {c.name: c for c in schema.columns}
@@ -329,7 +333,11 @@ class MappedOf(_ReadOnly):
     def __init__(self, mapped: handles.Mapped) -> None:
         self._mapped = mapped
         self._shown: tuple[object, pd.DataFrame] = (None, pd.DataFrame())
-        _ = mapped.df  # computed here once, where the user sees what it raises
+        try:
+            _ = mapped.df  # computed here once, where the user sees what it raises
+        except DerivationError:
+            if not self.undeclared:
+                raise
 
     @property
     def name(self) -> str:
@@ -350,7 +358,13 @@ class MappedOf(_ReadOnly):
 
     @property
     def note(self) -> str:
-        return self._worst.note
+        undeclared = self.undeclared if self._mapped.latest is None else ""
+        return undeclared or self._worst.note
+
+    @property
+    def undeclared(self) -> str:
+        feeds = (frame._feed for frame in self._mapped.sources)
+        return next((why for feed in feeds if (why := feed.why_undeclared)), "")
 
     @property
     def _worst(self) -> FrameOf:

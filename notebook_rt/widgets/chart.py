@@ -199,17 +199,17 @@ class ChartModel:
             raise TypeError(f"style is a function of the Altair chart, not {style!r}")
         self.source = Moments(source, act, changed)
         self.kind: Kind = kind
-        self.x = x or source.fields[0].name
+        self.x = x or ""
         self.y = [y] if isinstance(y, str) else list(y)
         self.color = color
+        self._choose_columns()
         if color is not None and len(self.y) > 1:
             raise ValueError("color= and several y: the lines are told apart by color already")
-        known = [f.name for f in source.fields]
-        for name in [self.x, *self.y, *([color] if color else [])]:
-            if name not in known:
-                there = ", ".join(known)
-                raise ValueError(f'"{source.name}" has no column "{name}"; there are {there}')
-        if len(source.df.columns) and (trouble := self._trouble() or self._no_numbers()):
+        unknown = self._unknown([field.name for field in source.fields])
+        if unknown and not source.undeclared:
+            raise ValueError(unknown)
+        drawn = len(source.df.columns) and not unknown
+        if drawn and (trouble := self._trouble() or self._no_numbers()):
             raise ValueError(trouble)
         self._last = last
         self._points = points
@@ -228,10 +228,22 @@ class ChartModel:
     def label(self) -> str:
         """The picture in words."""
         live = "Live " if self.source.shown is None else "Past "
-        return f"{live}{self.kind} chart of {', '.join(self.y)} by {self.x}, {self.source.name}"
+        self._choose_columns()
+        if not self.y:
+            return f"{live}{self.kind} chart of {self.source.name}"
+        by = f" by {self.x}" if self.x else ""
+        return f"{live}{self.kind} chart of {', '.join(self.y)}{by}, {self.source.name}"
+
+    @property
+    def words(self) -> str:
+        """The same, with why there is none."""
+        trouble = self.source.undeclared and self._trouble()
+        return f"{self.label}: {trouble}" if trouble else self.label
 
     def chart(self) -> alt.Chart:
         """The Altair chart, on a data source named ``live`` with columns ``x``, ``y``, ``c``."""
+        if self.source.undeclared and (trouble := self._trouble()):
+            raise ValueError(trouble)
         made: alt.Chart = of_extra("altair").Chart.from_dict(self._plain(), validate=False)
         return made if self._style is None else self._style(made)
 
@@ -283,17 +295,40 @@ class ChartModel:
 
     def _kinds(self) -> tuple[str, ...]:
         """What the picture depends on: another one is drawn when a column has another type."""
-        names = [self.x, *self.y, *([self.color] if self.color else [])]
-        return tuple(str(kind_of(column_of(self.source.df, name))) for name in names)
+        return tuple(str(kind_of(column_of(self.source.df, name))) for name in self._named)
+
+    def _choose_columns(self) -> None:
+        """Choose what nobody has named, as soon as there is something to choose from."""
+        fields = self.source.fields
+        if not self.x and fields:
+            self.x = fields[0].name
+        if not self.y:
+            names = (field.name for field in fields if field.name != self.x)
+            self.y = [name for name in names if _drawable(self.source, name)][:3]
+
+    def _unknown(self, known: Sequence[str]) -> str:
+        """Which column is not among these, or why that is not known yet; empty: all are."""
+        self._choose_columns()
+        source = self.source
+        missing = [name for name in self._named if name not in known]
+        if self.y and not missing:
+            return ""
+        if source.undeclared:
+            return source.undeclared
+        if not self.y:
+            return f"{source.name} has no column of numbers to draw; give y="
+        return f'"{source.name}" has no column "{missing[0]}"; there are {", ".join(known)}'
+
+    @property
+    def _named(self) -> list[str]:
+        """The columns that are drawn."""
+        return [self.x, *self.y, *([self.color] if self.color else [])]
 
     def _trouble(self) -> str:
         """Why nothing can be drawn of the table as it is now; empty if it can."""
         df = self.source.df
-        known = [*df.index.names, *df.columns]
-        for name in [self.x, *self.y, *([self.color] if self.color else [])]:
-            if name not in known:
-                there = ", ".join(map(str, known))
-                return f'"{self.source.name}" has no column "{name}"; there are {there}'
+        if trouble := self._unknown([*map(str, df.index.names), *map(str, df.columns)]):
+            return trouble
         if self.kind == "hist" and _floats(column_of(df, self.y[0])) is None:
             return f'kind="hist" counts numbers, and "{self.y[0]}" has none; draw names with "bar"'
         return ""
@@ -346,7 +381,7 @@ class ChartModel:
 
     def _note(self, view: str | None) -> Sequence[Message]:
         """Why there is no picture; nothing of a table that begins again."""
-        if not len(self.source.df.columns):
+        if not len(self.source.df.columns) and not self.source.undeclared:
             return []
         self._past = self.source.state()
         content = {"t": "note", "note": cut(self._trouble()), "past": self._past}
@@ -457,10 +492,6 @@ class ChartWidget(LiveWidget):
         eyes: Eyes | None = None,
     ) -> None:
         of_extra("vl_convert")  # before a browser misses it
-        if not y:
-            y = [f.name for f in source.fields if _drawable(source, f.name) and f.name != x][:3]
-            if not y:
-                raise ValueError(f"{source.name} has no column of numbers to draw; give y=")
         model = ChartModel(
             source,
             x,
@@ -477,7 +508,7 @@ class ChartWidget(LiveWidget):
         super().__init__(
             model,
             subscribe=source.on_change,
-            static=lambda: (model.label, f"<p>{escape(model.label)}</p>"),
+            static=lambda: (model.words, f"<p>{escape(model.words)}</p>"),
             eyes=eyes,
             while_seen=True,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
 
+from notebook_rt.errors import DerivationError
 from notebook_rt.quoting import printable
 from notebook_rt.runtime.host import has_front_end
 from notebook_rt.widgets.adapters import FrameOf, MappedOf, TableOf
@@ -98,7 +99,11 @@ def grid(frame: Frame, **options: Any) -> GridWidget:
 
 def plot(frame: Frame, x: str | None = None, y: Any = (), **options: Any) -> ChartWidget:
     """A live chart of ``frame``, with the options of ``ChartWidget``. Waits for the first data."""
-    frame.wait()
+    try:
+        frame.wait()
+    except DerivationError:  # the chart says so until the first row comes
+        if not frame._feed.why_undeclared:
+            raise
     return ChartWidget(_of(frame), x, y, **options)
 
 

@@ -172,6 +172,10 @@ class Moments:
         return self._live.note if self._shown is None else ""
 
     @property
+    def undeclared(self) -> str:
+        return self._live.undeclared if self._shown is None else ""
+
+    @property
     def fields(self) -> Sequence[Column]:
         return self._live.fields if self._shown is None else self._shown.fields
 

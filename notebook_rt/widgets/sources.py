@@ -231,6 +231,10 @@ class FrameSource(Protocol):
         """The calm sentence of degraded mode, or an empty string."""
 
     @property
+    def undeclared(self) -> str:
+        """Why not all of its columns are known yet; empty: they are."""
+
+    @property
     def fields(self) -> Sequence[Column]:
         """Every column that can be shown, the key's first; one of the key is ``filled`` if it is made
         where it is not given.

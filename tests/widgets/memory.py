@@ -163,6 +163,7 @@ class MemoryFrame(Told):
         self.fields = tuple(fields)
         self.status = "live"
         self.note = ""
+        self.undeclared = ""
         self.editable = True
         self.past: PastSource | None = None
         self.why_no_past = 'No history of this table is recorded yet.\ntable.history("1h")'

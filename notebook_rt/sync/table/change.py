@@ -154,8 +154,8 @@ class ChangeReader:
 
     def is_of(self, change: Change, row: Mapping[str, Any] | None) -> bool:
         """Whether a change whose old values lack the key is certainly of ``row``, as it is here."""
-        old: Mapping[str, Any] = change.old_record or {}
-        if row is None or not old.keys() <= self._schema.types.keys():
+        old = change.old_record or {}
+        if row is None or any(name not in self._schema.types for name in old):
             return False
         before = self._schema.decode(old, "socket")
         return all(equal(row.get(name), before[name]) for name in old)
