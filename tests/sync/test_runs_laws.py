@@ -430,6 +430,16 @@ def test_where_much_has_gone_pages_are_compared() -> None:
     assert story.is_true()
 
 
+def test_where_more_rows_than_pages_change_between_two_reads_pages_are_compared() -> None:
+    """As in a stream of changes all over the table: as many would change until the next count."""
+    story = loaded(bulky(3000))
+    changes = [("write", key, 7) for key in range(5, 2900, 8)]
+    assert story.compare(between=[[], [], changes]) is False
+    assert len(story.asked) == 4
+    story.compare(scan)
+    assert story.is_true()
+
+
 def test_a_server_that_refuses_the_filter_is_asked_once() -> None:
     server = bulky(200, filters_xmin=False)
     story = loaded(server)

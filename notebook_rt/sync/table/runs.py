@@ -43,6 +43,8 @@ BRIDGED: Final = 8
 """Other integers that may lie between two parts of one run; each is named."""
 TOLD_MOST: Final = 100
 """Keys that changes have told of meanwhile, and that are named beside those of a range."""
+FEW: Final = 8
+"""Rows of a range that may change between two reads of it, however few pages it has."""
 SEARCHES: Final = 4
 """How often it is searched in one range for what is missing, before pages are compared."""
 
@@ -415,6 +417,9 @@ class _Proof:
             return
         missing = count - counted
         if whole and missing < part.missing:  # the others have changed, or as many have come
+            if part.missing - missing > max(len(doubt.claimed) // self.page_rows, FEW):
+                self._fail()  # until the next count as many will: of some page none would fit
+                return
             self._look_again(doubt)
         self._narrow(doubt, part.keys[count:], part.missing - missing)
         if offset and not len(there):
