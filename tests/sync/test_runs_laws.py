@@ -467,6 +467,20 @@ def test_where_much_has_gone_pages_are_compared() -> None:
     assert story.is_true()
 
 
+@pytest.mark.parametrize("step", [8, 40, 200])
+def test_where_rows_change_as_fast_as_they_are_counted_pages_are_compared(step: int) -> None:
+    """As in a stream of changes all over the table: no count fits what was read before it."""
+    story = loaded(bulky(3000))
+    stream = [
+        [("write", key, n % 5) for key in range(1 + n % step, 2900, step)] for n in range(400)
+    ]
+    assert story.compare(between=stream) is False
+    pages = 3000 // story.paging.rows
+    assert len(story.asked) <= pages + 1
+    story.compare(scan)
+    assert story.is_true()
+
+
 def test_a_server_that_refuses_the_filter_is_asked_once() -> None:
     server = bulky(200, filters_xmin=False)
     story = loaded(server)

@@ -146,19 +146,17 @@ class ChangeReader:
         So it is where rows are told apart by other columns than the server's replica identity.
         """
         old = change.old_record
-        return (
-            change.kind == "UPDATE"
-            and bool(old)
-            and any(name not in old for name in self._schema.key)
-        )
+        if change.kind != "UPDATE" or not old:
+            return False
+        return not old.keys() >= {*self._schema.key}
 
     def is_of(self, change: Change, row: Mapping[str, Any] | None) -> bool:
         """Whether a change whose old values lack the key is certainly of ``row``, as it is here."""
-        old = change.old_record or {}
-        if row is None or any(name not in self._schema.types for name in old):
+        old = change.old_record
+        if row is None or not old or not old.keys() <= self._schema.types.keys():
             return False
         before = self._schema.decode(old, "socket")
-        return all(equal(row.get(name), before[name]) for name in old)
+        return all(equal(row.get(name), value) for name, value in before.items())
 
     def apart(self, change: Change) -> tuple[Change, Change]:
         """An UPDATE of the key as a DELETE of the old one, and what says nothing of it any more."""

@@ -301,8 +301,8 @@ class _Proof:
         may open till then."""
         self.failed = False
         pages = len(self.replica.rows) // page_rows
-        self._left = max(pages, 2 * len(runs.ranges))
-        """Requests that it may take beside those that look for others."""
+        self._left = max(pages // 2, 4 * len(runs.ranges))
+        """Requests that it may still take: where rows change as fast as they are counted, no count fits."""
         for one in runs.ranges:
             self._look(_Doubt(one))
 
@@ -311,14 +311,11 @@ class _Proof:
             cast("Callable[[Read], None]", tag)(read)
 
     def _ask(self, query: Query, then: Callable[[Read], None]) -> None:
-        self.pool.waiting.append((then, query))
-
-    def _spend(self, query: Query, then: Callable[[Read], None]) -> None:
         self._left -= 1
         if self._left < 0:
             self._fail()
         else:
-            self._ask(query, then)
+            self.pool.waiting.append((then, query))
 
     def _fail(self) -> None:
         self.failed = True
@@ -382,9 +379,9 @@ class _Proof:
         extra = [reads.at_least(self.runs.name, one.first), last, *one.like(self.runs.name)]
         if len(claimed) <= self.page_rows:
             query = reads.page(reads.by_key(), columns=(), extra=extra, limit=self.page_rows)
-            self._spend(query, partial(self._take_keys, doubt))
+            self._ask(query, partial(self._take_keys, doubt))
         else:
-            self._spend(reads.count(extra), partial(self._take_count, doubt))
+            self._ask(reads.count(extra), partial(self._take_count, doubt))
 
     def _take_keys(self, doubt: _Doubt, read: Read) -> None:
         there = set(self.replica.keys_of(read.page.rows))
@@ -470,7 +467,7 @@ class _Proof:
         )
         doubt.under_way += 1
         then = partial(self._take_part, doubt, part, count, offset)
-        self._spend(replace(query, refusable=True), then)
+        self._ask(replace(query, refusable=True), then)
 
     def _take_part(self, doubt: _Doubt, part: _Part, count: int, offset: int, read: Read) -> None:
         keys, counted = part.keys[:count], read.page.count
