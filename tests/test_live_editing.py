@@ -817,6 +817,24 @@ def test_what_was_typed_before_a_kill_is_in_the_first_df_and_is_sent(
     assert stored(stack, table, "quantity", made) == 4
 
 
+def test_what_waits_in_a_file_that_was_made_later_is_shown_by_who_was_there_before(
+    stack: LocalStack, table: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "shared.sqlite3"
+    with (
+        nrt.connect(stack.url, stack.anon_key, queue_path=path) as early,
+        nrt.connect(stack.url, stack.anon_key, queue_path=path) as other,
+    ):
+        frame = early.table(table).wait(scaled(10))
+        edited = other.table(table).wait(scaled(10))
+        other.queue.pause()
+        edited.edit(A, notes="not sent yet")
+        until(lambda: seen(frame, "notes") == "not sent yet")
+        assert len(early.queue) == 1
+        edited.discard(A)
+        until(lambda: seen(frame, "notes") != "not sent yet")
+
+
 def test_two_who_edit_one_row_merge(
     stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
 ) -> None:
