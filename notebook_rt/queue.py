@@ -25,7 +25,7 @@ from notebook_rt.model.spec import check_name, check_text
 from notebook_rt.model.types import coerce, to_json
 from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.sessions import whose
+from notebook_rt.outbox.sessions import Session, is_ended, whose
 from notebook_rt.quoting import printable
 from notebook_rt.runtime.progress import WritesBar
 
@@ -177,13 +177,24 @@ class Queue:
                 "what": [what(op) for op in ops],
                 "state": [state(op) for op in ops],
                 "attempts": pd.Series([op.attempts for op in ops], dtype="int64").to_numpy(),
-                "why": reasons(ops),
+                "why": reasons(ops, lambda op: self._holds(op, sessions)),
                 "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True).as_unit("us"),
                 "values": [dict(op.values) for op in ops],
                 "session": [whose(op, sessions) for op in ops],
             },
             index=pd.Index([op.id for op in ops], name="id", dtype=object),
         ).astype({**dict.fromkeys(("what", "state", "why", "session"), "str"), "values": object})
+
+    def _holds(self, op: Op, sessions: Mapping[str, Session]) -> str:
+        """Why an operation that waits is not sent; empty: nothing keeps it but the network."""
+        if state(op) != "waiting":
+            return ""
+        session = sessions.get(op.session)
+        if session is None or not session.paused or session.id == self.outbox.session.id:
+            return self._held()
+        if is_ended(session):
+            return "its session ended while it was paused: resume(), or retry(id), sends it"
+        return "its session is paused: it is sent once that goes on, or discard(id) drops it"
 
     @known_keywords
     def rpc(

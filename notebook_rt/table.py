@@ -418,7 +418,8 @@ class LiveTable(LiveFrame):
         Returns
         -------
         hashable or WriteReport
-            Of one row, its key, as the index of ``df`` has it; of many, what becomes of them.
+            Of one row, its key, as `get` and `edit` take it and changes have it: a date is a
+            ``datetime.date``, for which ``df.loc`` wants a Timestamp. Of many, what becomes of them.
 
         Raises
         ------

@@ -817,6 +817,57 @@ def test_what_was_typed_before_a_kill_is_in_the_first_df_and_is_sent(
     assert stored(stack, table, "quantity", made) == 4
 
 
+def test_the_queue_says_what_each_edit_waits_for(
+    stack: LocalStack, table: str, tmp_path: Path
+) -> None:
+    def connect() -> nrt.Session:
+        return nrt.connect(stack.url, stack.anon_key, queue_path=tmp_path / "shared.sqlite3")
+
+    with connect() as mine:
+        theirs = connect()
+        theirs.queue.pause()
+        theirs.table(table).wait(scaled(10)).edit(A, notes="theirs")
+        my = mine.table(table).wait(scaled(10))
+        until(lambda: my.get(A)["notes"] == "theirs")
+        my.edit(A, quantity=3)
+        assert mine.queue.flush(10).own == 1
+        paused, behind = mine.queue.df["why"]
+        assert (
+            paused == "its session is paused: it is sent once that goes on, or discard(id) drops it"
+        )
+        assert behind == f"waits for update {table} {A} (notes) before it: its session is paused"
+        assert theirs.queue.df["why"].iloc[0] == "the queue is paused: resume() it"
+        theirs.close()
+        ended, behind = mine.queue.df["why"]
+        assert ended == "its session ended while it was paused: resume(), or retry(id), sends it"
+        assert behind.endswith("before it: its session ended while it was paused")
+        mine.queue.resume()
+        assert mine.queue.flush(10) == 0
+        mine.queue.pause()
+        my.edit(A, quantity=4)
+        assert list(mine.queue.df["why"]) == ["the queue is paused: resume() it"]
+        mine.queue.resume()
+        assert mine.queue.flush(10) == 0
+
+
+def test_what_waits_in_a_file_that_was_made_later_is_shown_by_who_was_there_before(
+    stack: LocalStack, table: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "shared.sqlite3"
+    with (
+        nrt.connect(stack.url, stack.anon_key, queue_path=path) as early,
+        nrt.connect(stack.url, stack.anon_key, queue_path=path) as other,
+    ):
+        frame = early.table(table).wait(scaled(10))
+        edited = other.table(table).wait(scaled(10))
+        other.queue.pause()
+        edited.edit(A, notes="not sent yet")
+        until(lambda: seen(frame, "notes") == "not sent yet")
+        assert len(early.queue) == 1
+        edited.discard(A)
+        until(lambda: seen(frame, "notes") != "not sent yet")
+
+
 def test_two_who_edit_one_row_merge(
     stack: LocalStack, table: str, open_session: Callable[..., nrt.Session]
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notebook_rt.model.coerce import coerce
 from notebook_rt.model.plain import json_text, plain
 from notebook_rt.model.rows import RowChange
 
@@ -98,3 +99,11 @@ def test_a_float_that_is_no_number_is_postgresqls_text() -> None:
     row = {"a": float("nan"), "b": float("inf"), "c": [-float("inf")], "d": Decimal("NaN")}
     wanted = {"a": "NaN", "b": "Infinity", "c": ["-Infinity"], "d": "NaN"}
     assert RowChange("delete", (1, None), row, None).to_dict()["old"] == wanted
+
+
+def test_what_pandas_knows_as_missing_is_null() -> None:
+    """NaT was the text "NaT", and NA an error; NaN stays one, since a float's may be meant."""
+    assert json_text({"at": pd.NaT, "n": [pd.NA, 1]}, "x") == '{"at": null, "n": [null, 1]}'
+    assert coerce("jsonb", {"at": pd.NaT, "n": pd.NA}) == {"at": None, "n": None}
+    with pytest.raises(ValueError, match="None is null"):
+        json_text({"x": float("nan")}, "x")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from notebook_rt.edits.merge import ANOTHER_ROW, ANSWER_LOST
@@ -176,13 +176,22 @@ def state(op: Op) -> str:
     return op.state
 
 
-def reasons(ops: Sequence[Op]) -> list[str]:
-    """Why each of the queue's operations, in order, is as it is: the server's words, or what it waits for."""
+def reasons(ops: Sequence[Op], holds: Callable[[Op], str] = lambda op: "") -> list[str]:
+    """Why each of the queue's operations, in order, is as it is: the server's words, or what it waits for.
+
+    ``holds`` gives why one that could be sent is not; what follows a colon in it is what to do.
+    """
     first: dict[tuple[str, str], Op] = {}
     found = []
     for op in ops:
         before = first.setdefault((op.owner, op.lane), op)
-        found.append(_behind(before) if op.blocked and not op.error else op.error)
+        if op.error:
+            found.append(op.error)
+        elif op.blocked:
+            held = holds(before).partition(":")[0]
+            found.append(_behind(before) + (f": {held}" if held else ""))
+        else:
+            found.append(holds(op))
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import re
 import uuid
 from decimal import Decimal
@@ -64,7 +65,7 @@ def coerce(pg_type: str, value: Any, *, numeric: Numeric = "float") -> Any:
     family = kind(pg_type)
     if value.__class__ is _PLAIN.get(family) and (family != "int" or value in INT64):
         return value
-    value = _of_python(value)
+    given = value = _of_python(value)
     missing = value.__class__ is float and value != value and family not in ("float", "decimal")
     if value is None or missing:
         return None
@@ -81,9 +82,20 @@ def coerce(pg_type: str, value: Any, *, numeric: Numeric = "float") -> Any:
     elif (family, value.__class__) in (("bytes", bytes), ("time", dt.time)):
         return value
     typed = decoder(pg_type, numeric)(value)
+    if family == "float" and _overflows(given, typed):
+        raise _no_value(pg_type, given)
     if not fits(pg_type, typed, numeric=numeric) and not _is_text_moment(family, typed):
         raise _no_value(pg_type, value)
     return typed
+
+
+def _overflows(given: Any, value: Any) -> bool:
+    """Whether a finite number became infinity since it is more than a float holds."""
+    if value.__class__ is not float or not math.isinf(value):
+        return False
+    if isinstance(given, Decimal):
+        return given.is_finite()
+    return isinstance(given, int) or (isinstance(given, str) and any(map(str.isdigit, given)))
 
 
 def _of_python(value: Any) -> Any:

@@ -10,8 +10,11 @@ import datetime as dt
 import json
 import math
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
+
+_MISSING: Final = frozenset({"NaTType", "NAType"})
+"""pandas' types of what is missing, which is not imported for them."""
 
 
 def seconds(timeout: float | None, what: str = "timeout") -> float | None:
@@ -111,6 +114,8 @@ def as_json(value: Any) -> Any:
 
 def as_plain(value: Any) -> Any:
     """One value that JSON has no form for as one that it has; raises TypeError."""
+    if type(value).__name__ in _MISSING:
+        return None
     if hasattr(value, "isoformat"):  # dates, times, moments, pandas' too
         return value.isoformat()
     if hasattr(value, "tolist"):  # numpy's scalars and arrays, pandas' Series

@@ -98,6 +98,11 @@ def find(db: sqlite3.Connection) -> dict[str, Session]:
     }
 
 
+def is_ended(session: Session) -> bool:
+    """Whether it has ended, or was killed."""
+    return session.ended is not None or not is_alive(session.id)
+
+
 def whose(op: Op, sessions: Mapping[str, Session]) -> str:
     """The session that edited an operation last, in a few words; empty: it is not known."""
     session = sessions.get(op.session)
@@ -106,7 +111,7 @@ def whose(op: Op, sessions: Mapping[str, Session]) -> str:
     host, _, rest = session.id.rpartition(":")[0].partition(":")
     since = dt.datetime.fromtimestamp(session.started, dt.UTC)
     state = ", paused" if session.paused else ""
-    if session.ended is not None or not is_alive(session.id):
+    if is_ended(session):
         state = ", ended while paused" if session.paused else ", ended"
     name = session.name or "python"
     return f"{name} (process {rest} on {host}, since {since:%Y-%m-%d %H:%M} UTC{state})"

@@ -70,6 +70,8 @@ MAX_TAKEN_KEYS = 1000
 """Keys of a sequence that are tried for a row, while rows that were inserted beside it have them."""
 DRAW_SECONDS = 5.0
 """How long somebody who inserts a row waits for its key."""
+FILE_SECONDS = 1.0
+"""Seconds between two looks for a queue's file that is not there yet."""
 LEAVE_SECONDS = 5.0
 """How long somebody who inserts rows whose keys the server makes waits for them to leave."""
 LINGER_SECONDS = 1.0
@@ -110,6 +112,8 @@ class Writes:
         project.closers.append(self._close)
         project.refused = self.refused
         self._open_if_there()
+        self._looking: asyncio.Task[None] | None = None
+        project.thread.post(self._look_for_file)
 
     @property
     def owner(self) -> Owner:
@@ -341,6 +345,20 @@ class Writes:
 
     # On the loop
 
+    def _look_for_file(self) -> None:
+        if not self.project.closed:
+            self._looking = self.project.thread.spawn(
+                self._open_once_there(), "looking for the queue's file"
+            )
+
+    async def _open_once_there(self) -> None:
+        """Open the file that another session makes: what is edited there is shown here, too."""
+        with contextlib.suppress(QueueError):  # a file that is no queue: who writes is told
+            while True:
+                await asyncio.sleep(FILE_SECONDS)
+                if self._open is None:
+                    self._open_if_there()
+
     def _table_opened(self, driver: TableDriver) -> None:
         with self._lock:
             self._drivers[driver] = Signal()
@@ -380,6 +398,8 @@ class Writes:
         self._open_if_there()
 
     async def _close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
         with self._lock:
             old, self._open = self._open, None
         if old is not None:

@@ -50,15 +50,29 @@ def parse_terms(text: str, columns: Sequence[str]) -> list[Term]:
     >>> parse_terms("price>10 acme", ["price"])
     [Term(column='price', operator='>', value='10'), Term(column=None, operator=':', value='acme')]
     """
-    return [_term(word, columns) for word in _words(text)[0]]
+    return [_term(word, columns) for word in _words(text, columns)[0]]
 
 
-def _words(text: str) -> tuple[list[str], bool]:
+def _words(text: str, columns: Sequence[str]) -> tuple[list[str], bool]:
     """The words, and whether every quotation mark is closed."""
     try:
-        return shlex.split(text), True
+        return _joined(shlex.split(text), columns), True
     except ValueError:  # a quote that is still being typed
         return text.split(), False
+
+
+def _joined(words: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """A comparison that was typed with spaces, ``price > 10``, as one word."""
+    found: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word in columns and rest and rest[0].startswith(_OPERATORS[:-1]):
+            word += (operator := rest.pop(0))
+            if rest and operator in _OPERATORS:
+                word += rest.pop(0)
+        found.append(word)
+    return found
 
 
 def _term(word: str, columns: Sequence[str]) -> Term:
@@ -83,7 +97,7 @@ def term_text(name: str, value: Any, pg_type: str = "") -> str:
 
 def misread(text: str, df: pd.DataFrame, columns: Sequence[str]) -> str:
     """Why a filter does not do what it seems to say, in a sentence; empty if it does."""
-    words, closed = _words(text)
+    words, closed = _words(text, columns)
     if not closed:
         return "A quotation mark is not closed"
     for term in (_term(word, columns) for word in words):

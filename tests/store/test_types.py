@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,13 @@ def test_what_the_cell_of_a_composite_or_an_hstore_shows_can_be_written_back() -
     assert to_json("address", coerce("address", address)) == {"street": "x", "no": 7}
     with pytest.raises(ValueError, match="no value"):
         coerce("uuid", {"a": 1})
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), "1e400", Decimal("1e400")])
+def test_a_number_that_no_float_holds_is_no_infinity(value: object) -> None:
+    for pg_type in ("float8", "float4"):
+        with pytest.raises(ValueError, match=f"no value of the PostgreSQL type {pg_type}"):
+            coerce(pg_type, value)
+    for infinity in ("Infinity", "-Infinity", Decimal("Infinity"), float("inf")):
+        assert math.isinf(coerce("float8", infinity))
+    assert math.isinf(coerce("numeric", value)), "shown so; every digit is written"

@@ -149,6 +149,17 @@ def test_filters(text, kept):
 
 def test_a_word_with_an_operator_that_names_no_column_is_a_text():
     assert parse_terms("a=b", ["price"])[0].column is None
+    spaced = parse_terms(
+        "acme price > 10 price <=5 'last price' != 3 price", ["price", "last price"]
+    )
+    assert [(term.column, term.operator, term.value) for term in spaced] == [
+        (None, ":", "acme"),
+        ("price", ">", "10"),
+        ("price", "<=", "5"),
+        ("last price", "!=", "3"),
+        (None, ":", "price"),
+    ]
+    assert [term.value for term in parse_terms("a > b", ["price"])] == ["a", ">", "b"]
 
 
 def test_nulls_are_sorted_last_both_ways():
