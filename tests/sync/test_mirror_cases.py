@@ -672,6 +672,28 @@ def test_a_null_of_a_column_that_is_dropped_before_its_row_is_read_harms_no_read
     assert known.uncertain == {"price": 1}
 
 
+@pytest.mark.parametrize("rows", [8, 300])
+def test_the_audit_sees_a_column_that_was_made_anew(rows: int) -> None:
+    """Its rows have the versions that they had."""
+    world = live(one=server(rows), options=Options(page_size=20))
+    for row in world.server.rows.values():
+        row["note"] = None
+    assert not same(world)
+    world.handle(AuditNow())
+    world.run(8)
+    assert same(world)
+
+
+def test_an_audit_goes_on_where_versions_are_not_told_any_more() -> None:
+    world = live(one=server(300), options=Options(page_size=20))
+    world.server.passes_xmin = False
+    world.server.rows[7]["note"] = "lost"
+    world.handle(AuditNow())
+    world.run(8)
+    assert same(world)
+    assert world.mirror.status == "live"
+
+
 def test_a_column_added_is_seen_by_polling_too() -> None:
     world = World(TableSpec("t"), server(), options=Options(page_size=100))
     world.run(10)

@@ -374,11 +374,15 @@ class Comparison:
         self._rows: dict[Key, tuple[Row | None, Read, object]] = {}
 
     def whole(self, read: Read) -> None:
-        """Take a page of whole rows; one whose ``xmin`` is the known one is as it is here."""
+        """Take a page of whole rows; of a large table one whose ``xmin`` is the known one is as it is here.
+
+        Of a small one each is compared, for a column that is made anew leaves ``xmin`` as it was.
+        """
         replica, page = self._replica, read.page.rows
         replica.look_at_page(page)
         keys = self._note(read)
-        if replica.window_read is None:  # else a row may have left it that has not changed
+        many = len(replica.rows) > len(page)
+        if many and replica.window_read is None:  # else a row may have left it that has not changed
             unlike = set(replica.versions.differing(keys, page))
             pairs = zip(keys, page, strict=True)
             page = [row for key, row in pairs if key in unlike or replica.is_held(key)]
@@ -637,10 +641,28 @@ def are_worth_asking(replica: Replica, reads: Reads, page_rows: int) -> bool:
 
 
 def glance(replica: Replica, reads: Reads, paging: Paging) -> Steps:
-    """Look at one whole row: hashes and versions do not show that a column came or went."""
+    """Look at one whole row: hashes and versions do not show that a column came or went, nor, versions,
+    that it was made anew.
+    """
     if len(replica.rows) > paging.rows:
-        (read,) = yield [reads.page(reads.by_key(), None, limit=1)]
+        one = reads.with_xmin(paging.xmin).page(reads.by_key(), None, limit=1)
+        try:
+            (read,) = yield [one]
+        except ReadRefusedError:
+            if not paging.xmin:
+                raise
+            paging.xmin = False
+            (read,) = yield [reads.page(reads.by_key(), None, limit=1)]
         replica.look_at_page(read.page.rows)
+        _doubt_versions(replica, read.page.rows)
+
+
+def _doubt_versions(replica: Replica, page: Sequence[WireRow]) -> None:
+    """Forget all versions, if one of these rows differs from that of its version here."""
+    theirs = dict(zip(replica.keys_of(page), page, strict=True))
+    others = [key for key, _ in replica.rows.differing(page)]
+    if any(replica.versions.is_same(key, theirs[key].get("xmin")) for key in others):
+        replica.versions.clear()
 
 
 def try_out(replica: Replica, reads: Reads, paging: Paging) -> Steps:
@@ -675,12 +697,8 @@ def try_out(replica: Replica, reads: Reads, paging: Paging) -> Steps:
     if found["rows"].page.refusal is not None:
         paging.xmin = False
         return
-    wires = found["rows"].page.rows
-    replica.look_at_page(wires)
-    theirs = dict(zip(replica.keys_of(wires), wires, strict=True))
-    others = [key for key, _ in replica.rows.differing(wires)]
-    if any(replica.versions.is_same(key, theirs[key].get("xmin")) for key in others):
-        replica.versions.clear()
+    replica.look_at_page(found["rows"].page.rows)
+    _doubt_versions(replica, found["rows"].page.rows)
 
 
 def _first_keys(reads: Reads, paging: Paging) -> Query:
