@@ -107,6 +107,7 @@ def test_nothing_is_computed_from_a_numeric_that_has_lost_digits(
         rt.table(table, numeric="exact")  # type: ignore[arg-type]  # on purpose
 
 
+@pytest.mark.usefixtures("described_by_sql")
 def test_a_number_that_no_numeric_of_so_many_digits_holds_is_refused_before_it_is_queued(
     rt: nrt.Session, make_table: Callable[..., str]
 ) -> None:

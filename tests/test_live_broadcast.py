@@ -484,6 +484,7 @@ async def test_row_level_security_is_no_end_where_it_is_said_who_reads(
     stack.sql(broadcast_remove_sql("public", [table]))
 
 
+@pytest.mark.usefixtures("described_by_sql")
 @pytest.mark.parametrize("published", [True, False])
 def test_who_may_read_some_columns_is_told_what_a_broadcast_takes(
     stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str], published: bool
@@ -632,6 +633,7 @@ def test_the_rows_of_a_partition_go_and_come_with_it(stack: LocalStack, rt: nrt.
         "create table parts (id int primary key, v text) partition by range (id);"
         "create table parts_old partition of parts for values from (0) to (9);"
         "create table parts_new partition of parts for values from (9) to (99);"
+        "revoke all on parts_old, parts_new from anon, authenticated, service_role;"
         "insert into parts values (1, 'a'), (10, 'b'); grant select on parts to anon;"
         + broadcast_sql("public", ["parts"])
     )

@@ -682,7 +682,7 @@ def test_what_is_parked_says_behind_what(
 def test_a_call_that_needs_a_grant_says_which(
     stack: LocalStack, restock: str, open_session: Callable[..., nrt.Session], role: str
 ) -> None:
-    stack.sql(f"revoke execute on function {restock} from anon, public")
+    stack.sql(f"revoke execute on function {restock} from anon, authenticated, public")
     rt = open_session()
     if role == "authenticated":
         rt.set_auth(stack.token("authenticated", str(uuid.uuid4()), 600))

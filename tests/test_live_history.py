@@ -357,11 +357,11 @@ def test_parquet_goes_on_being_written_until_the_end(
     kinds = lambda: pd.read_parquet(path)["_change_type"].tolist()  # noqa: E731  # a word for it
     assert kinds() == ["snapshot"] * 3
     stack.sql(f"update {trades.name} set price = 8, facts = '{{\"a\": 1}}' where id = 1")
-    until(lambda: kinds() == ["snapshot"] * 3 + ["update"])
+    until(lambda: kinds() == ["snapshot"] * 3 + ["update"], what=kinds)
     stack.sql(f"delete from {trades.name} where id = 1")
     heard(past, 2)
     past.close()
-    until(lambda: kinds() == ["snapshot"] * 3 + ["update", "delete"])
+    until(lambda: kinds() == ["snapshot"] * 3 + ["update", "delete"], what=kinds)
     found = pd.read_parquet(path)
     assert found["facts"].tolist()[-2:] == ['{"a": 1}'] * 2
     assert not list(path.glob(".*"))
@@ -401,7 +401,7 @@ def test_parquet_loses_nothing_to_a_disk_that_is_full_for_a_while(
     assert failed.wait(scaled(10))
     full.clear()
     kinds = lambda: pd.read_parquet(path)["_change_type"].tolist()  # noqa: E731  # a word for it
-    until(lambda: kinds() == ["snapshot"] * 3 + ["update"])
+    until(lambda: kinds() == ["snapshot"] * 3 + ["update"], what=kinds)
     past.close()
 
 
