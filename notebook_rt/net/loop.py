@@ -15,8 +15,11 @@ import atexit
 import contextlib
 import logging
 import os
+import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent import futures
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -30,6 +33,13 @@ logger = logging.getLogger("notebook_rt")
 
 EXIT_SECONDS = 2.0
 """The longest that closing everything may hold up the end of the process."""
+
+IMPORT_SECONDS = 20.0
+"""How much longer, while the thread loads a library, as at a session's beginning: a thread that ends with
+Python in the middle of that keeps the lock of all imports, for which Python then waits for ever."""
+
+LOOK_SECONDS = 0.5
+"""How often who waits looks for a Ctrl-C: one that came as the wait began does not end it."""
 
 PAUSE_SECONDS = 0.01
 """How often a `WakingLock` wakes the loop at most."""
@@ -160,8 +170,11 @@ class LoopThread:
             coro.close()
             raise RuntimeError("notebook_rt: waiting on the network thread would stop it for ever")
         future = self.submit(coro)
+        ends = float("inf") if timeout is None else time.monotonic() + timeout
         try:
-            return future.result(timeout)
+            while not future.done() and (left := ends - time.monotonic()) > 0:
+                futures.wait([future], min(left, LOOK_SECONDS))
+            return future.result(0)
         except CancelledError:
             raise ClosedError("the network thread") from None  # it is ending
         except BaseException:
@@ -197,6 +210,17 @@ class LoopThread:
             asyncio.run_coroutine_threadsafe(wind_up(), self.loop).result(EXIT_SECONDS + 0.5)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(1.0)
+        ends = time.monotonic() + IMPORT_SECONDS
+        while self._thread.is_alive() and _imports(self._thread) and time.monotonic() < ends:
+            self._thread.join(0.02)
+
+
+def _imports(thread: threading.Thread) -> bool:
+    """Whether a thread is just loading a module."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and "importlib._bootstrap" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame is not None
 
 
 class WakingLock:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import logging
+import sys
 import threading
 import time
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from notebook_rt.errors import ClosedError
+from notebook_rt.net import loop
 from notebook_rt.net.loop import PAUSE_SECONDS, LoopThread, WakingLock, shared
 from notebook_rt.runtime.callbacks import Mailbox, Subscribers
 from notebook_rt.runtime.host import Run
@@ -70,6 +75,24 @@ def test_stopped_it_says_so_and_leaves_no_thread() -> None:
     assert not thread._thread.is_alive()
     with pytest.raises(ClosedError):
         thread.call(lambda: 1)
+
+
+def test_while_it_loads_a_module_the_end_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended by Python in the middle of that, it would keep the lock that every import needs."""
+    (tmp_path / "slow_to_load.py").write_text("import builtins\nbuiltins.let_it.wait(60)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(loop, "EXIT_SECONDS", 0.0)
+    let_it = threading.Event()
+    monkeypatch.setattr(builtins, "let_it", let_it, raising=False)
+    thread = LoopThread()
+    thread.post(lambda: import_module("slow_to_load"))
+    until(lambda: "slow_to_load" in sys.modules)
+    threading.Timer(2.0, let_it.set).start()  # stop() has asked the loop in vain by then
+    thread.stop()
+    assert let_it.is_set()
+    until(lambda: not thread._thread.is_alive())
 
 
 def test_what_is_asked_for_again_and_again_is_done_soon_but_not_each_time() -> None:
