@@ -236,7 +236,7 @@ class ChartModel:
 
     @property
     def words(self) -> str:
-        """The same, with why there is none."""
+        """The same, and why there is no picture, where that is so."""
         trouble = self.source.undeclared and self._trouble()
         return f"{self.label}: {trouble}" if trouble else self.label
 

@@ -1014,6 +1014,19 @@ class World:
 
     # The stream ---------------------------------------------------------------------------------
 
+    def connect_confirmed_twice(self, again: float) -> None:
+        """Join; the join is confirmed once more, so many seconds later, and nothing is lost from then on."""
+        self.connect()
+
+        def confirm_again() -> None:
+            self.faults = replace(self.faults, loss=0.0)
+            if self.joined:
+                self.handle(Confirmed())
+
+        while self.confirmed_at is None:
+            self.run(0.01)
+        self.at(self.now + again, confirm_again)
+
     def connect(self) -> None:
         """Join: the reply first, the confirmation later, changes from somewhere between."""
         self.disconnect(told=False)

@@ -21,7 +21,7 @@ from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
-from notebook_rt.sync.events import Confirmed, Published, RowSuspect, Told
+from notebook_rt.sync.events import Published, RowSuspect, Told
 from tests.laws import WHOLE, examples
 from tests.sync.simulation import Faults, Server, World
 
@@ -291,16 +291,7 @@ def test_what_is_lost_until_a_join_is_confirmed_twice_is_read(
         faults=Faults(loss=1.0, read_time=(0.1, 0.5)),
         options=options,
     )
-    world.connect()
-
-    def confirm_again() -> None:
-        world.faults = replace(world.faults, loss=0.0)
-        if world.joined:
-            world.handle(Confirmed())
-
-    while world.confirmed_at is None:
-        world.run(0.01)
-    world.at(world.now + again, confirm_again)
+    world.connect_confirmed_twice(again)
     play(world, story)
     world.run(again)
     world.settle(30)

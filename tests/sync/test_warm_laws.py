@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from notebook_rt.model.order import parse_order
 from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.options import Options
 from notebook_rt.sync.events import (
-    Confirmed,
     Fetch,
     Page,
     Published,
@@ -274,16 +272,7 @@ def begun(missed: list[Any], again: float, **more: Any) -> World:
     faults = Faults(loss=1.0, read_time=(0.02, 0.3))
     options = Options(page_size=7, audit_interval=0)
     world = World(first.spec, one, before=first, faults=faults, options=options, **more)
-    world.connect()
-
-    def confirm_again() -> None:
-        world.faults = replace(world.faults, loss=0.0)
-        if world.joined:
-            world.handle(Confirmed())
-
-    while world.confirmed_at is None:
-        world.run(0.01)
-    world.at(world.now + again, confirm_again)
+    world.connect_confirmed_twice(again)
     return world
 
 
