@@ -2,8 +2,9 @@
 
 Beside it in the same run: a bare client that knows the ranges of the key beforehand and keeps eight
 requests under way, and one that asks page after page. Our side has the join, the columns and the key
-to learn, too. And the very same rows under a key of two columns: there the bare client knows the first key
-of each page, too, and so what that key costs the server shows beside what we make of it.
+to learn, too. And the same rows under a key of two columns, which come first, as such a table has them, and
+none is called ``id``: there the bare client knows the first key of each page, too, and so what that key costs
+the server shows beside what we make of it.
 """
 
 from __future__ import annotations
@@ -45,10 +46,14 @@ def stack_with(rows: int) -> Iterator[LocalStack]:
         stack = closing.enter_context(nrt.local.start(directory, options=options))
         for place, key in enumerate(KEYS):
             table = f"far_{place}"
-            columns = "id bigint, sensor int, at timestamptz, bid float8, size int, note text"
-            stack.sql(f"create table {table} ({columns}, primary key ({key}))")
+            number = "id" if place == 0 else "number"
+            columns = f"{number} bigint, sensor int, at timestamptz"
+            if place:
+                columns = f"sensor int, at timestamptz, {number} bigint"
+            more = "bid float8, size int, note text"
+            stack.sql(f"create table {table} ({columns}, {more}, primary key ({key}))")
             stack.sql(
-                f"insert into {table} select g, g % {SENSORS}, "
+                f"insert into {table} ({number}, sensor, at, bid, size, note) select g, g % {SENSORS}, "
                 "timestamptz '2026-01-01Z' + g * interval '1 s', g / 3.0, g % 100, 'checked by the desk' "
                 f"from generate_series(1, {rows}) g"
             )

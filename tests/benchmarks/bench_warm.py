@@ -1,9 +1,9 @@
 """A table that an earlier kernel kept, once the network is there again and 100 rows have changed meanwhile.
 
-Each start is a fresh process: how soon it has its ``df``, and how soon the table says ``live``, which it may only
-when it is as SQL has it. With our SQL, with a column that every change moves (a watermark), and with
-neither. Seconds count from ``connect``; what is imported beside that is in them. Beside it, the first load
-of the same table.
+Each start is a fresh process: how soon it has its ``df``, and how soon the table says ``live``, which it
+may only when it is as SQL has it. With our SQL, with a column that every change moves (a watermark), and
+with neither. Time counts from ``connect``, with what is imported behind it. Beside it, the first load of the
+same table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import notebook_rt as nrt
 from notebook_rt.local import LocalStack, StackOptions
@@ -30,10 +29,8 @@ CASES = {
     f"{OURS} with a watermark": ("stamped", ""),
     OURS: ("plain", ""),
 }
-COLUMNS = (
-    "id bigint primary key, a bigint, b float8, c text, d int, e int, f numeric(9, 2), g bool, day date"
-)
-VALUES = "n, 7 * n, n / 3.0, 'desk ' || n % 97, n % 100, 0, n % 1000 / 8.0, n % 2 = 0, date '2026-01-01' + n % 365"
+COLUMNS = "id bigint primary key, a bigint, b float8, c text, d int, e int, f numeric(9, 2), g bool, day date"
+VALUES = "n, 7 * n, n / 3.0, 'd' || n % 9, n % 100, 0, n % 1000 / 8.0, n % 2 = 0, date '2026-01-01' + n % 365"
 SCRIPT = """
 import json, sys, time
 import notebook_rt as nrt
@@ -80,7 +77,9 @@ def change(stack: LocalStack, rows: int, turn: int, stamped: bool) -> None:
     stack.sql(f"update kept set e = e + 1{stamp} where id % {step} = {turn + 7} and id <= {rows}")
     first = rows + 1 + 30 * turn
     names = "id, a, b, c, d, e, f, g, day"
-    stack.sql(f"insert into kept ({names}) select {VALUES} from generate_series({first}, {first + 29}) n")
+    stack.sql(
+        f"insert into kept ({names}) select {VALUES} from generate_series({first}, {first + 29}) n"
+    )
     stack.sql(f"delete from kept where id % {rows // 10} = {step // 2 + turn} and id <= {rows}")
 
 

@@ -35,11 +35,13 @@ from notebook_rt.sync.events import (
     Tick,
 )
 from notebook_rt.sync.rate import ChangeRate
+from notebook_rt.sync.table.alike import LEAST
 from notebook_rt.sync.table.flows import Flows, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.mirror import Mirror
+from notebook_rt.sync.table.numbers import from_number, number
 from notebook_rt.sync.table.queries import Reads
-from notebook_rt.sync.table.ranges import AHEAD_PAGES, SMALLEST, from_number, number
+from notebook_rt.sync.table.ranges import AHEAD_PAGES, SMALLEST
 from notebook_rt.sync.table.reading import Beginning, Paging, each_page
 from tests.sync.model import DictRows
 from tests.sync.simulation import Server, World
@@ -191,6 +193,45 @@ def test_each_row_comes_once_and_in_order_whatever_the_keys(name: str, data: st.
     read = Reading(one, size, at_once, random.Random(data.draw(st.integers(0, 99)))).run()
     assert read.rows == as_read(one, some)
     assert read.most_at_once <= at_once
+
+
+@given(data=st.data())
+def test_runs_that_seem_alike_are_read_whole_whatever_they_are(data: st.DataObject) -> None:
+    """Sensors that measure at the same times, but for some that are others; bounds are told for all."""
+    sensors, moments = data.draw(st.integers(2, 12)), data.draw(st.integers(20, 120))
+    start, step = data.draw(st.integers(-300, 300)), data.draw(st.integers(1, 9))
+    keys = {(a, start + step * b) for a in range(sensors) for b in range(moments)}
+    for a in data.draw(st.sets(st.integers(1, sensors), max_size=4)):
+        match data.draw(st.sampled_from(["gone", "half", "long", "one", "elsewhere"])):
+            case "gone":
+                keys = {key for key in keys if key[0] != a}
+            case "half":
+                keys = {key for key in keys if key[0] != a or key[1] % 2}
+            case "long":
+                keys |= {(a, start + step * b) for b in range(-moments, 4 * moments)}
+            case "one":
+                keys = {key for key in keys if key[0] != a} | {(a, start)}
+            case _:
+                keys = {(x, y + 9_999 * (x == a)) for x, y in keys}
+    types = {"a": "int4", "b": data.draw(st.sampled_from(["int4", "int8"]))}
+    one = table(types, keys, max_rows=data.draw(st.integers(LEAST, 60)))
+    read = Reading(
+        one, 60, data.draw(st.integers(2, 9)), random.Random(data.draw(st.integers(0, 99)))
+    )
+    assert read.run().rows == as_read(one, keys)
+
+
+@pytest.mark.parametrize("sensors", [20, 60, 150])
+def test_pages_that_go_over_the_end_of_a_run_are_told_beforehand(sensors: int) -> None:
+    """100 pages of 60 rows, from 0.7 to 5 pages a sensor: hardly a page is short."""
+    start, types = dt.datetime(2026, 1, 1, tzinfo=dt.UTC), {"a": "int4", "b": "timestamptz"}
+    seconds = [(n % sensors, start + n * dt.timedelta(seconds=1)) for n in range(6_000)]
+    keys = [(sensor, moment.isoformat()) for sensor, moment in seconds]
+    one = table(types, keys, max_rows=60)
+    read = Reading(one, 60, 8, together=True).run()
+    assert read.rows == as_read(one, keys)
+    assert read.requests <= 107
+    assert read.round_trips <= 15
 
 
 def as_read(one: Server, keys: Iterable[Any]) -> list[Any]:

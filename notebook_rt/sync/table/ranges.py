@@ -16,8 +16,6 @@ Every range is right whatever the keys are like: bounds that were guessed badly 
 
 from __future__ import annotations
 
-import datetime as dt
-import uuid
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -26,13 +24,14 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from notebook_rt.errors import AnswerTooLargeError, StatementTimeoutError
-from notebook_rt.model.kinds import INT_LIMITS
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Row, WireRow
-from notebook_rt.model.types import canonical, kind
+from notebook_rt.model.types import kind
 from notebook_rt.sync.events import Query
+from notebook_rt.sync.table.alike import AlikeRuns, Numbers
 from notebook_rt.sync.table.flows import Pool
 from notebook_rt.sync.table.horizon import Read
+from notebook_rt.sync.table.numbers import from_number, is_numbered, number
 from notebook_rt.sync.table.queries import Reads
 
 Take: TypeAlias = Callable[[Read], Callable[[], None] | None]
@@ -41,6 +40,8 @@ FILL: Final = 0.9
 """The share of a page that a range is cut for: one row too many costs a request of its own."""
 DENSE: Final = 0.98
 """From this share of the numbers of a range on, ranges are cut for full pages."""
+EVEN: Final = 0.003
+"""The share of a page by which keys may be off a line and still be evenly spaced."""
 LOOK_PAGES: Final = 20
 """The most pages between two looks at the index."""
 LOOK_ROWS: Final = 50_000
@@ -56,75 +57,14 @@ ENDS: Final = 8
 """Runs by whose ends it is guessed where others end."""
 HALF: Final = 0.5
 """From so many pages to a number on, what is known of runs on average says how to cut."""
-EVEN: Final = 0.003
-"""The share of a page by which keys may be off a line and still be evenly spaced."""
+ALIKE_PAGES: Final = 16
+"""The most pages of runs that are cut as if all were alike: a page that goes over the end of one passes
+over all of it in the index, which costs as much as the short page that is spared.
+"""
+SAMPLES: Final = 16
+"""Rows of a page by which it is seen how its keys lie."""
 SMALLEST: Final = 16
 """Rows that a page is not made smaller than."""
-
-_LARGEST: Final = {
-    **{name: limit - 1 for name, limit in INT_LIMITS.items()},
-    "oid": 2**32 - 1,
-    "uuid": 2**128 - 1,
-}
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MICROSECOND: Final = dt.timedelta(microseconds=1)
-
-
-def number(value: Any) -> int | None:
-    """A number that sorts as PostgreSQL sorts ``value``; None: there is none.
-
-    >>> number(7), number("00000000-0000-0000-0000-0000000000ff"), number("x")
-    (7, 255, None)
-    """
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, int):
-        return value
-    if isinstance(value, dt.datetime):
-        return (value.replace(tzinfo=value.tzinfo or dt.UTC) - _EPOCH) // _MICROSECOND
-    if isinstance(value, dt.date):
-        return value.toordinal()
-    if isinstance(value, str):
-        try:
-            return uuid.UUID(value).int
-        except ValueError:
-            return None
-    return None
-
-
-def from_number(pg_type: str, at: int) -> Any:
-    """The value of a column of ``pg_type`` whose `number` is ``at``; None: no value is so large."""
-    name = canonical(pg_type)
-    if at > _LARGEST.get(name, at):
-        return None
-    try:
-        match kind(pg_type):
-            case "int":
-                return at
-            case "timestamptz":
-                return _EPOCH + at * _MICROSECOND
-            case "timestamp":
-                return (_EPOCH + at * _MICROSECOND).replace(tzinfo=None)
-            case "date":
-                return dt.date.fromordinal(at)
-    except (OverflowError, ValueError):
-        return None
-    return str(uuid.UUID(int=at)) if name == "uuid" else None
-
-
-def is_numbered(pg_type: str) -> bool:
-    """Whether the values of ``pg_type`` have numbers."""
-    return canonical(pg_type) == "uuid" or kind(pg_type) in (
-        "int",
-        "timestamptz",
-        "timestamp",
-        "date",
-    )
-
-
-def has_counted_runs(pg_type: str) -> bool:
-    """Whether the first and the last value of a column may tell how many there are of it."""
-    return is_numbered(pg_type) and canonical(pg_type) != "uuid"
 
 
 class Range(msgspec.Struct, eq=False):
@@ -158,6 +98,8 @@ class Range(msgspec.Struct, eq=False):
     """What the looks for its bounds have shown so far; None: it ends before."""
     looking: int = 0
     """How many looks are under way or waiting."""
+    alike: bool = False
+    """It begins where `AlikeRuns` has told, and may go from one run to the next."""
     done: bool = False
 
 
@@ -224,7 +166,10 @@ class Ranges:
         self._can_look = True
         self._walk = max(1, min(WALK_PAGES, AHEAD_PAGES // most - 1))
         """The most pages of a range that are asked for one after the other."""
-        self._lowest = self._number(self._decoded(first.page.rows[0]), 0)
+        self._first = self._decoded(first.page.rows[0])
+        self._sample = self._sampled(first.page.rows)
+        """Some rows of the first page, the first and the last of it among them: which, and what key."""
+        self._alike: AlikeRuns | None = None
         self._highest: int | None = None
         """The number of the first column in the last row of the table, once known."""
         self._run_pages: float | None = None
@@ -271,6 +216,8 @@ class Ranges:
             self._check(self._got, before, span.after)
             span.came.append((span.after, self._take(read)))
             span.same = span.same + 1 if self._is_of_one_run(span, rows) else 0
+            if span.alike and not span.full and span.up_to is not None:
+                self._judge_alike(len(rows), asked.limit)
             self._look_at_ends(span, rows)
         if len(rows) < asked.limit or self._is_at_end(span):
             span.done = True
@@ -314,14 +261,14 @@ class Ranges:
             while head.came:
                 self._waiting_pages -= 1
                 last, rest = head.came.popleft()
-                if head.run:
+                if head.run and not head.alike:
                     self._delivered = last
                 if rest is not None:
                     rest()
             if not head.done:
                 break
             self._head = head.next
-            if head.run and (head.next is None or head.next.run != head.run):
+            if self._is_at_end_of_run(head):
                 self._ended(len(head.run), self._delivered)
         self._head_first()
 
@@ -336,7 +283,8 @@ class Ranges:
         self.pool.room = min(most, max(1, AHEAD_PAGES + 2 * most - self._waiting_pages))
         places, span, first_waiting = dict[int, int](), self._head, -1
         while span is not None:
-            first = span.after is None or (len(self._order) == 1 and self._is_numbered(span))
+            by_number = len(self._order) == 1 and self._is_numbered(span)
+            first = span.after is None or span.alike or by_number
             shows = _is_open(span) and first and not many
             places[id(span)] = -1 if shows else len(places)
             if span.came and first_waiting < 0:
@@ -367,6 +315,8 @@ class Ranges:
         self._cut_or_ask(span, rows, self._room(span))
 
     def _cut_or_ask(self, span: Range, rows: Sequence[WireRow], room: int) -> None:
+        if self._alike is not None and self._cut_alike(span, self._alike, room):
+            return
         is_numbered = self._is_numbered(span)
         if self._is_of_one_run(span, rows):
             if self._has_short_runs(span) and not self._has_few():
@@ -459,7 +409,7 @@ class Ranges:
         None: they are not.
         """
         depth, count = len(span.run), len(rows)
-        places = [*range(0, count, max(1, count // 16)), count - 1]
+        places = [*range(0, count, max(1, count // SAMPLES)), count - 1]
         numbers = [self._number(self._decoded(rows[place]), depth) for place in places]
         first, last = numbers[0], numbers[-1]
         if first is None or last is None or last == first:
@@ -527,6 +477,50 @@ class Ranges:
         for piece in pieces[1:]:
             self._ask(piece)
         return True
+
+    # Runs that are alike ---------------------------------------------------------------------------
+
+    def _cut_alike(self, span: Range, alike: AlikeRuns, most: int) -> bool:
+        """Cut what is left of ``span`` into pages as they are if all runs are alike; False: it is none."""
+        start, end = self._numbers(span.after), alike.end
+        if span.up_to is not None:
+            until = self._numbers(span.up_to)
+            end = alike.place(until) if until is not None else end
+        if start is None or span.run or span.high is not None:
+            return False
+        place, step = alike.place(start), alike.step(self._limit)
+        count = min(most, round((end - place) / step))
+        if count < 2:
+            return False
+        bounds = [self._row(alike.key(place + step * part)) for part in range(1, count)]
+        pieces, column = [span], self._order[0].column
+        for bound in bounds:
+            before = pieces[-1]
+            assert before.after is not None  # the first one goes on, and others begin at a bound
+            piece = Range(bound, None, None, before.up_to, before.next, alike=True)
+            before.up_to, before.next, before.pages, before.alike = bound, piece, 1, True
+            if before.after[column] == bound[column]:
+                before.run = {column: bound[column]}
+            pieces.append(piece)
+        *whole, rest = pieces
+        rest.full = span.full + len(whole)
+        if rest.up_to is None:
+            self._ask(rest, soon=True)  # what it shows is where the next ranges begin
+        for piece in reversed(whole):
+            self._ask(piece, soon=True)
+        if rest.up_to is not None:
+            self._ask(rest)
+        return True
+
+    def _judge_alike(self, rows: int, limit: int) -> None:
+        if self._alike is not None and not self._alike.judge(rows, limit):
+            self._alike = None
+
+    def _is_at_end_of_run(self, span: Range) -> bool:
+        """Whether the last row that was handed on, of ``span``, is the last one of a run set apart."""
+        if span.alike or not span.run:
+            return False
+        return span.next is None or span.next.run != span.run
 
     # Runs ----------------------------------------------------------------------------------------
 
@@ -624,10 +618,14 @@ class Ranges:
 
     def _saw_last(self, rows: Sequence[WireRow]) -> None:
         """The last key of the table has come: go on with what has waited for it."""
-        self._highest = self._number(self._decoded(rows[0]), 0) if rows else None
-        low, high = self._lowest, self._highest
+        last = self._decoded(rows[0]) if rows else None
+        self._highest = self._number(last, 0)
+        low, high = self._number(self._first, 0), self._highest
         if low is not None and high is not None and high >= low and self._total is not None:
             self._run_pages = self._total / self._limit / (high - low + 1)
+            ends = self._numbers(last)
+            if ends is not None and self._sample and HALF <= self._run_pages <= ALIKE_PAGES:
+                self._alike = AlikeRuns.seen(self._sample, ends, self._run_pages * self._limit)
         held, self._held = self._held, []
         for rest in held:
             self._begin(rest)
@@ -718,6 +716,30 @@ class Ranges:
         return bounds
 
     # Rows --------------------------------------------------------------------------------------
+
+    def _sampled(self, rows: Sequence[WireRow]) -> list[tuple[int, Numbers]]:
+        """Which rows of a page, and their keys; empty where the key is not of two numbered columns."""
+        found, last = [], len(rows) - 1
+        for place in sorted({*range(0, last, max(1, last // SAMPLES)), last}):
+            numbers = self._numbers(self._decoded(rows[place]))
+            if numbers is None:
+                return []
+            found.append((place, numbers))
+        return found
+
+    def _numbers(self, row: Row | None) -> Numbers | None:
+        """A key of two columns as numbers; None: it is no such key."""
+        if row is None or len(self._order) != 2:
+            return None
+        first, second = (number(row[term.column]) for term in self._order)
+        return None if first is None or second is None else (first, second)
+
+    def _row(self, numbers: Numbers) -> Row:
+        """The row of a key of two columns that is such numbers, between two that there are."""
+        return {
+            term.column: from_number(pg_type, at)
+            for term, pg_type, at in zip(self._order, self._types, numbers, strict=True)
+        }
 
     def _has_more_columns(self, span: Range) -> bool:
         """Whether the key has columns behind that of ``span``."""

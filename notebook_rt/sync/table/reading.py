@@ -30,8 +30,9 @@ from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest, is_digest
 from notebook_rt.sync.table.flows import Ahead, Ask, Pool, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read
+from notebook_rt.sync.table.numbers import has_counted_runs
 from notebook_rt.sync.table.queries import Count, Reads
-from notebook_rt.sync.table.ranges import SMALLEST, Ranges, Take, has_counted_runs, last_key
+from notebook_rt.sync.table.ranges import SMALLEST, Ranges, Take, last_key
 from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.runs import Runs, are_possible
 from notebook_rt.sync.table.window import Window
