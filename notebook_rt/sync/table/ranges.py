@@ -8,8 +8,9 @@ A run is all rows with one value in the first column of a key of several. Beside
 or where a page shows nothing but one run, the last key of the table is asked for, which gives the pages of a
 run on average. Short runs are read several to a range. One that is longer than most is a range of its
 own, whose first column is fixed, and it is cut by the next column in the same way, up to where other
-runs were seen to end; past that by as much as has come so far. Where a column is no number (text), a look
-at the index finds the bounds: the key that comes so many rows after another.
+runs were seen to end; past that by as much as has come so far. Runs that are alike are cut into full pages
+wherever they end (``alike.py``). Where a column is no number (text), a look at the index finds the
+bounds: the key that comes so many rows after another.
 
 Every range is right whatever the keys are like: bounds that were guessed badly cost requests, no rows.
 """
