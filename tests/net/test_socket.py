@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 import pytest
@@ -22,8 +22,11 @@ from notebook_rt.errors import (
 from notebook_rt.local import LocalStack
 from notebook_rt.model.classify import RETRY_AFTER_MAX
 from notebook_rt.net.credentials import Credentials
+from notebook_rt.net.registry import Registry
 from notebook_rt.net.websocket.socket import Socket
+from notebook_rt.net.websocket.topic import SocketChannel
 from notebook_rt.options import Options
+from notebook_rt.sync.connection.joins import BURST
 from notebook_rt.sync.events import Binding, Change
 from tests.hostile import accepted, frame
 from tests.test_terminal import is_text
@@ -143,6 +146,64 @@ async def test_joining_again_survives_the_close_of_the_old_join(socket: Socket, 
     heard = [ears.heard.get_nowait()[0] for _ in range(ears.heard.qsize())]
     assert "closed" not in heard
     assert "broadcast" in heard
+
+
+class Owner:
+    """Wants a topic, and hears what becomes of it."""
+
+    def __init__(self) -> None:
+        self.joined_by: asyncio.Queue[SocketChannel] = asyncio.Queue()
+
+    def config(self) -> Mapping[str, Any]:
+        return CONFIG
+
+    def bindings(self) -> tuple[Binding, ...]:
+        return ()
+
+    def joined(self, channel: SocketChannel) -> None:
+        self.joined_by.put_nowait(channel)
+
+    def ignore(self, *_: Any) -> None:
+        pass
+
+    lost = evicted = token_refused = change = system = broadcast = presence = gap = ignore
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_the_answer_to_a_join_that_was_left_is_of_no_channel(
+    socket: Socket, turns: int
+) -> None:
+    """It comes while the next join of the topic waits for its turn: that one must be sent all the same."""
+    pending: set[asyncio.Task[Any]] = set()
+
+    def spawn(coroutine: Coroutine[Any, Any, Any], name: str) -> object:
+        task = asyncio.create_task(coroutine, name=name)
+        pending.add(task)
+        return task
+
+    registry = Registry(
+        socket.url, Options(join_rate=2, max_channels=2 * BURST), lambda: 0.0, spawn, lambda _: None
+    )
+    registry.socket, owner = socket, Owner()
+    registry.connected(True, "")
+    registry.want("left", owner, "normal")
+    for number in range(BURST):
+        registry.want(f"other {number}", Owner(), "normal")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    old = socket.channels["realtime:left"]
+    registry.rejoin("left")
+    assert registry.state_of("left") == "out", "it waits for its turn"
+    if socket.channels.get("realtime:left") is old and old.join_push.ref is not None:
+        old.receive("phx_reply", {"status": "ok", "response": {}}, old.join_push.ref)
+    async with asyncio.timeout(scaled(10)):
+        joined = await owner.joined_by.get()
+    assert joined is not old
+    assert owner.joined_by.empty()
+    assert registry.state_of("left") == "joined"
+    assert old.join_push.timeout_task is None, "nobody waits for its answer"
+    registry.connected(False, "the test ends")
+    await asyncio.gather(*pending)
 
 
 async def test_presence_is_kept_by_the_package(socket: Socket, ears: Ears) -> None:

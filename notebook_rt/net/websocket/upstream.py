@@ -37,7 +37,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from realtime import AsyncRealtimeChannel, AsyncRealtimeClient
@@ -88,13 +88,16 @@ class CarriedChannel(AsyncRealtimeChannel):
         params: RealtimeChannelOptions = {"config": config}  # type: ignore[typeddict-item]  # checked by the server
         super().__init__(carrier, topic, params)
         carrier.channels[topic] = self
+        self._left = False
 
     @abstractmethod
     def join_answered(self, status: str, response: Any) -> None:
         """``ok``, ``error`` or ``timeout``, and what the server said."""
 
     async def send_join(self, payload: Mapping[str, Any]) -> None:
-        """Join, or join again; `join_answered` hears the answer."""
+        """Join, or join again; `join_answered` hears the answer. One that was left is not joined."""
+        if self._left:
+            return
         self.join_push.destroy()
         self.join_push = push = AsyncPush(self, "phx_join", payload, self.timeout)
 
@@ -120,12 +123,20 @@ class CarriedChannel(AsyncRealtimeChannel):
         except ConnectionError:  # who owns the socket hears of that too
             push.destroy()  # or it would be missed later, when the topic is joined anew
 
-    async def leave(self) -> None:
-        """Leave without waiting for the answer; nothing of this channel is heard any more."""
+    def leave(self) -> Coroutine[Any, Any, None]:
+        """Leave: nothing of this channel is heard from now on, nor an answer to its join that is on its way.
+
+        What is returned tells the server, and waits for no answer.
+        """
         self.join_push.destroy()
         if self.socket.channels.get(self.topic) is self:
             del self.socket.channels[self.topic]
-        self.state = ChannelStates.CLOSED
+        self.state, self._left = ChannelStates.CLOSED, True
+        return self._tell_leave()
+
+    async def _tell_leave(self) -> None:
+        if self.join_push.ref is None:
+            return  # its join was not sent, and will not be
         push = AsyncPush(self, "phx_leave", {}, self.timeout)
         with contextlib.suppress(ConnectionError):
             await push.send()
