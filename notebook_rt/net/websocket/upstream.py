@@ -88,7 +88,7 @@ class CarriedChannel(AsyncRealtimeChannel):
         params: RealtimeChannelOptions = {"config": config}  # type: ignore[typeddict-item]  # checked by the server
         super().__init__(carrier, topic, params)
         carrier.channels[topic] = self
-        self._left = False
+        self.left = False
 
     @abstractmethod
     def join_answered(self, status: str, response: Any) -> None:
@@ -96,7 +96,7 @@ class CarriedChannel(AsyncRealtimeChannel):
 
     async def send_join(self, payload: Mapping[str, Any]) -> None:
         """Join, or join again; `join_answered` hears the answer. One that was left is not joined."""
-        if self._left:
+        if self.left:
             return
         self.join_push.destroy()
         self.join_push = push = AsyncPush(self, "phx_join", payload, self.timeout)
@@ -131,10 +131,10 @@ class CarriedChannel(AsyncRealtimeChannel):
         self.join_push.destroy()
         if self.socket.channels.get(self.topic) is self:
             del self.socket.channels[self.topic]
-        self.state, self._left = ChannelStates.CLOSED, True
-        return self._tell_leave()
+        self.state, self.left = ChannelStates.CLOSED, True
+        return self.tell_left()
 
-    async def _tell_leave(self) -> None:
+    async def tell_left(self) -> None:
         if self.join_push.ref is None:
             return  # its join was not sent, and will not be
         push = AsyncPush(self, "phx_leave", {}, self.timeout)
