@@ -351,7 +351,13 @@ class Server:
         return sum(one in topics and at.sees(x) for one, x in self.numbers)
 
     def install(self, scope: str | None = None) -> None:
-        """Run the SQL that broadcasts, anew."""
+        """Run the SQL that broadcasts, anew.
+
+        It drops the table's triggers, so it waits for the locks of all who wrote; a transaction lets go of
+        its own once what it wrote is seen.
+        """
+        self.past.clear()
+        self.committed.clear()
         self.broadcasts = True
         self.scope = scope
         self.epoch += 1

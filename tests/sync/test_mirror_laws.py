@@ -821,6 +821,15 @@ told = st.lists(
     10_000,
     0.4,
 )
+@example(
+    [(2.5, ("write", 2, None, "a")), (0.0, ("renumber",))],
+    0,
+    1.2,
+    (None, None),
+    0.0,
+    10_000,
+    0.002,
+)
 def test_no_message_that_is_lost_late_or_doubled_leaves_a_wrong_row(
     story: list[Any],
     seed: int,
