@@ -16,7 +16,7 @@ from notebook_rt.edits.editing import SendResult
 from notebook_rt.errors import ClosedError, WaitTimeoutError
 from notebook_rt.frame import LiveFrame
 from notebook_rt.hints import of_channel, public
-from notebook_rt.model.plain import plain, seconds
+from notebook_rt.model.plain import duration, plain, seconds
 from notebook_rt.quoting import printable
 from notebook_rt.runtime.broadcasts import BroadcastFeed
 from notebook_rt.runtime.callbacks import Mailbox
@@ -225,13 +225,13 @@ class Channel:
             channel's join. A payload above 256 KB, which not every plan takes, always waits for the answer.
         TypeError, ValueError
             If the event is no text, the payload is no dict, or it has no form in JSON; or if ``ttl`` is
-            no number.
+            no number, negative or infinite.
         QueueError
             If it is to wait, and cannot be put down in the queue's file.
         """
         self._check()
         check_event(event)
-        ttl = seconds(ttl, "ttl")
+        ttl = None if ttl is None else duration(ttl, "ttl")
         if not isinstance(payload, Mapping):
             raise TypeError(f'the payload of "{event}" is a dict, such as {{"value": ...}}')
         payload = plain(payload, f'channel "{self.name}", the payload of "{event}"')

@@ -11,7 +11,7 @@ import json
 import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from notebook_rt.quoting import identifier, near, printable, qualified
@@ -350,15 +350,18 @@ class MissingColumnError(TableError):
         self.column = column
 
 
-class NoNumberError(TableError):
-    """A column is merged by ``"delta"``, which adds differences, and it holds no numbers."""
+class UnfitMergeError(TableError):
+    """A column is merged by ``"delta"`` and holds no numbers, or by ``"union"`` and holds no lists."""
 
-    def __init__(self, schema: str, table: str, column: str, pg_type: str) -> None:
+    def __init__(
+        self, schema: str, table: str, column: str, pg_type: str, rule: Literal["delta", "union"]
+    ) -> None:
+        does = {"delta": "adds differences of numbers", "union": "merges the items of two lists"}
         super().__init__(
             schema,
             table,
-            f'table "{table}": column "{column}" is {pg_type}, and merge="delta" adds differences of '
-            'numbers; of what is no number, "ask" asks you, and "lww" keeps what is written last',
+            f'table "{table}": column "{column}" is {pg_type}, and merge="{rule}" {does[rule]}; '
+            'of other values, "ask" asks you, and "lww" keeps what is written last',
         )
         self.column = column
 

@@ -194,6 +194,7 @@ class Opening:
             source=self.options.source if source is None else source,
             named=tuple(map(str, merged)),
             summed=tuple(str(column) for column, rule in merged.items() if rule == "delta"),
+            united=tuple(str(column) for column, rule in merged.items() if rule == "union"),
         )
         shared_as, driver = self._thread.call(
             self._project.table, spec, dtype_backend, priority, _strategies(merge), lazy, keep

@@ -528,7 +528,7 @@ class LiveTable(LiveFrame):
         InvalidEditError
             If there is no such row; of many, nothing is deleted then.
         TypeError, ValueError
-            If ``after`` is no number, or negative.
+            If ``after`` is no number, negative or infinite.
         QueueError, NotebookRTError
             As `edit`.
         """

@@ -383,6 +383,11 @@ def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
         table.history(most_bytes=0)
     with pytest.raises(TypeError, match="after is a number of seconds, not '5s'"):
         table.delete(1, after="5s")  # type: ignore[call-overload]
+    for never in (-1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"after is a number of seconds, not {never}"):
+            table.delete(1, after=never)
+        with pytest.raises(ValueError, match=f"ttl is a number of seconds, not {never}"):
+            rt.channel("desk").send("bell", {}, ttl=never)
     with pytest.raises(ValueError, match="points is a number of rows, 1 or more, not 0"):
         table.plot("id", "age", points=0)
     with pytest.raises(TypeError, match="style is a function of the Altair chart"):
@@ -748,13 +753,15 @@ def test_a_queue_that_is_paused_says_so_and_every_takes_the_seconds_first(rt: nr
         rt.every(print, 1)  # type: ignore[arg-type]  # the slip that is tried here
 
 
-def test_delta_of_what_is_no_number_is_refused_when_the_table_is_read(
+def test_a_merge_that_does_not_fit_a_column_is_refused_when_the_table_is_read(
     rt: nrt.Session, people: str
 ) -> None:
     wrong = rt.table(people, merge={"age": "delta", "name": "delta"})
-    with pytest.raises(errors.NoNumberError, match='column "name" is text, and merge="delta"'):
+    with pytest.raises(errors.UnfitMergeError, match='column "name" is text, and merge="delta"'):
         wrong.wait(scaled(10))
     assert wrong.status == "error"
+    with pytest.raises(errors.UnfitMergeError, match=r'column "age" is int., and merge="union"'):
+        rt.table(people, merge={"age": "union"}).wait(scaled(10))
     assert len(rt.table(people, merge={"age": "delta", "name": "ask"}).wait(scaled(10))) == 5
 
 

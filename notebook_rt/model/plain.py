@@ -39,17 +39,17 @@ def seconds(timeout: float | None, what: str = "timeout") -> float | None:
 
 
 def duration(given: float, what: str) -> float:
-    """What was given as a number of seconds that is not negative.
+    """What was given as a number of seconds that is not negative, and has an end.
 
     Raises
     ------
     TypeError
         If it is no number.
     ValueError
-        If it is negative.
+        If it is negative or infinite.
     """
     found = seconds(given, what)
-    if found is None or not found >= 0:
+    if found is None or not 0 <= found < math.inf:
         raise ValueError(f"{what} is a number of seconds, not {given!r}")
     return found
 

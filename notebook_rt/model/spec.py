@@ -81,6 +81,8 @@ class TableSpec(msgspec.Struct, frozen=True):
     """Columns that are spoken of elsewhere (``merge=``): there though no row shows them."""
     summed: tuple[str, ...] = ()
     """Those of them whose differences are added (``"delta"``): numbers."""
+    united: tuple[str, ...] = ()
+    """Those of them whose items are merged (``"union"``): lists."""
 
     def __post_init__(self) -> None:
         check_name(self.table, "table")

@@ -26,12 +26,12 @@ from notebook_rt.errors import (
     DuplicateKeyError,
     MissingColumnError,
     MissingTableError,
-    NoNumberError,
     NoPrimaryKeyError,
     NotPublishedError,
     PermissionDeniedError,
     SomeColumnsError,
     StatementTimeoutError,
+    UnfitMergeError,
     UnknownKeyError,
 )
 from notebook_rt.model.filters import column_name
@@ -524,9 +524,13 @@ def _known(spec: TableSpec, found: Described) -> Schema:
         if name not in names:
             raise MissingColumnError(spec.schema, spec.table, name, names)
     for column in found.columns:
-        numbers = kind(column.pg_type) in NUMBERS
-        if column.name in spec.summed and built_in(column.pg_type) and not numbers:
-            raise NoNumberError(spec.schema, spec.table, column.name, column.pg_type)
+        pg_type = column.pg_type
+        if not built_in(pg_type):
+            continue  # a domain, perhaps: what it is of is not told
+        if column.name in spec.summed and kind(pg_type) not in NUMBERS:
+            raise UnfitMergeError(spec.schema, spec.table, column.name, pg_type, "delta")
+        if column.name in spec.united and kind(pg_type) not in ("array", "json"):
+            raise UnfitMergeError(spec.schema, spec.table, column.name, pg_type, "union")
     return Schema(found.columns, chosen, spec.numeric)
 
 
