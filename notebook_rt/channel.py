@@ -411,7 +411,7 @@ class Presence:
 
         ``joined`` and ``last_seen`` (datetime64, UTC, by this machine's clock: first seen here, and the
         last word of them), ``connections`` (int64), ``you`` (bool), and the fields that they track, those
-        of their latest connection.
+        of their latest connection; one that is called as one of these has an underscore behind (``joined_``).
         """
         import pandas as pd
 
@@ -419,7 +419,10 @@ class Presence:
         people = self.people
         rows = [
             {
-                **{k: v for k, v in (p.metas[-1] if p.metas else {}).items() if k not in own},
+                **{
+                    f"{k}_" if k in own else k: v
+                    for k, v in (p.metas[-1] if p.metas else {}).items()
+                },
                 "joined": _moment(p.joined_at),
                 "last_seen": _moment(p.last_seen),
                 "connections": len(p.metas),

@@ -642,21 +642,24 @@ class LiveTable(LiveFrame):
 
     @property
     def reason(self) -> str:
-        """Why the status is what it is, as `LiveFrame.reason`; and what the server refused of your
-        edits, which ``df`` still shows.
+        """Why the status is what it is, as `LiveFrame.reason`; and what of your edits the server refused,
+        or waits for your decision, which ``df`` still shows.
         """
-        return "; ".join(one for one in (super().reason, self._refused()) if one)
+        return "; ".join(one for one in (super().reason, self._asking()) if one)
 
-    def _refused(self) -> str:
+    def _asking(self) -> str:
+        """What of the edits asks for something; empty: nothing does."""
         editor = self._edits.known()
         if editor is None or self._closed:
             return ""
         with contextlib.suppress(QueueError):  # a damaged file; who edits is told
-            return editor.refused()
+            number = len(editor.open_conflicts())
+            open_ones = f"{number} conflict{'s' * (number != 1)} to resolve, see .conflicts"
+            return "; ".join(filter(None, (editor.refused(), open_ones if number else "")))
         return ""
 
     def _untold(self) -> str:
-        return super()._untold() or self._refused()
+        return super()._untold() or self._asking()
 
     @property
     def pending(self) -> pd.DataFrame:

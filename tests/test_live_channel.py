@@ -358,9 +358,10 @@ def test_presence_shows_who_comes_and_goes(session: Callable[..., nrt.Session], 
     assert df.loc[here.presence.key, "you"]
     assert set(df["name"]) == {"<b>me</b>", "them"}
     assert list(df.columns[:4]) == ["joined", "last_seen", "connections", "you"]
-    there.presence.update(typing=True)
+    there.presence.update(typing=True, joined="today")
     until(lambda: dict(here.presence.df.get("typing", {})).get(there.presence.key) is True)
     assert here.presence.df.loc[there.presence.key, "name"] == "them"
+    assert here.presence.df.loc[there.presence.key, "joined_"] == "today"
     other.close()
     until(lambda: len(here.presence.df) == 1)
     until(lambda: (joined, left) == (["<b>me</b>", "them"], ["them"]), what=lambda: (joined, left))

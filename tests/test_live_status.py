@@ -420,6 +420,7 @@ def test_conflicts_that_wait_for_a_decision_are_not_green(
         stack.sql(f"update {name} set name = 'theirs'")
         rt.queue.resume()
         until(lambda: len(frame.conflicts), what=lambda: rt.queue.df)
+        assert repr(frame).endswith("1 row: 1 conflict to resolve, see .conflicts>")
         until(lambda: rt.health.status == "refused", what=lambda: rt.health)
         why = f"update {name} 1 (name): another writer changed name, too: yours is 'mine', theirs is 'theirs'"
         assert rt.health.reason.startswith(

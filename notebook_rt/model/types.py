@@ -84,7 +84,7 @@ from notebook_rt.model.values import (
     to_rest,
     typed_class,
 )
-from notebook_rt.quoting import near
+from notebook_rt.quoting import near, printable
 
 _EXACT_FLOATS: Final = 2**53
 """Up to here every integer is a float."""
@@ -147,6 +147,24 @@ class Column:
     digits: tuple[int, int] | None = None
     """Precision and scale of a ``numeric(6,2)``; None: not known, or without a limit."""
 
+    @property
+    def words(self) -> str:
+        """What it may hold, in words.
+
+        >>> Column("price", "numeric", nullable=False, digits=(6, 2), filled=True).words
+        'numeric(6,2), not null, has a default'
+        """
+        digits = "" if self.digits is None else "({},{})".format(*self.digits)
+        choices = f"one of {', '.join(map(repr, self.choices))}" if self.choices else ""
+        said = [
+            f"{self.pg_type}{digits}",
+            choices,
+            "" if self.nullable else "not null",
+            "has a default" if self.filled else "",
+            "computed by the server" if self.generated else "",
+        ]
+        return ", ".join(filter(None, said))
+
     def refusal(self, value: Any) -> str | None:
         """Why the server would not take a typed ``value`` here; None: it may."""
         if self.generated:
@@ -170,12 +188,16 @@ def _overflows(value: Any, precision: int, scale: int) -> bool:
     return number + Decimal(5).scaleb(-scale - 1) >= Decimal(1).scaleb(precision - scale)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Schema:
     """A table's columns, its key's columns in order, and what ``numeric`` becomes.
 
     Examples
     --------
+    >>> Schema((Column("id", "int8", nullable=False), Column("note")), key=("id",))
+    <Schema of 2 columns, key id
+      id    int8, not null
+      note  text>
     >>> s = Schema((Column("id", "int8"), Column("at", "date")), key=("id",))
     >>> row = s.decode({"id": 7, "at": "2024-01-02"})
     >>> row["at"], s.key_of(row)
@@ -206,6 +228,14 @@ class Schema:
         object.__setattr__(self, "_decoders", decoders)
         conversions = [(name, typed_class(decode), decode) for name, decode in decoders.items()]
         object.__setattr__(self, "_conversions", conversions)
+
+    def __repr__(self) -> str:
+        width = max(map(len, map(printable, self.types)))
+        lines = (f"  {printable(one.name):{width}}  {printable(one.words)}" for one in self.columns)
+        key, count = ", ".join(map(printable, self.key)), len(self.columns)
+        decimals = ", numeric as Decimal" if self.numeric == "decimal" else ""
+        head = f"Schema of {count} column{'s' * (count != 1)}, key {key}{decimals}"
+        return "\n".join([f"<{head}", *lines]) + ">"
 
     @property
     def names(self) -> tuple[str, ...]:
