@@ -16,6 +16,8 @@ from tests.conftest import OLD_PLATFORM, before_2026
 from tests.waiting import scaled
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+SHOWN = {"03_is_it_still_true.ipynb": ("('live', False)", "'drift': 10", "0 rows after")}
+"""What the text of a notebook says that its cells show."""
 
 
 def platform() -> AbstractContextManager[object]:
@@ -35,13 +37,13 @@ def test_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     with mock.patch.dict(os.environ, own), platform():
         os.environ.pop("SUPABASE_URL", None)
         client.execute()
-    errors = [
-        output.text
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if output.output_type == "stream" and output.name == "stderr"
-    ]
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    errors = [output.text for output in outputs if output.get("name") == "stderr"]
     assert errors == [], "a demo makes no noise"
+    texts = [
+        output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs
+    ]
+    assert [one for one in SHOWN.get(path.name, ()) if one not in "\n".join(texts)] == []
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
