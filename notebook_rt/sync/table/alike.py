@@ -12,9 +12,11 @@ such a table can be told beforehand, also those that go over the end of a run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
+
+from notebook_rt.sync.table.numbers import Numbers
 
 NEAR: Final = 0.05
 """The share of a page by which its rows may lie elsewhere than told."""
@@ -26,9 +28,6 @@ LEAST: Final = 30
 """Rows of a page that is large enough to judge by."""
 MISSES: Final = 4
 """So many ranges more that were cut badly than well, and runs are not alike after all."""
-
-Numbers: TypeAlias = tuple[int, int]
-"""A key of two columns as numbers."""
 
 
 class AlikeRuns(msgspec.Struct):

@@ -1,16 +1,26 @@
 """The values of a key's column as numbers, so that a span of them can be cut.
 
-In: a value, or a number and a type of PostgreSQL. Out: the one for the other, in the same order.
+In: a value, or a number and a type of PostgreSQL; the rows of a page. Out: the one for the other, in the
+same order.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import uuid
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
 
 from notebook_rt.model.kinds import INT_LIMITS
-from notebook_rt.model.types import canonical, kind
+from notebook_rt.model.order import OrderBy
+from notebook_rt.model.rows import Row, WireRow
+from notebook_rt.model.types import Schema, canonical, kind
+
+SAMPLES: Final = 16
+"""Rows of a page by which it is seen how its keys lie."""
+
+Numbers: TypeAlias = tuple[int, int]
+"""A key of two columns as numbers."""
 
 _LARGEST: Final = {
     **{name: limit - 1 for name, limit in INT_LIMITS.items()},
@@ -76,3 +86,65 @@ def is_numbered(pg_type: str) -> bool:
 def has_counted_runs(pg_type: str) -> bool:
     """Whether the first and the last value of a column may tell how many there are of it."""
     return is_numbered(pg_type) and canonical(pg_type) != "uuid"
+
+
+class KeyNumbers:
+    """The keys of a table in one order, typed and as numbers; a column is named by its place in the key."""
+
+    def __init__(self, schema: Schema, order: Sequence[OrderBy]) -> None:
+        self._schema = schema
+        self._order = order
+        self.types = [schema.types.get(term.column, "text") for term in order]
+
+    def row(self, row: WireRow) -> Row:
+        """The typed key of a row, by column."""
+        return self._schema.decode({term.column: row[term.column] for term in self._order})
+
+    def last(self, rows: Sequence[WireRow]) -> Row:
+        """The typed key of the last row."""
+        return self.row(rows[-1])
+
+    def of(self, row: Row | None) -> Row | None:
+        """What of a typed row is its key."""
+        return None if row is None else {term.column: row[term.column] for term in self._order}
+
+    def number(self, row: Row | None, place: int) -> int | None:
+        """The number of one column; None: there is none."""
+        return None if row is None else number(row[self._order[place].column])
+
+    def pair(self, row: Row | None) -> Numbers | None:
+        """A key of two columns as numbers; None: it is no such key."""
+        if row is None or len(self._order) != 2:
+            return None
+        first, second = self.number(row, 0), self.number(row, 1)
+        return None if first is None or second is None else (first, second)
+
+    def row_of(self, pair: Numbers) -> Row:
+        """The key of two columns that is such numbers, between two that there are."""
+        return {
+            term.column: from_number(pg_type, at)
+            for term, pg_type, at in zip(self._order, self.types, pair, strict=True)
+        }
+
+    def sample(self, rows: Sequence[WireRow]) -> list[tuple[int, Numbers]]:
+        """Some rows of a page, the first and the last among them: which, and their keys; empty where the
+        key is not of two columns with numbers.
+        """
+        found, last = [], len(rows) - 1
+        for place in sorted({*range(0, last, max(1, last // SAMPLES)), last}):
+            numbers = self.pair(self.row(rows[place]))
+            if numbers is None:
+                return []
+            found.append((place, numbers))
+        return found
+
+    def has_more(self, place: int) -> bool:
+        """Whether the key has columns behind that one."""
+        return place + 1 < len(self._order)
+
+    def is_numbered(self, row: Row | None, place: int) -> bool:
+        """Whether that column has numbers, and the row one."""
+        return is_numbered(self.types[place]) and self.number(row, place) is not None
+
+    def is_text(self, place: int) -> bool:
+        return kind(self.types[place]) == "text"

@@ -20,20 +20,18 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
-
-import msgspec
+from typing import Final, TypeAlias
 
 from notebook_rt.errors import AnswerTooLargeError, StatementTimeoutError
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Row, WireRow
-from notebook_rt.model.types import kind
 from notebook_rt.sync.events import Query
-from notebook_rt.sync.table.alike import AlikeRuns, Numbers
+from notebook_rt.sync.table.alike import AlikeRuns
 from notebook_rt.sync.table.flows import Pool
 from notebook_rt.sync.table.horizon import Read
-from notebook_rt.sync.table.numbers import from_number, is_numbered, number
+from notebook_rt.sync.table.numbers import SAMPLES, KeyNumbers, from_number
 from notebook_rt.sync.table.queries import Reads
+from notebook_rt.sync.table.span import Asked, Range
 
 Take: TypeAlias = Callable[[Read], Callable[[], None] | None]
 """Called with each page as it comes; what it returns, if anything, is called in the order of the pages."""
@@ -62,57 +60,8 @@ ALIKE_PAGES: Final = 16
 """The most pages of runs that are cut as if all were alike: a page that goes over the end of one passes
 over all of it in the index, which costs as much as the short page that is spared.
 """
-SAMPLES: Final = 16
-"""Rows of a page by which it is seen how its keys lie."""
 SMALLEST: Final = 16
 """Rows that a page is not made smaller than."""
-
-
-class Range(msgspec.Struct, eq=False):
-    """Part of the key's order. Its pages are asked for one after the other."""
-
-    after: Row | None
-    """Its last row that was read; None: the first is yet to come."""
-    low: int | None = None
-    """The number that its column begins at; None: it begins after ``after``."""
-    high: int | None = None
-    """The number that its column ends before; None: no end is known."""
-    up_to: Row | None = None
-    """The last row that it may have."""
-    next: Range | None = None
-    run: Row = msgspec.field(default_factory=dict)
-    """The leading columns of the key that have one value in all its rows. Its column is the next."""
-    behind: Any = None
-    """The value of its column that all its rows come after, where that is no number."""
-    came: deque[tuple[Row, Callable[[], None] | None]] = msgspec.field(default_factory=deque)
-    """Its pages that wait for those of ranges before it: the last row of each, and what is done then."""
-    full: int = 0
-    """About how many full pages came before the next one, in a row or in the ranges before it that it
-    was cut from."""
-    past: int = 0
-    """How many of these came after it had passed where other runs end."""
-    same: int = 0
-    """How many of these, up to the last, had one value of its column only, and the same."""
-    pages: int | None = None
-    """About how many pages are left of it, where that is known better than of the table."""
-    looks: dict[int, Row | None] = msgspec.field(default_factory=dict)
-    """What the looks for its bounds have shown so far; None: it ends before."""
-    looking: int = 0
-    """How many looks are under way or waiting."""
-    alike: bool = False
-    """It begins where `AlikeRuns` has told, and may go from one run to the next."""
-    done: bool = False
-
-
-class _Asked(msgspec.Struct, frozen=True):
-    """What a request of the pool is: a page of a range, or a look for where to cut it."""
-
-    span: Range
-    limit: int
-    look: int = 0
-    """Which look for a bound of the range it is; 0: it is a page."""
-    last: bool = False
-    """It asks for the last key of the table, which tells how to cut the range."""
 
 
 class Ranges:
@@ -163,12 +112,12 @@ class Ranges:
         self._take = take
         self._check = check
         self._got = got
-        self._types = [reads.schema.types.get(term.column, "text") for term in order]
+        self._keys = KeyNumbers(reads.schema, order)
         self._can_look = True
         self._walk = max(1, min(WALK_PAGES, AHEAD_PAGES // most - 1))
         """The most pages of a range that are asked for one after the other."""
-        self._first = self._decoded(first.page.rows[0])
-        self._sample = self._sampled(first.page.rows)
+        self._first = self._keys.row(first.page.rows[0])
+        self._sample = self._keys.sample(first.page.rows)
         """Some rows of the first page, the first and the last of it among them: which, and what key."""
         self._alike: AlikeRuns | None = None
         self._highest: int | None = None
@@ -186,7 +135,7 @@ class Ranges:
         self._later: list[tuple[object, Query]] = []
         """What is asked for when fewer pages wait."""
         self.pool = Pool(self._took, self._refused, most)
-        behind = Range(self._last(first.page.rows))
+        behind = Range(self._keys.last(first.page.rows))
         self._head: Range | None = behind
         if not got:
             self._head = Range(None, up_to=behind.after, next=behind)
@@ -199,7 +148,7 @@ class Ranges:
     # What comes --------------------------------------------------------------------------------
 
     def _took(self, tag: object, read: Read) -> None:
-        assert isinstance(tag, _Asked)
+        assert isinstance(tag, Asked)
         if tag.last:
             self._saw_last(read.page.rows)
         elif tag.look:
@@ -208,12 +157,12 @@ class Ranges:
             self._paged(tag, read)
         self._deliver()
 
-    def _paged(self, asked: _Asked, read: Read) -> None:
+    def _paged(self, asked: Asked, read: Read) -> None:
         span, rows = asked.span, read.page.rows
         if rows:
             self._waiting_pages += 1
             self._got += len(rows)
-            before, span.after = span.after, self._last(rows)
+            before, span.after = span.after, self._keys.last(rows)
             self._check(self._got, before, span.after)
             span.came.append((span.after, self._take(read)))
             span.same = span.same + 1 if self._is_of_one_run(span, rows) else 0
@@ -224,22 +173,22 @@ class Ranges:
             span.done = True
         else:
             span.full += 1
-            has_passed = self._ends.get(len(span.run)) and self._likely_end(span) is None
+            has_passed = self._ends.get(span.depth) and self._likely_end(span) is None
             span.past = span.past + 1 if has_passed else 0
             self._go_on(span, rows)
 
     def _is_at_end(self, span: Range) -> bool:
         """Whether no further row can be in a range whose last page was full."""
-        if span.up_to is not None and span.up_to == self._key_of(span.after):
+        if span.up_to is not None and span.up_to == self._keys.of(span.after):
             return True
-        if span.high is None or self._has_more_columns(span):
+        if span.high is None or self._keys.has_more(span.depth):
             return False
-        last = self._number(span.after, len(span.run))
+        last = self._keys.number(span.after, span.depth)
         return last is not None and last + 1 >= span.high
 
     def _refused(self, tag: object, error: Exception) -> bool:
         """What takes too long or is too large is asked for less; else a refusal ends the read."""
-        assert isinstance(tag, _Asked)
+        assert isinstance(tag, Asked)
         if not isinstance(error, StatementTimeoutError | AnswerTooLargeError):
             return False
         if tag.last:
@@ -284,9 +233,9 @@ class Ranges:
         self.pool.room = min(most, max(1, AHEAD_PAGES + 2 * most - self._waiting_pages))
         places, span, first_waiting = dict[int, int](), self._head, -1
         while span is not None:
-            by_number = len(self._order) == 1 and self._is_numbered(span)
+            by_number = len(self._order) == 1 and self._keys.is_numbered(span.after, span.depth)
             first = span.after is None or span.alike or by_number
-            shows = _is_open(span) and first and not many
+            shows = span.is_open and first and not many
             places[id(span)] = -1 if shows else len(places)
             if span.came and first_waiting < 0:
                 first_waiting = len(places) - 1
@@ -318,14 +267,16 @@ class Ranges:
     def _cut_or_ask(self, span: Range, rows: Sequence[WireRow], room: int) -> None:
         if self._alike is not None and self._cut_alike(span, self._alike, room):
             return
-        is_numbered = self._is_numbered(span)
+        is_numbered = self._keys.is_numbered(span.after, span.depth)
         if self._is_of_one_run(span, rows):
             if self._has_short_runs(span) and not self._has_few():
                 if room < 2 or not self._cut_into_runs(span, self._last_number(span), room):
                     self._ask(span, soon=True)
                 return
             # A text's place beside `up_to` is the server's to know; so is where the next run ends.
-            if is_numbered or (span.up_to is None and span.behind is None and self._is_text(span)):
+            if is_numbered or (
+                span.up_to is None and span.behind is None and self._keys.is_text(span.depth)
+            ):
                 self._set_run_apart(span, rows, room)
                 return
         elif is_numbered and room > 1 and self._cut(span, rows, room):
@@ -338,7 +289,7 @@ class Ranges:
     def _room(self, span: Range) -> int:
         """How many ranges ``span`` may become: enough to keep every request busy, and few at the end."""
         room = 2 * self.pool.most - self._waiting_before(span)
-        if _is_open(span):
+        if span.is_open:
             room = max(room, self.pool.most)
         if span.pages is not None:
             return min(room, max(1, span.pages))
@@ -351,7 +302,7 @@ class Ranges:
             room = min(room, self._beyond)
         if not span.run:
             return room
-        if self._ends.get(len(span.run)):  # it has passed where others end
+        if self._ends.get(span.depth):  # it has passed where others end
             return min(room, 2 * (span.past - 1))
         # How long the run is, nobody knows; while all else waits, the guess may be a bold one.
         return min(room, self.pool.most - 1 if self._held else max(2, span.full))
@@ -390,10 +341,13 @@ class Ranges:
 
     def _cut(self, span: Range, rows: Sequence[WireRow], most: int) -> bool:
         """Cut what is left of ``span`` by the density of its last page; False: it cannot be."""
-        first, last = self._number(self._decoded(rows[0]), len(span.run)), self._last_number(span)
+        first, last = (
+            self._keys.number(self._keys.row(rows[0]), span.depth),
+            self._last_number(span),
+        )
         if first is None:
             return False
-        deeper = self._has_more_columns(span)
+        deeper = self._keys.has_more(span.depth)
         if deeper and not span.run and (self._run_pages or 0.0) >= HALF:
             return self._cut_into_runs(span, last, most)
         density = len(rows) / (last - first + 1)
@@ -409,9 +363,9 @@ class Ranges:
         """How far the keys of a page are apart, so evenly that the next pages can be told from it;
         None: they are not.
         """
-        depth, count = len(span.run), len(rows)
+        depth, count = span.depth, len(rows)
         places = [*range(0, count, max(1, count // SAMPLES)), count - 1]
-        numbers = [self._number(self._decoded(rows[place]), depth) for place in places]
+        numbers = [self._keys.number(self._keys.row(rows[place]), depth) for place in places]
         first, last = numbers[0], numbers[-1]
         if first is None or last is None or last == first:
             return None
@@ -441,8 +395,8 @@ class Ranges:
         """Cut ``span`` at each ``width`` numbers from ``start`` into at most ``most`` ranges, each of
         about ``pages``; False: it has one at the most.
         """
-        pg_type = self._types[len(span.run)]
-        up_to = None if span.up_to is None else self._number(span.up_to, len(span.run))
+        pg_type = self._keys.types[span.depth]
+        up_to = None if span.up_to is None else self._keys.number(span.up_to, span.depth)
         end = min((one for one in (span.high, up_to) if one is not None), default=None)
         last = self._likely_end(span) if span.run else self._highest
         bounds = []
@@ -479,13 +433,18 @@ class Ranges:
             self._ask(piece)
         return True
 
+    def _last_number(self, span: Range) -> int:
+        last = self._keys.number(span.after, span.depth)
+        assert last is not None  # its column is numbered
+        return last
+
     # Runs that are alike ---------------------------------------------------------------------------
 
     def _cut_alike(self, span: Range, alike: AlikeRuns, most: int) -> bool:
         """Cut what is left of ``span`` into pages as they are if all runs are alike; False: it is none."""
-        start, end = self._numbers(span.after), alike.end
+        start, end = self._keys.pair(span.after), alike.end
         if span.up_to is not None:
-            until = self._numbers(span.up_to)
+            until = self._keys.pair(span.up_to)
             end = alike.place(until) if until is not None else end
         if start is None or span.run or span.high is not None:
             return False
@@ -493,7 +452,7 @@ class Ranges:
         count = min(most, round((end - place) / step))
         if count < 2:
             return False
-        bounds = [self._row(alike.key(place + step * part)) for part in range(1, count)]
+        bounds = [self._keys.row_of(alike.key(place + step * part)) for part in range(1, count)]
         pieces, column = [span], self._order[0].column
         for bound in bounds:
             before = pieces[-1]
@@ -527,8 +486,8 @@ class Ranges:
 
     def _is_of_one_run(self, span: Range, rows: Sequence[WireRow]) -> bool:
         """Whether all rows of a page have one value in the column of ``span``, and more follow in it."""
-        column = self._order[len(span.run)].column
-        return self._has_more_columns(span) and bool(rows[0][column] == rows[-1][column])
+        column = self._order[span.depth].column
+        return self._keys.has_more(span.depth) and bool(rows[0][column] == rows[-1][column])
 
     def _has_short_runs(self, span: Range) -> bool:
         """Whether the runs of ``span`` are known to be short, and what came of it does not deny it."""
@@ -537,8 +496,8 @@ class Ranges:
 
     def _look_at_ends(self, span: Range, rows: Sequence[WireRow]) -> None:
         """Note where the first runs of a page of several end: other runs may end there, too."""
-        depth = len(span.run)
-        if not self._has_more_columns(span):
+        depth = span.depth
+        if not self._keys.has_more(span.depth):
             return
         column, start = self._order[depth].column, 0
         for _ in range(ENDS):
@@ -546,11 +505,11 @@ class Ranges:
             if rows[-1][column] == value:
                 break
             start = bisect_left(rows, True, start, key=lambda row: bool(row[column] != value))
-            self._ended(depth + 1, self._decoded(rows[start - 1]))
+            self._ended(depth + 1, self._keys.row(rows[start - 1]))
 
     def _ended(self, depth: int, row: Row | None) -> None:
         """A run whose rows differ in the column of ``depth`` ends with ``row``."""
-        at = self._number(row, depth)
+        at = self._keys.number(row, depth)
         if at is not None:
             self._ends.setdefault(depth, deque(maxlen=ENDS)).append(at)
 
@@ -558,7 +517,7 @@ class Ranges:
         """The number that the run which ``span`` is of may well reach, as two of the last ones have;
         None: not known, or it has passed that.
         """
-        ends, last = self._ends.get(len(span.run)), self._number(span.after, len(span.run))
+        ends, last = self._ends.get(span.depth), self._keys.number(span.after, span.depth)
         if not (span.run and ends) or last is None:
             return None
         end = sorted(ends)[-2:][0]
@@ -566,10 +525,10 @@ class Ranges:
 
     def _set_run_apart(self, span: Range, rows: Sequence[WireRow], room: int) -> None:
         """Make ``span`` the run that its last page is of, and of what is behind it another range."""
-        column, value = self._order[len(span.run)].column, self._decoded(rows[-1])
-        at, rest = self._number(value, len(span.run)), Range(None, high=span.high, run=span.run)
+        column, value = self._order[span.depth].column, self._keys.row(rows[-1])
+        at, rest = self._keys.number(value, span.depth), Range(None, high=span.high, run=span.run)
         known = None if span.run else self._run_pages
-        pg_type = self._types[len(span.run)]
+        pg_type = self._keys.types[span.depth]
         if at is None or from_number(pg_type, at + 1) is None:
             rest.behind = value[column]
         else:
@@ -599,7 +558,7 @@ class Ranges:
             self._asked_last = True
             self._held.append(rest)
             query = last_key(self._reads, self._order)
-            self.pool.waiting.appendleft((_Asked(rest, 1, last=True), query))
+            self.pool.waiting.appendleft((Asked(rest, 1, last=True), query))
         elif self._highest is None and self._held:
             self._held.append(rest)
         elif not self._cut_unread(rest, rest.low):
@@ -619,12 +578,12 @@ class Ranges:
 
     def _saw_last(self, rows: Sequence[WireRow]) -> None:
         """The last key of the table has come: go on with what has waited for it."""
-        last = self._decoded(rows[0]) if rows else None
-        self._highest = self._number(last, 0)
-        low, high = self._number(self._first, 0), self._highest
+        last = self._keys.row(rows[0]) if rows else None
+        self._highest = self._keys.number(last, 0)
+        low, high = self._keys.number(self._first, 0), self._highest
         if low is not None and high is not None and high >= low and self._total is not None:
             self._run_pages = self._total / self._limit / (high - low + 1)
-            ends = self._numbers(last)
+            ends = self._keys.pair(last)
             if ends is not None and self._sample and HALF <= self._run_pages <= ALIKE_PAGES:
                 self._alike = AlikeRuns.seen(self._sample, ends, self._run_pages * self._limit)
         held, self._held = self._held, []
@@ -654,19 +613,19 @@ class Ranges:
         reads, bounds = self._reads.with_xmin(False), self._bounds(span)
         for place in range(span.looking, 0, -1):
             query = reads.page(
-                self._order[len(span.run) :],
+                self._order[span.depth :],
                 span.after,
                 columns=(),
                 extra=bounds,
                 limit=1,
                 offset=place * step - 1,
             )
-            self.pool.waiting.appendleft((_Asked(span, 1, look=place), query))
+            self.pool.waiting.appendleft((Asked(span, 1, look=place), query))
 
-    def _looked(self, asked: _Asked, rows: Sequence[WireRow]) -> None:
+    def _looked(self, asked: Asked, rows: Sequence[WireRow]) -> None:
         """A look has shown where a range may be cut; it is cut when all of them have."""
         span = asked.span
-        span.looks[asked.look] = self._last(rows) if rows else None
+        span.looks[asked.look] = self._keys.last(rows) if rows else None
         if len(span.looks) < span.looking:
             return
         bounds = [span.looks[place] for place in sorted(span.looks)]
@@ -692,7 +651,7 @@ class Ranges:
 
     def _ask(self, span: Range, soon: bool = False) -> None:
         query = self._reads.page(
-            self._order[len(span.run) :],
+            self._order[span.depth :],
             span.after,
             columns=self._columns,
             extra=self._bounds(span),
@@ -700,11 +659,11 @@ class Ranges:
             near=span.same < WALK_PAGES,
         )
         put = self.pool.waiting.appendleft if soon else self.pool.waiting.append
-        put((_Asked(span, self._limit), query))
+        put((Asked(span, self._limit), query))
 
     def _bounds(self, span: Range) -> list[tuple[str, str]]:
-        reads, depth = self._reads, len(span.run)
-        column, pg_type = self._order[depth].column, self._types[depth]
+        reads, depth = self._reads, span.depth
+        column, pg_type = self._order[depth].column, self._keys.types[depth]
         bounds = [reads.equal(name, value) for name, value in span.run.items()]
         if span.after is None and span.low is not None:
             bounds.append(reads.at_least(column, from_number(pg_type, span.low)))
@@ -716,62 +675,6 @@ class Ranges:
             bounds += reads.up_to(self._order[depth:], span.up_to)
         return bounds
 
-    # Rows --------------------------------------------------------------------------------------
-
-    def _sampled(self, rows: Sequence[WireRow]) -> list[tuple[int, Numbers]]:
-        """Which rows of a page, and their keys; empty where the key is not of two numbered columns."""
-        found, last = [], len(rows) - 1
-        for place in sorted({*range(0, last, max(1, last // SAMPLES)), last}):
-            numbers = self._numbers(self._decoded(rows[place]))
-            if numbers is None:
-                return []
-            found.append((place, numbers))
-        return found
-
-    def _numbers(self, row: Row | None) -> Numbers | None:
-        """A key of two columns as numbers; None: it is no such key."""
-        if row is None or len(self._order) != 2:
-            return None
-        first, second = (number(row[term.column]) for term in self._order)
-        return None if first is None or second is None else (first, second)
-
-    def _row(self, numbers: Numbers) -> Row:
-        """The row of a key of two columns that is such numbers, between two that there are."""
-        return {
-            term.column: from_number(pg_type, at)
-            for term, pg_type, at in zip(self._order, self._types, numbers, strict=True)
-        }
-
-    def _has_more_columns(self, span: Range) -> bool:
-        """Whether the key has columns behind that of ``span``."""
-        return len(span.run) + 1 < len(self._order)
-
-    def _is_numbered(self, span: Range) -> bool:
-        return (
-            is_numbered(self._types[len(span.run)])
-            and self._number(span.after, len(span.run)) is not None
-        )
-
-    def _is_text(self, span: Range) -> bool:
-        return kind(self._types[len(span.run)]) == "text"
-
-    def _decoded(self, row: WireRow) -> Row:
-        return self._reads.schema.decode({term.column: row[term.column] for term in self._order})
-
-    def _last(self, rows: Sequence[WireRow]) -> Row:
-        return self._decoded(rows[-1])
-
-    def _key_of(self, row: Row | None) -> Row | None:
-        return None if row is None else {term.column: row[term.column] for term in self._order}
-
-    def _number(self, row: Row | None, depth: int) -> int | None:
-        return None if row is None else number(row[self._order[depth].column])
-
-    def _last_number(self, span: Range) -> int:
-        last = self._number(span.after, len(span.run))
-        assert last is not None  # its column is numbered
-        return last
-
 
 def last_key(reads: Reads, order: Sequence[OrderBy]) -> Query:
     """Asks for the last key of the table in ``order``, which is the key's own."""
@@ -779,12 +682,7 @@ def last_key(reads: Reads, order: Sequence[OrderBy]) -> Query:
     return reads.with_xmin(False).page(backwards, columns=(), limit=1)
 
 
-def _is_open(span: Range) -> bool:
-    """Whether ``span`` ends where the table does."""
-    return span.next is None and span.high is None and span.up_to is None
-
-
-def _asked(waiting: tuple[object, Query]) -> _Asked:
+def _asked(waiting: tuple[object, Query]) -> Asked:
     asked = waiting[0]
-    assert isinstance(asked, _Asked)
+    assert isinstance(asked, Asked)
     return asked
