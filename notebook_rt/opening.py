@@ -23,6 +23,7 @@ from notebook_rt.model.types import Backend, Numeric
 from notebook_rt.net.loop import LoopThread
 from notebook_rt.options import Options
 from notebook_rt.runtime.project import Project
+from notebook_rt.runtime.table_edits import TableEdits
 from notebook_rt.runtime.writes import Writes
 from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.table.discovery import Watchable, listed
@@ -200,7 +201,7 @@ class Opening:
             self._project.table, spec, dtype_backend, priority, _strategies(merge), lazy, keep
         )
         release = _Release(self._thread, self._project, shared_as, priority)
-        frame = LiveTable(driver, release, self, self._writes.table(driver), debounce)
+        frame = LiveTable(driver, release, self, TableEdits(self._writes, driver), debounce)
         # A handle that nobody holds any more (its cell was run again) lets go by itself, unless it
         # has a listener: the listener holds it.
         weakref.finalize(frame, release).atexit = False

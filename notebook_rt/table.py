@@ -71,7 +71,7 @@ def _many(given: object) -> bool:
 
 
 class Edits(Protocol):
-    """The writing side of one table (``writes.TableEdits``)."""
+    """The writing side of one table (``runtime/table_edits.py``)."""
 
     def open(self, right: Right | None = None, columns: Collection[str] = ()) -> Editor:
         """Its editor, which knows these columns even where no row was there to name them; the queue's

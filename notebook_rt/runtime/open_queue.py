@@ -1,0 +1,263 @@
+"""The queue's file of one login, open: its worker, and an editor for each live table.
+
+In: the project, the tables that are open. Out: what was refused or waits for a decision, counted; what is
+said of the network and, as the session closes, of what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from notebook_rt.edits.editing import Editing
+from notebook_rt.edits.editor import Editor
+from notebook_rt.edits.listing import in_states, what
+from notebook_rt.edits.ops import Op
+from notebook_rt.errors import QueueError
+from notebook_rt.model.signal import Signal
+from notebook_rt.net.http import HttpClient
+from notebook_rt.outbox.account import Owner
+from notebook_rt.outbox.queue import Outbox
+from notebook_rt.outbox.rest import REQUEST_SECONDS, HttpRest
+from notebook_rt.outbox.sessions import whose
+from notebook_rt.outbox.worker import Worker
+from notebook_rt.quoting import printable
+from notebook_rt.runtime.keeping import beside
+from notebook_rt.runtime.project import Project
+from notebook_rt.runtime.table import TableDriver
+
+logger = logging.getLogger("notebook_rt")
+
+LINGER_SECONDS = 1.0
+"""How long a closing session lets the last writes leave; the rest leaves with the next session."""
+COUNT_SECONDS = 0.1
+"""Pause between two looks at what was refused."""
+Merges: TypeAlias = Signal[Sequence[Mapping[str, Any]]]
+
+
+class OpenQueue:
+    """The file of one login, open; ``start`` lets its worker run on the loop.
+
+    ``changed`` is called after every change of the queue, on any thread.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        path: Path,
+        owner: Owner,
+        *,
+        paused: bool,
+        changed: Callable[[], None],
+    ) -> None:
+        self.owner = owner
+        self.project = project
+        self._tell_changed = changed
+        self.outbox = Outbox(path, owner)
+        self.editing = Editing(
+            self.outbox,
+            clock=project.rest.clock,
+            note=self._note,
+            lock=project.services.lock,
+            written=self._count_written,
+        )
+        self.editors: dict[TableDriver, Editor] = {}
+        http = HttpClient(
+            project.url,
+            project.credentials,
+            project.login.refresh,
+            seconds=REQUEST_SECONDS,
+            max_answer_bytes=project.options.max_answer_bytes,
+            usage=project.usage,
+            login=self.owner.login,
+        )
+        self._rest = HttpRest(http)
+        self.worker = Worker(
+            self.outbox,
+            self._rest,
+            self.editing,
+            clock=project.rest.clock,
+            random=random.random,
+            strategies=self.editing.strategies,
+            batch=project.options.queue_batch,
+            max_attempts=project.options.queue_max_attempts,
+        )
+        self.worker.paused = paused
+        if paused:
+            self.outbox.pause(True)
+        self._task: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+        self.refused: tuple[int, Op | None] = (0, None)
+        """How many operations were refused, and the last of them, as was last looked at."""
+        self.asking: tuple[int, Op | None] = (0, None)
+        """How many are in conflict, likewise."""
+        self._recount = False
+        self._counting: asyncio.Task[None] | None = None
+        self._waited = False
+        """It was said that something waits for the network."""
+        self._closed = False
+        self.outbox.subscribe(self._changed)
+
+    @property
+    def _ours(self) -> bool:
+        """Nobody else has signed in meanwhile."""
+        return self.project.credentials.login == self.owner.login
+
+    def _count_written(self, rows: int) -> None:
+        """Rows were written here: the server tells of them, or drops that, too."""
+        services = self.project.services
+        if services.rate.wrote(rows, time.monotonic()):
+            services.on_overload()
+
+    def start(self) -> None:
+        self._task = self.project.thread.spawn(self.worker.run(), "the queue")
+        self._count_refused()
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in ("failed", "conflict", "merged"):
+            self._count_refused()
+        self.project.note(kind, text)
+
+    def _count_refused(self) -> None:
+        """Look what was refused or asks, and whether anything waits; many are counted at once."""
+        self._recount = True
+        if self._counting is None:
+            self._counting = self.project.thread.spawn(self._count(), "what was refused")
+
+    async def _count(self) -> None:
+        with contextlib.suppress(QueueError):  # damaged, or closed meanwhile
+            while self._recount:
+                self._recount = False
+                self.refused, self.asking = await self.worker.undecided()
+                self.project.look_at_health()
+                await self._tell_of_waiting()
+                await asyncio.sleep(COUNT_SECONDS)
+        self._counting = None
+
+    def add(self, driver: TableDriver, on_merge: Merges) -> None:
+        """An editor for a table that is open."""
+        spec = driver.spec
+        editor = self.editing.editor(
+            spec.schema,
+            spec.table,
+            driver.strategies,
+            driver.edited,
+            driver.columns_suspect,
+            (lambda: driver.ordered) if spec.limit is not None else None,
+        )
+        editor.on_merge = on_merge
+        self.editors[driver] = editor
+        if driver.overlay is not None:
+            editor.attach(driver.overlay)
+
+    def remove(self, driver: TableDriver) -> None:
+        editor = self.editors.pop(driver, None)
+        if editor is not None:
+            self.editing.forget(editor)
+
+    def take_away(self) -> None:
+        """Lay nothing over the tables any more; what was laid over them has gone with their rows."""
+        for editor in self.editors.values():
+            self.editing.forget(editor)
+        self.editors.clear()
+
+    def _changed(self) -> None:
+        self.project.services.lock.soon(self._look)
+        self._tell_changed()
+
+    def _look(self) -> None:
+        """The queue has changed: there may be something to send, and something to say."""
+        if self._closed:  # this was asked for before
+            return
+        if self.outbox.more:
+            self.worker.waking.set()
+        self._news.set()
+        if self.refused[0] or self.asking[0] or self._offline != self._waited:
+            self._count_refused()
+
+    @property
+    def _offline(self) -> bool:
+        """What this login writes has to wait for the network."""
+        return (self.worker.outcomes.offline or not self.project.reachable) and self._ours
+
+    async def _tell_of_waiting(self) -> None:
+        """Say, once, that something waits for the network, or that all of it was sent."""
+        if self._offline == self._waited:
+            return
+        waits = bool((await self.worker.outcomes.on_disk(self.outbox.counts))["waiting"])
+        if self._closed or self._offline == self._waited or waits == self._waited:
+            return
+        self._waited = waits
+        if waits:
+            self.project.note("queued", "No connection: what you write is kept, and sent later")
+        else:
+            self.project.note("info", "Everything that waited was sent")
+
+    async def _sent(self) -> None:
+        """Wait until what can leave has left."""
+        on_disk = self.worker.outcomes.on_disk
+        await on_disk(self.outbox.hurry)
+        self._news.clear()
+        while await on_disk(self.outbox.next_at) is not None:
+            await self._news.wait()
+            self._news.clear()
+
+    async def linger(self) -> None:
+        """Let the last writes leave, where they can."""
+        worker, outcomes = self.worker, self.worker.outcomes
+        away = outcomes.offline or worker.paused or outcomes.unauthorized
+        if self._ours and self.project.reachable and not away:
+            with contextlib.suppress(TimeoutError, QueueError):
+                async with asyncio.timeout(LINGER_SECONDS):
+                    await self._sent()
+
+    def tell_what_is_left(self) -> None:
+        """Said once, as the session closes: a script has no other way to know."""
+        if not self.outbox.edited:
+            return
+        mine, everything = self.outbox.session.id, self.outbox.ops()
+        ops = [op for op in everything if op.session == mine]
+        if ops and self.project.temporary:
+            logger.warning(
+                "not written: %s. It is gone with the database",
+                in_states(ops),
+            )
+        elif ops:
+            failed = next((f": {what(op)}: {op.error}" for op in ops if op.state == "failed"), "")
+            logger.warning(
+                "not written yet: %s%s. Kept in %s: what waits is sent by the next session%s, "
+                "`notebook-rt queue` shows all of it",
+                in_states(ops),
+                printable(failed),
+                self.outbox.path,
+                " once rt.queue.resume() is said there" if self.outbox.session.paused else "",
+            )
+        refused = [op for op in everything if op.session != mine and op.state == "failed"]
+        if refused:
+            by = whose(refused[-1], self.outbox.sessions())
+            logger.warning(
+                "%d failed %s of other sessions %s in %s, too; the last by %s",
+                len(refused),
+                "write" if len(refused) == 1 else "writes",
+                "is" if len(refused) == 1 else "are",
+                self.outbox.path,
+                printable(by or "an unknown session"),
+            )
+
+    async def aclose(self) -> None:
+        self._closed = True
+        try:
+            for task in (self._counting, self._task):
+                if task is not None:
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
+            await self._rest.aclose()
+        finally:
+            await beside(self.outbox.close)  # its last commit waits for the disk
