@@ -492,7 +492,8 @@ class Handle:
         Returns
         -------
         Verdict
-            Rows that were compared (of a query: read again), that differed, and the seconds it took.
+            Rows that were compared (of a query: read again; of a derived table: those of the tables that
+            it is made of), that differed, and the seconds it took.
 
         Raises
         ------

@@ -1,6 +1,6 @@
 """What an answer, and the server's row in it, mean to an operation: pure (promises, edits, errors).
 
-In goes an ``Answer``, out comes a ``Verdict``; in go an ``Op`` and a row, out comes what the merge
+In goes an ``Answer``, out comes a ``Ruling``; in go an ``Op`` and a row, out comes what the merge
 (``edits/merge.py``) takes and gives. Time and randomness are arguments.
 """
 
@@ -58,7 +58,7 @@ _NOT_PREPARED: Final = "55000"
 Meaning: TypeAlias = Literal["done", "refresh", "wait", "refused"]
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Ruling(msgspec.Struct, frozen=True):
     """What an answer means for the operation."""
 
     meaning: Meaning
@@ -87,7 +87,7 @@ class Record(msgspec.Struct, frozen=True):
 
 def judge(
     answer: Answer, attempts: int, now: float, jitter: float = 0.0, max_attempts: int = 3
-) -> Verdict:
+) -> Ruling:
     """Read an answer.
 
     Parameters
@@ -107,19 +107,19 @@ def judge(
     'refused'
     """
     if 200 <= answer.status < 300:
-        return Verdict("done")
+        return Ruling("done")
     words = words_of(answer)
     if answer.token_refused:
-        return Verdict("refresh", words)
+        return Ruling("refresh", words)
     why = by_status(answer.status, answer.retry_after)
     if why.kind == "rate_limit" and why.wait is not None:
-        return Verdict("wait", words, now + why.wait * (1 + jitter))
+        return Ruling("wait", words, now + why.wait * (1 + jitter))
     if why.kind == "server" and why.wait is not None and not _is_final(answer.code):
         if attempts + 1 >= max_attempts:
-            return Verdict("refused", words, counts=True, lost=True)
+            return Ruling("refused", words, counts=True, lost=True)
         wait = max(SERVER_WAIT * 2**attempts, answer.retry_after or 0.0)
-        return Verdict("wait", words, now + wait * (1 + jitter), True, lost=True)
-    return Verdict("refused", words, columns=answer.code in _ABOUT_COLUMNS)
+        return Ruling("wait", words, now + wait * (1 + jitter), True, lost=True)
+    return Ruling("refused", words, columns=answer.code in _ABOUT_COLUMNS)
 
 
 def _is_final(code: str) -> bool:

@@ -244,10 +244,10 @@ class Delivery:
         left = [op for op in group if op.id not in taken]
         if left and await self._outcomes.later(left, answer):
             return
-        verdict, timed_out = decide.judge(answer, 0, 0.0), decide.timed_out(answer)
-        if verdict.lost and not timed_out:
+        ruling, timed_out = decide.judge(answer, 0, 0.0), decide.timed_out(answer)
+        if ruling.lost and not timed_out:
             left = [replace(op, sent=True) for op in left]
-        if (verdict.meaning == "refused" or timed_out) and group[0].kind != "update":
+        if (ruling.meaning == "refused" or timed_out) and group[0].kind != "update":
             if group[0].upsert and decide.as_update(group[0], answer) is not None:
                 await self._each([[op] for op in left])
             else:
@@ -285,15 +285,15 @@ class Delivery:
                 await self._outcomes.fail(replace(op, sent=True), f"{decide.LOST} ({error.reason})")
             return
         self._outcomes.offline = False
-        verdict = decide.judge(answer, 0, 0.0)
+        ruling = decide.judge(answer, 0, 0.0)
         rows = answer.body if isinstance(answer.body, list) else []
-        if verdict.meaning == "done" and len(rows) == len(new):
+        if ruling.meaning == "done" and len(rows) == len(new):
             self._outcomes.settle(*zip(new, rows, strict=True))
-        elif verdict.meaning == "done" or (verdict.lost and not decide.timed_out(answer)):
-            words = verdict.words or f"{len(rows)} rows came back of {len(new)}"
+        elif ruling.meaning == "done" or (ruling.lost and not decide.timed_out(answer)):
+            words = ruling.words or f"{len(rows)} rows came back of {len(new)}"
             for op in new:
                 await self._outcomes.fail(replace(op, sent=True), f"{decide.LOST} ({words})")
-        elif len(new) > 1 and (verdict.meaning == "refused" or decide.timed_out(answer)):
+        elif len(new) > 1 and (ruling.meaning == "refused" or decide.timed_out(answer)):
             await self._halves(new)
         else:
             await self._outcomes.no_all(new, answer, read=decide.timed_out(answer))
@@ -309,17 +309,15 @@ class Delivery:
         self._outcomes.offline = False
         results = decide.results_of(answer, len(group))
         if results is None:
-            verdict = decide.judge(answer, 0, 0.0)
-            if (
-                decide.no_ledger(answer) or verdict.meaning == "done"
-            ):  # dropped, or made anew, since
+            ruling = decide.judge(answer, 0, 0.0)
+            if decide.no_ledger(answer) or ruling.meaning == "done":  # dropped, or made anew, since
                 self._writer.many = False
-            elif len(group) > 1 and (verdict.meaning == "refused" or decide.timed_out(answer)):
+            elif len(group) > 1 and (ruling.meaning == "refused" or decide.timed_out(answer)):
                 await self._halves(group)
                 return
             elif await self._outcomes.later(group, answer):
                 return
-            if verdict.lost or verdict.meaning == "done":
+            if ruling.lost or ruling.meaning == "done":
                 group = [replace(op, sent=True) for op in group]
             await self._each([[op] for op in group])
             return

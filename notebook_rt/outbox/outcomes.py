@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 from msgspec.structs import replace
 
 from notebook_rt.edits import decide
-from notebook_rt.edits.decide import Verdict
+from notebook_rt.edits.decide import Ruling
 from notebook_rt.edits.ops import WRITES, Json, Op, unkeyed
 from notebook_rt.errors import QueueError
 from notebook_rt.model.classify import NETWORK_WAIT
@@ -156,43 +156,43 @@ class Outcomes:
     async def no_all(self, ops: Sequence[Op], answer: Answer, *, read: bool = False) -> None:
         """The answer to several operations, as one commit."""
         jitter = self._random() * 0.2
-        verdicts = [self._judged(op, answer, jitter, read) for op in ops]
+        rulings = [self._judged(op, answer, jitter, read) for op in ops]
         waiting: list[Op] = []
-        failed: list[tuple[Op, Verdict]] = []
-        for op, verdict in verdicts:
-            if verdict.meaning == "refresh":
-                self.unauthorized = verdict.words
+        failed: list[tuple[Op, Ruling]] = []
+        for op, ruling in rulings:
+            if ruling.meaning == "refresh":
+                self.unauthorized = ruling.words
                 waiting.append(replace(op, state="waiting", not_before=0.0, error=""))
-            elif verdict.meaning == "wait":
+            elif ruling.meaning == "wait":
                 if answer.status == 429:
-                    self.retry_at = max(self.retry_at, verdict.until)
-                until, words = verdict.until, verdict.words
+                    self.retry_at = max(self.retry_at, ruling.until)
+                until, words = ruling.until, ruling.words
                 waiting.append(replace(op, state="waiting", not_before=until, error=words))
             else:
-                failed.append((_set_aside(op, verdict.words), verdict))
+                failed.append((_set_aside(op, ruling.words), ruling))
         self.waiting += waiting
         await self.store(self._outbox.back_all, [*waiting, *(op for op, _ in failed)])
         self.ended += len(failed)
-        for op, verdict in failed:
+        for op, ruling in failed:
             self.tell(self._listener.failed, op)
-            if verdict.columns:
+            if ruling.columns:
                 self.tell(self._listener.columns_suspect, op)
 
-    def _judged(self, op: Op, answer: Answer, jitter: float, read: bool) -> tuple[Op, Verdict]:
+    def _judged(self, op: Op, answer: Answer, jitter: float, read: bool) -> tuple[Op, Ruling]:
         """What an answer means to an operation, in words for its user; and that as it stands then."""
-        verdict = decide.judge(answer, op.attempts, self._clock(), jitter, self._max_attempts)
+        ruling = decide.judge(answer, op.attempts, self._clock(), jitter, self._max_attempts)
         if read:
-            verdict = replace(verdict, lost=False)
+            ruling = replace(ruling, lost=False)
         elif op.kind != "broadcast" and decide.forbidden(answer):
-            verdict = replace(
-                verdict, words=verdict.words + decide.lacking(op, answer, self._outbox.role)
+            ruling = replace(
+                ruling, words=ruling.words + decide.lacking(op, answer, self._outbox.role)
             )
         elif unkeyed(op) and decide.lacks_value(answer):
-            verdict = replace(verdict, words=f"{verdict.words}; {decide.UNFILLED}")
+            ruling = replace(ruling, words=f"{ruling.words}; {decide.UNFILLED}")
         elif op.kind in WRITES and decide.renamed(answer):
-            verdict = replace(verdict, words=f"{verdict.words}; {decide.RENAMED}")
-        op = replace(op, attempts=op.attempts + verdict.counts, sent=op.sent or verdict.lost)
-        return op, verdict
+            ruling = replace(ruling, words=f"{ruling.words}; {decide.RENAMED}")
+        op = replace(op, attempts=op.attempts + ruling.counts, sent=op.sent or ruling.lost)
+        return op, ruling
 
     async def later(self, group: Sequence[Op], answer: Answer) -> bool:
         """Return the rows of a statement whose answer says that all of it waits, or needs another login.
@@ -201,8 +201,8 @@ class Outcomes:
         the server fail; nor those of a statement that took too long, and takes less in parts.
         """
         attempts = max(op.attempts for op in group)
-        verdict = decide.judge(answer, attempts, 0.0, max_attempts=self._max_attempts)
-        if verdict.meaning not in ("wait", "refresh") or decide.timed_out(answer):
+        ruling = decide.judge(answer, attempts, 0.0, max_attempts=self._max_attempts)
+        if ruling.meaning not in ("wait", "refresh") or decide.timed_out(answer):
             return False
         await self.no_all(group, answer)
         return True

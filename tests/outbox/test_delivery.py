@@ -420,8 +420,8 @@ async def test_a_sum_that_left_through_a_ledger_which_was_dropped_since_is_asked
 def test_what_postgresql_will_refuse_again_is_refused_at_once_whatever_the_status(
     code: str, status: int, attempts: int
 ) -> None:
-    verdict = decide.judge(Reply(status, {"code": code, "message": "no"}), attempts, 0.0)
-    assert (verdict.meaning, verdict.lost) == ("refused", False)
+    ruling = decide.judge(Reply(status, {"code": code, "message": "no"}), attempts, 0.0)
+    assert (ruling.meaning, ruling.lost) == ("refused", False)
 
 
 @given(
@@ -431,5 +431,5 @@ def test_what_postgresql_will_refuse_again_is_refused_at_once_whatever_the_statu
     st.integers(500, 599),
 )
 def test_what_may_pass_is_tried_again(code: str | None, status: int) -> None:
-    verdict = decide.judge(Reply(status, {"code": code} if code else None), 0, 0.0)
-    assert (verdict.meaning, verdict.lost) == ("wait", True)
+    ruling = decide.judge(Reply(status, {"code": code} if code else None), 0, 0.0)
+    assert (ruling.meaning, ruling.lost) == ("wait", True)

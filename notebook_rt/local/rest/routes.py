@@ -45,7 +45,7 @@ from notebook_rt.local.rest.request import (
     require_secret_key,
     schema_of,
 )
-from notebook_rt.local.rest.transact import Row, Verdict, run, settings
+from notebook_rt.local.rest.transact import Check, Row, run, settings
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 Connection = psycopg.AsyncConnection[Any]
@@ -175,12 +175,12 @@ class _Rest:
         *,
         read_only: bool,
         table: str | None = None,
-        verdict: Verdict | None = None,
+        check: Check | None = None,
     ) -> list[Row | None]:
         place = self.settings(request, asked, read_only)
         rollback = asked.preferences.values.get("tx") == "rollback"
         try:
-            rows = await run(connection, [place, *statements], verdict=verdict, rollback=rollback)
+            rows = await run(connection, [place, *statements], check=check, rollback=rollback)
         except PostgresError as error:
             if is_missing_table(error, asked.schema, table):
                 raise await self.missing(connection, asked.schema, table or "") from error
@@ -298,7 +298,7 @@ class _Rest:
                 [statement],
                 read_only=False,
                 table=name,
-                verdict=_put_one if method == "PUT" else _verdict(asked, write.representation),
+                check=_put_one if method == "PUT" else _check_of(asked, write.representation),
             )
         row = rows[0]
         assert row is not None
@@ -348,7 +348,7 @@ class _Rest:
                 asked,
                 [statement],
                 read_only=reading or not function.volatile,
-                verdict=_one_row if single else None,
+                check=_one_row if single else None,
             )
         row = rows[0]
         assert row is not None
@@ -409,7 +409,7 @@ def _put_one(row: Row) -> None:
         raise RestError(400, "PGRST115", message)
 
 
-def _verdict(asked: _Asked, representation: bool) -> Verdict | None:
+def _check_of(asked: _Asked, representation: bool) -> Check | None:
     """What a write's result must be like for the write to stay."""
     most = asked.preferences.max_affected
     single = asked.form.single and representation

@@ -34,7 +34,7 @@ _THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="rest")
 Row = dict[str, bytes | None]
 """A row as PostgreSQL sent it: text by column name."""
 
-Verdict = Callable[[Row], None]
+Check = Callable[[Row], None]
 """Shown the row of the last statement before the commit; what it raises rolls back."""
 
 
@@ -48,7 +48,7 @@ async def run(
     connection: psycopg.AsyncConnection[Any],
     statements: Sequence[Statement],
     *,
-    verdict: Verdict | None = None,
+    check: Check | None = None,
     rollback: bool = False,
 ) -> list[Row | None]:
     """The first row of each statement, all of them in one transaction.
@@ -57,7 +57,7 @@ async def run(
     ----------
     connection
         In autocommit mode, idle, and this caller's alone.
-    verdict
+    check
         May refuse the result.
     rollback
         The transaction is undone in any case.
@@ -67,11 +67,11 @@ async def run(
     PostgresError
         What PostgreSQL said; the transaction is undone.
     RestError
-        A NUL, which PostgreSQL's texts cannot hold; or the verdict's.
+        A NUL, which PostgreSQL's texts cannot hold; or the check's.
     """
     ready = [_Encoded.of(statement) for statement in statements]
     task = asyncio.get_running_loop().run_in_executor(
-        _THREADS, _transact, connection.pgconn, ready, verdict, rollback
+        _THREADS, _transact, connection.pgconn, ready, check, rollback
     )
     try:
         return await asyncio.shield(task)
@@ -109,14 +109,14 @@ _ROLLBACK = _Encoded(b"rollback", [])
 
 
 def _transact(
-    connection: PGconn, statements: Sequence[_Encoded], verdict: Verdict | None, rollback: bool
+    connection: PGconn, statements: Sequence[_Encoded], check: Check | None, rollback: bool
 ) -> list[Row | None]:
-    if verdict is None and not rollback:
+    if check is None and not rollback:
         return _send(connection, statements)
     try:
         rows = _send(connection, [_BEGIN, *statements])[1:]
-        if verdict is not None and (last := rows[-1]) is not None:
-            verdict(last)
+        if check is not None and (last := rows[-1]) is not None:
+            check(last)
     except BaseException:
         _send(connection, [_ROLLBACK])
         raise
