@@ -76,7 +76,9 @@ export function health(/** @type {HTMLElement} */ body, /** @type {Say} */ say) 
     keyed(limits, state.limits.map((text, i) => ({ text, i })), ({ i }) => i,
       () => h("p", { class: "nrt-limit" }),
       (node, { text }) => setText(node, text));
-    compare.disabled = state.comparing;
+    const offline = state.state === "offline";
+    compare.disabled = state.comparing || offline;
+    compare.title = offline ? "The server cannot be reached" : "";
     compare.hidden = state.state === "closed";
     setText(compared, state.compared);
     setText(error, state.error ? `Last error: ${state.error}` : "");

@@ -55,6 +55,12 @@ def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
         notebook.run("source.verified.pop()('2 rows compared')")
         panel.get_by_text("2 rows compared").wait_for()
         assert compare.is_enabled()
+        notebook.run("source.set(HealthReport('offline'))")
+        panel.locator("[title='The server cannot be reached']").wait_for()
+        assert compare.is_disabled(), "there is nobody to compare with"
+        notebook.run("source.set(health_source('polling').report)")
+        panel.get_by_text("rt.retry() tries at once").wait_for()
+        assert compare.is_enabled()
         pill.click()
 
         # A click is handled while a cell sleeps, on the queue's own thread.
