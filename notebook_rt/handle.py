@@ -330,9 +330,8 @@ class Handle:
         """What ``snapshot`` gives, once there is something; an error of the table is raised."""
         note(self)
         self._feed.look()
-        error = self._feed.error
-        if error is not None:
-            raise fresh(error)
+        if self._feed.error is not None:
+            self.wait()  # it is raised, unless it has been mended
         found = snapshot()
         if found is None:
             self.wait()
@@ -346,7 +345,8 @@ class Handle:
         """``loading``, ``live``, ``polling``, ``stale``, ``closed`` or ``error``.
 
         What is in ``error`` for a reason that may be mended in the database, such as a table that was
-        dropped, is asked for again, in the end about once a minute, and comes back by itself.
+        dropped, is asked for again, in the end about once a minute, and comes back by itself; whoever
+        waits for it or reads ``df`` has it asked for at once.
         """
         return "closed" if self._closed else self._feed.status
 

@@ -194,6 +194,31 @@ def test_retry_asks_again_for_a_table_that_is_in_error(
             stack.sql("drop table comes_later")
 
 
+@pytest.mark.parametrize("ask", [lambda frame: frame.wait(scaled(10)), lambda frame: frame.df])
+def test_who_asks_a_table_in_error_is_answered_as_it_is_now(
+    stack: LocalStack, ask: Callable[[nrt.LiveTable], object]
+) -> None:
+    """What was wrong when it was opened is the first thing that its user mends."""
+    options = nrt.Options(backoff_base=100.0, backoff_max=100.0)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as patient:
+        frame = patient.table("mended_later")
+        with pytest.raises(errors.MissingTableError):
+            ask(frame)
+        stack.sql("create table mended_later (id int primary key)")
+        stack.sql("revoke all on mended_later from anon")
+        try:
+            with pytest.raises(errors.PermissionDeniedError):
+                ask(frame)
+            stack.sql("grant select on mended_later to anon")
+            with pytest.raises(errors.NotPublishedError):
+                ask(frame)
+            stack.sql("alter publication supabase_realtime add table mended_later")
+            ask(frame)
+            assert frame.df.empty
+        finally:
+            stack.sql("drop table mended_later")
+
+
 def test_json_of_every_kind_is_written_to_parquet_as_its_text(
     stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -19,8 +19,8 @@ from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
 from tests.conftest import OLD_PLATFORM, QUICK
 from tests.waiting import scaled, until
 
-NAMES = [("sales", "orders"), ("Sales 2026", 'Orders "big"')]
-"""A plain name, and one that is quoted everywhere."""
+NAMES = [("sales", "orders"), ("Sales 2026", 'Orders "big"'), ("Küche", "Töpfe")]
+"""A plain name, one that is quoted everywhere, and one that ASCII does not have."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def project(
         yield running
 
 
-@pytest.fixture(params=NAMES, ids=["plain", "quoted"])
+@pytest.fixture(params=NAMES, ids=["plain", "quoted", "unicode"])
 def table(request: pytest.FixtureRequest, project: LocalStack) -> Iterator[tuple[str, str, str]]:
     """A table of 2,000 rows in no publication: its schema, its name, and both as SQL has them."""
     schema, name = request.param

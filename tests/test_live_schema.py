@@ -48,6 +48,31 @@ def test_a_key_that_is_renamed_is_learnt_anew(
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        "alter table {0} rename id to code",
+        "begin; drop table {0}; create table {0} (code int primary key, n int, t text);"
+        "grant select, insert, update, delete on {0} to anon;"
+        "insert into {0} select g, g, 'row ' || g from generate_series(1, 5) g;"
+        "alter publication supabase_realtime add table {0}; commit",
+    ],
+    ids=["renamed", "made anew"],
+)
+def test_a_key_that_becomes_another_just_after_a_change_is_learnt_anew(
+    stack: LocalStack, rt: nrt.Session, table: str, change: str
+) -> None:
+    """The change may be later than what is read, and does not tell rows by the new key."""
+    frame = live(rt.table(table))
+    stack.sql(f"update {table} set t = 'told' where id = 1")
+    until(lambda: frame.df.loc[1, "t"] == "told")
+    stack.sql(change.format(table))
+    stack.sql(f"update {table} set n = 60 where code = 5")
+    until(lambda: frame.df.index.name == "code", 20, what=lambda: (repr(frame), frame.df))
+    until(lambda: frame.df.loc[5, "n"] == 60)
+    until(lambda: frame.status == "live", what=lambda: repr(frame))
+
+
+@pytest.mark.parametrize(
     ("change", "dtype"),
     [
         ("alter n type text", "str"),
@@ -197,25 +222,33 @@ def test_two_migrations_with_writes_between_end_in_the_new_columns(
             frame.close()
 
 
+@pytest.mark.parametrize(
+    ("step", "times", "poll_interval"), [("settle", 1, 60.0), ("go_on", 2, 0.5)]
+)
 def test_an_exception_while_columns_move_is_read_over_at_once(
-    stack: LocalStack, make_table: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    stack: LocalStack,
+    make_table: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    times: int,
+    poll_interval: float,
 ) -> None:
     """It waited for `poll_interval`, as after the second in a row it does still."""
     raised: list[int] = []
-    settle = Replica.settle
+    works = getattr(Replica, step)
 
-    def failing_once(self: Replica, *row: Any) -> Any:
-        if len(raised) < 1:
+    def failing_once(self: Replica, *given: Any) -> Any:
+        if len(raised) < times:
             raised.append(1)
             raise KeyError("price")
-        return settle(self, *row)
+        return works(self, *given)
 
-    options = nrt.Options(poll_interval=60.0, poll_max=60.0, audit_interval=0)
+    options = nrt.Options(poll_interval=poll_interval, poll_max=60.0, audit_interval=0)
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
         table = make_table("id bigint primary key, name text, price numeric")
         stack.sql(f"insert into {table} values (1, 'a', 1)")
         frame = live(rt.table(table))
-        monkeypatch.setattr(Replica, "settle", failing_once)
+        monkeypatch.setattr(Replica, step, failing_once)
         stack.sql(f"alter table {table} drop price, add n int default 7")
         stack.sql(f"insert into {table} (id) values (2)")
         until(lambda: raised and frame.status == "live", 20, lambda: frame)

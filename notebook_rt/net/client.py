@@ -99,7 +99,8 @@ async def exchange(
         request.method,
         request.path,
         params=httpx.QueryParams(list(request.params)) if request.params else None,
-        headers=headers,
+        # A schema's name may be one that ASCII, httpx' encoding of headers, does not have.
+        headers=[(name.encode(), value.encode()) for name, value in headers.items()],
         json=request.body,
         extensions={"trace": leaving},
     )

@@ -191,6 +191,11 @@ class Driver(Feed):
         if self.error is not None and self._started and self.status != "closed":
             self._ask_again()
 
+    def asks_again(self) -> bool:
+        if self._again_timer is not None:  # else it is under way, or asking cannot help
+            self._ask_again()
+        return self._asking_again
+
     def login_changed(self) -> None:
         """Show nothing any more of what another login saw, and begin anew as the present one."""
         if not self._started or self.status == "closed":

@@ -298,15 +298,19 @@ class Feed:
     def wait_ready(self) -> concurrent.futures.Future[None]:
         """A future of the first data; fails with the named error where none will come."""
         waiter = _Waiter()
-        if self.error is not None:
+        if self.error is not None and not self.asks_again():
             waiter.future.set_exception(self.error)
-        elif self.filled or self.status == "closed":
+        elif self.error is None and (self.filled or self.status == "closed"):
             waiter.future.set_result(None)
         else:
             still = [other for other in self._waiters if not other.future.cancelled()]
             self._waiters = [*still, waiter]
             asyncio.get_running_loop().call_later(PATIENCE, self._lose_patience)
         return waiter.future
+
+    def asks_again(self) -> bool:
+        """Whether what is in error is asked for anew, now that somebody waits: it may have been mended."""
+        return False
 
     @property
     def awaited(self) -> bool:

@@ -367,7 +367,6 @@ class Passes:
         before = self.replica if self.replica is not None and self.replica.loaded else None
         self._horizon.whole(read)
         replica.rows = rows
-        self.replica = replica
         readable = True
         try:
             if before is not None:
@@ -382,6 +381,7 @@ class Passes:
                 replica.show_as_before(key, before, replica.told(key))
         if window is not None and not window.sortable and window.limit is None:
             window.ranked(order, rows.keys())
+        self.replica = replica  # not before it can be shown, which a fault may prevent
         self._emit(Shown(rows, replica.schema, order))
         replica.dirty = True
         self.publish("snapshot", None)

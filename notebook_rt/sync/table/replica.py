@@ -676,10 +676,13 @@ class Replica:
     def go_on(self, before: Replica, changes: Iterable[Change]) -> None:
         """Go on from ``before``, which had other columns and to which these changes have come just now.
 
-        They name the columns of then, and what was read may be older: a later reading tells.
+        They name the columns of then, and what was read may be older: a later reading tells. What was read
+        with a key that they do not have is later: the columns were altered after them.
         """
-        reader = self._reader
+        reader, key_names = self._reader, {*self.schema.key}
         for change in changes:
+            if change.columns and not {one.name for one in change.columns} >= key_names:
+                continue
             for part in reader.apart(change) if reader.moves(change) else (change,):
                 key = reader.key_of(part)
                 self.show_as_before(key, before, self.schema.decode(part.record or {}, "socket"))
