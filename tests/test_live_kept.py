@@ -362,6 +362,29 @@ def test_a_table_in_an_order_that_only_the_server_knows_is_kept_in_it(
         pd.testing.assert_frame_equal(frame.df, shown)
 
 
+@pytest.mark.parametrize("limit", [None, 4])
+def test_an_order_that_the_server_has_told_since_the_snapshot_is_kept(
+    stack: LocalStack,
+    proxy: Proxy,
+    make_table: Callable[..., str],
+    sql: Any,
+    limit: int | None,
+) -> None:
+    name = make_table("id bigint primary key, name text")
+    sql(f"insert into {name} values (1, 'b'), (2, 'A'), (3, 'a'), (4, 'B'), (5, 'c')")
+    session, frame = kept(proxy.url, stack, name, order="name", limit=limit)
+    with session:
+        until(lambda: [one.rows for one in cache.entries()] == [5], 10, cache.entries)
+        sql(f"update {name} set name = 'aa' where id = 5; insert into {name} values (6, 'Ä')")
+        right = [key for (key,) in sql(f"select id from {name} order by name, id")][:limit]
+        until(lambda: list(frame.df.index) == right, 10, lambda: frame.df)
+        shown = frame.df
+    proxy.down()
+    session, frame = kept(proxy.url, stack, name, order="name", limit=limit)
+    with session:
+        pd.testing.assert_frame_equal(frame.df, shown)
+
+
 def test_other_columns_on_the_server_replace_what_was_kept(
     stack: LocalStack, table: str, sql: Any
 ) -> None:
