@@ -289,6 +289,42 @@ def test_what_was_kept_of_one_login_is_not_shown_to_the_next_that_comes_while_it
         assert shown == []
 
 
+@pytest.mark.parametrize("other", ["role", "claim"])
+def test_what_one_token_may_see_is_not_shown_for_one_that_may_see_other_rows(
+    stack: LocalStack, proxy: Proxy, table: str, sql: Any, other: str
+) -> None:
+    """Of the same user in another role, and of nobody with another claim that policies go by."""
+    sql(f"alter table {table} enable row level security")
+    by = "(auth.jwt()->>'tenant')::int = id % 2" if other == "claim" else "true"
+    to = "authenticated" if other == "claim" else "service_role"
+    sql(f"create policy theirs on {table} for select to {to} using ({by})")
+    user = "6f1c1c1e-0000-4000-8000-000000000001"
+    if other == "role":
+        tokens = [stack.token("service_role", user), stack.token("authenticated", user)]
+    else:
+        tokens = [stack.token("authenticated", tenant=tenant) for tenant in ("1", "0")]
+    session, frame = kept(proxy.url, stack, table)
+    with session:
+        session.set_auth(tokens[0])
+        seen = 50 if other == "role" else 25
+        until(lambda: seen in [one.rows for one in cache.entries()], 10, cache.entries)
+    proxy.down()
+    with nrt.connect(proxy.url, stack.anon_key, options=QUICK) as session:
+        session.set_auth(tokens[1])
+        frame = session.table(table, keep=True)
+        until(lambda: session.health.status == "offline", 10, lambda: session.health)
+        assert frame.status == "loading"
+    proxy.up()
+    session, frame = kept(proxy.url, stack, table)
+    with session:
+        for token in tokens:
+            session.set_auth(token)
+            until(lambda: frame.status == "live", 10, lambda: frame)
+            rows = set(frame.df.index)
+            until(lambda: len(rows) in [one.rows for one in cache.entries()], 10, cache.entries)
+        assert rows == (set() if other == "role" else {n for n in range(1, 51) if n % 2 == 0})
+
+
 def test_a_file_that_cannot_be_used_is_as_if_it_were_not_there(
     stack: LocalStack, table: str
 ) -> None:
