@@ -350,7 +350,8 @@ class Keeping:
         size = self._shelf.write(taken.kept())
         if size > self.disk.most:
             self._shelf.clear()
-            raise OSError(f"it takes {size:,} bytes, and Options.keep_bytes is {self.disk.most:,}")
+            takes, most = cache.in_units(size), cache.in_units(self.disk.most)
+            raise OSError(f"it takes {takes}, and Options.keep_bytes is {most}")
         cache.make_room(self.disk.most, self._shelf.path)
 
     # The end
