@@ -24,7 +24,7 @@ from notebook_rt.model.plain import duration
 from notebook_rt.model.types import equal
 from notebook_rt.quoting import printable
 from notebook_rt.runtime.archiving import AHEAD
-from notebook_rt.runtime.past_writer import CAUSE, CHANGE, COMMIT, PastWriter
+from notebook_rt.runtime.past_writer import CAUSE, CHANGE, COMMIT, writing_to
 from notebook_rt.runtime.recording import Recording
 from notebook_rt.runtime.replaying import ReplayFeed
 from notebook_rt.runtime.table import TableDriver
@@ -308,7 +308,8 @@ class History:
         Parameters
         ----------
         path : path
-            The directory; it is made if it is not there. It must be empty, or of an earlier call.
+            The directory; it is made if it is not there. It must be empty, or of an earlier call: one that
+            still goes on is gone on with, so that nothing is written twice.
         every : float
             Seconds between two files, where something changed.
 
@@ -320,7 +321,7 @@ class History:
         Raises
         ------
         FileExistsError
-            If there is something else at ``path``.
+            If there is something else at ``path``, or another table's history is being written there.
         OSError
             If the first file cannot be written. Later ones are tried again.
         ValueError
@@ -330,7 +331,7 @@ class History:
         """
         if not duration(every, "every") > 0:
             raise ValueError(f"every is a number of seconds above 0, not {every!r}")
-        writer = PastWriter(self._recording, self._driver, Path(path))
+        writer = writing_to(self._recording, self._driver, Path(path))
         writer.write()
         self._driver.thread.call(writer.begin, every)
         return writer.stop

@@ -703,10 +703,10 @@ class Session(Opening):
         signed out, only followed no more.
         """
         self._check()
-        before = self._project.credentials.login
+        before = self._project.services.owner
         self._thread.wait(self._project.login.sign_out())
-        if self._project.credentials.login != before:
-            cache.clear_login(self.url, before)
+        if self._project.services.owner != before:
+            cache.clear_login(*before)
 
     def set_auth(self, token: Token) -> None:
         """Use this access token from now on; None: back to the key.

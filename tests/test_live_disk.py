@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from notebook_rt.local import LocalStack
 from notebook_rt.runtime import archiving, keeping
 from tests.proxy import Proxy
 from tests.test_live_archive import connected, live
-from tests.waiting import until
+from tests.waiting import scaled, until
 
 pytestmark = pytest.mark.slow
 same = pd.testing.assert_frame_equal
@@ -33,7 +35,7 @@ class Disk:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._mount("size=256k")
+        self._mount("size=256k,nr_inodes=64")
 
     def read_only(self) -> None:
         self._mount("remount,ro")
@@ -107,6 +109,32 @@ def test_a_full_disk_is_said_once(stack: LocalStack, table: str, sql: Any, disk:
         stack, table, sql, lambda session: session.health.disk != "", refused=0
     )
     assert cache.entries() == []
+
+
+def test_a_disk_that_has_no_room_for_another_file_is_said_once_however_often_it_is_tried(
+    stack: LocalStack, table: str, sql: Any, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "AGAIN_AFTER", 0.1)
+    monkeypatch.setattr(keeping, "PAUSE", 0.1)
+    monkeypatch.setattr(keeping, "MOST_NOTED", 0)  # so many changes are written as a whole
+    fails, tried = keeping.Disk.fails, threading.Semaphore(0)
+    notes: list[str] = []
+    with connected(stack) as session:
+        session.on_note(lambda kind, text: notes.append(text))
+        frame = live(session.table(table, keep=True))
+        until(cache.entries, 10)  # it is locked by now
+        with suppress(OSError):
+            for number in range(1000):
+                (disk.path / f"other-{number}").touch()
+        monkeypatch.setattr(
+            keeping.Disk, "fails", lambda of, *what: (fails(of, *what), tried.release())
+        )
+        sql(f"update {table} set price = 77")
+        until(lambda: frame.df.loc[7, "price"] == 77, 10)
+        for _ in range(3):
+            assert tried.acquire(timeout=scaled(10))
+            sql(f"update {table} set price = price + 1")
+    assert len([text for text in notes if "No space" in text]) == 1
 
 
 def test_a_disk_that_is_full_for_a_while_is_written_to_again(

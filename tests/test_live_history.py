@@ -378,6 +378,38 @@ def test_parquet_goes_on_being_written_until_the_end(
         past.to_parquet(other)
 
 
+def test_a_cell_that_writes_parquet_may_be_run_twice(
+    stack: LocalStack, trades: nrt.LiveTable, tmp_path: Path
+) -> None:
+    past = trades.history("1h")
+    path = tmp_path / "trades"
+    past.to_parquet(path, every=0.1)
+    stop = past.to_parquet(path, every=0.1)
+    found = lambda: pd.read_parquet(path)["price"].tolist()  # noqa: E731  # a word for it
+    for price in range(100, 110):
+        stack.sql(f"update {trades.name} set price = {price} where id = 1")
+        until(lambda price=price: price in found(), what=found)
+    assert found()[3:] == list(range(100, 110))
+    stop()
+    again = past.to_parquet(path, every=0.1)  # of an earlier call: behind what is there
+    assert sorted(found()[-13:]) == sorted([*found()[:3], *range(100, 110)])
+    again()
+
+
+def test_parquet_is_put_beside_nothing_of_somebody_else(
+    stack: LocalStack, trades: nrt.LiveTable, make_table: Callable[..., str], tmp_path: Path
+) -> None:
+    past = trades.history("1h")
+    (tmp_path / "spark").mkdir()
+    (tmp_path / "spark" / "part-00000-77aa.snappy.parquet").touch()
+    with pytest.raises(FileExistsError, match="part-00000-77aa"):
+        past.to_parquet(tmp_path / "spark")
+    other = trades._session.table(make_table()).wait(scaled(10))
+    past.to_parquet(tmp_path / "trades")
+    with pytest.raises(FileExistsError, match=trades.name):
+        other.history("1h").to_parquet(tmp_path / "trades")
+
+
 def test_parquet_loses_nothing_to_a_disk_that_is_full_for_a_while(
     stack: LocalStack, trades: nrt.LiveTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

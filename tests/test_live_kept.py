@@ -148,6 +148,28 @@ def test_without_a_watermark_what_was_missed_is_read_and_not_the_table(
         assert asked < 55  # 60 pages of keys and versions alone
 
 
+@pytest.mark.parametrize("described", ["described_by_sql", "undescribed"])
+def test_a_project_that_was_restored_from_an_older_backup_is_not_taken_for_the_later_one(
+    stack: LocalStack, table: str, sql: Any, request: pytest.FixtureRequest, described: str
+) -> None:
+    """Its rows are behind the watermark, as they were before."""
+    request.getfixturevalue(described)
+    sql(f"update {table} set updated_at = now() - interval '2 days'")
+    sql(f"create table {table}_backup as table {table}")
+    sql(f"update {table} set note = 'other', updated_at = now() - interval '1 day' where id < 9")
+    small = replace(QUICK, page_size=20)
+    session, frame = kept(stack.url, stack, table, options=small)
+    with session:
+        until(lambda: frame.status == "live", 10, lambda: frame)
+        sql(f"update {table} set note = 'last', updated_at = now() where id = 7")  # it is believed
+        until(lambda: frame.df.loc[7, "note"] == "last", 10)
+    sql(f"truncate {table}; insert into {table} table {table}_backup; drop table {table}_backup")
+    session, frame = kept(stack.url, stack, table, options=replace(small, audit_interval=0))
+    with session:
+        until(lambda: frame.status == "live", 10, lambda: frame)
+        assert list(frame.df["note"].items()) == sql(f"select id, note from {table} order by id")
+
+
 def test_without_a_network_it_is_read_and_edited_and_the_edit_leaves_later(
     stack: LocalStack, proxy: Proxy, table: str, sql: Any
 ) -> None:
@@ -289,6 +311,42 @@ def test_what_was_kept_of_one_login_is_not_shown_to_the_next_that_comes_while_it
         assert shown == []
 
 
+@pytest.mark.parametrize("other", ["role", "claim"])
+def test_what_one_token_may_see_is_not_shown_for_one_that_may_see_other_rows(
+    stack: LocalStack, proxy: Proxy, table: str, sql: Any, other: str
+) -> None:
+    """Of the same user in another role, and of nobody with another claim that policies go by."""
+    sql(f"alter table {table} enable row level security")
+    by = "(auth.jwt()->>'tenant')::int = id % 2" if other == "claim" else "true"
+    to = "authenticated" if other == "claim" else "service_role"
+    sql(f"create policy theirs on {table} for select to {to} using ({by})")
+    user = "6f1c1c1e-0000-4000-8000-000000000001"
+    if other == "role":
+        tokens = [stack.token("service_role", user), stack.token("authenticated", user)]
+    else:
+        tokens = [stack.token("authenticated", tenant=tenant) for tenant in ("1", "0")]
+    session, frame = kept(proxy.url, stack, table)
+    with session:
+        session.set_auth(tokens[0])
+        seen = 50 if other == "role" else 25
+        until(lambda: seen in [one.rows for one in cache.entries()], 10, cache.entries)
+    proxy.down()
+    with nrt.connect(proxy.url, stack.anon_key, options=QUICK) as session:
+        session.set_auth(tokens[1])
+        frame = session.table(table, keep=True)
+        until(lambda: session.health.status == "offline", 10, lambda: session.health)
+        assert frame.status == "loading"
+    proxy.up()
+    session, frame = kept(proxy.url, stack, table)
+    with session:
+        for token in tokens:
+            session.set_auth(token)
+            until(lambda: frame.status == "live", 10, lambda: frame)
+            rows = set(frame.df.index)
+            until(cache.entries, 10)
+        assert rows == (set() if other == "role" else {n for n in range(1, 51) if n % 2 == 0})
+
+
 def test_a_file_that_cannot_be_used_is_as_if_it_were_not_there(
     stack: LocalStack, table: str
 ) -> None:
@@ -359,6 +417,29 @@ def test_a_table_in_an_order_that_only_the_server_knows_is_kept_in_it(
         proxy.up()
         session.retry()
         until(lambda: frame.status == "live", 20, lambda: frame)
+        pd.testing.assert_frame_equal(frame.df, shown)
+
+
+@pytest.mark.parametrize("limit", [None, 4])
+def test_an_order_that_the_server_has_told_since_the_snapshot_is_kept(
+    stack: LocalStack,
+    proxy: Proxy,
+    make_table: Callable[..., str],
+    sql: Any,
+    limit: int | None,
+) -> None:
+    name = make_table("id bigint primary key, name text")
+    sql(f"insert into {name} values (1, 'b'), (2, 'A'), (3, 'a'), (4, 'B'), (5, 'c')")
+    session, frame = kept(proxy.url, stack, name, order="name", limit=limit)
+    with session:
+        until(lambda: [one.rows for one in cache.entries()] == [5], 10, cache.entries)
+        sql(f"update {name} set name = 'aa' where id = 5; insert into {name} values (6, 'Ä')")
+        right = [key for (key,) in sql(f"select id from {name} order by name, id")][:limit]
+        until(lambda: list(frame.df.index) == right, 10, lambda: frame.df)
+        shown = frame.df
+    proxy.down()
+    session, frame = kept(proxy.url, stack, name, order="name", limit=limit)
+    with session:
         pd.testing.assert_frame_equal(frame.df, shown)
 
 

@@ -33,7 +33,10 @@ def begin(generation: str, form: int) -> tuple[bytes, int]:
 def record(batch: Batch, schema: Schema, total: int) -> tuple[bytes, int]:
     """A batch as bytes, after a record with the checksum ``total``; and its own checksum."""
     versions = [[dump_key(key, schema), xmin] for key, xmin in batch.versions.items()]
-    return framed(dump([batch.facts.plain(), dump_ops(batch.ops, schema), versions]), total)
+    told = [batch.facts.plain(), dump_ops(batch.ops, schema), versions]
+    if batch.ranked is not None:
+        told.append([dump_key(key, schema) for key in batch.ranked])
+    return framed(dump(told), total)
 
 
 def framed(body: bytes, total: int) -> tuple[bytes, int]:
@@ -46,11 +49,12 @@ def batches(raw: bytes, schema: Schema, generation: str, form: int) -> Iterator[
     """The batches of a journal's bytes; none, if it belongs to another snapshot."""
     for body, _ in bodies(raw, generation, form):
         try:
-            facts, ops, versions = load(body)
+            facts, ops, versions, *more = load(body)
             found = Batch(
                 load_ops(ops, schema),
                 {key_of(key, schema): xmin for key, xmin in versions},
                 Facts.read(facts),
+                [key_of(key, schema) for key in more[0]] if more else None,
             )
         except (LookupError, TypeError, ValueError):
             return

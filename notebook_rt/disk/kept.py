@@ -99,6 +99,8 @@ class Batch(msgspec.Struct, frozen=True):
     ops: Sequence[Op]
     versions: Mapping[Key, int]
     facts: Facts
+    ranked: Sequence[Key] | None = None
+    """The keys in an order that only the server knows, where it has told that anew."""
 
 
 class Kept(msgspec.Struct, frozen=True, eq=False):
@@ -126,6 +128,12 @@ class Kept(msgspec.Struct, frozen=True, eq=False):
     def latest(self) -> Facts:
         """The facts after all batches."""
         return self.batches[-1].facts if self.batches else self.facts
+
+    @property
+    def ranked(self) -> Sequence[Key] | None:
+        """The keys in an order that only the server knows, if it has told that since the snapshot."""
+        told = (one.ranked for one in reversed(self.batches) if one.ranked is not None)
+        return next(told, None)
 
     def fill(self, table: Table) -> Versions:
         """Make an empty ``table`` with this schema the one that was kept; gives its rows' versions.

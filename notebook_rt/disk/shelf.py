@@ -189,7 +189,10 @@ def sweep(*paths: Path) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file, private, that takes the place of ``path`` when all of it is on the disk."""
-    number, name = tempfile.mkstemp(".new", path.name, path.parent)  # 0600
+    try:
+        number, name = tempfile.mkstemp(".new", path.name, path.parent)  # 0600
+    except OSError as error:  # its name is another one each time: the same error is the same words
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(number, "wb") as file:
             yield file

@@ -20,6 +20,7 @@ The caller holds one lock around every call, and around reading the table below.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -167,6 +168,16 @@ class Overlay:
             return None if aside is None else found
         there = np.fromiter((one.row is not None for one in self._aside.values()), bool, len(aside))
         return together(without(found, aside[~there]), aside[there])
+
+    def latest(self, column: str, most: int) -> list[Key]:
+        found = self.rows.latest(column, most + len(self._aside))
+        if not found or not self._aside:
+            return found[:most]
+        rows = self.gather({*found, *self._aside})
+        moments = {key: row[column] for key, row in rows.items() if row is not None}
+        if not all(isinstance(one, dt.datetime) for one in moments.values()):
+            return []
+        return sorted(moments, key=moments.__getitem__, reverse=True)[:most]
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
         if self.noted is not None:

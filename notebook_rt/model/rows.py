@@ -178,6 +178,11 @@ class Rows(Protocol):
     def integers(self) -> NDArray[np.int64] | None:
         """All keys, sorted, if each is an integer of 64 bits that is known as one; else None."""
 
+    def latest(self, column: str, most: int) -> list[Key]:
+        """The keys of at most so many rows whose moments in ``column`` are the latest, those first; none
+        where not all are moments.
+        """
+
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
         """Apply ``ops`` in order, as one change; return what changed if asked (else an empty list).
 

@@ -113,7 +113,9 @@ class Warm(msgspec.Struct, frozen=True):
     @property
     def ranked(self) -> list[Key]:
         """The keys in the order that only the server knows; empty, where it is known here."""
-        ranks = self.kept.ranks
+        ranks, later = self.kept.ranks, self.kept.ranked
+        if later is not None:
+            return [key for key in later if key in self.table]
         if ranks is None:
             return []
         keys = self.versions.keys()
@@ -183,6 +185,8 @@ class Keeping:
         """Of which operations are noted; another one is another table."""
         self._whole = True
         """A snapshot is due."""
+        self._ranking: Mapping[Key, int] = {}
+        """The server's order of the rows that was written last."""
         self._armed = True
         """False: what is shown may be another login's still."""
         self._arming = False
@@ -232,7 +236,8 @@ class Keeping:
         if noted is not None and len(noted) > max(MOST_NOTED, len(overlay) // 4):
             self._whole, overlay.noted = True, []
         now = time.monotonic()
-        wanted = self._whole or bool(noted) or now - self._written_at > FACTS_AFTER
+        moved = self._told_ranking() is not self._ranking
+        wanted = self._whole or bool(noted) or moved or now - self._written_at > FACTS_AFTER
         if wanted and self._timer is None and self._writing is None:
             after = max(PAUSE, self._not_before - now)
             self._timer = driver.thread.loop.call_later(after, self._begin)
@@ -307,14 +312,14 @@ class Keeping:
         driver, mirror = self.driver, self.driver.machine
         assert driver.table is not None
         with driver.services.lock:
-            overlay.noted = []
+            overlay.noted, self._ranking = [], self._told_ranking()
             return _Taken(
                 mirror.known,
                 overlay.schema,
                 driver.table.parts(),
                 overlay.underneath(),
                 mirror.versions.known(),
-                [] if driver.ordered is None else driver.ordered.ranked,
+                list(self._ranking),
                 self._facts(mirror),
             )
 
@@ -322,10 +327,18 @@ class Keeping:
         mirror = self.driver.machine
         with self.driver.services.lock:
             noted, overlay.noted = overlay.noted or [], []
-        if not noted and time.monotonic() - self._written_at <= FACTS_AFTER:
+            before, self._ranking = self._ranking, self._told_ranking()
+        ranked = None if self._ranking == before else list(self._ranking)
+        quiet = not noted and ranked is None
+        if quiet and time.monotonic() - self._written_at <= FACTS_AFTER:
             return None
         versions = mirror.versions.of({op.key for op in noted})
-        return Batch(noted, versions, self._facts(mirror))
+        return Batch(noted, versions, self._facts(mirror), ranked)
+
+    def _told_ranking(self) -> Mapping[Key, int]:
+        """The server's order of the rows; empty, where it is known here."""
+        ordered = self.driver.ordered
+        return self._ranking if ordered is None else ordered.ranking
 
     def _facts(self, mirror: Mirror) -> Facts:
         self._written_at = time.monotonic()
@@ -337,7 +350,8 @@ class Keeping:
         size = self._shelf.write(taken.kept())
         if size > self.disk.most:
             self._shelf.clear()
-            raise OSError(f"it takes {size:,} bytes, and Options.keep_bytes is {self.disk.most:,}")
+            takes, most = cache.in_units(size), cache.in_units(self.disk.most)
+            raise OSError(f"it takes {takes}, and Options.keep_bytes is {most}")
         cache.make_room(self.disk.most, self._shelf.path)
 
     # The end

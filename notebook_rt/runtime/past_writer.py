@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -28,43 +31,70 @@ logger = logging.getLogger("notebook_rt")
 
 COMMIT, CHANGE, CAUSE = "_commit_timestamp", "_change_type", "_cause"
 """The columns that a change has before the row's."""
+_NAME: Final = re.compile(r"part-(\d+)\.parquet")
+
+_writing = threading.Lock()
+"""Held by whoever writes files: their numbers are of all who write to a directory."""
+_going_on: dict[str, PastWriter] = {}
+"""Who goes on writing, by the directory's real path."""
+
+
+def writing_to(recording: Recording, driver: Observed, path: Path) -> PastWriter:
+    """The one that writes this past to a directory: also where a cell that says so is run again.
+
+    Raises
+    ------
+    FileExistsError
+        If the past of another table is being written there.
+    """
+    there = _going_on.get(os.path.realpath(path))
+    if there is None or there.ended.is_set():
+        return PastWriter(recording, driver, path)
+    if there.recording is not recording:
+        what = there.driver.name
+        raise FileExistsError(f'{path} holds the history of "{what}", which is being written')
+    return there
 
 
 class PastWriter:
     """See the module. `write` and `stop` are for any thread."""
 
     def __init__(self, recording: Recording, driver: Observed, path: Path) -> None:
-        self._recording = recording
-        self._driver = driver
+        self.recording = recording
+        self.driver = driver
         self._path = path
+        self._real = os.path.realpath(path)
         self._written: int | None = None
         self._number = 0
-        self._lock = threading.Lock()
+        self._every: float | None = None
         self.ended = asyncio.Event()
 
     def begin(self, every: float) -> None:
         """Go on writing. On the loop."""
-        self._recording.listeners.append(self._see_whether_closed)
+        before, self._every = self._every, every
+        if before is not None:
+            return
+        _going_on[self._real] = self
+        self.recording.listeners.append(self._see_whether_closed)
         self._see_whether_closed()
-        self._driver.thread.spawn(self._go_on(every), "write a history")
+        self.driver.thread.spawn(self._go_on(), "write a history")
 
     def write(self) -> None:
         """Write what has changed since the last time."""
-        with self._lock:
+        with _writing:
             self._write()
 
     def _write(self) -> None:
         self._path.mkdir(parents=True, exist_ok=True)
-        known = sorted(self._path.glob("part-*.parquet"))
+        names = [one.name for one in self._path.iterdir()]
+        numbers = [int(known[1]) for known in map(_NAME.fullmatch, names) if known]
         if self._written is None:
-            others = (one for one in self._path.iterdir() if one not in known)
-            strange = [one.name for one in others if not one.name.startswith(".part-")]
-            if strange:
-                raise FileExistsError(f"{self._path} holds something else: {strange[0]}")
-            self._number = 1 + max(
-                (int(one.stem.removeprefix("part-")) for one in known), default=-1
-            )
-        found, until = self._recording.read(self._new)
+            strange = (name for name in names if not name.startswith(".part-"))
+            for name in strange:
+                if not _NAME.fullmatch(name):
+                    raise FileExistsError(f"{self._path} holds something else: {name}")
+        self._number = max(self._number, 1 + max(numbers, default=-1))  # others may write here, too
+        found, until = self.recording.read(self._new)
         self._put([table for table in found if len(table)])
         self._written = until
 
@@ -100,25 +130,27 @@ class PastWriter:
             hidden.replace(path)
         self._number += len(tables)
 
-    async def _go_on(self, every: float) -> None:
+    async def _go_on(self) -> None:
         while not self.ended.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(every):
+                async with asyncio.timeout(self._every):
                     await self.ended.wait()
             try:
                 await asyncio.to_thread(self.write)
             except OSError as error:  # such as a full disk: the next time has it all
-                logger.warning('history of "%s": %s', self._driver.name, error)
-        self._recording.listeners.remove(self._see_whether_closed)
+                logger.warning('history of "%s": %s', self.driver.name, error)
+        self.recording.listeners.remove(self._see_whether_closed)
+        if _going_on.get(self._real) is self:
+            del _going_on[self._real]
 
     def _see_whether_closed(self) -> None:
-        if self._recording.closed:
+        if self.recording.closed:
             self.ended.set()
 
     def stop(self) -> None:
         """Write what is left, and end."""
         try:
-            self._driver.thread.call(self.ended.set)
+            self.driver.thread.call(self.ended.set)
         except ClosedError:
             return
         self.write()

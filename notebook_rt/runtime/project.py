@@ -123,7 +123,7 @@ class Project:
             lambda: self.rest.clock(),
         )
         self.disk = Disk(
-            lambda: (url, credentials.login),
+            lambda: self.services.owner,
             options.keep_bytes,
             lambda text: self.note("info", text),
         )
@@ -526,14 +526,14 @@ class Project:
 
     async def _take_token(self, token: str | None) -> None:
         """Another login's: what failed begins anew, the rest is compared with what it may see."""
-        before, login = self.credentials.access_token, self.credentials.login
+        before, identity = self.credentials.access_token, self.credentials.identity
         tables = list(self.tables.values())
         written = [
             *(one.keeping for one in tables),
             *(one.recording.archiving for one in tables if one.recording is not None),
         ]
         kept = [one for one in written if one is not None]
-        moves = Credentials(self.credentials.key, token).login != login
+        moves = Credentials(self.credentials.key, token).identity != identity
         for keeping in kept if moves else ():
             await keeping.leave()
         changed = self._use(token)

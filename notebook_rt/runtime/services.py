@@ -53,5 +53,7 @@ class Services(msgspec.Struct):
 
     @property
     def owner(self) -> tuple[str, str]:
-        """The project, and the login whose rows are shown: a user's id or the key's role, and the role."""
+        """The project, and the login whose rows are shown: a user's id or the key's role, and the role
+        (`Credentials.identity`).
+        """
         return self.rest.url, "\n".join(self.rest.credentials.identity)

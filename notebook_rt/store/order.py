@@ -10,7 +10,7 @@ shown stay, each in the place that the server said last, and what it has not pla
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -134,6 +134,11 @@ class Ordered:
     def ranked(self) -> list[Key]:
         """The keys in the order that was told last; empty, where it is known here."""
         return list(self._ranked)
+
+    @property
+    def ranking(self) -> Mapping[Key, int]:
+        """Each key's place in that order; another object once it was told anew."""
+        return self._ranked
 
     def _places(self) -> np.ndarray:
         state = self._state()

@@ -123,6 +123,17 @@ class Table:
         with self.lock:
             return self._held.keys.integers()
 
+    def latest(self, column: str, most: int) -> list[Key]:
+        """See ``Rows``."""
+        with self.lock:
+            values = self.arrays([column])[column]
+            if values.dtype.kind != "M" or np.isnat(values).any():
+                return []
+            first = max(0, len(values) - most)
+            places = np.argpartition(values, first)[first:] if first else np.arange(len(values))
+            keys = self._held.keys.in_order()
+            return [keys[at] for at in places[np.argsort(values[places])][::-1]]
+
     def get(self, key: Key) -> dict[str, Any] | None:
         """The whole row, typed, or None."""
         with self.lock:

@@ -75,16 +75,18 @@ def batches(draw: st.DrawFn, schema: Schema) -> Batch:
     """Operations with the versions of some of their keys."""
     ops = draw(ops_of(schema))
     versions = {op.key: draw(st.integers(0, 2**32 - 1)) for op in ops if draw(st.booleans())}
-    return Batch(ops, versions, draw(facts))
+    ranked = draw(st.none() | st.just([op.key for op in ops]))
+    return Batch(ops, versions, draw(facts), ranked)
 
 
-def state(kept: Kept, backend: Any = None) -> tuple[pd.DataFrame, list[Any], Facts]:
-    """The frame, each row with its version, and the facts of what was read."""
+def state(kept: Kept, backend: Any = None) -> tuple[pd.DataFrame, list[Any], Facts, str]:
+    """The frame, each row with its version, the facts of what was read, and the server's order since."""
     table, versions = restored(kept, backend)
     return (
         table.snapshot(),
         [(repr(key), versions.get(key)) for key in list(table.keys())],
         kept.latest,
+        repr(kept.ranked),
     )
 
 

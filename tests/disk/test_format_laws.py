@@ -52,6 +52,7 @@ class History:
     def snapshot(self, data: st.DataObject) -> None:
         kept = kept_of(self.table, data.draw(facts), self.versions)
         self.shelf.write(kept)
+        self.ranked = repr(None)
         self.note(kept.facts)
 
     def batch(self, data: st.DataObject) -> None:
@@ -63,11 +64,12 @@ class History:
             {key: xmin for key, xmin in batch.versions.items() if key in self.table}
         )
         self.shelf.append(batch, self.schema)
+        self.ranked = self.ranked if batch.ranked is None else repr(batch.ranked)
         self.note(batch.facts)
 
     def note(self, told: Any) -> None:
         rows = [(repr(key), self.versions.get(key)) for key in list(self.table.keys())]
-        self.states.append((self.table.snapshot(), rows, told))
+        self.states.append((self.table.snapshot(), rows, told, self.ranked))
 
 
 def same(found: Any, once: Any) -> bool:

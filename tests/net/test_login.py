@@ -284,6 +284,11 @@ def test_another_token_of_the_same_user_is_the_same_identity() -> None:
     others = (None, token(sub="ben", role="authenticated"), token(sub="ann", role="auditor"))
     for other in others:
         assert Credentials("sb_publishable_x", other).identity != ann
+    nobody = token(role="authenticated", tenant="a", exp=1)
+    same = token(role="authenticated", tenant="a", exp=2, jti="x")
+    other = token(role="authenticated", tenant="b", exp=1)
+    found = [Credentials("sb_publishable_x", one).identity for one in (nobody, same, other)]
+    assert found[0] == found[1] != found[2]
     anon = Credentials("sb_publishable_x").identity
     assert anon == Credentials(token(role="anon")).identity
     assert anon != Credentials(token(role="service_role")).identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -49,6 +50,12 @@ class DictRows:
     def integers(self) -> Any:
         found = integers(self.data)
         return None if found is None else np.sort(found)
+
+    def latest(self, column: str, most: int) -> list[Key]:
+        moments = {key: row[column] for key, row in self.data.items()}
+        if not all(isinstance(one, dt.datetime) for one in moments.values()):
+            return []
+        return sorted(moments, key=moments.__getitem__, reverse=True)[:most]
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
         self.version += 1

@@ -321,7 +321,8 @@ class ChangeLog:
         self._spec = spec
         self._visible_within = options.visible_within
         self._epoch, self._series = head.epoch, head.series
-        self._start: Position | None = Position.of(head.position)
+        self._found = Position.of(head.position)
+        self._start: Position | None = self._found
         """Where the first reading of the table begins: the position as the log was found."""
         self._recent: deque[tuple[float, Message]] = deque()
         """What came just now, and when: a read may not see it yet."""
@@ -372,8 +373,11 @@ class ChangeLog:
         return message.epoch != self._epoch
 
     def resume(self, epoch: str, position: str) -> bool:
-        """Follow from a position that another kernel had kept; whether it is one of this log's."""
-        if not position or epoch != self._epoch:
+        """Follow from a position that another kernel had kept; whether it is one of this log's.
+
+        That of a database that was restored from an older backup is behind what was kept.
+        """
+        if not position or epoch != self._epoch or Position.of(position).high > self._found.high:
             return False
         self.position = Position.of(position)
         return True

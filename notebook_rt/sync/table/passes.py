@@ -54,6 +54,7 @@ from notebook_rt.sync.table.reading import (
 )
 from notebook_rt.sync.table.reconcile import Reconciliation
 from notebook_rt.sync.table.replica import Replica
+from notebook_rt.sync.table.restored import is_as_followed
 from notebook_rt.sync.table.window import Window
 
 LATENESS: Final = 5.0
@@ -456,6 +457,8 @@ class Passes:
             return None
         try:
             committed = self._take_missed(replica, log, missed)
+            if cause == "warm" and not (yield from self._is_as_followed(replica)):
+                return None
         except UnreadableError:
             log.forget()
             return None
@@ -464,6 +467,15 @@ class Passes:
         detail = {"method": "log", "differing": changed, "seconds": took(), "cause": cause}
         self._emit(Told("reconciled", {**detail, **self._known_since(replica, began)}))
         return Proof(missed.sent.page.server_time, took(), changed)
+
+    def _is_as_followed(self, replica: Replica) -> Generator[Ask, Sequence[Read], bool]:
+        """Whether the log tells all that changed, as it does not of an older database."""
+        if not len(replica.rows):
+            return True
+        if (yield from is_as_followed(replica, self.reads, self._paging, lambda: self.now)):
+            return True
+        replica.versions.clear()  # transactions are counted anew, too
+        return False
 
     def rooted(self, replica: Replica, log: ChangeLog, one: Pass) -> Pass:
         """A pass that compares the whole table, after which it is as of a position of the log."""

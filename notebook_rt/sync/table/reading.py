@@ -443,6 +443,10 @@ class Comparison:
         """Take the word of ``read`` that these keys are gone."""
         self._rows.update(dict.fromkeys(keys, (None, read, None)))
 
+    def found(self, key: Key) -> Row | None:
+        """The row that was read under a key that was asked for; None: there is none."""
+        return self._rows[key][0]
+
     def spans(self, read: Read) -> None:
         """``read`` compared the whole table."""
         self._all.append(_without_rows(read))

@@ -8,7 +8,7 @@ sets. Without a watermark, or where the numbers differ, all keys are compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from math import log2
 from typing import Any, Final, cast
 
@@ -28,6 +28,7 @@ from notebook_rt.sync.table.reading import (
     try_out,
 )
 from notebook_rt.sync.table.replica import Replica
+from notebook_rt.sync.table.restored import goes_on
 from notebook_rt.sync.table.watermark import OVERLAP
 
 COUNT_TRIES: Final = 3
@@ -79,9 +80,11 @@ class Reconciliation:
             yield from self._everything(now)
             return
         self.method = "watermark"
-        since = self.since
-        for _ in range(1 if self.brief else COUNT_TRIES):
-            since = yield from self._changed(since, now)
+        since, changed = self.since, set[Key]()
+        for turn in range(1 if self.brief else COUNT_TRIES):
+            since = yield from self._changed(since, now, changed)
+            if not self.brief and not turn and not (yield from self._goes_on(changed, now)):
+                break
             self.proven_at = self.proven_at or since
             keys_before = self.replica.keys_moved
             there = yield from self._count()
@@ -102,7 +105,7 @@ class Reconciliation:
                 break
             if self.brief:
                 return
-            since = yield from self._changed(since, now)
+            since = yield from self._changed(since, now, changed)
             if self.replica.keys_moved == keys_before:
                 return
         yield from self._everything(now)
@@ -214,10 +217,21 @@ class Reconciliation:
         if self.proven_at is None:
             self.proven_at = comparison.began
 
+    def _goes_on(
+        self, changed: Set[Key], now: Callable[[], float]
+    ) -> Generator[Ask, Sequence[Read], bool]:
+        """Whether the watermark tells all that changed, as it does not of an older database."""
+        if (yield from goes_on(self.replica, self.reads, self.paging, changed, now)):
+            return True
+        self.replica.versions.clear()  # transactions are counted anew, too
+        return False
+
     def _changed(
-        self, since: float, now: Callable[[], float]
+        self, since: float, now: Callable[[], float], changed: set[Key]
     ) -> Generator[Ask, Sequence[Read], float]:
-        """Take the rows changed from ``since`` on; returns the server time of the first read."""
+        """Take the rows changed from ``since`` on, and note their keys; returns the server time of the
+        first read.
+        """
         column = self.replica.watermark.column
         order = self.reads.by_order([OrderBy(column)])
         edge = self.reads.at_least(column, self.replica.watermark.value_at(since - OVERLAP))
@@ -241,4 +255,5 @@ class Reconciliation:
             after = self.reads.schema.decode({term.column: row[term.column] for term in order})
             self.paging.check(self.reads, got, before, after)
         self.differing += comparison.apply(now())
+        changed.update(comparison.order)
         return began
