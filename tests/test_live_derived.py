@@ -493,6 +493,36 @@ def test_what_streams_in_fast_is_told_together_and_read_at_once(
             now = change.new["volume"]
 
 
+def test_what_comes_in_one_burst_of_a_stream_is_told_once(
+    stack: LocalStack, make_table: Callable[..., str]
+) -> None:
+    """Bursts at 20 Hz, of two changes in turns of the loop of their own."""
+    table = make_table("id bigint primary key, symbol text, size int")
+    stack.sql(f"insert into {table} values (1, 'a', 0)")
+    options, bursts = nrt.Options(audit_interval=0), 20
+    with nrt.connect(stack.url, stack.anon_key, options=options) as session:
+        trades = session.table(table).wait(scaled(10))
+        feed = trades._feed
+        assert feed.schema is not None
+        columns = feed.schema.columns
+        volumes = trades.groupby("symbol").agg(volume=("size", "sum"))
+        assert volumes.df["volume"].tolist() == [0]
+        until(lambda: volumes._feed.version)  # the first rows are told
+        told: list[nrt.ChangeBatch] = []
+        feed.thread.call(volumes._feed.listeners.add, told.append)
+
+        async def stream() -> None:
+            for size in range(1, 2 * bursts + 1):
+                record = {"id": 1, "symbol": "a", "size": size}
+                change = Change("UPDATE", record, {"id": 1}, columns, time.time() + 60)
+                feed._buffer.change(change)
+                await asyncio.sleep(0.05 if size % 2 == 0 else 0.002)
+
+        feed.thread.wait(stream())
+        until(lambda: told[-1][-1].new == {"symbol": "a", "volume": 2 * bursts})
+        assert len(told) <= 1.5 * bursts  # some are torn apart where others have the processor
+
+
 def test_who_is_told_of_rows_sees_no_column_that_nobody_named(trades: nrt.LiveTable) -> None:
     """What tells pairs and windows apart is not theirs to know."""
     pairs = trades.select("id", "size").merge(trades.select("symbol", "size"), on="size")

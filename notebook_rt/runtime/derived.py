@@ -2,8 +2,8 @@
 
 It is pulled, not pushed: whoever reads brings it up to date first, under the session's lock, so that what is
 seen is the operator's result of the inputs as they are at that moment, edits that wait among them. On
-the loop it is brought up to date after a batch of an input, and what changed is told; where changes
-stream in faster than every `GATHER_SECONDS`, those of that time are told as one.
+the loop it is brought up to date after a batch of an input, and what changed is told: at once after a
+rest, and where changes stream in, those of `GATHER_SECONDS` as one.
 """
 
 from __future__ import annotations
@@ -39,9 +39,13 @@ WORST_FIRST: Final[tuple[Status, ...]] = (
 )
 
 GATHER_SECONDS: Final = 0.01
-"""The least time from one telling of streamed changes to the next. A thousand changes a second come
+"""How long a change of a stream waits to be told with those behind it. A thousand changes a second come
 as hundreds of batches, each of which would cost a step of the operator and of the result, and wake
 whoever listens. Nobody who reads waits for it."""
+
+STREAM_SECONDS: Final = 0.1
+"""What comes so soon after the last telling is of a stream: a server that is asked, or a writer with a
+timer, sends its changes in bursts, and each would be told twice, its first change and the rest."""
 
 Outline: TypeAlias = tuple[Table, Arranged | None]
 """A table without a row that has the columns of another, and the view of it."""
@@ -350,11 +354,10 @@ class DerivedFeed(Feed):
             self._bring()
         elif self._gathering is None:
             loop = asyncio.get_running_loop()
-            at = self._told_at + GATHER_SECONDS
-            if loop.time() >= at:
+            if loop.time() - self._told_at >= STREAM_SECONDS:
                 self._bring()
             else:
-                self._gathering = loop.call_at(at, self._bring)
+                self._gathering = loop.call_later(GATHER_SECONDS, self._bring)
 
     def _bring(self) -> None:
         """Bring it up to date and tell of it. Until somebody has looked at the result, it is not made."""

@@ -62,7 +62,7 @@ class Pump:
 
     def mark(self, link: Link) -> None:
         """``link``'s model has something new; safe from any thread, cheap when nobody looks."""
-        if link.mark():
+        if link.mark(self.now()):
             self._notify()
 
     def now(self) -> float:
@@ -115,7 +115,7 @@ class Pump:
                 # One broken widget must not stop the others; it tries again with a whole state.
                 log.exception("a widget could not be drawn: %s", type(link.model).__name__)
                 self._resting[link] = now + REST_SECONDS
-                link.mark()
+                link.mark(now)
             due = link.due(now)
             if due is not None:
                 pauses.append(max(due - now, 0.001))

@@ -21,6 +21,11 @@ WIDGET_RATE = 30.0
 NOTEBOOK_RATE = 100.0
 NOTEBOOK_BYTES = 2_000_000.0
 MAX_UNACKED = 2
+STREAM = 0.1
+"""Seconds after a message in which what changes is of a stream."""
+GATHER = 0.008
+"""Seconds that a change of a stream waits for those that come with it, half a frame of the screen: else
+a burst is two messages, its first changes and, 33 ms later, the rest."""
 BEAT = 10.0
 """Seconds of silence after which a looking view is told that the kernel still lives."""
 LISTEN = 0.1
@@ -123,12 +128,15 @@ class Link:
         self._deaf = deaf
         self._fresh: list[str] = []
         self._sent_at = float("-inf")
+        self._marked_at = float("-inf")
+        """When the first change came of those that were not sent yet."""
         self._again = float("inf")
 
-    def mark(self) -> bool:
+    def mark(self, now: float) -> bool:
         """Something changed; True if that is worth waking the pump for."""
         if self.dirty:
             return False
+        self._marked_at = now
         self.dirty = True
         return len(self.leases) > 0
 
@@ -142,7 +150,9 @@ class Link:
         if not self._deaf() and self.leases.unacked >= MAX_UNACKED and not self._fresh:
             return now + LISTEN
         # While nothing can be heard, the pace alone has to do: a browser keeps up with more.
-        return max(self._sent_at + 1 / WIDGET_RATE, now + self._budget.wait(now))
+        together = self._marked_at - self._sent_at < STREAM
+        gathered = self._marked_at + GATHER if together else now
+        return max(self._sent_at + 1 / WIDGET_RATE, gathered, now + self._budget.wait(now))
 
     def take(self, now: float) -> list[tuple[dict[str, Any], tuple[bytes, ...]]]:
         """The messages to send now, numbered."""

@@ -54,7 +54,7 @@ def play(link: Link, seconds: float, *, answer: bool = True, step: float = 0.001
     sent = []
     for i in range(int(seconds / step)):
         now = 1 + i * step
-        link.mark()
+        link.mark(now)
         for content, buffers in link.take(now):
             sent.append((now, content, buffers))
             if answer:
@@ -64,7 +64,7 @@ def play(link: Link, seconds: float, *, answer: bool = True, step: float = 0.001
 
 def test_nothing_is_sent_to_nobody():
     link = Link(Counter(), Budget())
-    assert not link.mark()
+    assert not link.mark(5.0)
     assert link.due(5.0) is None
     assert link.take(5.0) == []
 
@@ -85,7 +85,7 @@ def test_a_view_that_returns_gets_one_whole_state_and_no_backlog():
     assert model.gone == ["v"]
     for n in range(1000):
         model.value = n
-        link.mark()
+        link.mark(2.0)
     assert link.take(2.0) == []
     link.hear({"view": "v", "t": "look"}, 3.0)
     back = [content for content, _ in link.take(3.0)]
@@ -99,6 +99,28 @@ def test_a_widget_sends_at_most_thirty_messages_a_second():
     looking(link)
     sent = play(link, 3.0)
     assert 0.8 * 3 * WIDGET_RATE <= len(sent) <= 3 * WIDGET_RATE + 1
+
+
+def test_what_comes_in_one_burst_of_a_stream_is_one_message():
+    link = Link(Counter(), Budget())
+    looking(link)
+    sent = 0
+    for millisecond in range(2000):
+        now = 1 + millisecond / 1000
+        if millisecond % 50 in (0, 3, 6):  # twenty bursts a second
+            link.mark(now)
+        for content, _ in link.take(now):
+            sent += 1
+            link.hear({"view": "v", "t": "ack", "seq": content["seq"]}, now)
+    assert 40 <= sent <= 41  # the first one could not be told for a stream's
+
+
+def test_what_changes_after_a_rest_is_sent_at_once():
+    link = Link(Counter(), Budget())
+    looking(link)
+    link.mark(1.0)
+    assert link.due(1.0) == 1.0
+    assert len(link.take(1.0)) == 1
 
 
 def test_at_most_two_messages_are_on_their_way():
@@ -115,7 +137,7 @@ def test_what_changed_meanwhile_is_sent_after_the_acknowledgement():
     looking(link)
     play(link, 1.0, answer=False)
     model.value = 77
-    link.mark()
+    link.mark(2.5)
     assert link.take(2.5) == []
     link.hear({"view": "v", "t": "ack", "seq": 99}, 2.6)
     (content, _), *rest = link.take(2.6)
@@ -128,7 +150,7 @@ def test_a_view_that_keeps_silent_is_taken_to_be_gone_and_welcomed_back_with_the
     link = Link(Counter(), Budget(), eyes=eyes.append)
     looking(link)
     play(link, 1.0, answer=False)
-    link.mark()
+    link.mark(20.0)
     assert link.take(20.0) == []
     assert len(link.leases) == 0
     assert eyes == ["seen", "unseen"]
@@ -152,7 +174,7 @@ def test_a_cell_that_starts_while_acknowledgements_are_due_holds_up_nothing():
     looking(link)
     play(link, 1.0, answer=False)
     model.value = 77
-    link.mark()
+    link.mark(1.0)
     assert link.take(1.0) == []  # two are on their way
     due = link.due(1.0)
     assert due is not None
@@ -185,7 +207,7 @@ def test_a_notebook_sends_at_most_a_hundred_messages_a_second():
     for i in range(3000):
         now = i / 1000
         for link in links:
-            link.mark()
+            link.mark(now)
             for content, _ in link.take(now):
                 count += 1
                 link.hear({"view": "v", "t": "ack", "seq": content["seq"]}, now)
@@ -238,7 +260,7 @@ def test_a_model_that_raises_stops_no_other_widget(caplog):
     pump._links = {broken: lambda c, b: None, good: lambda c, b: sent.append(c)}
     for link in (broken, good):
         link.hear({"view": "v", "t": "look"}, 0.0)
-        link.mark()
+        link.mark(0.0)
     pump.step()
     assert sent
     assert caplog.text.count("could not be drawn") == 1
