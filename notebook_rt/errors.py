@@ -134,12 +134,12 @@ class NoProjectError(NotebookRTError):
 
     def __init__(self, seen: Sequence[str], *, has_key: bool = False) -> None:
         if seen:
-            url = next((name for name in seen if name.upper().endswith("_URL")), None)
+            url = next((name for name in seen if name.upper().endswith(("_URL", "_REF"))), None)
             key = next((name for name in seen if name.upper().endswith("_KEY")), None)
-            pass_it = (
-                ", ".join(f'os.environ["{name}"]' for name in (url, key) if name) or "url, key"
-            )
-            why = f"SUPABASE_URL is not set, but {', '.join(seen)} is: pass nrt.connect({pass_it})"
+            given = [f'os.environ["{name}"]' for name in (url, key) if name]
+            pass_it = ", ".join(given if url else ["url", *(given or ["key"])])
+            is_there = f"{', '.join(seen)} {'is' if len(seen) == 1 else 'are'}"
+            why = f"SUPABASE_URL is not set, but {is_there}: pass nrt.connect({pass_it})"
         elif has_key:
             why = (
                 "a key is given and no URL, and SUPABASE_URL is not set: pass nrt.connect(url, key)"
