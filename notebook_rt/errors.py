@@ -178,26 +178,63 @@ class TokenExpiredError(AuthError):
         super().__init__("access token: it has expired", url, reason)
 
 
+PAUSED: Final = 540
+"""What a hosted project answers while it is paused."""
+
+
 class RateLimitedError(NotebookRTError):
     """The server asks to slow down (429)."""
 
-    def __init__(self, what: str, retry_after: float | None = None, reason: str = "") -> None:
+    def __init__(
+        self, what: str, retry_after: float | None = None, reason: str = "", *, again: bool = True
+    ) -> None:
         said = f" (it says: {reason})" if reason else ""
         when = "a minute" if retry_after is None else f"{retry_after:g} s"
-        super().__init__(f"{what}: too many requests{said}. Tried again by itself in {when}")
+        todo = f"Tried again by itself in {when}" if again else f"Try again in {when}"
+        super().__init__(f"{what}: too many requests{said}. {todo}")
+        self.what = what
         self.retry_after = retry_after
+        self.reason = reason
+
+    def once(self) -> RateLimitedError:
+        """The same of a call that nobody makes again."""
+        return RateLimitedError(self.what, self.retry_after, self.reason, again=False)
 
 
 class ServerError(NotebookRTError):
     """The server failed (5xx); it may work later."""
 
     def __init__(
-        self, what: str, status: int, reason: str = "", retry_after: float | None = None
+        self,
+        what: str,
+        status: int,
+        reason: str = "",
+        retry_after: float | None = None,
+        *,
+        again: bool = True,
     ) -> None:
-        said = f": {reason}" if reason else ""
-        super().__init__(f"{what}: the server answered {status}{said}. Tried again by itself")
+        said = f": {reason.removesuffix('.')}" if reason else ""
+        todo = (self.todo(status), "Tried again by itself" if again else "Try again later")
+        super().__init__(
+            f"{what}: the server answered {status}{said}. {'. '.join(filter(None, todo))}"
+        )
+        self.what = what
         self.status = status
+        self.reason = reason
         self.retry_after = retry_after
+
+    @staticmethod
+    def todo(status: int) -> str:
+        """What else than to wait there is to do; empty: nothing."""
+        return "The project is paused: resume it (Supabase dashboard)" if status == PAUSED else ""
+
+    def once(self) -> ServerError:
+        """The same of a call that nobody makes again.
+
+        >>> print(ServerError("GET /rest/v1/t", 503).once())
+        GET /rest/v1/t: the server answered 503. Try again later
+        """
+        return type(self)(self.what, self.status, self.reason, self.retry_after, again=False)
 
 
 class StatementTimeoutError(ServerError):
@@ -205,6 +242,10 @@ class StatementTimeoutError(ServerError):
 
     On a hosted project that is 3 s for ``anon`` and 8 s for who signed in.
     """
+
+    @staticmethod
+    def todo(status: int) -> str:
+        return "Ask for less (filter=, columns=), or raise the role's statement_timeout"
 
 
 class RefusedError(NotebookRTError):
