@@ -407,14 +407,22 @@ class NoNumberError(TableError):
 class NotPublishedError(TableError):
     """Realtime does not stream the table: it is not in the publication.
 
-    ``kind`` is PostgreSQL's ``relkind``, where it is known.
+    ``kind`` is PostgreSQL's ``relkind``, where it is known. ``keyless``: the table has no primary key, as far
+    as is known.
     """
 
-    def __init__(self, schema: str, table: str, kind: str = "") -> None:
+    def __init__(self, schema: str, table: str, kind: str = "", *, keyless: bool = False) -> None:
+        follows = (
+            f"rt.query({json.dumps(table, ensure_ascii=False)}, depends_on=[...]) follows those"
+        )
+        first = (
+            "; a table without a primary key needs one first, or PostgreSQL refuses every update and "
+            "delete of it once it is published"
+        )
         todo = (
             f"run: alter publication supabase_realtime add table {qualified(schema, table)} "
             "(a view or a foreign table cannot be in one, and of a partitioned table only its partitions "
-            "are: see rt.query)"
+            f"are: {follows}{first if keyless else ''})"
         )
         if kind in ("v", "m", "f", "p"):
             what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(
@@ -517,7 +525,8 @@ class EndlessTableError(TableError):
 class UnknownKeyError(TableError):
     """A table's primary key could not be found out; ``tried`` are the columns that are not it.
 
-    ``empty``: no row could be read. ``hidden``: the API does not expose the schema of the optional SQL.
+    ``empty``: no row could be read. ``alike``: no columns that may be a key tell those apart that were.
+    ``hidden``: the API does not expose the schema of the optional SQL.
     """
 
     def __init__(
@@ -527,9 +536,12 @@ class UnknownKeyError(TableError):
         tried: Sequence[Sequence[str]] = (),
         *,
         empty: bool = False,
+        alike: bool = False,
         hidden: bool = False,
     ) -> None:
-        said = "the server does not say which columns it has"
+        said = "the server does not say which columns are it"
+        if alike:
+            said = "no columns of a type that keys have tell its rows apart"
         if empty:
             said = "no row can be read (it is empty, or a policy hides its rows) to see its columns"
         elif tried:
