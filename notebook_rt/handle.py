@@ -363,6 +363,8 @@ class Handle:
         anything hints at that; of one without a row, that a policy may hide its rows, and what to do.
         """
         feed, at = self._feed, self.synced_at
+        if self.status == "loading" and feed.failure is not None:
+            return str(feed.failure)  # what the first read has met, and goes on trying
         as_of = f"; as of {at:%H:%M:%S} UTC" if self.status == "polling" and at is not None else ""
         return feed.why_empty() or feed.reason + as_of
 

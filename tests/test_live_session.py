@@ -597,6 +597,7 @@ def test_who_waits_in_vain_is_told_what_the_server_answers(
         until(lambda: proxy.counts["Answer"] > 0)
         with pytest.raises(errors.WaitTimeoutError, match=r"answered 503"):
             frame.wait(0.5)
+        assert (frame.status, "answered 503" in frame.reason) == ("loading", True)
         proxy.heal()
         frame.wait(scaled(10))
 
