@@ -214,7 +214,7 @@ class ServerError(NotebookRTError):
         again: bool = True,
     ) -> None:
         said = f": {reason.removesuffix('.')}" if reason else ""
-        todo = (self.todo(status), "Tried again by itself" if again else "Try again later")
+        todo = (self._todo(status), "Tried again by itself" if again else "Try again later")
         super().__init__(
             f"{what}: the server answered {status}{said}. {'. '.join(filter(None, todo))}"
         )
@@ -224,7 +224,7 @@ class ServerError(NotebookRTError):
         self.retry_after = retry_after
 
     @staticmethod
-    def todo(status: int) -> str:
+    def _todo(status: int) -> str:
         """What else than to wait there is to do; empty: nothing."""
         return "The project is paused: resume it (Supabase dashboard)" if status == PAUSED else ""
 
@@ -244,7 +244,7 @@ class StatementTimeoutError(ServerError):
     """
 
     @staticmethod
-    def todo(status: int) -> str:
+    def _todo(status: int) -> str:
         return "Ask for less (filter=, columns=), or raise the role's statement_timeout"
 
 
