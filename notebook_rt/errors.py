@@ -134,12 +134,12 @@ class NoProjectError(NotebookRTError):
 
     def __init__(self, seen: Sequence[str], *, has_key: bool = False) -> None:
         if seen:
-            url = next((name for name in seen if name.upper().endswith("_URL")), None)
+            url = next((name for name in seen if name.upper().endswith(("_URL", "_REF"))), None)
             key = next((name for name in seen if name.upper().endswith("_KEY")), None)
-            pass_it = (
-                ", ".join(f'os.environ["{name}"]' for name in (url, key) if name) or "url, key"
-            )
-            why = f"SUPABASE_URL is not set, but {', '.join(seen)} is: pass nrt.connect({pass_it})"
+            given = [f'os.environ["{name}"]' for name in (url, key) if name]
+            pass_it = ", ".join(given if url else ["url", *(given or ["key"])])
+            is_there = f"{', '.join(seen)} {'is' if len(seen) == 1 else 'are'}"
+            why = f"SUPABASE_URL is not set, but {is_there}: pass nrt.connect({pass_it})"
         elif has_key:
             why = (
                 "a key is given and no URL, and SUPABASE_URL is not set: pass nrt.connect(url, key)"
@@ -178,26 +178,63 @@ class TokenExpiredError(AuthError):
         super().__init__("access token: it has expired", url, reason)
 
 
+PAUSED: Final = 540
+"""What a hosted project answers while it is paused."""
+
+
 class RateLimitedError(NotebookRTError):
     """The server asks to slow down (429)."""
 
-    def __init__(self, what: str, retry_after: float | None = None, reason: str = "") -> None:
+    def __init__(
+        self, what: str, retry_after: float | None = None, reason: str = "", *, again: bool = True
+    ) -> None:
         said = f" (it says: {reason})" if reason else ""
         when = "a minute" if retry_after is None else f"{retry_after:g} s"
-        super().__init__(f"{what}: too many requests{said}. Tried again by itself in {when}")
+        todo = f"Tried again by itself in {when}" if again else f"Try again in {when}"
+        super().__init__(f"{what}: too many requests{said}. {todo}")
+        self.what = what
         self.retry_after = retry_after
+        self.reason = reason
+
+    def once(self) -> RateLimitedError:
+        """The same of a call that nobody makes again."""
+        return RateLimitedError(self.what, self.retry_after, self.reason, again=False)
 
 
 class ServerError(NotebookRTError):
     """The server failed (5xx); it may work later."""
 
     def __init__(
-        self, what: str, status: int, reason: str = "", retry_after: float | None = None
+        self,
+        what: str,
+        status: int,
+        reason: str = "",
+        retry_after: float | None = None,
+        *,
+        again: bool = True,
     ) -> None:
-        said = f": {reason}" if reason else ""
-        super().__init__(f"{what}: the server answered {status}{said}. Tried again by itself")
+        said = f": {reason.removesuffix('.')}" if reason else ""
+        todo = (self._todo(status), "Tried again by itself" if again else "Try again later")
+        super().__init__(
+            f"{what}: the server answered {status}{said}. {'. '.join(filter(None, todo))}"
+        )
+        self.what = what
         self.status = status
+        self.reason = reason
         self.retry_after = retry_after
+
+    @staticmethod
+    def _todo(status: int) -> str:
+        """What else than to wait there is to do; empty: nothing."""
+        return "The project is paused: resume it (Supabase dashboard)" if status == PAUSED else ""
+
+    def once(self) -> ServerError:
+        """The same of a call that nobody makes again.
+
+        >>> print(ServerError("GET /rest/v1/t", 503).once())
+        GET /rest/v1/t: the server answered 503. Try again later
+        """
+        return type(self)(self.what, self.status, self.reason, self.retry_after, again=False)
 
 
 class StatementTimeoutError(ServerError):
@@ -205,6 +242,10 @@ class StatementTimeoutError(ServerError):
 
     On a hosted project that is 3 s for ``anon`` and 8 s for who signed in.
     """
+
+    @staticmethod
+    def _todo(status: int) -> str:
+        return "Ask for less (filter=, columns=), or raise the role's statement_timeout"
 
 
 class RefusedError(NotebookRTError):
@@ -369,14 +410,22 @@ class UnfitMergeError(TableError):
 class NotPublishedError(TableError):
     """Realtime does not stream the table: it is not in the publication.
 
-    ``kind`` is PostgreSQL's ``relkind``, where it is known.
+    ``kind`` is PostgreSQL's ``relkind``, where it is known. ``keyless``: the table has no primary key, as far
+    as is known.
     """
 
-    def __init__(self, schema: str, table: str, kind: str = "") -> None:
+    def __init__(self, schema: str, table: str, kind: str = "", *, keyless: bool = False) -> None:
+        follows = (
+            f"rt.query({json.dumps(table, ensure_ascii=False)}, depends_on=[...]) follows those"
+        )
+        first = (
+            "; a table without a primary key needs one first, or PostgreSQL refuses every update and "
+            "delete of it once it is published"
+        )
         todo = (
             f"run: alter publication supabase_realtime add table {qualified(schema, table)} "
             "(a view or a foreign table cannot be in one, and of a partitioned table only its partitions "
-            "are: see rt.query)"
+            f"are: {follows}{first if keyless else ''})"
         )
         if kind in ("v", "m", "f", "p"):
             what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(
@@ -479,7 +528,8 @@ class EndlessTableError(TableError):
 class UnknownKeyError(TableError):
     """A table's primary key could not be found out; ``tried`` are the columns that are not it.
 
-    ``empty``: no row could be read. ``hidden``: the API does not expose the schema of the optional SQL.
+    ``empty``: no row could be read. ``alike``: no columns that may be a key tell those apart that were.
+    ``hidden``: the API does not expose the schema of the optional SQL.
     """
 
     def __init__(
@@ -489,9 +539,12 @@ class UnknownKeyError(TableError):
         tried: Sequence[Sequence[str]] = (),
         *,
         empty: bool = False,
+        alike: bool = False,
         hidden: bool = False,
     ) -> None:
-        said = "the server does not say which columns it has"
+        said = "the server does not say which columns are it"
+        if alike:
+            said = "no columns of a type that keys have tell its rows apart"
         if empty:
             said = "no row can be read (it is empty, or a policy hides its rows) to see its columns"
         elif tried:

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar, cast
 
 from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError
 from notebook_rt.hints import known_keywords, of_frame, public
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from notebook_rt.widgets.grid import GridWidget
 
 T = TypeVar("T")
+FRESH: Final = 1.0
+"""Seconds for which an error is raised again as it is, and not asked after: ``df`` may be read in a loop."""
 
 
 class Handle:
@@ -330,7 +332,10 @@ class Handle:
         """What ``snapshot`` gives, once there is something; an error of the table is raised."""
         note(self)
         self._feed.look()
-        if self._feed.error is not None:
+        error = self._feed.error
+        if error is not None:
+            if time.monotonic() < self._feed.failed_at + FRESH:
+                raise fresh(error)
             self.wait()  # it is raised, unless it has been mended
         found = snapshot()
         if found is None:
@@ -345,8 +350,8 @@ class Handle:
         """``loading``, ``live``, ``polling``, ``stale``, ``closed`` or ``error``.
 
         What is in ``error`` for a reason that may be mended in the database, such as a table that was
-        dropped, is asked for again, in the end about once a minute, and comes back by itself; whoever
-        waits for it or reads ``df`` has it asked for at once.
+        dropped, is asked for again, in the end about once a minute, and comes back by itself; ``wait``
+        and ``df`` ask at once.
         """
         return "closed" if self._closed else self._feed.status
 
@@ -358,6 +363,8 @@ class Handle:
         anything hints at that; of one without a row, that a policy may hide its rows, and what to do.
         """
         feed, at = self._feed, self.synced_at
+        if self.status == "loading" and feed.failure is not None:
+            return str(feed.failure)  # what the first read has met, and goes on trying
         as_of = f"; as of {at:%H:%M:%S} UTC" if self.status == "polling" and at is not None else ""
         return feed.why_empty() or feed.reason + as_of
 

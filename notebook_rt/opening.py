@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.merge import Strategy as Merge
-from notebook_rt.errors import ClosedError, NoTablesError
+from notebook_rt.errors import ClosedError, NoTablesError, RateLimitedError, ServerError
 from notebook_rt.hints import known_keywords
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.model.order import parse_order
@@ -26,6 +26,7 @@ from notebook_rt.runtime.project import Project
 from notebook_rt.runtime.table_edits import TableEdits
 from notebook_rt.runtime.writes import Writes
 from notebook_rt.sync.connection.joins import Priority
+from notebook_rt.sync.events import Page
 from notebook_rt.sync.table.discovery import Watchable, listed
 from notebook_rt.table import LiveTable
 
@@ -53,6 +54,14 @@ class Opening:
 
         def _check(self) -> None: ...
 
+    def _asked(self, asking: Coroutine[Any, Any, Page]) -> Page:
+        """What the server answers to what is asked once; a failure says so."""
+        try:
+            return self._thread.wait(asking)
+        except (ServerError, RateLimitedError) as error:
+            failed = error.once()
+        raise failed
+
     # Tables
 
     @property
@@ -73,7 +82,7 @@ class Opening:
             If no project answers, or it refuses the login.
         """
         self._check()
-        page = self._thread.wait(self._project.rest.describe(self.schema, None))
+        page = self._asked(self._project.rest.describe(self.schema, None))
         found = listed(page.value)
         if found is None:
             raise NoTablesError(self.schema, hidden=page.refusal is not None)

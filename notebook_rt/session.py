@@ -363,7 +363,7 @@ class Session(Opening):
         query = Query((), rpc=function, args=args)
         project = self._project
         try:
-            page = self._thread.wait(project.rest.fetch(schema or self.schema, "", query))
+            page = self._asked(project.rest.fetch(schema or self.schema, "", query))
         except RefusedError as error:
             if error.code != "PGRST202":
                 raise
@@ -616,7 +616,8 @@ class Session(Opening):
         ------
         LoginError
             If the server does not accept it; `UnreachableError` if none answers within
-            ``Options.request_timeout``.
+            ``Options.request_timeout``, `ServerError` if it fails, `RateLimitedError` if there were
+            too many tries.
         TypeError, ValueError
             If no way to sign in is given, or several, or the link has no token.
 

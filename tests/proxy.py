@@ -244,6 +244,8 @@ class Proxy:
         for rule in rules:
             if isinstance(rule, Answer):
                 headers = {} if rule.retry_after is None else {"Retry-After": str(rule.retry_after)}
+                if rule.body is not None:
+                    return web.Response(status=rule.status, body=rule.body, headers=headers)
                 words = _WORDS.get(rule.status, {"message": "no"})
                 return web.json_response(words, status=rule.status, headers=headers)
         if request.headers.get("Upgrade", "").lower() == "websocket":

@@ -98,6 +98,24 @@ def test_a_variable_that_looks_like_a_projects_is_never_passed_over(name: str) -
     assert environment_url({name: " "}) is None, "an empty variable is not set"
 
 
+@pytest.mark.parametrize(
+    ("names", "call"),
+    [
+        (["SUPABASE_KEY"], 'SUPABASE_KEY is: pass nrt.connect(url, os.environ["SUPABASE_KEY"])'),
+        (["VITE_SUPABASE_URL"], 'nrt.connect(os.environ["VITE_SUPABASE_URL"])'),
+        (["SUPABASE_PROJECT_REF"], 'nrt.connect(os.environ["SUPABASE_PROJECT_REF"])'),
+        (
+            ["SUPABASE_REF", "SUPABASE_ANON_KEY"],
+            'are: pass nrt.connect(os.environ["SUPABASE_REF"], os.environ["SUPABASE_ANON_KEY"])',
+        ),
+    ],
+)
+def test_what_variables_name_is_passed_in_its_place(names: list[str], call: str) -> None:
+    with pytest.raises(errors.NoProjectError) as caught:
+        environment_url(dict.fromkeys(names, "what it holds"))
+    assert call in str(caught.value)
+
+
 @given(st.dictionaries(st.sampled_from(["API", "DB", "HOME"]), st.sampled_from(["/x", PROJECT])))
 def test_a_variable_whose_value_is_a_project_counts_whatever_its_name(env: dict[str, str]) -> None:
     named = sorted(name for name, value in env.items() if value == PROJECT)

@@ -395,7 +395,11 @@ def test_an_empty_table_has_its_columns_as_soon_as_a_row_comes(
     ("shape", "said"),
     [
         (Shape({}, (), "part int primary key, n int"), "no row can be read"),
-        (Shape({}, (), "a jsonb primary key, b jsonb", "('{}', '{}')"), "does not say"),
+        (
+            Shape({}, (), "a jsonb primary key, b jsonb", "('{}', '{}')"),
+            "no columns of a type that",
+        ),
+        (Shape({}, (), "a int, b text", "(1, 'x'), (1, 'x')"), "tell its rows apart. Name the key"),
         (Shape({}, (), "a int, b text", "(1, 'x')"), "it is not 'a', 'b', ('a', 'b')"),
     ],
 )

@@ -540,6 +540,54 @@ def test_names_that_could_not_be_resolved_are_asked_for_again(
         until(lambda: frame.status == "live", what=lambda: frame)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "error", "says"),
+    [
+        (
+            404,
+            b'{"message": "no Route"}',
+            errors.UnreachableError,
+            "answers 404 to POST /auth/v1/tok",
+        ),
+        (404, b"<html>", errors.UnreachableError, "answers 404 to POST /auth/v1/token: this is no"),
+        (302, b"<html>", errors.UnreachableError, "answers 302 to POST /auth/v1/token: this is no"),
+        (500, b"<html>", errors.ServerError, "answered 500. Try again later"),
+        (
+            540,
+            b'{"message": "Project paused"}',
+            errors.ServerError,
+            "Project paused. The project is",
+        ),
+        (429, b'{"msg": "Slow down"}', errors.RateLimitedError, "Slow down). Try again in 7 s"),
+        (401, b'{"message": "Invalid API key"}', errors.AuthError, "refuses the key (it says: Inv"),
+        (
+            400,
+            b'{"msg": "No such user"}',
+            errors.LoginError,
+            "No such user. It takes sign_in(email",
+        ),
+    ],
+)
+def test_an_answer_that_signs_nobody_in_is_told_by_what_it_is(
+    stack: LocalStack, proxy: Proxy, status: int, body: bytes, error: type[Exception], says: str
+) -> None:
+    with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
+        proxy.rules = (Answer(status=status, body=body, retry_after=7, path="/auth/v1"),)
+        with pytest.raises(error, match=re.escape(says)) as caught:
+            rt.sign_in("ada@example.com", "correct horse")
+        assert type(caught.value) is error
+        assert rt.user is None
+
+
+def test_what_is_asked_once_is_not_said_to_be_asked_again(stack: LocalStack, proxy: Proxy) -> None:
+    with nrt.connect(proxy.url, stack.anon_key, options=SWIFT) as rt:
+        for status, error in ((503, errors.ServerError), (429, errors.RateLimitedError)):
+            proxy.rules = (Answer(status=status, path="/rest"),)
+            for ask in (lambda: rt.rpc("add", {"a": 1}), lambda: rt.tables):
+                with pytest.raises(error, match=r"\. Try again (later|in a minute)$"):
+                    ask()
+
+
 def test_who_waits_in_vain_is_told_what_the_server_answers(
     stack: LocalStack, proxy: Proxy, make_table: Callable[..., str]
 ) -> None:
@@ -549,6 +597,7 @@ def test_who_waits_in_vain_is_told_what_the_server_answers(
         until(lambda: proxy.counts["Answer"] > 0)
         with pytest.raises(errors.WaitTimeoutError, match=r"answered 503"):
             frame.wait(0.5)
+        assert (frame.status, "answered 503" in frame.reason) == ("loading", True)
         proxy.heal()
         frame.wait(scaled(10))
 

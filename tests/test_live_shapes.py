@@ -13,7 +13,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt.cli import doctor
-from notebook_rt.errors import TableError
+from notebook_rt.errors import NotPublishedError, TableError
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.quoting import identifier
 from notebook_rt.runtime.optional_sql import optional_sql
@@ -119,6 +119,30 @@ def test_doctor_is_content_with_what_its_own_sql_mends(
             for _ in range(2):
                 _, sql = looked(capsys, table, "--mend")
                 stack.sql(sql or "select")
+
+
+def test_a_table_without_a_key_is_not_published_as_it_is(
+    project: tuple[LocalStack, bool], key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PostgreSQL would refuse what its own application writes."""
+    stack, _ = project
+    stack.sql(
+        "drop table if exists keyless; create table keyless (a int, b int);"
+        "insert into keyless values (1, 1), (1, 1)"
+    )
+    for _ in range(3):
+        _, sql = looked(capsys, "keyless", "--mend")
+        stack.sql(sql or "select")
+        stack.sql("update keyless set b = b + 1")
+    _, found = looked(capsys, "keyless")
+    assert "refuses every update and delete" in found
+    stack.sql("update keyless set a = b, b = 0 where ctid = (select min(ctid) from keyless)")
+    with (
+        nrt.connect(stack.url, key) as rt,
+        pytest.raises(NotPublishedError, match="needs one first"),
+    ):
+        rt.table("keyless", key="a").wait(scaled(10))
+    stack.sql("drop table keyless")
 
 
 @pytest.mark.parametrize("named", [None, "id"])

@@ -369,8 +369,9 @@ def _behind(session: Session, schema: str, name: str, error: NotebookRTError) ->
         yield Finding(
             "wrong" if refused else "note",  # a table without a known key may be a view
             name,
-            "it is not in the publication: no change is streamed (a view or a foreign table cannot be in it)",
-            findings.for_a_table(table, findings.publish_sql(table)),
+            "it is not in the publication: no change is streamed (a view or a foreign table cannot be in it; "
+            f"a table needs a primary key first: {findings.UPDATES_REFUSED})",
+            findings.for_a_table(table, findings.publish_sql(table), updated=True),
         )
     if isinstance(error, PermissionDeniedError):
         yield findings.to_write(schema, name, error.role)

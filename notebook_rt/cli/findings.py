@@ -204,8 +204,11 @@ def of_table(
             yield from _rights(schema, name, told, role)
         return
     if told.get("published") is False and not by_broadcast:
-        sql = publish_sql(table)
-        yield Finding("wrong", name, "it is not in the publication: no change is streamed", sql)
+        words, sql = "it is not in the publication: no change is streamed", publish_sql(table)
+        if not (told.get("key") or told.get("replica_identity") in ("f", "i")):
+            words += f", and to put it there needs a primary key first: {UPDATES_REFUSED}"
+            sql = ""
+        yield Finding("wrong", name, words, sql)
     columns = {one.get("name") for one in told.get("columns") or () if isinstance(one, Mapping)}
     if not told.get("key"):
         unique = unique_columns(told)
@@ -339,15 +342,29 @@ def publish_sql(table: str) -> str:
     return f"alter publication supabase_realtime add table {table};"
 
 
-def for_a_table(table: str, sql: str) -> str:
-    """A statement for what may be a view, which would make everything fail that is run along with it."""
+UPDATES_REFUSED: Final = (
+    "of a published table without one PostgreSQL refuses every update and delete"
+)
+
+
+def for_a_table(table: str, sql: str, *, updated: bool = False) -> str:
+    """A statement for what may be a view, which would make everything fail that is run along with it.
+
+    ``updated``: only for a table whose rows can be updated once they are published.
+    """
+    able = ""
+    if updated:
+        able = (
+            "\n        and (relreplident in ('f', 'i') or exists (\n"
+            "            select from pg_index where indrelid = pg_class.oid and indisprimary))\n        "
+        )
     quote = "$mend$"
     while quote in table:
         quote = quote[:-1] + "_$"
     text = table.replace("'", "''")
     return (
         f"do {quote} begin\n"
-        f"    if (select relkind from pg_class where oid = '{text}'::regclass) = 'r' then\n"
+        f"    if (select relkind = 'r'{able or ' '}from pg_class where oid = '{text}'::regclass) then\n"
         f"        {sql}\n"
         f"    end if;\n"
         f"end {quote};"

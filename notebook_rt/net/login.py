@@ -12,10 +12,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from notebook_rt.errors import ClosedError, LoginError, NotebookRTError, UnreachableError
+from notebook_rt.errors import (
+    AuthError,
+    ClosedError,
+    LoginError,
+    NotebookRTError,
+    RateLimitedError,
+    ServerError,
+    UnreachableError,
+)
+from notebook_rt.model.classify import by_status, retry_after
 from notebook_rt.net.answers import BETWEEN
 from notebook_rt.net.credentials import Credentials, checked_token, claims
 from notebook_rt.net.followed import FollowedClient
@@ -157,7 +167,7 @@ class Login:
         auth, self._auth = self._auth, None
         await self._switch(None)
         if auth is not None:
-            with contextlib.suppress(LoginError, UnreachableError):
+            with contextlib.suppress(LoginError, UnreachableError, ServerError, RateLimitedError):
                 await self._asked(lambda auth: auth.sign_out({"scope": "local"}), auth)
             await auth.close()
 
@@ -180,7 +190,7 @@ class Login:
         )
 
     async def _asked(self, way: Way, auth: Any) -> Any:
-        from supabase_auth.errors import AuthError, AuthRetryableError
+        from supabase_auth import errors as theirs
 
         try:
             async with asyncio.timeout(self._options.request_timeout):
@@ -192,11 +202,11 @@ class Login:
             if session is not None:
                 checked_token(session.access_token)
             return answer
-        except (AuthRetryableError, TimeoutError) as error:
+        except (theirs.AuthRetryableError, TimeoutError) as error:
             # Not as its cause: a traceback prints that with the server's words as they came.
             raise UnreachableError(self._url, str(error) or "no answer in time") from None
-        except AuthError as error:
-            raise LoginError(self._url, error.message) from None
+        except theirs.AuthError as error:
+            raise _refused(self._url, error) from None
         except ValueError:  # pydantic's ValidationError is one
             reason = f"what answers there is no Supabase; {BETWEEN}"
             raise UnreachableError(self._url, reason) from None
@@ -315,6 +325,28 @@ async def _give_up(refreshing: asyncio.Task[bool] | None, auth: Any) -> None:
         refreshing.cancel()
     if auth is not None:
         await auth.close()
+
+
+def _refused(url: str, error: Any) -> NotebookRTError:
+    """An answer that signs nobody in: the server's refusal, or that there is no such server now."""
+    response = getattr(error.__cause__, "response", None)
+    if response is None:
+        return LoginError(url, error.message)
+    what, status = f"{response.request.method} {response.request.url.path}", response.status_code
+    in_json = error.name != "AuthUnknownError"
+    said = error.message if in_json else ""  # else what the client says of it, not the server
+    match by_status(status).kind:
+        case "rate_limit":
+            wait = retry_after(response.headers.get("retry-after"), time.time())
+            return RateLimitedError(what, wait, said, again=False)
+        case "server":
+            return ServerError(what, status, said, again=False)
+        case "auth" if error.code is None:  # what stands before the logins' server has said it
+            return AuthError("key", url, said)
+    if not in_json or (status == 404 and error.code is None):
+        reason = f"it answers {status} to {what}: this is no Supabase project"
+        return UnreachableError(url, reason)
+    return LoginError(url, error.message)
 
 
 async def _ask(source: Callable[[], str | Awaitable[str]]) -> object:

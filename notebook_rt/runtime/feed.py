@@ -102,6 +102,8 @@ class Feed:
         self.status: Status = "loading"
         self.reason = "the server has not answered yet"
         self.error: Exception | None = None
+        self.failed_at = float("-inf")
+        """Monotonic time when it came to be in error last."""
         self.version = 0
         self.login_version = 0
         """The version with which the rows of the present login began: what was shown before is another's."""
@@ -273,7 +275,7 @@ class Feed:
 
     def fail(self, error: Exception) -> None:
         """It cannot be shown, for a reason that ``df`` and ``wait`` raise."""
-        self.error = error
+        self.error, self.failed_at = error, time.monotonic()
         self.set_status("error", str(error))
         self.settle(error)
 

@@ -294,8 +294,9 @@ class TableDriver(Driver):
     def refusal(self, message: str) -> tuple[NotebookRTError, bool]:
         error, final = super().refusal(message)
         if isinstance(error, NotPublishedError):
-            spec, kind = self.spec, self.machine.described.kind
-            error = NotPublishedError(spec.schema, spec.table, kind)
+            spec, told = self.spec, self.machine.described
+            keyless = bool(spec.key) if told.grants is None else not told.key
+            error = NotPublishedError(spec.schema, spec.table, told.kind, keyless=keyless)
         return error, final
 
     # What happens

@@ -108,6 +108,8 @@ class Answer(RequestRule):
 
     status: int = 503
     retry_after: int | None = None
+    body: bytes | None = None
+    """As it stands; None: JSON, as a gateway of the platform words it."""
 
 
 Rule: TypeAlias = FrameRule | RequestRule

@@ -123,7 +123,7 @@ def learn(
     found = described(read.page.value, spec.table)
     unpublished = found.published is False and "select" in (found.grants or ())
     if unpublished and log_key is None and spec.source != "broadcast":
-        raise NotPublishedError(spec.schema, spec.table, found.kind)
+        raise NotPublishedError(spec.schema, spec.table, found.kind, keyless=not found.key)
     if found.readable is not None and spec.columns is None:
         key, role = spec.key or found.key, str(read.page.value.get("role") or "anon")
         raise SomeColumnsError(spec.schema, spec.table, role, found.readable, key)
@@ -436,7 +436,9 @@ def _proven(
     if not tried and "id" in names and told_apart(rows, ("id",)):
         return ("id",)
     in_order = [key for key in likely if key in tried]
-    raise UnknownKeyError(spec.schema, spec.table, in_order, empty=not rows, hidden=hidden)
+    raise UnknownKeyError(
+        spec.schema, spec.table, in_order, empty=not rows, alike=not likely, hidden=hidden
+    )
 
 
 _USUAL: Final = ("id", "uuid", "guid", "slug", "key", "code", "sku", "name")
