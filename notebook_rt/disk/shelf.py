@@ -54,8 +54,11 @@ class Shelf:
 
     @property
     def is_there(self) -> bool:
-        """Whether there is a file to read."""
-        return self.path.exists()
+        """Whether there is a file to read, or it cannot be told: then reading it says why."""
+        try:
+            return self.path.exists()
+        except OSError:  # in a directory of another user
+            return True
 
     def read(self) -> Kept:
         """What was kept last.

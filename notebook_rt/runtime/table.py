@@ -153,7 +153,11 @@ class TableDriver(Driver):
     def keep(self, disk: Disk, asked: bool) -> None:
         """Keep it on disk from now on; ``asked``: because somebody asked for this very table."""
         if self.keeping is None:
-            self.keeping = Keeping(self, disk, asked)
+            try:
+                self.keeping = Keeping(self, disk, asked)
+            except OSError as error:
+                disk.say(f'table "{self.name}" cannot be kept on disk: {error}')
+                return
             self.keeping.look()
         self.keeping.asked |= asked
 
