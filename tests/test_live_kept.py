@@ -454,6 +454,22 @@ def test_other_columns_on_the_server_replace_what_was_kept(
         assert set(frame.df["more"]) == {"x"}
 
 
+@pytest.mark.usefixtures("undescribed")
+def test_another_key_on_the_server_is_learnt_though_rows_are_read_by_the_old_one(
+    stack: LocalStack, table: str, sql: Any
+) -> None:
+    first_kernel(stack, table)
+    sql(f"alter table {table} drop constraint {table}_pkey, add primary key (id, note)")
+    sql(f"insert into {table} values (1, 'once more', 1, now())")
+    session, frame = kept(stack.url, stack, table)
+    with session:
+        feed: Any = frame._feed
+        feed._row_suspect(1)
+        until(lambda: frame.status in ("live", "error"), 20, lambda: frame)
+        assert frame.df.index.names == ["id", "note"]
+        assert len(frame.df) == 51
+
+
 def test_nothing_of_it_is_open_to_others(stack: LocalStack, table: str, tmp_path: Path) -> None:
     first_kernel(stack, table)
     (one,) = cache.entries()
