@@ -143,6 +143,8 @@ class Archive:
                 return False
             sweep(*self._parts().values(), *(self._journal(one) for one in self._parts()))
             self._number = max(self._parts(), default=0)
+            if self._mark != ("", 0):  # the lock went with the directory: another part begins
+                self._written, self._limit = 1, 0
         return True
 
     def begin(self, beginning: Beginning, most: int) -> int:

@@ -270,6 +270,24 @@ def test_one_writes_and_everybody_reads() -> None:
     other.close()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a file that is locked is not removed there")
+def test_who_lost_the_lock_with_the_directory_takes_it_again_or_writes_no_more() -> None:
+    with directory() as name:
+        path = Path(name) / "mine" / "t.arrow"
+        first, second = Shelf(path, ME), Shelf(path, ME)
+        assert first.take()
+        assert first.take()
+        shutil.rmtree(path.parent)
+        assert second.take()
+        assert not first.take()
+        second.close()
+        assert first.take()
+        assert first.is_full  # what it goes on from is not there any more
+        shutil.rmtree(path.parent)
+        assert first.take()
+        assert not second.take()
+
+
 def test_a_disk_that_knows_no_locks_is_not_taken_for_another_writer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
