@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 import notebook_rt as nrt
-from notebook_rt.disk import cache
+from notebook_rt.disk import cache, snapshot
+from notebook_rt.disk.shelf import Shelf
 from notebook_rt.errors import UnreachableError
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.keeping import Keeping
@@ -311,6 +312,33 @@ def test_what_was_kept_of_one_login_is_not_shown_to_the_next_that_comes_while_it
         assert shown == []
 
 
+def test_signing_out_removes_what_a_table_writes_that_was_closed_just_before(
+    stack: LocalStack, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, writes, may_write = Shelf.write, threading.Event(), threading.Event()
+
+    def slowly(*given: Any) -> int:
+        writes.set()
+        assert may_write.wait(scaled(10))
+        return write(*given)
+
+    session, frame = kept(stack.url, stack, table)
+    with session:
+        session.set_auth(stack.token("authenticated", "6f1c1c1e-0000-4000-8000-000000000001"))
+        until(lambda: frame.status == "live" and cache.entries(), 10, lambda: frame)
+        assert cache.clear() > 0
+        monkeypatch.setattr(Shelf, "write", slowly)
+        keeping: Any = frame._feed.keeping  # type: ignore[attr-defined]
+        frame._feed.thread.call(lambda: setattr(keeping, "_whole", True))
+        frame.close()
+        assert writes.wait(scaled(10))
+        ending = threading.Timer(1.0, may_write.set)  # a slow disk
+        ending.start()
+        session.sign_out()
+        ending.join()
+    assert cache.entries() == []
+
+
 @pytest.mark.parametrize("other", ["role", "claim"])
 def test_what_one_token_may_see_is_not_shown_for_one_that_may_see_other_rows(
     stack: LocalStack, proxy: Proxy, table: str, sql: Any, other: str
@@ -367,8 +395,6 @@ def test_a_file_that_cannot_be_used_is_as_if_it_were_not_there(
 def test_a_disk_that_cannot_be_written_harms_nothing_and_is_said_once(
     stack: LocalStack, table: str, monkeypatch: pytest.MonkeyPatch, sql: Any
 ) -> None:
-    from notebook_rt.disk import snapshot
-
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
