@@ -22,7 +22,7 @@ from notebook_rt.errors import UnreachableError
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.keeping import Keeping
 from notebook_rt.runtime.table import TableDriver
-from tests.proxy import Proxy
+from tests.proxy import Answer, Proxy
 from tests.waiting import scaled, until
 
 pytestmark = pytest.mark.slow
@@ -494,6 +494,33 @@ def test_another_key_on_the_server_is_learnt_though_rows_are_read_by_the_old_one
         until(lambda: frame.status in ("live", "error"), 20, lambda: frame)
         assert frame.df.index.names == ["id", "note"]
         assert len(frame.df) == 51
+
+
+def test_as_of_is_when_it_was_proven_whatever_is_heard_in_a_gap(
+    stack: LocalStack, proxy: Proxy, table: str, sql: Any
+) -> None:
+    """Changes come again, and what was missed cannot be read: the rows are as of before the gap."""
+    quiet = replace(QUICK, audit_interval=0)
+    session, frame = kept(proxy.url, stack, table, options=quiet)
+    with session:
+        feed: Any = frame._feed
+        until(lambda: frame.status == "live" and cache.entries(), 10, lambda: frame)
+        # Soon after the table was read, what comes may be in what was read: the row is read again.
+        until(lambda: feed.services.rest.clock() > feed.machine._horizon.floor, 10)
+        proxy.rules = (Answer(status=503),)
+        feed.thread.call(feed.subscription.gap, "a cable was pulled")
+        before = frame.synced_at
+        sql(f"update {table} set note = 'heard' where id = 7")
+        until(lambda: frame.df.loc[7, "note"] == "heard", 10, lambda: frame)
+        assert frame.synced_at == before
+    (one,) = cache.entries()
+    assert before is not None
+    assert one.as_of <= before.timestamp()
+    proxy.down()
+    session, frame = kept(proxy.url, stack, table)
+    with session:
+        assert frame.df.loc[7, "note"] == "heard"
+        assert frame.synced_at == before
 
 
 def test_nothing_of_it_is_open_to_others(stack: LocalStack, table: str, tmp_path: Path) -> None:

@@ -499,6 +499,10 @@ class TableDriver(Driver):
             told = self._telling.tell(changes)
         super().publish(told, cause, commit_time)
 
+    def _is_of_now(self, cause: str) -> bool:
+        """What is heard while a gap is open proves nothing of the other rows; what closes it says so."""
+        return super()._is_of_now(cause) and (cause == "snapshot" or self.machine.gapless)
+
     def _tell_moved(self) -> None:
         """Another order of the same rows may have other rows among the first."""
         with self.services.lock:
