@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from numbers import Real
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 FARTHEST: Final = 60e9
 """Seconds from the epoch to the farthest moments that are taken; more are milliseconds."""
+_CLOCK: Final = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
+_SPAN: Final = re.compile(r"\d+(\.\d+)? ?[A-Za-z]+")
 CLOCKS_DIFFER: Final = 1_000_000
 """Microseconds by which a moment may be ahead of both clocks: the server's is told in whole seconds."""
 
@@ -161,6 +164,7 @@ class History:
         >>> past.as_of("-10min")  # ten minutes later  # doctest: +SKIP
         """
         moment = self._at(time)
+        self._warn(moment)
         frame = moment.snapshot(self._driver.dtype_backend)
         frame.attrs["as_of"] = _timestamp(moment.when).isoformat()
         gap = moment.gap
@@ -172,7 +176,6 @@ class History:
                 "reason": gap.reason,
                 "known": _timestamp(known).isoformat(),
             }
-            warnings.warn(self._warning(moment.when, gap, known), HistoryGapWarning, stacklevel=2)
         return frame
 
     def diff(self, start: Any, end: Any = None) -> pd.DataFrame:
@@ -195,10 +198,16 @@ class History:
         ------
         HistoryError, ValueError
             As `as_of`.
+
+        Warns
+        -----
+        HistoryGapWarning
+            If one of the moments lies in a gap.
         """
         import pandas as pd
 
         old, new = self._at(start), self._at("now" if end is None else end)
+        self._warn(old, new)
         changes = differences(old.table(), new.table())
         rows = [
             (one.kind, one.key, one.old, one.new, _changed(one.old, one.new)) for one in changes
@@ -428,7 +437,15 @@ class History:
         known, asked = _clocks(began, when)
         return f'table "{name}" is known from {known} UTC on, not at {asked}: {why}'
 
-    def _warning(self, when: int, gap: Gap, known: int) -> str:
+    def _warn(self, *moments: Moment) -> None:
+        """Say which of the moments that somebody looks at lie in a gap."""
+        for moment in moments:
+            if moment.gap is not None:
+                text = self._warning(moment.when, moment.gap)
+                warnings.warn(text, HistoryGapWarning, stacklevel=3)
+
+    def _warning(self, when: int, gap: Gap) -> str:
+        known = gap.known(when)
         until = "now" if gap.until is None else f"{_clock(gap.until)} UTC"
         return printable(
             f'table "{self._driver.name}" at {_clock(when)} UTC: changes from {_clock(gap.since)} UTC '
@@ -535,11 +552,17 @@ def _microseconds(time: Any, now: int) -> int:
             ago = _timedelta(time)
         if ago is not None:
             return now + round(ago / pd.Timedelta(1, "us"))
-        if isinstance(time, str) and time.strip() == "now":
-            return now
+        if isinstance(time, str):
+            text = time.strip()
+            if text in ("now", "today"):
+                return now
+            if _SPAN.fullmatch(text):
+                raise ValueError(f'a time before now has a sign: "-{text}"')
+            if _CLOCK.fullmatch(text):  # pandas would take this machine's day
+                time = f"{_timestamp(now):%Y-%m-%d} {text}"
         at = pd.Timestamp(time)
         at = at.tz_localize("UTC") if at.tzinfo is None else at.tz_convert("UTC")
-        return int((at - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(1, "us"))
+        return round((at.as_unit("us") - _timestamp(0)) / pd.Timedelta(1, "us"))
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f'no moment: {time!r}; such as "2026-03-01 14:03", "-10min" or a Timestamp ({error})'

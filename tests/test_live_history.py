@@ -20,7 +20,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
-from notebook_rt.history import History
+from notebook_rt.history import History, _microseconds, _timestamp
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
 from notebook_rt.sync.table.machine import JOIN_PATIENCE
@@ -270,6 +270,10 @@ def test_a_gap_is_said_and_its_outcome_is_known(stack: LocalStack, trades: nrt.L
         warnings.simplefilter("error")
         past.as_of(since)
         past.as_of(end)
+        past.diff(since, end)
+    for moments in ((since, inside), (inside, end)):
+        with pytest.warns(errors.HistoryGapWarning, match="a cable was pulled"):
+            past.diff(*moments)
     assert f"{len(past.gaps)} gap" in repr(past)
 
 
@@ -534,6 +538,33 @@ def test_times_are_taken_as_people_write_them(trades: nrt.LiveTable) -> None:
         assert past.as_of(form).attrs["as_of"] == at.isoformat()
     past.as_of("-0s")
     past.as_of(dt.timedelta(0))
+    past.as_of("today")  # for pandas it is now
+    for far in ("2999-01-01", dt.datetime(9000, 1, 1)):
+        with pytest.raises(errors.HistoryError, match="still to come"):
+            past.as_of(far)
+    with pytest.raises(errors.HistoryError, match="not at 1066-10-14"):
+        past.as_of("1066-10-14")
+    for slip in ("1h", "10 min"):
+        with pytest.raises(ValueError, match=f'"-{slip}"'):
+            past.as_of(slip)
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/Los_Angeles"])
+def test_a_time_without_a_day_is_of_today_in_utc(
+    zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the machine is: one of the two zones has another day, at any time."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        for hour in (3, 12, 23):
+            now = pd.Timestamp(f"2026-03-01 {hour}:30", tz="UTC")
+            at = _microseconds(" 3:05:00.5", now.value // 1000)
+            assert _timestamp(at) == pd.Timestamp("2026-03-01 03:05:00.5", tz="UTC")
+            assert _microseconds("today", now.value // 1000) == now.value // 1000
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_what_is_derived_of_a_replay_is_shown_as_a_replay_and_not_as_lost(

@@ -16,12 +16,13 @@ import pandas as pd
 import pytest
 
 import notebook_rt as nrt
-from notebook_rt.disk import cache
+from notebook_rt.disk import cache, snapshot
+from notebook_rt.disk.shelf import Shelf
 from notebook_rt.errors import UnreachableError
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.keeping import Keeping
 from notebook_rt.runtime.table import TableDriver
-from tests.proxy import Proxy
+from tests.proxy import Answer, Proxy
 from tests.waiting import scaled, until
 
 pytestmark = pytest.mark.slow
@@ -311,6 +312,33 @@ def test_what_was_kept_of_one_login_is_not_shown_to_the_next_that_comes_while_it
         assert shown == []
 
 
+def test_signing_out_removes_what_a_table_writes_that_was_closed_just_before(
+    stack: LocalStack, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, writes, may_write = Shelf.write, threading.Event(), threading.Event()
+
+    def slowly(*given: Any) -> int:
+        writes.set()
+        assert may_write.wait(scaled(10))
+        return write(*given)
+
+    session, frame = kept(stack.url, stack, table)
+    with session:
+        session.set_auth(stack.token("authenticated", "6f1c1c1e-0000-4000-8000-000000000001"))
+        until(lambda: frame.status == "live" and cache.entries(), 10, lambda: frame)
+        assert cache.clear() > 0
+        monkeypatch.setattr(Shelf, "write", slowly)
+        keeping: Any = frame._feed.keeping  # type: ignore[attr-defined]
+        frame._feed.thread.call(lambda: setattr(keeping, "_whole", True))
+        frame.close()
+        assert writes.wait(scaled(10))
+        ending = threading.Timer(1.0, may_write.set)  # a slow disk
+        ending.start()
+        session.sign_out()
+        ending.join()
+    assert cache.entries() == []
+
+
 @pytest.mark.parametrize("other", ["role", "claim"])
 def test_what_one_token_may_see_is_not_shown_for_one_that_may_see_other_rows(
     stack: LocalStack, proxy: Proxy, table: str, sql: Any, other: str
@@ -367,8 +395,6 @@ def test_a_file_that_cannot_be_used_is_as_if_it_were_not_there(
 def test_a_disk_that_cannot_be_written_harms_nothing_and_is_said_once(
     stack: LocalStack, table: str, monkeypatch: pytest.MonkeyPatch, sql: Any
 ) -> None:
-    from notebook_rt.disk import snapshot
-
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -452,6 +478,49 @@ def test_other_columns_on_the_server_replace_what_was_kept(
     with session:
         until(lambda: frame.status == "live", 20, lambda: frame)
         assert set(frame.df["more"]) == {"x"}
+
+
+@pytest.mark.usefixtures("undescribed")
+def test_another_key_on_the_server_is_learnt_though_rows_are_read_by_the_old_one(
+    stack: LocalStack, table: str, sql: Any
+) -> None:
+    first_kernel(stack, table)
+    sql(f"alter table {table} drop constraint {table}_pkey, add primary key (id, note)")
+    sql(f"insert into {table} values (1, 'once more', 1, now())")
+    session, frame = kept(stack.url, stack, table)
+    with session:
+        feed: Any = frame._feed
+        feed._row_suspect(1)
+        until(lambda: frame.status in ("live", "error"), 20, lambda: frame)
+        assert frame.df.index.names == ["id", "note"]
+        assert len(frame.df) == 51
+
+
+def test_as_of_is_when_it_was_proven_whatever_is_heard_in_a_gap(
+    stack: LocalStack, proxy: Proxy, table: str, sql: Any
+) -> None:
+    """Changes come again, and what was missed cannot be read: the rows are as of before the gap."""
+    quiet = replace(QUICK, audit_interval=0)
+    session, frame = kept(proxy.url, stack, table, options=quiet)
+    with session:
+        feed: Any = frame._feed
+        until(lambda: frame.status == "live" and cache.entries(), 10, lambda: frame)
+        # Soon after the table was read, what comes may be in what was read: the row is read again.
+        until(lambda: feed.services.rest.clock() > feed.machine._horizon.floor, 10)
+        proxy.rules = (Answer(status=503),)
+        feed.thread.call(feed.subscription.gap, "a cable was pulled")
+        before = frame.synced_at
+        sql(f"update {table} set note = 'heard' where id = 7")
+        until(lambda: frame.df.loc[7, "note"] == "heard", 10, lambda: frame)
+        assert frame.synced_at == before
+    (one,) = cache.entries()
+    assert before is not None
+    assert one.as_of <= before.timestamp()
+    proxy.down()
+    session, frame = kept(proxy.url, stack, table)
+    with session:
+        assert frame.df.loc[7, "note"] == "heard"
+        assert frame.synced_at == before
 
 
 def test_nothing_of_it_is_open_to_others(stack: LocalStack, table: str, tmp_path: Path) -> None:

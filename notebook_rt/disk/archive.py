@@ -85,8 +85,11 @@ class Archive:
 
     @property
     def is_there(self) -> bool:
-        """Whether there is something to read."""
-        return bool(self._parts())
+        """Whether there is something to read, or it cannot be told: then reading it says why."""
+        try:
+            return bool(self._parts())
+        except OSError:  # in a directory of another user
+            return True
 
     def read(self, past: Past, view: Callable[[Sequence[str]], View]) -> Found:
         """What was written, put into an empty ``past``.
@@ -140,6 +143,8 @@ class Archive:
                 return False
             sweep(*self._parts().values(), *(self._journal(one) for one in self._parts()))
             self._number = max(self._parts(), default=0)
+            if self._mark != ("", 0):  # the lock went with the directory: another part begins
+                self._written, self._limit = 1, 0
         return True
 
     def begin(self, beginning: Beginning, most: int) -> int:

@@ -29,8 +29,24 @@ if TYPE_CHECKING:
 
 
 def root() -> Path:
-    """Where tables are kept."""
-    return Path(platformdirs.user_cache_dir("notebook_rt")) / "tables"
+    """Where tables are kept.
+
+    Raises
+    ------
+    OSError
+        If neither the environment nor the system knows a home.
+    """
+    try:
+        return Path(platformdirs.user_cache_dir("notebook_rt")) / "tables"
+    except RuntimeError as error:
+        raise OSError(f"there is no directory for it: {error}") from None
+
+
+def _there(pattern: str) -> list[Path]:
+    """The paths below the root; none where it cannot be looked into."""
+    with contextlib.suppress(OSError):
+        return list(root().glob(pattern))
+    return []
 
 
 def directory_of(identity: Identity) -> Path:
@@ -79,23 +95,25 @@ class Entry(msgspec.Struct, frozen=True):
 def entries() -> list[Entry]:
     """All that is kept, what was used last at the end."""
     found = []
-    for path in root().glob(f"*/*{SNAPSHOT}"):
-        with contextlib.suppress(FileNotFoundError):
+    for path in _there(f"*/*{SNAPSHOT}"):
+        with contextlib.suppress(OSError):
             found.append(_entry(path))
-    for path in {path.with_suffix("").with_suffix(PART) for path in root().glob(f"*/*{PART}")}:
-        with contextlib.suppress(FileNotFoundError):
+    for path in {path.with_suffix("").with_suffix(PART) for path in _there(f"*/*{PART}")}:
+        with contextlib.suppress(OSError):
             found.append(_history(path))
     return sorted(found, key=lambda one: one.used)
 
 
 def clear_login(project: str, login: str) -> int:
     """Remove what is kept of a project for a login; the bytes freed."""
-    return _clear([directory_of(Identity.of(project, login, TableSpec("any")))])
+    with contextlib.suppress(OSError):
+        return _clear([directory_of(Identity.of(project, login, TableSpec("any")))])
+    return 0
 
 
 def clear() -> int:
     """Remove all that is kept; the bytes freed. A kernel that runs goes on, and writes its tables again."""
-    return _clear(root().glob("*"))
+    return _clear(_there("*"))
 
 
 def _clear(directories: Iterable[Path]) -> int:
@@ -103,10 +121,7 @@ def _clear(directories: Iterable[Path]) -> int:
     for directory in directories:
         try:
             check_directory(directory)
-        except (
-            RefusedFileError,
-            FileNotFoundError,
-        ):  # a link, another user's: no directory of ours
+        except (RefusedFileError, OSError):  # a link, another user's: no directory of ours
             continue
         for path in list(directory.glob("*")):
             with contextlib.suppress(OSError):

@@ -54,8 +54,11 @@ class Shelf:
 
     @property
     def is_there(self) -> bool:
-        """Whether there is a file to read."""
-        return self.path.exists()
+        """Whether there is a file to read, or it cannot be told: then reading it says why."""
+        try:
+            return self.path.exists()
+        except OSError:  # in a directory of another user
+            return True
 
     def read(self) -> Kept:
         """What was kept last.
@@ -82,6 +85,7 @@ class Shelf:
     def take(self) -> bool:
         """Become the one who writes here, if nobody else is. True: it is so, or was before."""
         if not self._claim.is_mine:
+            self._generation = ""
             if not self._claim.take():
                 return False
             sweep(self.path, self._file(JOURNAL))
@@ -146,20 +150,28 @@ class Claim:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock: sqlite3.Connection | None = None
+        self._claimed = os.stat_result(range(10))
 
     @property
     def is_mine(self) -> bool:
-        return self._lock is not None
+        """Whether it was claimed, and the file is there still: else somebody may have claimed another one."""
+        if self._lock is None:
+            return False
+        try:
+            return os.path.samestat(self._path.lstat(), self._claimed)
+        except OSError:
+            return False
 
     def take(self) -> bool:
         """Claim it, if nobody else has it. True: it is so, or was before."""
-        if self._lock is not None:
+        if self.is_mine:
             return True
+        self.close()
         path = self._path
         make_directory(path.parent)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        check(path.lstat(), path)
+        check(claimed := path.lstat(), path)
         # An empty database's lock: it is everywhere SQLite is, and ends with the process.
         lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
@@ -169,7 +181,7 @@ class Claim:
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 return False
             raise OSError(f"{path} cannot be locked: {error}") from error  # such as over NFS
-        self._lock = lock
+        self._lock, self._claimed = lock, claimed
         return True
 
     def close(self) -> None:

@@ -235,7 +235,7 @@ class Feed:
         self.version += 1
         self.changed_at = time.monotonic()
         self.progress = None
-        if cause != "edit":  # that is only here as yet
+        if self._is_of_now(cause):
             self.synced_at = pd.Timestamp.now("UTC")
         if at_most(changes):
             batch = ChangeBatch(changes, cause, self.version, commit_time)
@@ -243,6 +243,10 @@ class Feed:
             self.listeners.tell(batch)
         if self._waiters:  # not before the status that comes with it is set
             self.thread.loop.call_soon(self.settle, None)
+
+    def _is_of_now(self, cause: str) -> bool:
+        """Whether the table is the server's, now that what has this cause is in it."""
+        return cause != "edit"  # that is only here as yet
 
     def _keep(self, batch: ChangeBatch) -> None:
         """The log is bounded by changes, not by batches."""

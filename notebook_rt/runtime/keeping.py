@@ -97,6 +97,13 @@ class Disk(msgspec.Struct):
             logger.info("%s", self.problem)
             self.tell(self.problem)
 
+    async def leave(self) -> None:
+        """Another login comes: wait for what is written of tables that were closed, for it is removed with
+        the rest of what this one has kept.
+        """
+        if self.ending:
+            await asyncio.wait(self.ending)
+
     async def drain(self) -> None:
         """Wait, not for long, for what is being written."""
         if self.ending:

@@ -536,6 +536,8 @@ class Project:
         moves = Credentials(self.credentials.key, token).identity != identity
         for keeping in kept if moves else ():
             await keeping.leave()
+        if moves:
+            await self.disk.leave()
         changed = self._use(token)
         for keeping in kept if moves else ():
             keeping.move()

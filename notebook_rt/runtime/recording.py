@@ -109,7 +109,11 @@ class Recording:
     def archive(self, disk: Disk) -> None:
         """Write it to the disk from now on, behind what an earlier kernel wrote."""
         if self.archiving is None and not self.closed:
-            self.archiving = Archiving(self, self.driver, disk)
+            try:
+                self.archiving = Archiving(self, self.driver, disk)
+            except OSError as error:
+                what = f'the history of table "{self.driver.name}"'
+                disk.say(f"{what} cannot be written to the disk: {error}")
 
     def start(self) -> None:
         """Begin with what is shown."""

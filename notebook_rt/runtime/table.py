@@ -153,7 +153,11 @@ class TableDriver(Driver):
     def keep(self, disk: Disk, asked: bool) -> None:
         """Keep it on disk from now on; ``asked``: because somebody asked for this very table."""
         if self.keeping is None:
-            self.keeping = Keeping(self, disk, asked)
+            try:
+                self.keeping = Keeping(self, disk, asked)
+            except OSError as error:
+                disk.say(f'table "{self.name}" cannot be kept on disk: {error}')
+                return
             self.keeping.look()
         self.keeping.asked |= asked
 
@@ -495,6 +499,10 @@ class TableDriver(Driver):
         with self.services.lock:
             told = self._telling.tell(changes)
         super().publish(told, cause, commit_time)
+
+    def _is_of_now(self, cause: str) -> bool:
+        """What is heard while a gap is open proves nothing of the other rows; what closes it says so."""
+        return super()._is_of_now(cause) and (cause == "snapshot" or self.machine.gapless)
 
     def _tell_moved(self) -> None:
         """Another order of the same rows may have other rows among the first."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -332,6 +334,19 @@ def test_one_writes_a_past_and_everybody_reads() -> None:
     mine.close()
     assert other.take()
     other.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file that is locked is not removed there")
+def test_a_past_whose_directory_was_deleted_begins_anew_and_one_writes_it() -> None:
+    first, second = recorded(), cache.archive(ME)
+    assert not first.is_full
+    shutil.rmtree(first.path.parent)
+    assert second.take()
+    assert not first.take()
+    second.close()
+    assert first.take()
+    assert first.is_full
+    first.close()
 
 
 def test_a_past_is_bounded_and_the_oldest_is_forgotten() -> None:

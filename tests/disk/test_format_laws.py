@@ -224,6 +224,43 @@ def test_a_link_is_refused() -> None:
         mine.read()
 
 
+@pytest.mark.parametrize("what", ["a directory of another user", "a file", "no home"])
+def test_where_nothing_can_be_kept_nothing_raises_but_what_is_read_and_written(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with directory() as name:
+        monkeypatch.setenv("XDG_CACHE_HOME", name)
+        match what:
+            case "a file":
+                (Path(name) / "notebook_rt").touch()
+            case "no home":
+                monkeypatch.setattr(cache.platformdirs, "user_cache_dir", no_home)
+            case _:  # whoever runs the tests may be root, who may look into it
+                stat = Path.stat
+
+                def refused(path: Path, **how: Any) -> Any:
+                    if "tables" in path.parts[:-1]:
+                        raise PermissionError(13, "Permission denied", str(path))
+                    return stat(path, **how)
+
+                monkeypatch.setattr(Path, "stat", refused)
+        for use in (lambda: cache.shelf(ME).read(), lambda: cache.shelf(ME).take()):
+            with pytest.raises(OSError, match=r"Permission|directory"):
+                use()
+        assert cache.entries() == []
+        assert cache.clear() == cache.clear_login("https://x.supabase.co", "anon") == 0
+        assert cache.make_room(0, Path(name)) == 0
+        if what != "no home":
+            for one in (cache.shelf(ME), cache.archive(ME)):
+                # If that cannot be told it is read, and refused.
+                assert one.is_there == (what == "a directory of another user")
+
+
+def no_home(*asked: Any) -> str:
+    """What platformdirs does where neither the environment nor the system knows a home."""
+    raise RuntimeError("could not determine the home directory for '~/.cache'")
+
+
 def test_one_writes_and_everybody_reads() -> None:
     mine, other = written(), cache.shelf(ME)
     assert not other.take()
@@ -231,6 +268,24 @@ def test_one_writes_and_everybody_reads() -> None:
     mine.close()
     assert other.take()
     other.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file that is locked is not removed there")
+def test_who_lost_the_lock_with_the_directory_takes_it_again_or_writes_no_more() -> None:
+    with directory() as name:
+        path = Path(name) / "mine" / "t.arrow"
+        first, second = Shelf(path, ME), Shelf(path, ME)
+        assert first.take()
+        assert first.take()
+        shutil.rmtree(path.parent)
+        assert second.take()
+        assert not first.take()
+        second.close()
+        assert first.take()
+        assert first.is_full  # what it goes on from is not there any more
+        shutil.rmtree(path.parent)
+        assert first.take()
+        assert not second.take()
 
 
 def test_a_disk_that_knows_no_locks_is_not_taken_for_another_writer(

@@ -263,6 +263,8 @@ def test_keys_that_are_gone_are_found_by_halving(
     one = server(200, columns, max_rows=10, counts_most=counts_most)
     quick = Faults(read_time=(0.005, 0.02))
     world = live(one=one, options=Options(page_size=10, audit_interval=0), faults=quick)
+    for key in range(50, 70):  # which are read by key, since they changed last
+        one.write(key, {"note": "later"})
     world.run(100)
     world.gap()  # a first proof, so that the next reconciliation looks back a minute and no more
     world.run(5)

@@ -17,6 +17,7 @@ from typing import Final, Literal
 from msgspec import structs
 
 from notebook_rt.errors import (
+    DuplicateKeyError,
     MissingColumnError,
     MissingTableError,
     NotBroadcastError,
@@ -666,6 +667,14 @@ class Mirror(Machine):
             replica = self._passes.replica
             if replica is not None:
                 replica.schema_moved, self._learn_at = True, self._now
+        except DuplicateKeyError as error:
+            replica = self._passes.replica
+            if replica is None or not replica.loaded or self.spec.key or replica.key_doubted:
+                self._fail(error)
+                return
+            replica.key_doubted = replica.schema_moved = True
+            self._learn_at = self._now
+            self._open_gap("several rows have one key: it may be another one by now", missed=False)
         except NotebookRTError as error:
             self._fail(error)
         except Exception as error:  # a fault of ours: a gap as well (promise 3), never a traceback

@@ -99,6 +99,8 @@ class Replica:
         """Of a table without a row: whether the row that left last is known to have been deleted."""
         self._left_last: Key | None = None
         """The row that a read last found gone; what tells of its deletion may be late."""
+        self.key_doubted = False
+        """Whether several rows had one key, and the key was learnt again since."""
         self.moved_to: tuple[Column, ...] | None = None
         """The columns that a change showed, where they are not the known ones."""
         self._last_columns: tuple[Column, ...] | None = None
