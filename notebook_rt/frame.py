@@ -590,7 +590,7 @@ class DerivedFrame(LiveFrame):
         return super().changes(timeout, for_=for_)
 
     def _attach(
-        self, put: Callable[[ChangeBatch], None], *, gather: bool = True
+        self, put: Callable[[ChangeBatch], object], *, gather: bool = True
     ) -> Callable[[], None]:
         try:
             self._feed.advance()  # what changes from now on is told

@@ -601,8 +601,16 @@ class Handle:
 
         return feed.subscribers.add(fn, remove, self._removers)
 
+    def _hear(self, call: Callable[[ChangeBatch], object]) -> Callable[[], None]:
+        """Call ``call(batch)`` on the loop: it is quick, does not raise, and keeps the frame.
+
+        A widget is only told to look again: a thread between would be woken to wake another one.
+        """
+        self._check()
+        return self._feed.subscribers.add(call, self._attach(call), self._removers)
+
     def _attach(
-        self, put: Callable[[ChangeBatch], None], *, gather: bool = True
+        self, put: Callable[[ChangeBatch], object], *, gather: bool = True
     ) -> Callable[[], None]:
         """Have the loop call ``put`` with each batch; returns how to end that."""
         feed = self._feed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from notebook_rt import errors
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.derived import GATHER_SECONDS
 from notebook_rt.sync.events import Change
+from notebook_rt.widgets.adapters import FrameOf
 from tests.waiting import scaled, until
 
 same = pd.testing.assert_frame_equal
@@ -491,6 +493,26 @@ def test_what_streams_in_fast_is_told_together_and_read_at_once(
             assert change.key == "a"
             assert change.old == {"symbol": "a", "volume": now}
             now = change.new["volume"]
+
+
+def test_a_widget_is_told_to_look_again_by_the_loop_and_knows_its_columns(
+    stack: LocalStack, trades: nrt.LiveTable
+) -> None:
+    """A thread between would be woken to wake another one; the names are looked at once."""
+    by_symbol = trades.groupby("symbol").agg(volume=("size", "sum"))
+    source, on = FrameOf(by_symbol), []
+    stop = source.on_change(lambda: on.append(threading.current_thread()))
+    before, fields = source.df, source.fields
+    stack.sql(f"update {trades.name} set size = 60 where id = 3")
+    until(lambda: on and source.df is not before)
+    assert {thread.name for thread in on} == {"notebook_rt"}
+    assert source.fields is fields
+    assert [column.name for column in fields] == ["symbol", "volume"]
+    stop()
+    told = len(on)
+    stack.sql(f"update {trades.name} set size = 70 where id = 3")
+    until(lambda: by_symbol.df.loc["a", "volume"] == 80)
+    assert len(on) == told
 
 
 def test_what_comes_in_one_burst_of_a_stream_is_told_once(

@@ -252,8 +252,10 @@ class Schema:
     def decode(self, row: WireRow, source: Source = "rest") -> dict[str, Any]:
         """Make a typed row of a JSON one; columns that the schema does not know are left out."""
         decoders = self._decoders
-        if row.keys() == decoders.keys():  # nearly every row of a table: only what must be changed
+        if row.keys() >= decoders.keys():  # nearly every row of a table: only what must be changed
             typed = dict(row)
+            for name in row.keys() - decoders.keys() if len(row) > len(decoders) else ():
+                del typed[name]  # such as ``xmin``
             for name, done, decode in self._conversions:
                 value = typed[name]
                 if value.__class__ is not done and value is not None:

@@ -10,7 +10,7 @@ import functools
 import os
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -81,12 +81,22 @@ class Leaving:
     """Whether a request has begun to leave for the server (httpx' ``trace`` extension).
 
     Whatever fails before is certain: the name, the connection, TLS, a proxy's tunnel, the wait for a
-    free connection.
+    free connection. ``taken`` is called with the first event: the request has a connection.
     """
 
     began = False
 
+    def __init__(self, taken: Callable[[], object]) -> None:
+        self._taken: Callable[[], object] | None = taken
+
+    def has_one(self) -> None:
+        """The request has a connection, or needs none any more."""
+        taken, self._taken = self._taken, None
+        if taken is not None:
+            taken()
+
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        self.has_one()
         if event.endswith("send_request_headers.started"):
             self.began = self.began or info["request"].method != b"CONNECT"  # that is the proxy's
 

@@ -85,7 +85,7 @@ def combined(batches: Sequence[ChangeBatch]) -> ChangeBatch:
 class Gathering:
     """Hands on the batches of ``seconds`` as one. Called on the loop."""
 
-    def __init__(self, hand_on: Callable[[ChangeBatch], None], seconds: float) -> None:
+    def __init__(self, hand_on: Callable[[ChangeBatch], object], seconds: float) -> None:
         self._hand_on = hand_on
         self._seconds = seconds
         self._batches: list[ChangeBatch] = []

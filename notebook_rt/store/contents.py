@@ -158,13 +158,16 @@ class Contents:
         """How many rows were noted since the last step."""
         return len(self._changed) + len(self.fresh) + len(self._gone)
 
-    def write(self, ops: Sequence[Op]) -> bool:
-        """Note ``ops``, in order; whether so much is noted by now that it is time for a step."""
+    def write(self, ops: Sequence[Op], numbers: Mapping[Key, int] | None = None) -> bool:
+        """Note ``ops``, in order; whether so much is noted by now that it is time for a step.
+
+        ``numbers``: those of the keys that they are about, as they are before, where somebody has looked.
+        """
+        known = dict(self.keys.numbers({op.key for op in ops}) if numbers is None else numbers)
         if self.by_rank:
-            ops = self._moving(ops)
+            ops = self._moving(ops, known)
         changed, fresh = self._changed, self.fresh
         nested = self.nested
-        known = self.keys.numbers([op.key for op in ops])
         came: dict[Key, int] = {}
         left: list[Key] = []
         for op in ops:
@@ -214,12 +217,11 @@ class Contents:
             self.keys.update(came.items())
         return self.noted > _PENDING and self.noted > len(self.keys) // 8
 
-    def _moving(self, ops: Sequence[Op]) -> Sequence[Op]:
+    def _moving(self, ops: Sequence[Op], numbers: Mapping[Key, int]) -> Sequence[Op]:
         """Operations of a table by rank: a row that gets another rank leaves, and comes there.
 
         First all that leave, then all that come: a row may come where another one was.
         """
-        numbers = self.keys.numbers({op.key for op in ops})
         left: dict[Key, Delete] = {}
         come: dict[Key, Row] = {}
         stay: dict[Key, Row] = {}
@@ -358,9 +360,10 @@ class Contents:
         found = np.array([key not in known for key in keys], bool)
         here = np.flatnonzero(~found)
         places = self.places([known[keys[at]] for at in here.tolist()])
+        mine = [rows[at] for at in here.tolist()]
+        everywhere = np.arange(len(here))
         for name, column in self.columns.items():
-            given = np.array([name in rows[at] for at in here.tolist()], bool)
-            values = [rows[at][name] for at in here[given].tolist()]
+            given, values = _given(mine, everywhere, name)
             found[here[given]] |= column.differs(places[given], values)
         return found
 

@@ -184,7 +184,8 @@ class Table:
             with uninterrupted():
                 if self._followers:
                     self._tell_followers(ops, foreseen)
-                full = self._held.write(ops)
+                numbers = None if foreseen is None else foreseen.numbers
+                full = self._held.write(ops, numbers)
             if full:
                 self._take_step()
             return changes

@@ -155,9 +155,10 @@ class FrameOf(_ReadOnly):
     def __init__(self, frame: handles.Frame) -> None:
         self._frame = frame
         self._empty = pd.DataFrame()
-        self._fields: tuple[object, tuple[Column, ...]] = (None, ())
-        self._made: dict[str, bool] = {}
-        """The key's columns, and whether each is made where it is not given."""
+        self._fields: tuple[Column, ...] = ()
+        self._about: tuple[object, ...] = ()
+        """What they are of: the schema, the key's columns, and whether each is made where it is not given."""
+        self._labels = self._empty.columns
 
     @property
     def name(self) -> str:
@@ -209,12 +210,14 @@ class FrameOf(_ReadOnly):
         known = {} if schema is None else {c.name: c for c in schema.columns}
         keys = [str(name) for name in df.index.names if name is not None]
         made = {n: self._fills(known[n]) for n in keys if n in known}
-        if self._fields[0] is not df or self._made != made:
+        about, labels = (schema, keys, made), self._labels
+        # The labels of one table's snapshots are views of one index: no name is looked at.
+        if about != self._about or not (labels.is_(df.columns) or labels.equals(df.columns)):
             known |= {name: replace(known[name], filled=filled) for name, filled in made.items()}
             names = [*keys, *(str(name) for name in df.columns if name not in keys)]
-            self._fields = (df, tuple(known.get(name) or Column(name, "") for name in names))
-            self._made = made
-        return self._fields[1]
+            self._fields = tuple(known.get(name) or Column(name, "") for name in names)
+            self._about, self._labels = about, df.columns
+        return self._fields
 
     def _fills(self, column: Column) -> bool:
         """Whether a new row may go without this column of the key."""
@@ -222,7 +225,7 @@ class FrameOf(_ReadOnly):
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
         # To look again is not to be shown a batch: what code edits is not made from it.
-        return listen(lambda call: self._frame._listen(call, call), fn)
+        return listen(self._frame._hear, fn)
 
 
 class TableOf(FrameOf):

@@ -18,7 +18,7 @@ from notebook_rt.model.coerce import missing
 from notebook_rt.model.types import Column, equal
 from notebook_rt.widgets.columns import NULL, Cells, Pack, cells, text_of
 from notebook_rt.widgets.groups import Group
-from notebook_rt.widgets.order import Positions, column_of, keys_as
+from notebook_rt.widgets.order import Positions, array_of, column_of, keys_as
 from notebook_rt.widgets.sources import Conflict
 from notebook_rt.widgets.state import cut
 from notebook_rt.widgets.transport import Message
@@ -76,7 +76,7 @@ def columns_of(
     """
     gone = np.flatnonzero(positions < 0)
     if not len(gone):
-        return [cells(column_of(df, name).array, positions) for name in names], gone
+        return [cells(array_of(df, name), positions) for name in names], gone
     real = [i for i, at in enumerate(gone.tolist()) if not isinstance(keys[at], Group)]
     of = np.full(len(gone), -1, dtype=np.intp)  # a heading has no cells
     if real:
@@ -162,7 +162,7 @@ def widest(df: pd.DataFrame, names: Sequence[str]) -> list[Cells]:
     some = np.unique(np.linspace(0, len(df) - 1, min(SAMPLED, len(df))).astype(np.intp))
     found = []
     for name in names:
-        few = cells(column_of(df, name).array, some)
+        few = cells(array_of(df, name), some)
         if isinstance(few.values, list):
             size = np.array([len(text) for text in few.values])
         else:  # digits after the point are the same in all
@@ -174,7 +174,7 @@ def widest(df: pd.DataFrame, names: Sequence[str]) -> list[Cells]:
 def clipboard(df: pd.DataFrame, positions: Positions, columns: Sequence[Column]) -> str:
     """Rows as tab separated lines."""
     texts = [
-        [tsv(v, column.pg_type) for v in column_of(df, column.name).array.take(positions)]
+        [tsv(v, column.pg_type) for v in array_of(df, column.name).take(positions)]
         for column in columns
     ]
     return "\n".join("\t".join(line) for line in zip(*texts, strict=True))

@@ -49,9 +49,7 @@ class Frame(Protocol):
 
     def wait(self, timeout: float | None = None) -> object: ...
 
-    def _listen(
-        self, call: Callable[[ChangeBatch], Any], fn: Callable[..., Any]
-    ) -> Callable[[], None]: ...
+    def _hear(self, call: Callable[[ChangeBatch], object]) -> Callable[[], None]: ...
 
 
 class Edits(Protocol):

@@ -159,6 +159,12 @@ def column_of(df: pd.DataFrame, name: str) -> pd.Series[Any]:
     return pd.Series(df.index.get_level_values(name))
 
 
+def array_of(df: pd.DataFrame, name: str) -> Any:
+    """The values of a column, or of a level of the index."""
+    there = name in df.columns
+    return column_of(df, name).array if there else df.index.get_level_values(name).array
+
+
 def _texts(series: pd.Series[Any]) -> pd.Series[Any]:
     """A column as it is read in the grid."""
     if isinstance(series.dtype, pd.StringDtype):

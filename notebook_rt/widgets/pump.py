@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from notebook_rt.widgets.transport import Budget, Link
@@ -88,7 +89,8 @@ class Pump:
                 self._thread = threading.Thread(
                     target=self._run, name="notebook_rt-widgets", daemon=True
                 )
-                self._thread.start()
+                with suppress(RuntimeError):  # from Python 3.12 on, once it is ending
+                    self._thread.start()
 
     def _run(self) -> None:
         while True:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import httpcore
 import httpx
 import pytest
 
@@ -296,6 +297,28 @@ async def test_an_answer_that_drips_is_no_answer() -> None:
     assert caught.value.sent
     await queue.aclose()
     server.close()
+
+
+async def test_of_many_requests_at_once_each_is_given_a_connection_once(
+    rest: RestClient, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """httpx would give all of them the same idle one, and look through all for each that comes too late."""
+    page = Query((("limit", "1"),))
+
+    async def ask() -> None:
+        await asyncio.gather(*(rest.fetch("public", table, page) for _ in range(8)))
+
+    await ask()  # now there are connections
+    looked = []
+    assign = httpcore.AsyncConnectionPool._assign_requests_to_connections
+
+    def counted(pool: httpcore.AsyncConnectionPool) -> Any:
+        looked.append(pool)
+        return assign(pool)
+
+    monkeypatch.setattr(httpcore.AsyncConnectionPool, "_assign_requests_to_connections", counted)
+    await ask()
+    assert len(looked) == 16  # as each begins, and as it ends
 
 
 async def test_after_the_end_a_request_is_refused_by_name() -> None:

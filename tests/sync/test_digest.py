@@ -148,7 +148,7 @@ def test_a_true_table_is_told_apart_from_a_false_one_whose_rows_are_named(
 
 def test_rows_of_unknown_version_are_left_out_and_read(table: LocalStack) -> None:
     replica = loaded(table, None)
-    replica.versions.forget(5)
+    replica.versions.forget([5])
     table.sql("update digest_t set n = 0 where id = 5")
     assert compare(table, replica) == ({5}, set())
 
@@ -254,7 +254,7 @@ def test_other_keys_are_compared_too(table: LocalStack, pg_type: str, key: str) 
     moved, gone, unread = list(replica.rows.keys())[4:7]
     table.sql("update digest_k set n = 0 where id::text = %s", str(moved))
     table.sql("delete from digest_k where id::text = %s", str(gone))
-    replica.versions.forget(unread)
+    replica.versions.forget([unread])
     assert compare(table, replica) == ({moved, unread}, {gone})
 
 

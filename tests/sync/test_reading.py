@@ -130,7 +130,7 @@ def test_a_comparison_costs_what_has_changed(
     replica.rows = rows
     unread = unread | {key for key in range(FEW) if key % 10 < unread_of_ten}
     for key in unread:
-        replica.versions.forget(key)
+        replica.versions.forget([key])
     for key in written:
         one.write(key, {"a": "other"})
     for key in gone & one.rows.keys():

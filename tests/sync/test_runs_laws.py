@@ -128,7 +128,7 @@ class Story:
     def _tell(self, key: int) -> None:
         """A change tells of a row, as it is."""
         replica, row = self.replica, self.seen.get(key)
-        replica.versions.forget(key)
+        replica.versions.forget([key])
         self.horizon.told(key, None)
         here = key in replica.rows
         if row is not None:

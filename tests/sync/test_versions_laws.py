@@ -37,6 +37,7 @@ def test_versions_are_as_a_dict_has_them(
     monkeypatch: pytest.MonkeyPatch, of: str, data: st.DataObject
 ) -> None:
     monkeypatch.setattr(module, "MANY", 3)
+    monkeypatch.setattr(module, "FEW", 1)
     some = st.lists(KEYS[of], max_size=6, unique=True)
     versions, model = Versions(), dict[Any, int]()
     for word in data.draw(st.lists(WORDS, max_size=25)):
@@ -54,8 +55,8 @@ def test_versions_are_as_a_dict_has_them(
             versions.note_page(keys, [{"xmin": str(xmin)} for _ in keys])
             model.update(dict.fromkeys(keys, xmin))
         elif word == "forget":
+            versions.forget(keys)
             for key in keys:
-                versions.forget(key)
                 model.pop(key, None)
         elif word == "kept":
             kept, versions = versions.known(), Versions()
@@ -87,7 +88,7 @@ def test_what_was_taken_of_them_stays_as_it_was() -> None:
     versions = Versions()
     versions.resume(Xmins(np.arange(9), np.full(9, 5), {}))
     kept, (ints, xmins) = versions.known(), versions.arrays()
-    versions.forget(3)
+    versions.forget([3])
     versions.note(20, "6")
     assert kept.gather([3, 20]) == [5, None]
     assert ints.tolist() == list(range(9))

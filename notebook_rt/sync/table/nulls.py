@@ -46,10 +46,9 @@ class Nulls:
     def look(self, page: Sequence[WireRow]) -> None:
         """Look for numbers that are not finite in a page of whole rows, as REST wrote them."""
         for name in list(self._watched):
-            for row in page:
-                value = row.get(name)
-                if value.__class__ is str and value in NOT_FINITE:
-                    self._watched.remove(name)
-                    self.betrayed = self.betrayed or name not in self.uncertain
-                    self.uncertain[name] = 0
-                    break
+            values = [row.get(name) for row in page]
+            texts = str in set(map(type, values))  # a page without one is told at once
+            if texts and any(value.__class__ is str and value in NOT_FINITE for value in values):
+                self._watched.remove(name)
+                self.betrayed = self.betrayed or name not in self.uncertain
+                self.uncertain[name] = 0

@@ -384,19 +384,20 @@ class Comparison:
         keys = self._note(read)
         many = len(replica.rows) > len(page)
         if many and replica.window_read is None:  # else a row may have left it that has not changed
-            unlike = set(replica.versions.differing(keys, page))
+            unlike = {*replica.versions.differing(keys, page), *replica.held()}
             pairs = zip(keys, page, strict=True)
-            page = [row for key, row in pairs if key in unlike or replica.is_held(key)]
+            page = [row for key, row in pairs if key in unlike]
             keys = replica.keys_of(page)
         differing = dict(replica.rows.differing(page))
+        same: list[tuple[Key, WireRow]] = []
         for key, wire in zip(keys, page, strict=True):
-            xmin = wire.get("xmin")
             if key in differing:
-                self._rows[key] = (differing[key], read, xmin)
+                self._rows[key] = (differing[key], read, wire.get("xmin"))
             elif replica.is_held(key):
-                self._rows[key] = (replica.schema.decode(wire), read, xmin)
+                self._rows[key] = (replica.schema.decode(wire), read, wire.get("xmin"))
             else:
-                replica.versions.note(key, xmin)
+                same.append((key, wire))
+        replica.versions.note_page([key for key, _ in same], [wire for _, wire in same])
 
     def versions(self, read: Read) -> None:
         """Take a page of keys with their ``xmin``."""

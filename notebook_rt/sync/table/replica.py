@@ -109,6 +109,8 @@ class Replica:
         """Columns that have shown values which do not fit their type."""
         self._rows: Rows | None = None
         self._pending: list[Op] = []
+        self._told: list[Key] = []
+        """Keys of which changes were applied since the last flush."""
         self._present: dict[Key, bool] = {}
         self._indexed = 0
         self._held: dict[Key, list[Held]] = {}
@@ -293,6 +295,9 @@ class Replica:
         self._whole_in_gap.clear()
 
     def _flush(self) -> None:
+        if self._told:
+            told, self._told = self._told, []
+            self.versions.forget(told)
         if self._pending:
             pending, self._pending = self._pending, []
             self._present.clear()
@@ -320,7 +325,7 @@ class Replica:
 
     def _applied(self, key: Key, change: Change) -> None:
         self.horizon.told(key, _order_of(change))
-        self.versions.forget(key)
+        self._told.append(key)
         if self.wanted:
             self.wanted.pop(key, None)
 

@@ -6,7 +6,7 @@ change touched has none until it is read again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import filterfalse
 from typing import Any, Final
 
@@ -17,6 +17,8 @@ from notebook_rt.model.xmins import Ints, Xmins, integers, places
 
 MANY: Final = 20_000
 """Integers from which on they are kept in arrays, once all are asked for."""
+FEW: Final = 8
+"""Keys up to which they are looked up one by one."""
 
 
 class Versions:
@@ -62,7 +64,9 @@ class Versions:
     def note_page(self, keys: Sequence[Key], page: Sequence[WireRow]) -> None:
         """A page brought ``keys``, if it asked with their ``xmin``."""
         versions: list[Any] = [row.get("xmin") for row in page]
-        if set(map(type, versions)) <= {str} and not len(self._sorted.ints):
+        if set(map(type, versions)) <= {str}:
+            if len(self._sorted.ints):
+                self._drop_all(keys)
             self._xmin.update(zip(keys, map(int, versions), strict=True))
         else:
             for key, xmin in zip(keys, versions, strict=True):
@@ -86,11 +90,11 @@ class Versions:
         unknown: list[Key] = here[places(known, here) < 0].tolist()
         return unknown
 
-    def forget(self, key: Key) -> None:
-        """``key`` has changed, to an unknown version."""
-        self._drop(key)
+    def forget(self, keys: Collection[Key]) -> None:
+        """``keys`` have changed, to unknown versions."""
+        self._drop_all(keys)
         if self._watching:
-            self.forgotten.add(key)
+            self.forgotten.update(keys)
 
     def _drop(self, key: Key) -> None:
         if self._xmin.pop(key, None) is None and len(self._sorted.ints):
@@ -98,6 +102,21 @@ class Versions:
             if place >= 0 and self._sorted.values[place] >= 0:
                 self._sorted.values[place] = -1
                 self._left += 1
+
+    def _drop_all(self, keys: Collection[Key]) -> None:
+        """As `_drop`, of many: one by one they take three times as long."""
+        wanted = integers(keys) if len(self._sorted.ints) and len(keys) > FEW else None
+        if wanted is None:
+            for key in keys:
+                self._drop(key)
+            return
+        values = self._sorted.values
+        at = places(self._sorted.ints, wanted)
+        at = np.unique(at[at >= 0])
+        self._left += int(np.count_nonzero(values[at] >= 0))
+        values[at] = -1
+        for key in keys:
+            self._xmin.pop(key, None)
 
     def watch(self) -> None:
         """Note from now on which keys change."""
