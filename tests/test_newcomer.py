@@ -436,6 +436,14 @@ def test_who_waits_too_short_is_told_why_nobody_answers() -> None:
             frame.wait(0.1)
 
 
+def test_https_of_a_server_that_speaks_http_is_told_so(stack: LocalStack) -> None:
+    """As of `supabase start` on this machine, whose address is given without its scheme."""
+    for url in (stack.url.replace("http://", "https://"), stack.url.removeprefix("http://")):
+        said = pytest.raises(errors.UnreachableError, match=r"is it http://\? Check the URL")
+        with nrt.connect(url, stack.anon_key) as session, said:
+            session.rpc("add", {"a": 1})
+
+
 def test_a_console_says_how_many_rows_a_limit_shows(rt: nrt.Session, stack: LocalStack) -> None:
     stack.sql(
         "create table many_rows (id int primary key); alter publication supabase_realtime add table many_rows"
