@@ -415,9 +415,6 @@ class NotPublishedError(TableError):
     """
 
     def __init__(self, schema: str, table: str, kind: str = "", *, keyless: bool = False) -> None:
-        follows = (
-            f"rt.query({json.dumps(table, ensure_ascii=False)}, depends_on=[...]) follows those"
-        )
         first = (
             "; a table without a primary key needs one first, or PostgreSQL refuses every update and "
             "delete of it once it is published"
@@ -425,16 +422,13 @@ class NotPublishedError(TableError):
         todo = (
             f"run: alter publication supabase_realtime add table {qualified(schema, table)} "
             "(a view or a foreign table cannot be in one, and of a partitioned table only its partitions "
-            f"are: {follows}{first if keyless else ''})"
+            f"are: {_query(table)} follows those{first if keyless else ''})"
         )
         if kind in ("v", "m", "f", "p"):
             what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(
                 kind, "a partitioned table, and only its partitions can be in it"
             )
-            todo = (
-                f"it is {what}. It is fetched again when tables that it depends on change: "
-                f'rt.query("{table}", depends_on=[...])'
-            )
+            todo = f"it is {what}. It is fetched again when tables that it depends on change: {_query(table)}"
         super().__init__(
             schema, table, f'table "{table}" is not in the publication supabase_realtime; {todo}'
         )
@@ -513,7 +507,7 @@ class NoPrimaryKeyError(TableError):
             table,
             f'table "{table}" has no primary key, so its changes cannot be told apart; name columns '
             f'that are unique and never null: rt.table("{table}", {there}). '
-            "A view or a foreign table has no key: see rt.query",
+            f"A view or a foreign table has no key: {_query(table)} follows it",
         )
 
 
@@ -557,7 +551,7 @@ class UnknownKeyError(TableError):
             f'secret keys only, and {said}. Name the key: rt.table("{table}", key=...), with columns that '
             f"are unique and never null. {f'{HOW_TO_EXPOSE}. ' if hidden else ''}{HOW_TO_RUN}: "
             "then tables describe themselves. "
-            "A view or a foreign table has no key: see rt.query",
+            f"A view or a foreign table has no key: {_query(table)} follows it",
         )
         self.tried = tuple(map(tuple, tried))
 
@@ -581,6 +575,11 @@ class DuplicateKeyError(TableError):
 def _start(text: str) -> str:
     """So much of it as a sentence has room for."""
     return text if len(text) <= 120 else f"{text[:119]}…"
+
+
+def _query(table: str) -> str:
+    """The call that follows what streams no changes of its own."""
+    return f"rt.query({json.dumps(table, ensure_ascii=False)}, depends_on=[...])"
 
 
 def _as_key(names: Sequence[str]) -> str:

@@ -70,6 +70,8 @@ def reason(error: Exception) -> str:
         return "no answer when connecting"
     if isinstance(error, httpx.TimeoutException | TimeoutError):
         return "no answer in time"
+    if "WRONG_VERSION_NUMBER" in str(error):  # OpenSSL's word for an answer that is no TLS
+        return "what answers there speaks no TLS (https://); is it http://?"
     return str(error) or type(error).__name__
 
 
