@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, TypeAlias, get_args
 
 from notebook_rt.quoting import near
 
@@ -13,6 +13,7 @@ MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 
 MAX_ROWS: Final = 10_000_000
 """Ten times the largest table that is measured (``tests/benchmarks``)."""
+PlanName: TypeAlias = Literal["free", "pro", "uncapped"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +58,11 @@ class Options:
         Milliseconds of heartbeat latency above which the connection is called slow.
     max_channels : int, default 10
         Channels at once; above it the least important ones poll.
-    plan : {"free", "pro", None}, default None
+    plan : {"free", "pro", "uncapped", None}, default None
         The project's plan, whose limits the session measures its traffic against: it warns above
-        80 % of one. None: not known, or a server of one's own; only what holds on every plan is
-        measured.
+        80 % of one. ``"uncapped"`` is the pro plan without a spend cap, and what the team plan has.
+        None: not known, or a server of one's own; only what holds on every plan is measured, and
+        above 100 changes a second tables are audited more often until a higher limit has shown.
     max_frame_bytes : int, default 8,388,608
         A larger frame closes the socket. A broadcast may have 3,000 KB.
     token_margin : float, default 60.0
@@ -186,7 +188,7 @@ class Options:
     stale_check: float = 15.0
     slow_ms: float = 500.0
     max_channels: int = 10
-    plan: Literal["free", "pro"] | None = None
+    plan: PlanName | None = None
     max_frame_bytes: int = 8 * 1024 * 1024
     token_margin: float = 60.0
 
@@ -244,8 +246,11 @@ class Options:
                 if value not in ("float", "decimal"):
                     raise ValueError(f'Options.numeric must be "float" or "decimal", not {value!r}')
             elif field.name == "plan":
-                if value not in ("free", "pro", None):
-                    raise ValueError(f'Options.plan must be "free", "pro" or None, not {value!r}')
+                if value not in (*get_args(PlanName), None):
+                    raise ValueError(
+                        'Options.plan must be "free", "pro", "uncapped" (pro without a spend cap, and '
+                        f"team) or None, not {value!r}"
+                    )
             elif field.name == "source":
                 if value not in ("auto", "changes", "broadcast"):
                     raise ValueError(

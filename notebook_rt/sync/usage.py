@@ -53,6 +53,7 @@ class Plan(msgspec.Struct, frozen=True):
 PLANS: Final = {
     "free": Plan("free", 100.0, 20.0, 2_000_000),
     "pro": Plan("pro", 500.0, 50.0, 5_000_000),
+    "uncapped": Plan("uncapped pro", 2_500.0, 1_000.0, 5_000_000),
 }
 
 

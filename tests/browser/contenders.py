@@ -219,7 +219,7 @@ LIVE = Contender(
 import json, threading, time
 import notebook_rt as nrt
 
-rt = nrt.connect(URL, KEY)
+rt = nrt.connect(URL, KEY, options=nrt.Options(plan="uncapped"))  # which sends so many
 trades = rt.table('trades')
 trades.wait(120)
 groups = trades.groupby('s').agg(

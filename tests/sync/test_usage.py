@@ -23,7 +23,7 @@ from notebook_rt.sync.usage import (
     Usage,
 )
 
-PLAN = st.sampled_from(["free", "pro", None])
+PLAN = st.sampled_from(["free", "pro", "uncapped", None])
 STEP = st.tuples(
     st.sampled_from(["received", "frame", "sent", "here", "told", "read", "audit", "poll"]),
     st.integers(1, 700),
@@ -178,6 +178,11 @@ def test_memory_is_bounded() -> None:
             "pro",
             1240,
             "1,240 messages this hour: about 0.9 M a month at this rate; the pro plan includes 5 M.",
+        ),
+        (
+            "uncapped",
+            1240,
+            "1,240 messages this hour: about 0.9 M a month at this rate; the uncapped pro plan includes 5 M.",
         ),
         (None, 60, "60 messages this hour: about 43,200 a month at this rate."),
     ],
