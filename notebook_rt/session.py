@@ -39,7 +39,7 @@ from notebook_rt.net.address import (
     project_url,
     warn_if_readable,
 )
-from notebook_rt.net.credentials import Credentials, claims
+from notebook_rt.net.credentials import Credentials, check_jwt, checked_token
 from notebook_rt.net.followed import FollowedClient
 from notebook_rt.net.login import Token
 from notebook_rt.net.loop import LoopThread, shared
@@ -250,6 +250,8 @@ class Session(Opening):
         self.schema = schema
         if not isinstance(options, Options | None):
             raise TypeError(f"options are nrt.Options(poll_interval=2.0, ...), not {options!r}")
+        if access_token is not None:
+            check_jwt(checked_token(access_token))
         self.options = options or Options()
         self.stack = stack
         """The local stack, where the session uses it; `demo` gives it one of its own."""
@@ -725,11 +727,8 @@ class Session(Opening):
             now is raised here.
         """
         self._check()
-        if isinstance(token, str) and not claims(token):
-            raise ValueError(
-                "an access token is a JWT, three parts with a dot between them (eyJ….eyJ….…); for a key "
-                "there is nrt.connect(url, key)"
-            )
+        if isinstance(token, str):
+            check_jwt(token)
         self._thread.wait(self._project.login.set_auth(token))
 
     # The end

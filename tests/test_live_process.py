@@ -23,6 +23,7 @@ from notebook_rt.local import LocalStack
 from notebook_rt.model.rows import Upsert
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema
+from notebook_rt.net.credentials import Credentials
 from notebook_rt.store.table import Table
 from notebook_rt.sync.table.memory import Memory
 from tests.waiting import scaled, until
@@ -255,8 +256,9 @@ def test_a_kept_table_is_read_before_what_only_the_network_needs_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    nobody = "http://127.0.0.1:9"
-    shelf = cache.shelf(Identity.of(nobody, "anon", TableSpec("kept_early")))
+    nobody, key = "http://127.0.0.1:9", "sb_publishable_x"
+    login = "\n".join(Credentials(key).identity)
+    shelf = cache.shelf(Identity.of(nobody, login, TableSpec("kept_early")))
     assert shelf.take()
     table = Table(Schema((Column("id", "int8"),), ("id",)))
     table.apply([Upsert(1, {"id": 1}), Upsert(2, {"id": 2})])
@@ -278,9 +280,9 @@ def test_a_kept_table_is_read_before_what_only_the_network_needs_is_imported(
             return warm
 
         Keeping._read = watched
-        print(len(nrt.connect({nobody!r}, "sb_publishable_x").table("kept_early", keep=True).df))
+        print(len(nrt.connect({nobody!r}, {key!r}).table("kept_early", keep=True).df))
     """)
-    assert done.stdout == "[]\n2\n"
+    assert done.stdout == "[]\n2\n", done.stderr
 
 
 def test_a_first_session_that_is_asked_for_nothing_connects_all_the_same(stack: LocalStack) -> None:

@@ -705,6 +705,8 @@ def test_what_is_given_in_place_of_another_is_said(rt: nrt.Session, people: str)
     for slip in ("abc", KEY[:20], KEY.rpartition(".")[0]):
         with pytest.raises(ValueError, match="an access token is a JWT"):
             rt.set_auth(slip)
+        with pytest.raises(ValueError, match="an access token is a JWT"):
+            nrt.connect(rt.url, KEY, access_token=slip)
     table = rt.table(people).wait(scaled(10))
     for height in ("3", 0, 2.5, True):
         with pytest.raises(TypeError, match="height is a whole number of pixels"):

@@ -113,6 +113,21 @@ def checked_token(token: object) -> str:
     return token
 
 
+def check_jwt(token: str) -> None:
+    """Refuse what is no JWT where a user's token is given; it is not shown.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if not claims(token):
+        raise ValueError(
+            "an access token is a JWT, three parts with a dot between them (eyJ….eyJ….…); for a key "
+            "there is nrt.connect(url, key)"
+        )
+
+
 def claims(token: str | None) -> dict[str, Any]:
     """What a JWT says of itself, unverified (verifying is the server's business); else empty.
 
