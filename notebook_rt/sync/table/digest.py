@@ -214,11 +214,11 @@ class Digest:
             (rows,) = yield [self._call("nrt_rows", {"wanted": wanted}, one)]
             try:
                 found += map(decode, rows.page.value["keys"])
-                versions_found += rows.page.value["versions"]
+                versions_found += map(int, rows.page.value["versions"])
             except (KeyError, TypeError, ValueError) as error:
                 raise _no_answer("nrt_rows", error) from None
         theirs = dict(zip(found, versions_found, strict=True))
-        for key in [key for key, xmin in theirs.items() if not versions.is_same(key, xmin)]:
+        for key in versions.unlike(list(theirs), list(theirs.values())):
             unknown(key)
         if len(theirs) < len(found):  # several rows have one key: to be read, and told
             for key in [key for key, number in Counter(found).items() if number > 1]:

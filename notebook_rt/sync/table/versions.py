@@ -136,13 +136,17 @@ class Versions:
         """Those of ``keys`` that a page has brought with another ``xmin`` than is known."""
         versions: list[Any] = [row.get("xmin") for row in page]
         if set(map(type, versions)) <= {str}:
-            known, read = self._sorted.gather(keys), list(map(int, versions))
-            if known == read:  # most pages: told at once
-                return []
-            pairs = zip(keys, known, read, strict=True)
-            return [key for key, mine, theirs in pairs if mine != theirs]
+            return self.unlike(keys, list(map(int, versions)))
         told = zip(keys, versions, strict=True)
         return [key for key, xmin in told if not self.is_same(key, xmin)]
+
+    def unlike(self, keys: Sequence[Key], xmins: Sequence[int]) -> list[Key]:
+        """Those of ``keys`` of which another version is known than these, or none."""
+        known = self._sorted.gather(keys)
+        if known == xmins:  # most pages: told at once
+            return []
+        pairs = zip(keys, known, xmins, strict=True)
+        return [key for key, mine, theirs in pairs if mine != theirs]
 
     def arrays(self) -> tuple[Sequence[Key] | Ints, Ints]:
         """All keys, and their versions; integers as an array that is sorted."""
