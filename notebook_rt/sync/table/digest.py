@@ -28,6 +28,10 @@ from notebook_rt.sync.table.replica import Replica
 
 BUCKETS: Final = 1024
 """A power of two; a table of a million rows has some thousand in each."""
+FINE_BUCKETS: Final = 4096
+"""The same, where it is likely that a large table differs: the keys of fewer rows are told then, for
+more that is told of all.
+"""
 HASHED: Final = frozenset(("uuid", "text", "varchar"))
 """The types of a key that are hashed, besides integers."""
 CHUNK: Final = 16_384
@@ -146,16 +150,21 @@ def _final(a: Words, b: Words, c: Words) -> tuple[Words, Words]:
 
 
 class Digest:
-    """One table's comparison by hash, in requests of about ``rows`` rows each."""
+    """One table's comparison by hash, in requests of about ``rows`` rows each.
 
-    def __init__(self, replica: Replica, rows: int = DIGEST_ROWS) -> None:
+    ``likely``: that it differs.
+    """
+
+    def __init__(self, replica: Replica, rows: int = DIGEST_ROWS, *, likely: bool = False) -> None:
         self.replica = replica
         self._rows = rows
+        self._number = FINE_BUCKETS if likely and len(replica.rows) > DIGEST_ROWS else BUCKETS
+        """Of buckets."""
         self._keys: Sequence[Key] | NDArray[np.int64] = []
         self._buckets = np.zeros(0, np.int64)
         """The bucket of each key."""
-        self._counts = np.zeros(BUCKETS, np.int64)
-        self._digests = np.zeros(BUCKETS, np.uint64)
+        self._counts = np.zeros(self._number, np.int64)
+        self._digests = np.zeros(self._number, np.uint64)
 
     @property
     def _pg_type(self) -> str:
@@ -253,15 +262,15 @@ class Digest:
         """Hash what is here, while the server does the same."""
         self._keys, xmins = self.replica.versions.arrays()
         hashes = hasher(self._pg_type, self._keys)
-        buckets = (hashes(np.zeros_like(xmins)) & np.uint64(BUCKETS - 1)).astype(np.int64)
-        self._counts = np.bincount(buckets, minlength=BUCKETS)
-        self._digests = np.zeros(BUCKETS, np.uint64)
+        buckets = (hashes(np.zeros_like(xmins)) & np.uint64(self._number - 1)).astype(np.int64)
+        self._counts = np.bincount(buckets, minlength=self._number)
+        self._digests = np.zeros(self._number, np.uint64)
         np.bitwise_xor.at(self._digests, buckets, hashes(xmins))
         self._buckets = buckets
 
     def _different(self, answers: Sequence[Mapping[str, Any]]) -> list[int]:
-        their_counts = np.zeros(BUCKETS, np.int64)
-        their_digests = np.zeros(BUCKETS, np.uint64)
+        their_counts = np.zeros(self._number, np.int64)
+        their_digests = np.zeros(self._number, np.uint64)
         for answer in answers:
             places = np.array(answer["buckets"], np.int64)  # each once
             their_counts[places] += np.array(answer["rows"], np.int64)
@@ -278,7 +287,7 @@ class Digest:
         key = {
             "key": self.replica.schema.key[0],
             "conditions": [*spec.filter.to_audit(), *(one.to_audit() for one in within)],
-            "buckets": BUCKETS,
+            "buckets": self._number,
         }
         args = {**table, **key, **more}
         return Query((), rpc=function, rpc_schema=OPTIONAL_SQL_SCHEMA, args=args)

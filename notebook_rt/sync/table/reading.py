@@ -527,15 +527,15 @@ def _without(keys: Sequence[Key], gone: Sequence[Key]) -> list[Key]:
 
 
 def by_digest(
-    replica: Replica, reads: Reads, paging: Paging, into: Comparison
+    replica: Replica, reads: Reads, paging: Paging, into: Comparison, *, likely: bool = False
 ) -> Generator[Ask, Sequence[Read], bool]:
-    """Compare a large table by hash, if that can be; False: it cannot."""
+    """Compare a large table by hash, if that can be; False: it cannot. ``likely``: that it differs."""
     smallest = DIGEST_FROM * paging.rows
     large = len(replica.rows) >= smallest
     if paging.digest is False or not (large and Digest(replica).possible):
         return False
     while True:
-        digest = Digest(replica, paging.digest_rows)
+        digest = Digest(replica, paging.digest_rows, likely=likely)
         try:
             sure = paging.digest is True
             compared = yield from digest.steps(into.unknown.append, into.gone, sure=sure)

@@ -199,7 +199,8 @@ class Reconciliation:
 
     def _hashed(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], bool]:
         comparison = Comparison(self.replica)
-        if not (yield from by_digest(self.replica, self.reads, self.paging, comparison)):
+        hashed = by_digest(self.replica, self.reads, self.paging, comparison, likely=True)
+        if not (yield from hashed):
             return False
         self.method = f"{self.method} and hash" if self.method else "hash"
         self.sent = comparison.sent
