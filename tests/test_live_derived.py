@@ -452,6 +452,13 @@ def test_a_dashboard_follows_500_changes_a_second(
     same(waiting.df, orders.df[orders.df["status"] == "open"].join(stocks.df, on="symbol"))
 
 
+def streamed(feed: Any, size: int) -> None:
+    """The stream tells that the first row has this size now; on the loop."""
+    record = {"id": 1, "symbol": "a", "size": size}
+    columns = feed.schema.columns
+    feed._buffer.change(Change("UPDATE", record, {"id": 1}, columns, time.time() + 60))
+
+
 def test_what_streams_in_fast_is_told_together_and_read_at_once(
     stack: LocalStack, make_table: Callable[..., str]
 ) -> None:
@@ -462,8 +469,6 @@ def test_what_streams_in_fast_is_told_together_and_read_at_once(
     with nrt.connect(stack.url, stack.anon_key, options=options) as session:
         trades = session.table(table).wait(scaled(10))
         feed = trades._feed
-        assert feed.schema is not None
-        columns = feed.schema.columns
         volumes = trades.groupby("symbol").agg(volume=("size", "sum"))
         large = volumes.where("volume=gte.0")
         assert large.df["volume"].tolist() == [0, 0]
@@ -476,9 +481,7 @@ def test_what_streams_in_fast_is_told_together_and_read_at_once(
         async def stream() -> float:
             began = time.monotonic()
             for size in range(1, 101):
-                record = {"id": 1, "symbol": "a", "size": size}
-                change = Change("UPDATE", record, {"id": 1}, columns, time.time() + 60)
-                feed._buffer.change(change)
+                streamed(feed, size)
                 await asyncio.sleep(0.001)
             return time.monotonic() - began
 
@@ -525,8 +528,6 @@ def test_what_comes_in_one_burst_of_a_stream_is_told_once(
     with nrt.connect(stack.url, stack.anon_key, options=options) as session:
         trades = session.table(table).wait(scaled(10))
         feed = trades._feed
-        assert feed.schema is not None
-        columns = feed.schema.columns
         volumes = trades.groupby("symbol").agg(volume=("size", "sum"))
         assert volumes.df["volume"].tolist() == [0]
         until(lambda: volumes._feed.version)  # the first rows are told
@@ -535,9 +536,7 @@ def test_what_comes_in_one_burst_of_a_stream_is_told_once(
 
         async def stream() -> None:
             for size in range(1, 2 * bursts + 1):
-                record = {"id": 1, "symbol": "a", "size": size}
-                change = Change("UPDATE", record, {"id": 1}, columns, time.time() + 60)
-                feed._buffer.change(change)
+                streamed(feed, size)
                 await asyncio.sleep(0.05 if size % 2 == 0 else 0.002)
 
         feed.thread.wait(stream())

@@ -257,8 +257,7 @@ def test_a_kept_table_is_read_before_what_only_the_network_needs_is_imported(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     nobody, key = "http://127.0.0.1:9", "sb_publishable_x"
-    login = "\n".join(Credentials(key).identity)
-    shelf = cache.shelf(Identity.of(nobody, login, TableSpec("kept_early")))
+    shelf = cache.shelf(Identity.of(nobody, Credentials(key).owner, TableSpec("kept_early")))
     assert shelf.take()
     table = Table(Schema((Column("id", "int8"),), ("id",)))
     table.apply([Upsert(1, {"id": 1}), Upsert(2, {"id": 2})])

@@ -80,6 +80,11 @@ class Credentials:
         return self.login, self.role, hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
     @property
+    def owner(self) -> str:
+        """`identity` as one text: whose what is kept on a disk is."""
+        return "\n".join(self.identity)
+
+    @property
     def key_role(self) -> str:
         """The role that a key of the old (JWT) kind names; of a key of the new kind, nothing."""
         return str(claims(self.key).get("role", ""))
@@ -119,7 +124,7 @@ def check_jwt(token: str) -> None:
     Raises
     ------
     ValueError
-        If it is none.
+        If it is another text.
     """
     if not claims(token):
         raise ValueError(

@@ -56,4 +56,4 @@ class Services(msgspec.Struct):
         """The project, and the login whose rows are shown: a user's id or the key's role, and the role
         (`Credentials.identity`).
         """
-        return self.rest.url, "\n".join(self.rest.credentials.identity)
+        return self.rest.url, self.rest.credentials.owner

@@ -59,8 +59,7 @@ def keep(made: Table, directory: Path) -> None:
     from notebook_rt.disk import cache
 
     os.environ["XDG_CACHE_HOME"] = str(directory)
-    login = "\n".join(Credentials(KEY).identity)
-    shelf = cache.shelf(Identity.of(NOBODY, login, TableSpec("prices")))
+    shelf = cache.shelf(Identity.of(NOBODY, Credentials(KEY).owner, TableSpec("prices")))
     shelf.take()
     versions = np.arange(len(made))
     names = made.schema.names

@@ -32,7 +32,7 @@ _MICROSECOND: Final = dt.timedelta(microseconds=1)
 
 
 def number(value: Any) -> int | None:
-    """A number that sorts as PostgreSQL sorts ``value``; None: there is none.
+    """A number that sorts as PostgreSQL sorts ``value``; None: it has no number.
 
     >>> number(7), number("00000000-0000-0000-0000-0000000000ff"), number("x")
     (7, 255, None)
@@ -109,7 +109,7 @@ class KeyNumbers:
         return None if row is None else {term.column: row[term.column] for term in self._order}
 
     def number(self, row: Row | None, place: int) -> int | None:
-        """The number of one column; None: there is none."""
+        """The number of one column; None: it has no number."""
         return None if row is None else number(row[self._order[place].column])
 
     def pair(self, row: Row | None) -> Numbers | None:

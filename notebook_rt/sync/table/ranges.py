@@ -441,7 +441,7 @@ class Ranges:
     # Runs that are alike ---------------------------------------------------------------------------
 
     def _cut_alike(self, span: Range, alike: AlikeRuns, most: int) -> bool:
-        """Cut what is left of ``span`` into pages as they are if all runs are alike; False: it is none."""
+        """Cut what is left of ``span`` into pages as they are if all runs are alike; False: it cannot be."""
         start, end = self._keys.pair(span.after), alike.end
         if span.up_to is not None:
             until = self._keys.pair(span.up_to)

@@ -445,7 +445,7 @@ class Comparison:
         self._rows.update(dict.fromkeys(keys, (None, read, None)))
 
     def found(self, key: Key) -> Row | None:
-        """The row that was read under a key that was asked for; None: there is none."""
+        """The row that was read under a key that was asked for; None: no row was."""
         return self._rows[key][0]
 
     def spans(self, read: Read) -> None:
