@@ -151,7 +151,7 @@ function connect({ model, root, receive, silent }) {
         return;
       }
     }
-    say({ t: "ack", seq: content.seq });
+    if (content.ack) say({ t: "ack", seq: content.seq });
   };
   const nextFrame = () => {
     const next = waiting.shift();

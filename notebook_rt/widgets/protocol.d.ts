@@ -204,7 +204,8 @@ export type ChartMessage = { t: "chart"; spec: any; name: string; names: string[
 export type DataMessage = { t: "data"; cols: Cells[]; label: string; foot: string; note: string; past: Past | null };
 export type NoteMessage = { t: "note"; note: string; past: Past | null };
 
-export type Numbered<M> = M & { seq: number; whole: boolean; to?: string };
+/** `ack`: it asks to be acknowledged. */
+export type Numbered<M> = M & { seq: number; whole: boolean; ack: boolean; to?: string };
 /** What a widget draws. */
 export type Drawn = GridMessage | WindowMessage | CellsMessage | ReplyMessage | StateMessage | ChartMessage | DataMessage | NoteMessage;
 /** Not numbered, not acknowledged. */

@@ -208,8 +208,8 @@ class Link:
     def _stamp(self, message: Message, now: float) -> tuple[dict[str, Any], tuple[bytes, ...]]:
         self._budget.spend(message.size)
         self._sent_at = now
-        seq = self.leases.sent(now)
-        content = {**message.content, "seq": seq, "whole": message.whole}
+        seq, asks = self.leases.sent(now, whole=message.whole, deaf=self._deaf())
+        content = {**message.content, "seq": seq, "whole": message.whole, "ack": asks}
         if message.to is not None:
             content["to"] = message.to
         return content, message.buffers

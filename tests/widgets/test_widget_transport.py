@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from notebook_rt.widgets.leases import Leases
+from hypothesis import given
+from hypothesis import strategies as st
+
+from notebook_rt.widgets.leases import ASK, PROMPT, Leases
 from notebook_rt.widgets.lifetime import UNNAMED, Cells
 from notebook_rt.widgets.pump import Pump
 from notebook_rt.widgets.transport import (
@@ -57,9 +61,38 @@ def play(link: Link, seconds: float, *, answer: bool = True, step: float = 0.001
         link.mark(now)
         for content, buffers in link.take(now):
             sent.append((now, content, buffers))
-            if answer:
+            if answer and content["ack"]:
                 link.hear({"view": "v", "t": "ack", "seq": content["seq"]}, now)
     return sent
+
+
+class Page:
+    """A browser that draws in order, each message after a delay, and says so where it is asked."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.on_their_way: deque[tuple[float, dict[str, Any]]] = deque()
+        self.drawn: list[dict[str, Any]] = []
+        self.acks: list[float] = []
+
+    def step(self, now: float, delay: float) -> None:
+        """Take what is sent now, and draw what is due; one delayed more holds up those behind it."""
+        for content, _ in self.link.take(now):
+            self.on_their_way.append((now, content))
+        while self.on_their_way and self.on_their_way[0][0] + delay <= now:
+            _, content = self.on_their_way.popleft()
+            self.drawn.append(content)
+            if content["ack"]:
+                self.acks.append(now)
+                self.link.hear({"view": "v", "t": "ack", "seq": content["seq"]}, now)
+
+
+def drawing(link: Link) -> Page:
+    """A page that looks and has drawn the whole."""
+    page = Page(link)
+    link.hear({"view": "v", "t": "look"}, 0.0)
+    page.step(0.0, 0.0)
+    return page
 
 
 def test_nothing_is_sent_to_nobody():
@@ -129,6 +162,80 @@ def test_at_most_two_messages_are_on_their_way():
     link.hear({"view": "v", "t": "ack", "seq": first[0]["seq"]}, 0.5)
     sent = play(link, 3.0, answer=False)
     assert len(sent) == 2
+
+
+def test_a_prompt_page_is_asked_four_times_a_second_and_a_late_one_each_time():
+    page = drawing(Link(Counter(), Budget()))
+    for millisecond in range(10_000):
+        now = 1 + millisecond / 1000
+        page.link.mark(now)
+        page.step(now, 0.02 if now < 6 else 0.15)
+    prompt = [at for at in page.acks if 1.5 < at < 6]
+    assert 0.8 * 4 * 4.5 <= len(prompt) <= 4 * 4.5 + 1
+    assert all(content["ack"] for content in page.drawn[-20:])
+
+
+MOST_ON_THEIR_WAY = 13
+"""To a page that stalls: those since it was asked last, those within ``PROMPT``, and one more."""
+
+
+@given(
+    delays=st.lists(
+        st.tuples(st.floats(0.01, 1.5), st.sampled_from([0.0, 0.01, 0.05, 0.09, 0.11, 0.3, 1.0])),
+        min_size=1,
+        max_size=8,
+    ),
+    every=st.sampled_from([0.001, 0.005, 0.02, 0.05, 0.12, 0.3, 0.7]),
+)
+def test_whatever_the_page_s_delay_is_little_is_on_its_way_and_the_last_is_drawn(
+    delays: list[tuple[float, float]], every: float
+) -> None:
+    model = Counter()
+    page = drawing(Link(model, Budget()))
+    now = changed = 1.0
+    slow_since = float("inf")
+    for seconds, delay in delays:
+        end = now + seconds
+        slow_since = min(slow_since, now) if delay > PROMPT else float("inf")
+        while now < end:
+            now += 0.001
+            if now - changed >= every:
+                changed = now
+                model.value += 1
+                page.link.mark(now)
+            page.step(now, delay)
+            assert len(page.on_their_way) <= MOST_ON_THEIR_WAY
+            if now > slow_since + 1.5:  # what was sent before has been drawn, and told it
+                assert len(page.on_their_way) <= 2
+    for _ in range(1500):
+        now += 0.001
+        page.step(now, 0.3)
+    assert len(page.link.leases) == 1
+    assert page.drawn[-1]["n"] == model.value
+    assert not page.on_their_way
+
+
+@given(
+    last=st.floats(1.0, 4.0),
+    every=st.sampled_from([0.001, 0.03, 0.12, 0.3, 1.0]),
+    delay=st.sampled_from([0.0, 0.2]),
+)
+def test_a_page_that_goes_without_a_word_is_missed_while_anything_changes(
+    last: float, every: float, delay: float
+) -> None:
+    page = drawing(Link(Counter(), Budget()))
+    changed = 0.0
+    for millisecond in range(16_000):
+        now = millisecond / 1000
+        if now - changed >= every:
+            changed = now
+            page.link.mark(now)
+        if now < last:
+            page.step(now, delay)
+        else:
+            page.link.take(now)
+        if now > last + page.link.leases.patience + ASK + every + delay + 0.1:
+            assert not page.link.leases
 
 
 def test_what_changed_meanwhile_is_sent_after_the_acknowledgement():
@@ -241,10 +348,10 @@ def test_a_word_of_the_user_reaches_the_model_and_is_answered():
 def test_an_acknowledgement_of_what_was_never_sent_counts_for_nothing():
     leases = Leases()
     leases.look("v")
-    leases.sent(0.0)
+    assert leases.sent(0.0) == (1, True)
     leases.acknowledge("v", 10**9, 0.0)
     assert leases.unacked == 0
-    leases.sent(1.0)
+    assert leases.sent(1.0) == (2, True)
     assert leases.unacked == 1
 
 

@@ -27,6 +27,8 @@ from notebook_rt.sync.events import Page
 
 KEEP_COVERS: Final = 120.0
 """Seconds after which a single row's read is forgotten; no change is told so late."""
+LOOK_FOR_OLD: Final = 10.0
+"""Seconds from one look for such reads to the next: an audit leaves tens of thousands."""
 KEEP_FOLLOWED: Final = 120.0
 """Seconds for which it is remembered, and for as long again at most, that a row is as a change told it."""
 
@@ -83,7 +85,7 @@ class Horizon:
         self._touched: dict[Key, tuple[int, float | None, float]] = {}
         """When a change (with its commit time) or another read was last taken: its moment, and until
         when what is sent may not see it."""
-        self._tidied_at = 0.0
+        self._tidied_at = self._looked_for_old = 0.0
         self._latest = float("-inf")
         self.logged = False
         """Whether changes come out of a log that has its own order, and no commit times."""
@@ -259,7 +261,8 @@ class Horizon:
         if not reads_out and self._touched and now - self._tidied_at > pause:
             self._tidied_at = now
             self._touched = {key: one for key, one in self._touched.items() if one[2] > now}
-        if self._covers:
+        if self._covers and now - self._looked_for_old > LOOK_FOR_OLD:
+            self._looked_for_old = now
             old = [key for key, cover in self._covers.items() if now - cover.at > KEEP_COVERS]
             for key in old:
                 del self._covers[key]
