@@ -337,6 +337,11 @@ class Browser:
         if page is None:
             page = self._chromium.new_context(device_scale_factor=scale).new_page()
             page.context.set_default_timeout(scaled(30_000))
+            # JupyterLab asks for its folder time and again, and once in many runs is told that there is none.
+            page.add_locator_handler(
+                page.locator("dialog.jp-Dialog", has_text="Directory not found"),
+                lambda dialog: dialog.get_by_role("button").last.click(),
+            )
         try:
             page.set_viewport_size({"width": width, "height": height})
             notebook = OpenNotebook(page, path)
