@@ -108,6 +108,7 @@ function watchTheme(/** @type {HTMLElement} */ root) {
 }
 
 const SILENCE = 30000;
+const MISSED = 12000; // the kernel says every 10 s that it lives, unless it takes this view to be gone
 const FIRST_WORD = 6000;
 
 // One view's end of the transport. `receive(content, buffers)` draws; it returns false when it
@@ -117,6 +118,8 @@ function connect({ model, root, receive, silent }) {
   const view = `${Date.now().toString(36)}${Math.random().toString(36).slice(2)}`;
   let looking = false;
   let whole = false;
+  let drawn = 0; // the number of the last message
+  let looked = 0;
   let inside = false;
   let heard = 0;
   let closed = false;
@@ -139,15 +142,22 @@ function connect({ model, root, receive, silent }) {
     if (now) heard = heard || Date.now();
     say({ t: now ? "look" : "leave" });
   };
+  const again = () => {
+    whole = false;
+    say({ t: "leave" });
+    say({ t: "look" });
+  };
   const draw = (/** @type {Numbered<Drawn | { t: "beat" }>} */ content, /** @type {DataView[]} */ buffers) => {
     if (closed || !looking) return;
     silent("");
-    if (content.t !== "beat" && (!content.to || content.to === view) && (whole || content.whole || content.t === "reply")) {
+    const mine = content.t !== "beat" && (!content.to || content.to === view);
+    // A Jupyter server drops what is too much for it.
+    if (whole && content.seq > drawn + 1 && !(mine && content.whole)) again();
+    drawn = content.seq;
+    if (mine && (whole || content.whole || content.t === "reply")) {
       whole = whole || content.whole;
       if (receive(content, buffers) === false) {
-        whole = false;
-        say({ t: "leave" });
-        say({ t: "look" });
+        again();
         return;
       }
     }
@@ -199,7 +209,10 @@ function connect({ model, root, receive, silent }) {
   const started = Date.now();
   const timer = setInterval(() => {
     if (!looking || closed) return;
-    if (!whole) say({ t: "look" });
+    if (!whole || Date.now() - Math.max(heard, looked) > MISSED) {
+      looked = Date.now();
+      say({ t: "look" });
+    }
     if (!whole && Date.now() - started > FIRST_WORD && heard <= started + 50) {
       silent("No answer from the kernel yet. If it is not running, run the cell again.", true);
     } else if (Date.now() - heard > SILENCE) {

@@ -524,6 +524,43 @@ def test_what_a_grid_says_before_it_has_rows_and_after_it_has_ended(browser: Bro
         assert ring.evaluate("n => getComputedStyle(n).outlineStyle") == "solid"
 
 
+LOSE = """
+def lose(key, quantity):
+    '''The message of a change does not arrive.'''
+    def dropped(content, buffers):
+        lost.append(content['t'])
+        g.send = real
+    lost, real = [], g.send
+    g.send = dropped
+    df = source.df.copy()
+    df.loc[key, 'quantity'] = quantity
+    source.set(df)
+    return lost
+"""
+
+
+def test_a_message_that_does_not_arrive_is_missed_and_made_up_for(browser: Browser) -> None:
+    with browser.notebook() as notebook:
+        notebook.run(SETUP)
+        notebook.run(f"{LOSE}\nsource = frame(6)")
+        grid = notebook.show("g = GridWidget(source, columns=HERO); g")
+        at = scenes.HERO.index("quantity")
+        grid.locator(f'[data-row="5"] .l{at} .nrt-v').wait_for()
+
+        # The next message shows it.
+        notebook.ask("lost = lose(2, 771)")
+        notebook.until("lost == ['cells']")
+        notebook.ask("df = source.df.copy(); df.loc[3, 'quantity'] = 772; source.set(df)")
+        for row, quantity in ((1, "771"), (2, "772")):
+            grid.locator(f'[data-row="{row}"] .l{at}', has_text=quantity).wait_for()
+
+        # Without a next one, that none comes does.
+        notebook.ask("lost = lose(4, 773)")
+        grid.locator(f'[data-row="3"] .l{at}', has_text="773").wait_for()
+        assert notebook.ask("print(lost)") == "['cells']"
+        assert notebook.console == []
+
+
 ON_ITS_WAY = """
 def never_told(refresh):
     '''The kernel sends an order anew though an editor is open, as where that is told too late.'''
