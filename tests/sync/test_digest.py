@@ -20,11 +20,12 @@ from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.runtime.optional_sql import AUDIT_SQL
 from notebook_rt.sync.events import Page, Query
+from notebook_rt.sync.table.comparison import Comparison
 from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest, hash_int8, hasher
 from notebook_rt.sync.table.flows import Ahead, Pool, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.queries import Reads
-from notebook_rt.sync.table.reading import Comparison, Paging, by_digest
+from notebook_rt.sync.table.reading import Paging, by_digest
 from notebook_rt.sync.table.replica import EDGE_SAMPLE, Replica
 from tests.sync.model import DictRows
 

@@ -45,8 +45,8 @@ from notebook_rt.sync.events import (
     Told,
 )
 from notebook_rt.sync.table import nulls
+from notebook_rt.sync.table.comparison import Comparison
 from notebook_rt.sync.table.horizon import Read
-from notebook_rt.sync.table.reading import Comparison
 from tests.sync.simulation import Faults, Server, World
 
 COLUMNS = {"id": "int8", "grp": "int4", "note": "text", "rev": "int8"}

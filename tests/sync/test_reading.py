@@ -15,10 +15,11 @@ from notebook_rt.model.rows import Key, Row, WireRow
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Effect, Fetch, Fetched
+from notebook_rt.sync.table.comparison import Comparison
 from notebook_rt.sync.table.flows import Flow, Flows
 from notebook_rt.sync.table.horizon import Horizon
 from notebook_rt.sync.table.queries import Reads
-from notebook_rt.sync.table.reading import Comparison, Paging, load, scan
+from notebook_rt.sync.table.reading import Paging, load, scan
 from notebook_rt.sync.table.replica import Replica
 from tests.laws import examples
 from tests.sync.model import DictRows

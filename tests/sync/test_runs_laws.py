@@ -21,10 +21,11 @@ from notebook_rt.model.rows import Delete, Upsert
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Page, Query
+from notebook_rt.sync.table.comparison import Comparison
 from notebook_rt.sync.table.flows import Ahead, Ask, Pool, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.queries import URL_ROOM, Reads
-from notebook_rt.sync.table.reading import Comparison, Paging, by_runs, scan
+from notebook_rt.sync.table.reading import Paging, by_runs, scan
 from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.runs import Runs
 from tests.laws import examples

@@ -16,10 +16,11 @@ What lies between is *unclear*: the caller compares values, and reads the row ag
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.options import Options
@@ -51,6 +52,16 @@ class Read(msgspec.Struct, frozen=True):
     def happened_before(self) -> float:
         """The time by the REST server's clock before which the read certainly happened."""
         return self.page.server_time + 1.0
+
+    def without_rows(self) -> Read:
+        """When it was sent and answered, which is all that is kept of it."""
+        return replace(self, page=replace(self.page, rows=()))
+
+
+def spanning(reads: Sequence[Read]) -> Read:
+    """One read that stands for several: sent as early as the first, answered as late as the last."""
+    late = max(reads, key=lambda read: read.page.server_time)
+    return Read(late.page, min(r.sent for r in reads), min(r.sent_at for r in reads))
 
 
 class _Cover(NamedTuple):

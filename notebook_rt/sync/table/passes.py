@@ -38,20 +38,12 @@ from notebook_rt.sync.table.change import (
     UnreadableError,
     columns_differ,
 )
+from notebook_rt.sync.table.comparison import Comparison
 from notebook_rt.sync.table.flows import Ask, Flow
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.memory import Memory
 from notebook_rt.sync.table.queries import Reads
-from notebook_rt.sync.table.reading import (
-    Beginning,
-    Comparison,
-    Paging,
-    by_keys,
-    glance,
-    load,
-    ranks,
-    scan,
-)
+from notebook_rt.sync.table.reading import Beginning, Paging, by_keys, glance, load, ranks, scan
 from notebook_rt.sync.table.reconcile import Reconciliation
 from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.restored import is_as_followed

@@ -15,18 +15,11 @@ from typing import Any, Final, cast
 from notebook_rt.errors import StatementTimeoutError
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Key, Row
+from notebook_rt.sync.table.comparison import Comparison
 from notebook_rt.sync.table.flows import Ask, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Count, Reads
-from notebook_rt.sync.table.reading import (
-    READS_AT_ONCE,
-    Comparison,
-    Paging,
-    Steps,
-    by_digest,
-    scan,
-    try_out,
-)
+from notebook_rt.sync.table.reading import READS_AT_ONCE, Paging, Steps, by_digest, scan, try_out
 from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.restored import goes_on
 from notebook_rt.sync.table.watermark import OVERLAP

@@ -14,10 +14,11 @@ from msgspec.structs import replace
 
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import differs
+from notebook_rt.sync.table.comparison import Comparison
 from notebook_rt.sync.table.flows import Ask
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Reads
-from notebook_rt.sync.table.reading import SAMPLE, Comparison, Paging, by_keys
+from notebook_rt.sync.table.reading import SAMPLE, Paging, by_keys
 from notebook_rt.sync.table.replica import Replica
 
 LATEST: Final = 20
