@@ -53,11 +53,20 @@ class NotebookRTError(Exception):
 class UnreachableError(NotebookRTError):
     """Nobody answers at the URL, or what answers is no Supabase project.
 
+    Attributes
+    ----------
+    status : int or None
+        The HTTP status that somebody else answered with in the project's place.
+
+    Examples
+    --------
     >>> ".." in str(UnreachableError("https://x.supabase.co", "no answer."))
     False
     """
 
-    def __init__(self, url: str, reason: str, heard: str = "") -> None:
+    def __init__(
+        self, url: str, reason: str, heard: str = "", *, status: int | None = None
+    ) -> None:
         reason = reason.removesuffix(".")
         stop = "" if reason.endswith("?") else "."
         advice = (
@@ -72,6 +81,7 @@ class UnreachableError(NotebookRTError):
         super().__init__(f"cannot reach {url}{' now' * bool(heard)}: {reason}{stop} {advice}")
         self.url = url
         self.reason = reason
+        self.status = status
 
     def after(self, heard: str) -> UnreachableError:
         """The same of a server that was there before, and was heard of last at that time.
@@ -80,7 +90,7 @@ class UnreachableError(NotebookRTError):
         >>> "now: no answer. The server was heard of last at 14:03:12 UTC" in str(error)
         True
         """
-        return UnreachableError(self.url, self.reason, heard)
+        return UnreachableError(self.url, self.reason, heard, status=self.status)
 
 
 class AnswerTooLargeError(NotebookRTError):
