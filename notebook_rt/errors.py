@@ -55,6 +55,8 @@ class UnreachableError(NotebookRTError):
 
     Attributes
     ----------
+    what : str
+        What is said of it beside what goes on meanwhile: without that, where the server was there before.
     status : int or None
         The HTTP status that somebody else answered with in the project's place.
 
@@ -78,7 +80,9 @@ class UnreachableError(NotebookRTError):
                 f"The server was heard of last at {heard}. The connection is retried automatically: what "
                 "was read stays, and your edits are kept and sent when it is back. Check the network"
             )
-        super().__init__(f"cannot reach {url}{' now' * bool(heard)}: {reason}{stop} {advice}")
+        what = f"cannot reach {url}{' now' * bool(heard)}: {reason}"
+        super().__init__(f"{what}{stop} {advice}")
+        self.what = what if heard else str(self)
         self.url = url
         self.reason = reason
         self.status = status

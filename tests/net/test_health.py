@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from msgspec.structs import replace
 
+from notebook_rt.errors import UnreachableError
 from notebook_rt.options import Options
 from notebook_rt.sync.connection.health import (
     COLORS,
@@ -432,6 +433,18 @@ def test_a_health_prints_as_the_sentences_of_its_panel() -> None:
     )
     assert repr(polling) == "<Health polling: data refreshes every 5 s>"
     assert "\x1b" not in str(Health("stale", "of \x1b[2J", cause="polling"))
+
+
+def test_offline_the_panel_the_print_and_the_reason_say_the_same_of_why() -> None:
+    page = UnreachableError("https://x.test", "a page of a proxy", "14:03:12 UTC", status=403)
+    facts = Facts("reconnecting", page.what, reachable=False, away_since="14:03 UTC")
+    found = verdict_of(facts)
+    assert found.reason == (
+        "cannot reach https://x.test now: a page of a proxy (offline since 14:03 UTC)"
+    )
+    assert found.reason in sentences(found).what
+    assert found.reason in str(found)
+    assert "network" not in str(found), "the reason knows better"
 
 
 def test_a_table_that_cannot_be_read_says_the_sql_that_mends_it() -> None:

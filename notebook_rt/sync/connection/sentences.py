@@ -100,9 +100,9 @@ _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
         REASON,
     ),
     "unreachable": (
-        "There is no connection to the server.",
+        "There is no connection to the server: {reason}.",
         "It is retried automatically; your edits are kept, and sent when the connection is back.",
-        "Check your network; rt.retry() tries at once.",
+        "You can wait, or call rt.retry() to try at once.",
     ),
     "silent": (
         "Nothing comes from the server, though the connection is open.",
