@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from notebook_rt.quoting import identifier, near, printable, qualified
+from notebook_rt.quoting import do_block, identifier, literal, near, printable, qualified
 from notebook_rt.tracebacks import remade, rendered
 
 HOW_TO_RUN: Final = (
@@ -424,19 +424,28 @@ class UnfitMergeError(TableError):
 class NotPublishedError(TableError):
     """Realtime does not stream the table: it is not in the publication.
 
-    ``kind`` is PostgreSQL's ``relkind``, where it is known. ``keyless``: the table has no primary key, as far
-    as is known.
+    ``kind`` is PostgreSQL's ``relkind``, where it is known. ``keyless``: the table has no primary key (None:
+    it is not known); ``key`` the columns that were named as one.
     """
 
-    def __init__(self, schema: str, table: str, kind: str = "", *, keyless: bool = False) -> None:
+    def __init__(
+        self,
+        schema: str,
+        table: str,
+        kind: str = "",
+        *,
+        keyless: bool | None = False,
+        key: Sequence[str] = (),
+    ) -> None:
         first = (
             "; a table without a primary key needs one first, or PostgreSQL refuses every update and "
-            "delete of it once it is published"
+            "delete of it once it is published, so this "
+            + ("adds one where there is none" if key or keyless else "publishes none without")
         )
         todo = (
-            f"run: alter publication supabase_realtime add table {qualified(schema, table)} "
+            f"run: {_publish(qualified(schema, table), keyless, key)} "
             "(a view or a foreign table cannot be in one, and of a partitioned table only its partitions "
-            f"are: {_query(table)} follows those{first if keyless else ''})"
+            f"are: {_query(table)} follows those{'' if keyless is False else first})"
         )
         if kind in ("v", "m", "f", "p"):
             what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(
@@ -446,6 +455,25 @@ class NotPublishedError(TableError):
         super().__init__(
             schema, table, f'table "{table}" is not in the publication supabase_realtime; {todo}'
         )
+
+
+def _publish(table: str, keyless: bool | None, key: Sequence[str]) -> str:
+    """The statement that publishes a table, and leaves its rows writable whatever they are told by."""
+    publish = f"alter publication supabase_realtime add table {table}"
+    if keyless is False:
+        return publish
+    new = "add column id bigint generated always as identity primary key"
+    add = f"add primary key ({', '.join(map(identifier, key))})" if key else new
+    first = (
+        f"alter table {table} {add};"
+        if key or keyless
+        else f"raise exception '%', {literal(f'{table} needs a primary key first')};"
+    )
+    return do_block(
+        f"if not (select relreplident in ('f', 'i') or exists (select from pg_index where indrelid = "
+        f"pg_class.oid and indisprimary) from pg_class where oid = {literal(table)}::regclass) then "
+        f"{first} end if; {publish};"
+    )
 
 
 class NotBroadcastError(TableError):
