@@ -30,6 +30,7 @@ from notebook_rt.options import Options
 from notebook_rt.quoting import printable
 from notebook_rt.runtime.callbacks import Subscribers
 from notebook_rt.runtime.changes import ChangeBatch
+from notebook_rt.runtime.faults import Faults
 from notebook_rt.store.marks import Mark
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
@@ -164,6 +165,11 @@ class Feed:
     @property
     def owner(self) -> tuple[str, str]:
         """The project, and the login whose rows these are."""
+        raise NotImplementedError
+
+    @property
+    def faults(self) -> tuple[Faults, ...]:
+        """Where it is told that what is computed from it fails: its session's, or those of several."""
         raise NotImplementedError
 
     @property

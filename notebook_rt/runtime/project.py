@@ -15,12 +15,13 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
 
 from notebook_rt.edits.merge import Strategies
-from notebook_rt.errors import AuthError, NotebookRTError, UnreachableError
+from notebook_rt.errors import AuthError, ClosedError, NotebookRTError, UnreachableError
 from notebook_rt.model.signal import Signal
 from notebook_rt.model.spec import QuerySpec, TableSpec
 from notebook_rt.model.types import Backend
@@ -31,6 +32,7 @@ from notebook_rt.net.rest import RestClient
 from notebook_rt.net.supervisor import Connection
 from notebook_rt.options import Options
 from notebook_rt.runtime.driver import Driver
+from notebook_rt.runtime.faults import Faults
 from notebook_rt.runtime.feed import Verdict
 from notebook_rt.runtime.heads import Heads
 from notebook_rt.runtime.keeping import Disk
@@ -163,6 +165,7 @@ class Project:
             known=self._known,
             calm=self.calm,
             on_note=self.note,
+            faults=Faults(self._on_fault),
             on_facts=self.look_at_health,
         )
         thread.at_exit[id(self)] = self.aclose
@@ -386,6 +389,7 @@ class Project:
             ],
             away_since="" if self.state == "connected" else f"{self._heard_at:%H:%M} UTC",
             calm=self.calm(),
+            computed=self.services.faults.all(),
         )
 
     def calm(self) -> bool:
@@ -471,6 +475,10 @@ class Project:
     def _on_status(self, status: Status, reason: str) -> None:
         self.look_at_health()
 
+    def _on_fault(self) -> None:
+        with suppress(ClosedError):  # the loop has ended
+            self.thread.post(self.look_at_health)
+
     def _overloaded(self) -> None:
         """The server may be dropping changes, of every table."""
         for driver in self.drivers:
@@ -493,7 +501,7 @@ class Project:
             self.note("limit", near.text)
         # A table that cannot be had says so itself: the lines tell of what is lost and comes back.
         tables = [table for table in facts.tables if table.status != "error"]
-        facts = replace(facts, tables=tables)
+        facts = replace(facts, tables=tables, computed=())
         interruption, since = self._interruption, self._interruption.since
         found = self._verdict(facts)
         told = interruption.look(facts.away, found.status, found.reason, now)
