@@ -174,7 +174,7 @@ class ReplayFeed(Feed):
 
     def _show(self, moment: Moment) -> None:
         table = moment.table(self._backend)
-        view = moment.view.of(table)
+        view = moment.shown(table)
         self.schema = moment.schema.project(
             [name for name in moment.schema.names if name not in moment.view.carried]
         )
