@@ -339,20 +339,24 @@ def test_signing_out_removes_what_a_table_writes_that_was_closed_just_before(
     assert cache.entries() == []
 
 
-@pytest.mark.parametrize("other", ["role", "claim"])
+@pytest.mark.parametrize("other", ["role", "claim", "tenant"])
 def test_what_one_token_may_see_is_not_shown_for_one_that_may_see_other_rows(
     stack: LocalStack, proxy: Proxy, table: str, sql: Any, other: str
 ) -> None:
-    """Of the same user in another role, and of nobody with another claim that policies go by."""
+    """Of the same user in another role or tenant, and of nobody with another claim that policies go by."""
     sql(f"alter table {table} enable row level security")
-    by = "(auth.jwt()->>'tenant')::int = id % 2" if other == "claim" else "true"
-    to = "authenticated" if other == "claim" else "service_role"
+    claim = "auth.jwt()->>'tenant'" if other == "claim" else "auth.jwt()->'app_metadata'->>'tenant'"
+    by = "true" if other == "role" else f"({claim})::int = id % 2"
+    to = "service_role" if other == "role" else "authenticated"
     sql(f"create policy theirs on {table} for select to {to} using ({by})")
     user = "6f1c1c1e-0000-4000-8000-000000000001"
     if other == "role":
         tokens = [stack.token("service_role", user), stack.token("authenticated", user)]
-    else:
+    elif other == "claim":
         tokens = [stack.token("authenticated", tenant=tenant) for tenant in ("1", "0")]
+    else:
+        said = [{"tenant": tenant} for tenant in ("1", "0")]
+        tokens = [stack.token("authenticated", user, app_metadata=one) for one in said]
     session, frame = kept(proxy.url, stack, table)
     with session:
         session.set_auth(tokens[0])
@@ -373,6 +377,30 @@ def test_what_one_token_may_see_is_not_shown_for_one_that_may_see_other_rows(
             rows = set(frame.df.index)
             until(cache.entries, 10)
         assert rows == (set() if other == "role" else {n for n in range(1, 51) if n % 2 == 0})
+
+
+def test_a_fresh_token_of_the_same_user_in_another_tenant_shows_and_keeps_none_of_the_firsts_rows(
+    stack: LocalStack, table: str, sql: Any
+) -> None:
+    by = "(auth.jwt()->'app_metadata'->>'tenant')::int = id % 2"
+    sql(f"alter table {table} enable row level security")
+    sql(f"create policy theirs on {table} for select to authenticated using ({by})")
+    user = "6f1c1c1e-0000-4000-8000-000000000001"
+    first, later = [
+        stack.token("authenticated", user, app_metadata={"tenant": one}, session_id=one)
+        for one in ("1", "0")
+    ]
+    session, frame = kept(stack.url, stack, table)
+    seen: list[set[int]] = []
+    with session:
+        session.set_auth(first)
+        until(lambda: frame.status == "live" and 1 in frame.df.index, 10, lambda: frame)
+        until(lambda: 25 in [one.rows for one in cache.entries()], 10, cache.entries)
+        frame.on_change(lambda batch: seen.append(set(frame.df.index)))
+        session._thread.wait(session._project._refreshed(later))
+        until(lambda: frame.status == "live" and 2 in frame.df.index, 10, lambda: frame)
+        until(lambda: [one.rows for one in cache.entries()] == [25, 25], 10, cache.entries)
+    assert not any({1, 2} <= rows for rows in seen)
 
 
 def test_a_file_that_cannot_be_used_is_as_if_it_were_not_there(

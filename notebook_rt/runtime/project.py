@@ -563,6 +563,9 @@ class Project:
             room.ask_again()
 
     async def _refreshed(self, token: str) -> None:
+        if Credentials(self.credentials.key, token).identity != self.credentials.identity:
+            await self._take_token(token)  # the user is in another tenant by now, as it says
+            return
         self._use(token)
         await self.connection.registry.push_token()
         for room in list(self.rooms.values()):
