@@ -855,6 +855,17 @@ class InvalidEditError(NotebookRTError, ValueError):
         self.column = column
 
 
+class InvalidKeyError(NotebookRTError, KeyError, ValueError):
+    """A row is asked for by what no row's key can be: a text, say, where keys are integers.
+
+    Writes say the same as an `InvalidEditError`; ``in`` is False, as for an index of pandas.
+    """
+
+    def __init__(self, table: str, reason: str) -> None:
+        super().__init__(f'table "{table}": {reason}; no row can have that key')
+        self.reason = reason
+
+
 class AnswerLostError(TableError):
     """The answer to an insert without its key was lost: the row may be in the table.
 

@@ -20,7 +20,7 @@ import msgspec
 import pandas as pd
 import pyarrow as pa
 
-from notebook_rt.errors import NotebookRTError
+from notebook_rt.errors import InvalidKeyError, NotebookRTError
 from notebook_rt.model.classify import classify
 from notebook_rt.model.rows import Key, RowChange, at_most
 from notebook_rt.model.signal import Signal
@@ -211,14 +211,20 @@ class Feed:
         return f'table "{self.name}" is not whole after {seconds:g} s: {how}'
 
     def find(self, key: Hashable) -> tuple[Key, dict[str, Any]] | None:
-        """The row that is shown under a user's ``key``, after the key, typed; None: there is none."""
+        """The row that is shown under a user's ``key``, after the key, typed; None: there is none.
+
+        Raises
+        ------
+        InvalidKeyError
+            If the key is no value of the key's type.
+        """
         table, shown = self.table, self.view
         if table is None or shown is None:
             return None
         try:
             typed = table.schema.coerce_key(key)
-        except ValueError:  # no value of the key's type: no row has it
-            return None
+        except ValueError as error:
+            raise InvalidKeyError(self.name, str(error)) from None
         row = shown.get(typed)
         return None if row is None else (typed, row)
 
