@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,9 +20,11 @@ import notebook_rt as nrt
 from notebook_rt.disk import cache, snapshot
 from notebook_rt.disk.shelf import Shelf
 from notebook_rt.errors import UnreachableError
-from notebook_rt.local import LocalStack
+from notebook_rt.local import LocalStack, start
 from notebook_rt.runtime.keeping import Keeping
+from notebook_rt.runtime.optional_sql import broadcast_sql
 from notebook_rt.runtime.table import TableDriver
+from tests.ports import free_port
 from tests.proxy import Answer, Proxy
 from tests.waiting import scaled, until
 
@@ -169,6 +172,43 @@ def test_a_project_that_was_restored_from_an_older_backup_is_not_taken_for_the_l
     with session:
         until(lambda: frame.status == "live", 10, lambda: frame)
         assert list(frame.df["note"].items()) == sql(f"select id, note from {table} order by id")
+
+
+def test_a_database_that_is_restored_from_a_copy_is_not_taken_for_the_later_one_by_its_log(
+    tmp_path: Path, stack_directory: Path
+) -> None:
+    """Without a watermark, one row of many that was lost, and more transactions since than were lost."""
+    home, copy, port = stack_directory, tmp_path / "copy", free_port()
+    options = replace(QUICK, audit_interval=0)
+
+    def kernel(stack: LocalStack, write: str = "select") -> pd.DataFrame:
+        session, frame = kept(stack.url, stack, "log", options=options, source="broadcast")
+        with session:
+            until(lambda: frame.status == "live", 20, lambda: frame)
+            before = frame.df
+            stack.sql(write)
+            until(lambda: write == "select" or frame.df is not before, 10)
+            until(lambda: [one.rows for one in cache.entries()] == [3000], 10, cache.entries)
+            return frame.df
+
+    with start(directory=home, port=port) as stack:
+        stack.sql(
+            "create table log (id int primary key, note text);"
+            "insert into log select n, 'first' from generate_series(1, 3000) n; grant all on log to anon"
+        )
+        stack.sql(broadcast_sql("public", ["log"]))
+    subprocess.run(["cp", "-a", home, copy], check=True)  # with its owner
+    with start(directory=home, port=port) as stack:
+        shown = kernel(stack, "update log set note = 'lost' where id = 1234")
+        assert shown.loc[1234, "note"] == "lost"
+    shutil.rmtree(home)
+    copy.rename(home)
+    with start(directory=home, port=port) as stack:
+        stack.sql(
+            "do $$ begin for i in 1..9999 loop perform pg_current_xact_id(); commit; end loop; end $$"
+        )
+        shown = kernel(stack)
+        assert list(shown["note"].items()) == stack.sql("select id, note from log order by id")
 
 
 def test_without_a_network_it_is_read_and_edited_and_the_edit_leaves_later(
