@@ -525,7 +525,7 @@ class Handle:
         try:
             return future.result(None if until is None else max(0.0, until - time.monotonic()))
         except concurrent.futures.TimeoutError:
-            why = self.reason or self.status
+            why = str(self._feed.failure or self.reason or self.status)
             raise WaitTimeoutError(
                 f'table "{self.name}" could not be compared within {timeout:g} s: {why}'
             ) from None

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 import notebook_rt as nrt
+from notebook_rt import errors
 from notebook_rt.disk import cache, snapshot
 from notebook_rt.disk.shelf import Shelf
 from notebook_rt.errors import UnreachableError
@@ -235,6 +236,30 @@ def test_without_a_network_it_is_read_and_edited_and_the_edit_leaves_later(
 
 
 @pytest.mark.usefixtures("undescribed")
+def test_without_a_network_the_url_of_what_was_kept_is_no_question(
+    stack: LocalStack, proxy: Proxy, table: str
+) -> None:
+    """The rows are from there: nobody is to look for a mistake in the URL, or to try the embedded stack."""
+    first_kernel(stack, table, proxy.url)
+    proxy.down()
+    session, frame = kept(proxy.url, stack, table)
+    with session:
+        assert len(frame.df) == 50
+        until(lambda: session.health.status == "offline", 10, lambda: session.health)
+        until(lambda: "cannot reach" in session.health.reason, 10, lambda: session.health)
+        said = str(session.health)
+        assert f"cannot reach {proxy.url} now: " in said
+        assert "Check the URL" not in said
+        until(lambda: frame._feed.failure is not None, 10)
+        with pytest.raises(errors.WaitTimeoutError, match="could not be compared") as caught:
+            frame.verify(timeout=0.3)
+        assert "cannot reach" in str(caught.value)
+        for ask in (lambda: session.rpc("now"), lambda: session.tables):
+            with pytest.raises(errors.UnreachableError, match=r"heard of last at \d\d:\d\d") as met:
+                ask()
+            assert "Check the URL" not in str(met.value)
+
+
 def test_without_a_network_no_column_of_an_empty_table_is_said_not_to_be_there(
     stack: LocalStack, proxy: Proxy, make_table: Callable[..., str]
 ) -> None:

@@ -364,7 +364,7 @@ class Project:
         }
         return Facts(
             state=self.state,
-            reason=self.connection.machine.reason,
+            reason=self._reason,
             silent_for=now - self.connection.traffic.last_frame_at,
             late_answer=self.connection.silent,
             latency=self.counters.latency.latest if self.state == "connected" else None,
@@ -516,9 +516,27 @@ class Project:
 
     def _known(self, error: NotebookRTError) -> NotebookRTError:
         """``error``; of a server that was there before it says since when it is not, and what goes on."""
-        if self._was_there and isinstance(error, UnreachableError):
-            return error.after(f"{self._heard_at:%H:%M:%S} UTC")
-        return error
+        if not isinstance(error, UnreachableError):
+            return error
+        at: dt.datetime | None = self._heard_at if self._was_there else None
+        if at is None:  # the rows of an earlier kernel are from there
+            kept = [
+                table.synced_at for table in self.tables.values() if table.synced_at is not None
+            ]
+            at = max(kept, default=None)
+        if at is None:
+            return error
+        day = "" if at.date() == dt.datetime.now(dt.UTC).date() else f"{at:%Y-%m-%d} "
+        return error.after(f"{day}{at:%H:%M:%S} UTC")
+
+    @property
+    def _reason(self) -> str:
+        """Why there is no connection, by what is known of the server now."""
+        reason, error = self.connection.machine.reason, self.connection.last_error
+        if isinstance(error, UnreachableError) and error.what == reason:
+            known = self._known(error)
+            return known.what if isinstance(known, UnreachableError) else reason
+        return reason
 
     def _on_contact(self, reached: bool) -> None:
         """A request that succeeds after one that failed says that the network is back."""
