@@ -32,7 +32,8 @@ class NotebookRTError(Exception):
     """The base of every error of this package."""
 
     def __str__(self) -> str:
-        return printable(super().__str__(), lines=True)  # it quotes names, values, servers' words
+        # Not a KeyError's, which is a repr. It quotes names, values, servers' words.
+        return printable(Exception.__str__(self), lines=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """So that one raised in another process arrives: ``args`` are not what ``__init__`` takes."""
