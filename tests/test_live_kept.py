@@ -254,7 +254,12 @@ def test_without_a_network_the_url_of_what_was_kept_is_no_question(
         with pytest.raises(errors.WaitTimeoutError, match="could not be compared") as caught:
             frame.verify(timeout=0.3)
         assert "cannot reach" in str(caught.value)
-        for ask in (lambda: session.rpc("now"), lambda: session.tables):
+        asked: list[Callable[[], object]] = [
+            lambda: session.rpc("now"),
+            lambda: session.tables,
+            lambda: session.sign_in("ada@example.com", "x"),
+        ]
+        for ask in asked:
             with pytest.raises(errors.UnreachableError, match=r"heard of last at \d\d:\d\d") as met:
                 ask()
             assert "Check the URL" not in str(met.value)
