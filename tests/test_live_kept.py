@@ -266,7 +266,7 @@ def test_without_a_network_the_url_of_what_was_kept_is_no_question(
 
 
 def test_without_a_network_no_column_of_an_empty_table_is_said_not_to_be_there(
-    stack: LocalStack, proxy: Proxy, make_table: Callable[..., str]
+    stack: LocalStack, undescribed: None, proxy: Proxy, make_table: Callable[..., str]
 ) -> None:
     """No row has named its columns, and nobody can be asked."""
     table = make_table("id bigint primary key, note text")
@@ -321,6 +321,17 @@ def test_a_session_keeps_its_tables_but_those_with_row_policies(
         until(lambda: all(one.status == "live" for one in frames), 10, lambda: frames)
         until(lambda: any("row policies" in text for text in notes), 10)
     assert [one.table for one in cache.entries()] == [f"public.{table}"]
+
+
+def test_a_script_that_keeps_its_tables_is_told_of_one_that_is_not(
+    stack: LocalStack, undescribed: None, table: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has nobody who is shown notes, and would find out without a network."""
+    options = nrt.Options(keep=True, audit_interval=2.0)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as session:
+        session.table(table).wait(scaled(10))
+        until(lambda: "keep=True) keeps it" in caplog.text, 10)
+    assert [one.levelname for one in caplog.records if "keep=True" in one.message] == ["WARNING"]
 
 
 def test_signing_out_removes_what_was_kept_and_no_login_sees_anothers(

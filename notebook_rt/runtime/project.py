@@ -128,6 +128,7 @@ class Project:
             lambda: self.services.owner,
             options.keep_bytes,
             lambda text: self.note("info", text),
+            lambda: bool(self.note_listeners),
         )
         self.enders.append(self.disk.drain)
         self.usage = Usage(options.plan)
