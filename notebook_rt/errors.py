@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from notebook_rt.quoting import identifier, near, printable, qualified
+from notebook_rt.quoting import do_block, identifier, literal, near, printable, qualified
 from notebook_rt.tracebacks import remade, rendered
 
 HOW_TO_RUN: Final = (
@@ -32,7 +32,8 @@ class NotebookRTError(Exception):
     """The base of every error of this package."""
 
     def __str__(self) -> str:
-        return printable(super().__str__(), lines=True)  # it quotes names, values, servers' words
+        # Not a KeyError's, which is a repr. It quotes names, values, servers' words.
+        return printable(Exception.__str__(self), lines=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """So that one raised in another process arrives: ``args`` are not what ``__init__`` takes."""
@@ -53,11 +54,22 @@ class NotebookRTError(Exception):
 class UnreachableError(NotebookRTError):
     """Nobody answers at the URL, or what answers is no Supabase project.
 
+    Attributes
+    ----------
+    what : str
+        What is said of it beside what goes on meanwhile: without that, where the server was there before.
+    status : int or None
+        The HTTP status that somebody else answered with in the project's place.
+
+    Examples
+    --------
     >>> ".." in str(UnreachableError("https://x.supabase.co", "no answer."))
     False
     """
 
-    def __init__(self, url: str, reason: str, heard: str = "") -> None:
+    def __init__(
+        self, url: str, reason: str, heard: str = "", *, status: int | None = None
+    ) -> None:
         reason = reason.removesuffix(".")
         stop = "" if reason.endswith("?") else "."
         advice = (
@@ -69,9 +81,12 @@ class UnreachableError(NotebookRTError):
                 f"The server was heard of last at {heard}. The connection is retried automatically: what "
                 "was read stays, and your edits are kept and sent when it is back. Check the network"
             )
-        super().__init__(f"cannot reach {url}{' now' * bool(heard)}: {reason}{stop} {advice}")
+        what = f"cannot reach {url}{' now' * bool(heard)}: {reason}"
+        super().__init__(f"{what}{stop} {advice}")
+        self.what = what if heard else str(self)
         self.url = url
         self.reason = reason
+        self.status = status
 
     def after(self, heard: str) -> UnreachableError:
         """The same of a server that was there before, and was heard of last at that time.
@@ -80,7 +95,7 @@ class UnreachableError(NotebookRTError):
         >>> "now: no answer. The server was heard of last at 14:03:12 UTC" in str(error)
         True
         """
-        return UnreachableError(self.url, self.reason, heard)
+        return UnreachableError(self.url, self.reason, heard, status=self.status)
 
 
 class AnswerTooLargeError(NotebookRTError):
@@ -410,19 +425,28 @@ class UnfitMergeError(TableError):
 class NotPublishedError(TableError):
     """Realtime does not stream the table: it is not in the publication.
 
-    ``kind`` is PostgreSQL's ``relkind``, where it is known. ``keyless``: the table has no primary key, as far
-    as is known.
+    ``kind`` is PostgreSQL's ``relkind``, where it is known. ``keyless``: the table has no primary key (None:
+    it is not known); ``key`` the columns that were named as one.
     """
 
-    def __init__(self, schema: str, table: str, kind: str = "", *, keyless: bool = False) -> None:
+    def __init__(
+        self,
+        schema: str,
+        table: str,
+        kind: str = "",
+        *,
+        keyless: bool | None = False,
+        key: Sequence[str] = (),
+    ) -> None:
         first = (
             "; a table without a primary key needs one first, or PostgreSQL refuses every update and "
-            "delete of it once it is published"
+            "delete of it once it is published, so this "
+            + ("adds one where there is none" if key or keyless else "publishes none without")
         )
         todo = (
-            f"run: alter publication supabase_realtime add table {qualified(schema, table)} "
+            f"run: {_publish(qualified(schema, table), keyless, key)} "
             "(a view or a foreign table cannot be in one, and of a partitioned table only its partitions "
-            f"are: {_query(table)} follows those{first if keyless else ''})"
+            f"are: {_query(table)} follows those{'' if keyless is False else first})"
         )
         if kind in ("v", "m", "f", "p"):
             what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(
@@ -432,6 +456,25 @@ class NotPublishedError(TableError):
         super().__init__(
             schema, table, f'table "{table}" is not in the publication supabase_realtime; {todo}'
         )
+
+
+def _publish(table: str, keyless: bool | None, key: Sequence[str]) -> str:
+    """The statement that publishes a table, and leaves its rows writable whatever they are told by."""
+    publish = f"alter publication supabase_realtime add table {table}"
+    if keyless is False:
+        return publish
+    new = "add column id bigint generated always as identity primary key"
+    add = f"add primary key ({', '.join(map(identifier, key))})" if key else new
+    first = (
+        f"alter table {table} {add};"
+        if key or keyless
+        else f"raise exception '%', {literal(f'{table} needs a primary key first')};"
+    )
+    return do_block(
+        f"if not (select relreplident in ('f', 'i') or exists (select from pg_index where indrelid = "
+        f"pg_class.oid and indisprimary) from pg_class where oid = {literal(table)}::regclass) then "
+        f"{first} end if; {publish};"
+    )
 
 
 class NotBroadcastError(TableError):
@@ -811,6 +854,17 @@ class InvalidEditError(NotebookRTError, ValueError):
         super().__init__(message)
         self.reason = reason or message
         self.column = column
+
+
+class InvalidKeyError(NotebookRTError, KeyError, ValueError):
+    """A row is asked for by what no row's key can be: a text, say, where keys are integers.
+
+    Writes say the same as an `InvalidEditError`; ``in`` is False, as for an index of pandas.
+    """
+
+    def __init__(self, table: str, reason: str) -> None:
+        super().__init__(f'table "{table}": {reason}; no row can have that key')
+        self.reason = reason
 
 
 class AnswerLostError(TableError):

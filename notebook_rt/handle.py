@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar, cast
 
-from notebook_rt.errors import ClosedError, NotebookRTError, WaitTimeoutError
+from notebook_rt.errors import ClosedError, InvalidKeyError, NotebookRTError, WaitTimeoutError
 from notebook_rt.hints import known_keywords, of_frame, public
 from notebook_rt.model.plain import seconds
 from notebook_rt.quoting import printable
@@ -397,21 +397,26 @@ class Handle:
         -------
         dict or None
             Columns to typed values, the key among them. None: ``df`` shows no such row.
+
+        Raises
+        ------
+        InvalidKeyError
+            If no row can have such a key: a text where keys are integers, one value where they are several.
         """
         found = self._find(key)
         return None if found is None else found[1]
 
     def __contains__(self, key: Hashable) -> bool:
         """Whether ``df`` shows a row of ``key``, in any form that `get` takes."""
-        found, schema = self._find(key), self.schema
-        if found is None and isinstance(key, str) and schema is not None and key in schema.types:
-            try:
-                schema.coerce_key(key)
-            except ValueError:
+        try:
+            return self._find(key) is not None
+        except InvalidKeyError:
+            schema = self.schema
+            if isinstance(key, str) and schema is not None and key in schema.types:
                 raise TypeError(
                     f'"{key}" is a column, and `in` asks for a row\'s key: "{key}" in frame.df'
                 ) from None
-        return found is not None
+            return False
 
     def _find(self, key: Hashable) -> tuple[Key, dict[str, Any]] | None:
         note(self)
@@ -520,7 +525,7 @@ class Handle:
         try:
             return future.result(None if until is None else max(0.0, until - time.monotonic()))
         except concurrent.futures.TimeoutError:
-            why = self.reason or self.status
+            why = str(self._feed.failure or self.reason or self.status)
             raise WaitTimeoutError(
                 f'table "{self.name}" could not be compared within {timeout:g} s: {why}'
             ) from None

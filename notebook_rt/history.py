@@ -144,7 +144,8 @@ class History:
         DataFrame
             With the index, the dtypes and the order that ``df`` had. ``attrs["as_of"]`` is the moment; in a
             gap, ``attrs["gap"]`` says so: ``since``, ``until``, ``reason``, and ``known``, the latest moment
-            before at which the table was known. An order that only the server knows is not recorded.
+            before at which the table was known. Where only the server knows the order (text), rows whose
+            values it has not placed while this kernel has the table come last.
 
         Raises
         ------

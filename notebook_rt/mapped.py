@@ -30,6 +30,7 @@ from notebook_rt.sync.watch import Turn
 
 if TYPE_CHECKING:
     from notebook_rt.runtime.changes import ChangeBatch
+    from notebook_rt.runtime.faults import Faults
     from notebook_rt.runtime.feed import Feed
     from notebook_rt.widgets.chart import ChartWidget, Kind
     from notebook_rt.widgets.grid import GridWidget
@@ -77,9 +78,13 @@ class MappedFrame:
         self._raised: AttributeError | None = None
         """What the function has just raised: Python takes it for a sign that there is no ``df``."""
 
-    def __repr__(self) -> str:
+    @property
+    def _title(self) -> str:
         name = getattr(self._fn, "__name__", type(self._fn).__name__)
-        return f"<MappedFrame {name} of {', '.join(frame.name for frame in self.frames)}>"
+        return f"{name} of {', '.join(frame.name for frame in self.frames)}"
+
+    def __repr__(self) -> str:
+        return f"<MappedFrame {self._title}>"
 
     if not TYPE_CHECKING:  # a checker would take any name for an attribute
 
@@ -402,6 +407,10 @@ class _Listening:
         self._box = Mailbox(take, self._size(feed), f"{first.name}.{what}", feed.counters)
         self._box.holds = mapped  # who listens keeps the frames, though no variable does
         self._told: _Run | None = None
+        self._worked = False
+        """Whether there was ever a value."""
+        self._failed_at: set[Faults] = set()
+        """Where it is told that there is none now."""
         self._not_before = 0.0
         self._asked = False
         self._over = threading.Event()
@@ -431,7 +440,9 @@ class _Listening:
         if error is not None:
             if self._mapped._why_undeclared(run.reads):
                 return None  # the first row that comes may mend it
+            self._fails(run, error)
             raise error
+        self._works()
         if run is self._told or not (tell or changed):
             return None
         self._told = run
@@ -454,6 +465,22 @@ class _Listening:
             self._detach()
         return changed
 
+    def _fails(self, run: _Run, error: BaseException) -> None:
+        """Whoever listens goes without: the session's health says so, unless a table was closed."""
+        feeds = self._mapped._sources(run)
+        if not self._worked or any(feed.status == "closed" for feed in feeds):
+            return
+        for each in dict.fromkeys(each for feed in feeds for each in feed.faults):
+            each.failed(self, self._mapped._title, error)
+            self._failed_at.add(each)
+        if self._over.is_set():
+            self._works()
+
+    def _works(self) -> None:
+        self._worked = True
+        while self._failed_at:
+            self._failed_at.pop().over(self)
+
     def _detach(self) -> None:
         while self._attached:
             self._attached.popitem()[1]()
@@ -462,6 +489,7 @@ class _Listening:
         self._over.set()
         self._box.close()
         self._detach()
+        self._works()
 
 
 class _Watching(_Listening):

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from notebook_rt.edits.merge import Strategies
 from notebook_rt.edits.merge import Strategy as Merge
-from notebook_rt.errors import ClosedError, NoTablesError, RateLimitedError, ServerError
+from notebook_rt.errors import (
+    ClosedError,
+    NoTablesError,
+    NotebookRTError,
+    RateLimitedError,
+    ServerError,
+    UnreachableError,
+)
 from notebook_rt.hints import known_keywords
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.model.order import parse_order
@@ -59,7 +66,9 @@ class Opening:
         try:
             return self._thread.wait(asking)
         except (ServerError, RateLimitedError) as error:
-            failed = error.once()
+            failed: NotebookRTError = error.once()
+        except UnreachableError as error:
+            failed = self._project.services.known(error)
         raise failed
 
     # Tables

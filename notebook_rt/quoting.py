@@ -35,6 +35,27 @@ def qualified(schema: str, table: str) -> str:
     return f"{identifier(schema)}.{identifier(table)}"
 
 
+def do_block(text: str) -> str:
+    """PL/pgSQL as one statement, which happens whole or not at all wherever it is pasted.
+
+    >>> print(do_block("perform 1;"))
+    do $mend$ begin perform 1; end $mend$
+    """
+    quote = "$mend$"
+    while quote in text:
+        quote = quote[:-1] + "_$"
+    return f"do {quote} begin {text} end {quote}"
+
+
+def literal(text: str) -> str:
+    """``text`` as a string of SQL.
+
+    >>> print(literal("it's"))
+    'it''s'
+    """
+    return "'" + text.replace("'", "''") + "'"
+
+
 def printable(text: str, *, lines: bool = False) -> str:
     """``text`` of somebody else's without what a terminal would obey.
 

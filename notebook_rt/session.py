@@ -25,6 +25,7 @@ from notebook_rt.errors import (
     MissingQueryError,
     NoProjectError,
     RefusedError,
+    UnreachableError,
 )
 from notebook_rt.hints import known_keywords, of_session, public
 from notebook_rt.model.spec import check_text
@@ -696,7 +697,11 @@ class Session(Opening):
 
     def _log_in(self, way: ways.Way) -> Mapping[str, Any]:
         self._check()
-        return self._thread.wait(self._project.login.sign_in(way))
+        try:
+            return self._thread.wait(self._project.login.sign_in(way))
+        except UnreachableError as error:
+            failed = self._project.services.known(error)
+        raise failed
 
     def sign_out(self) -> None:
         """Back to the key that the session was opened with; what only the user may see goes.

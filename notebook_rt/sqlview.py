@@ -79,9 +79,13 @@ class SqlFrame(MappedFrame):
         self._runs = 0
         self._seconds = 0.0
 
-    def __repr__(self) -> str:
+    @property
+    def _title(self) -> str:
         reads = ", ".join(_spelled(name) for name in self._tables)
-        return printable(f"<SqlFrame {_short(self.query)!r} of {reads}>")
+        return f"{_short(self.query)!r} of {reads}"
+
+    def __repr__(self) -> str:
+        return printable(f"<SqlFrame {self._title}>")
 
     @property
     def plan(self) -> Plan:

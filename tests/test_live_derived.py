@@ -74,6 +74,57 @@ def test_derived_frames_follow_the_table(stack: LocalStack, trades: nrt.LiveTabl
     assert not hasattr(by_symbol, "edit")
 
 
+def test_what_is_computed_and_fails_is_said_by_health_until_it_works_or_is_closed(
+    stack: LocalStack, session: nrt.Session, trades: nrt.LiveTable
+) -> None:
+    """A green dot over a chart that stands still is not true."""
+    broken = threading.Event()
+
+    def size(df: pd.DataFrame) -> int:
+        if broken.is_set():
+            raise ValueError("no such unit")
+        return int(df["size"].sum())
+
+    def twice(df: pd.DataFrame) -> Any:
+        if broken.is_set():
+            raise ValueError("too large")
+        return df["size"] * 2
+
+    def change() -> None:
+        stack.sql(f"update {trades.name} set size = size + 1 where id = 1")
+
+    def said() -> str:
+        return str(session.health)
+
+    until(lambda: session.health.status == "healthy", what=lambda: session.health)
+    derived = trades.select(twice=twice)
+    derived.df  # noqa: B018  # from now on it is kept up
+    mapped = trades.map(size)
+    unsubscribe = mapped.on_change(lambda value: None, at_once=True)
+    until(lambda: mapped.latest is not None)
+    never = trades.map(lambda df: df["nowhere"])
+    with pytest.raises(KeyError):
+        never.df  # noqa: B018  # whoever reads it is told
+    assert session.health.status == "healthy"
+    broken.set()
+    change()
+    until(lambda: "too large" in said() or "no such unit" in said(), what=said)
+    until(lambda: f"size of {trades.name}" in said(), what=said)
+    until(lambda: "select(twice=...)" in said(), what=said)
+    assert (session.health.status, session.health.cause) == ("stale", "computed")
+    unsubscribe()
+    until(lambda: "size of" not in said(), what=said)
+    assert "too large" in said()
+    broken.clear()
+    change()
+    until(lambda: session.health.status == "healthy", what=said)
+    broken.set()
+    change()
+    until(lambda: session.health.status == "stale", what=said)
+    derived.close()
+    until(lambda: session.health.status == "healthy", what=said)
+
+
 def test_a_join_moves_when_either_side_does(
     stack: LocalStack, session: nrt.Session, trades: nrt.LiveTable, make_table: Callable[..., str]
 ) -> None:

@@ -528,6 +528,40 @@ def test_an_ordered_table_is_shown_in_its_order(
     same(past.as_of(at), before)
 
 
+def test_an_order_by_text_is_the_tables_own_at_any_moment_and_in_a_replay(
+    stack: LocalStack, session: nrt.Session, trades: nrt.LiveTable
+) -> None:
+    """Only the server knows how it sorts text: what it has told is kept for what was."""
+    stack.sql(
+        f"update {trades.name} set symbol = 'B' where id = 2; delete from {trades.name} where id = 1"
+    )
+    stack.sql(f"insert into {trades.name} values (4, 'a'), (5, 'Z'), (6, null)")
+    view = session.table(trades.name, columns="symbol", order="symbol")
+    view.wait(scaled(10))
+    until(lambda: view.status == "live" and list(view.df.index) == server_order(stack, view))
+    past = view.history("1h")
+    moments = [(view.df, past.end)]
+    for statement in (
+        "insert into {0} values (7, 'ab')",
+        "update {0} set symbol = 'Bz' where id = 3",
+        "delete from {0} where id = 4",
+        "insert into {0} values (1, 'aa')",
+    ):
+        stack.sql(statement.format(trades.name))
+        until(lambda: list(view.df.index) == server_order(stack, view), what=lambda: view.df)
+        until(lambda: list(past.as_of("now").index) == list(view.df.index))
+        moments.append((view.df, past.end))
+    for shown, at in moments:
+        same(past.as_of(at), shown)
+    with past.replay(speed=1e6) as replay:
+        until(lambda: "over" in replay.reason, what=lambda: replay.reason)
+        assert list(replay.df.index) == list(view.df.index)
+
+
+def server_order(stack: LocalStack, view: nrt.LiveTable) -> list[int]:
+    return [key for (key,) in stack.sql(f"select id from {view.name} order by symbol, id")]
+
+
 def test_times_are_taken_as_people_write_them(trades: nrt.LiveTable) -> None:
     past = trades.history(dt.timedelta(hours=1))
     at = past.start

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,12 +17,15 @@ import pandas as pd
 import pytest
 
 import notebook_rt as nrt
+from notebook_rt import errors
 from notebook_rt.disk import cache, snapshot
 from notebook_rt.disk.shelf import Shelf
 from notebook_rt.errors import UnreachableError
-from notebook_rt.local import LocalStack
+from notebook_rt.local import LocalStack, start
 from notebook_rt.runtime.keeping import Keeping
+from notebook_rt.runtime.optional_sql import broadcast_sql
 from notebook_rt.runtime.table import TableDriver
+from tests.ports import free_port
 from tests.proxy import Answer, Proxy
 from tests.waiting import scaled, until
 
@@ -171,6 +175,43 @@ def test_a_project_that_was_restored_from_an_older_backup_is_not_taken_for_the_l
         assert list(frame.df["note"].items()) == sql(f"select id, note from {table} order by id")
 
 
+def test_a_database_that_is_restored_from_a_copy_is_not_taken_for_the_later_one_by_its_log(
+    tmp_path: Path, stack_directory: Path
+) -> None:
+    """Without a watermark, one row of many that was lost, and more transactions since than were lost."""
+    home, copy, port = stack_directory, tmp_path / "copy", free_port()
+    options = replace(QUICK, audit_interval=0)
+
+    def kernel(stack: LocalStack, write: str = "select") -> pd.DataFrame:
+        session, frame = kept(stack.url, stack, "log", options=options, source="broadcast")
+        with session:
+            until(lambda: frame.status == "live", 20, lambda: frame)
+            before = frame.df
+            stack.sql(write)
+            until(lambda: write == "select" or frame.df is not before, 10)
+            until(lambda: [one.rows for one in cache.entries()] == [3000], 10, cache.entries)
+            return frame.df
+
+    with start(directory=home, port=port) as stack:
+        stack.sql(
+            "create table log (id int primary key, note text);"
+            "insert into log select n, 'first' from generate_series(1, 3000) n; grant all on log to anon"
+        )
+        stack.sql(broadcast_sql("public", ["log"]))
+    subprocess.run(["cp", "-a", home, copy], check=True)  # with its owner
+    with start(directory=home, port=port) as stack:
+        shown = kernel(stack, "update log set note = 'lost' where id = 1234")
+        assert shown.loc[1234, "note"] == "lost"
+    shutil.rmtree(home)
+    copy.rename(home)
+    with start(directory=home, port=port) as stack:
+        stack.sql(
+            "do $$ begin for i in 1..9999 loop perform pg_current_xact_id(); commit; end loop; end $$"
+        )
+        shown = kernel(stack)
+        assert list(shown["note"].items()) == stack.sql("select id, note from log order by id")
+
+
 def test_without_a_network_it_is_read_and_edited_and_the_edit_leaves_later(
     stack: LocalStack, proxy: Proxy, table: str, sql: Any
 ) -> None:
@@ -195,8 +236,37 @@ def test_without_a_network_it_is_read_and_edited_and_the_edit_leaves_later(
 
 
 @pytest.mark.usefixtures("undescribed")
+def test_without_a_network_the_url_of_what_was_kept_is_no_question(
+    stack: LocalStack, proxy: Proxy, table: str
+) -> None:
+    """The rows are from there: nobody is to look for a mistake in the URL, or to try the embedded stack."""
+    first_kernel(stack, table, proxy.url)
+    proxy.down()
+    session, frame = kept(proxy.url, stack, table)
+    with session:
+        assert len(frame.df) == 50
+        until(lambda: session.health.status == "offline", 10, lambda: session.health)
+        until(lambda: "cannot reach" in session.health.reason, 10, lambda: session.health)
+        said = str(session.health)
+        assert f"cannot reach {proxy.url} now: " in said
+        assert "Check the URL" not in said
+        until(lambda: frame._feed.failure is not None, 10)
+        with pytest.raises(errors.WaitTimeoutError, match="could not be compared") as caught:
+            frame.verify(timeout=0.3)
+        assert "cannot reach" in str(caught.value)
+        asked: list[Callable[[], object]] = [
+            lambda: session.rpc("now"),
+            lambda: session.tables,
+            lambda: session.sign_in("ada@example.com", "x"),
+        ]
+        for ask in asked:
+            with pytest.raises(errors.UnreachableError, match=r"heard of last at \d\d:\d\d") as met:
+                ask()
+            assert "Check the URL" not in str(met.value)
+
+
 def test_without_a_network_no_column_of_an_empty_table_is_said_not_to_be_there(
-    stack: LocalStack, proxy: Proxy, make_table: Callable[..., str]
+    stack: LocalStack, undescribed: None, proxy: Proxy, make_table: Callable[..., str]
 ) -> None:
     """No row has named its columns, and nobody can be asked."""
     table = make_table("id bigint primary key, note text")
@@ -251,6 +321,17 @@ def test_a_session_keeps_its_tables_but_those_with_row_policies(
         until(lambda: all(one.status == "live" for one in frames), 10, lambda: frames)
         until(lambda: any("row policies" in text for text in notes), 10)
     assert [one.table for one in cache.entries()] == [f"public.{table}"]
+
+
+def test_a_script_that_keeps_its_tables_is_told_of_one_that_is_not(
+    stack: LocalStack, undescribed: None, table: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has nobody who is shown notes, and would find out without a network."""
+    options = nrt.Options(keep=True, audit_interval=2.0)
+    with nrt.connect(stack.url, stack.anon_key, options=options) as session:
+        session.table(table).wait(scaled(10))
+        until(lambda: "keep=True) keeps it" in caplog.text, 10)
+    assert [one.levelname for one in caplog.records if "keep=True" in one.message] == ["WARNING"]
 
 
 def test_signing_out_removes_what_was_kept_and_no_login_sees_anothers(
@@ -339,20 +420,24 @@ def test_signing_out_removes_what_a_table_writes_that_was_closed_just_before(
     assert cache.entries() == []
 
 
-@pytest.mark.parametrize("other", ["role", "claim"])
+@pytest.mark.parametrize("other", ["role", "claim", "tenant"])
 def test_what_one_token_may_see_is_not_shown_for_one_that_may_see_other_rows(
     stack: LocalStack, proxy: Proxy, table: str, sql: Any, other: str
 ) -> None:
-    """Of the same user in another role, and of nobody with another claim that policies go by."""
+    """Of the same user in another role or tenant, and of nobody with another claim that policies go by."""
     sql(f"alter table {table} enable row level security")
-    by = "(auth.jwt()->>'tenant')::int = id % 2" if other == "claim" else "true"
-    to = "authenticated" if other == "claim" else "service_role"
+    claim = "auth.jwt()->>'tenant'" if other == "claim" else "auth.jwt()->'app_metadata'->>'tenant'"
+    by = "true" if other == "role" else f"({claim})::int = id % 2"
+    to = "service_role" if other == "role" else "authenticated"
     sql(f"create policy theirs on {table} for select to {to} using ({by})")
     user = "6f1c1c1e-0000-4000-8000-000000000001"
     if other == "role":
         tokens = [stack.token("service_role", user), stack.token("authenticated", user)]
-    else:
+    elif other == "claim":
         tokens = [stack.token("authenticated", tenant=tenant) for tenant in ("1", "0")]
+    else:
+        said = [{"tenant": tenant} for tenant in ("1", "0")]
+        tokens = [stack.token("authenticated", user, app_metadata=one) for one in said]
     session, frame = kept(proxy.url, stack, table)
     with session:
         session.set_auth(tokens[0])
@@ -373,6 +458,30 @@ def test_what_one_token_may_see_is_not_shown_for_one_that_may_see_other_rows(
             rows = set(frame.df.index)
             until(cache.entries, 10)
         assert rows == (set() if other == "role" else {n for n in range(1, 51) if n % 2 == 0})
+
+
+def test_a_fresh_token_of_the_same_user_in_another_tenant_shows_and_keeps_none_of_the_firsts_rows(
+    stack: LocalStack, table: str, sql: Any
+) -> None:
+    by = "(auth.jwt()->'app_metadata'->>'tenant')::int = id % 2"
+    sql(f"alter table {table} enable row level security")
+    sql(f"create policy theirs on {table} for select to authenticated using ({by})")
+    user = "6f1c1c1e-0000-4000-8000-000000000001"
+    first, later = [
+        stack.token("authenticated", user, app_metadata={"tenant": one}, session_id=one)
+        for one in ("1", "0")
+    ]
+    session, frame = kept(stack.url, stack, table)
+    seen: list[set[int]] = []
+    with session:
+        session.set_auth(first)
+        until(lambda: frame.status == "live" and 1 in frame.df.index, 10, lambda: frame)
+        until(lambda: 25 in [one.rows for one in cache.entries()], 10, cache.entries)
+        frame.on_change(lambda batch: seen.append(set(frame.df.index)))
+        session._thread.wait(session._project._refreshed(later))
+        until(lambda: frame.status == "live" and 2 in frame.df.index, 10, lambda: frame)
+        until(lambda: [one.rows for one in cache.entries()] == [25, 25], 10, cache.entries)
+    assert not any({1, 2} <= rows for rows in seen)
 
 
 def test_a_file_that_cannot_be_used_is_as_if_it_were_not_there(

@@ -549,9 +549,10 @@ def test_names_that_could_not_be_resolved_are_asked_for_again(
             errors.UnreachableError,
             "answers 404 to POST /auth/v1/tok",
         ),
-        (404, b"<html>", errors.UnreachableError, "answers 404 to POST /auth/v1/token: this is no"),
-        (302, b"<html>", errors.UnreachableError, "answers 302 to POST /auth/v1/token: this is no"),
-        (500, b"<html>", errors.ServerError, "answered 500. Try again later"),
+        (404, b"<html>", errors.UnreachableError, "project: this is no Supabase project, or is a"),
+        (302, b"<html>", errors.UnreachableError, "answers 302 to POST /auth/v1/token with a web"),
+        (403, b"<html>", errors.UnreachableError, "grants and policies were not asked"),
+        (500, b"<html>", errors.ServerError, "answered 500: a web page"),
         (
             540,
             b'{"message": "Project paused"}',

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 import notebook_rt as nrt
 from notebook_rt.cli import doctor
+from notebook_rt.cli.findings import sql_of
 from notebook_rt.errors import NotPublishedError, TableError
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.quoting import identifier
@@ -137,12 +139,44 @@ def test_a_table_without_a_key_is_not_published_as_it_is(
     _, found = looked(capsys, "keyless")
     assert "refuses every update and delete" in found
     stack.sql("update keyless set a = b, b = 0 where ctid = (select min(ctid) from keyless)")
-    with (
-        nrt.connect(stack.url, key) as rt,
-        pytest.raises(NotPublishedError, match="needs one first"),
-    ):
-        rt.table("keyless", key="a").wait(scaled(10))
+    with nrt.connect(stack.url, key) as rt:
+        with pytest.raises(NotPublishedError, match="needs one first") as caught:
+            rt.table("keyless", key="a").wait(scaled(10))
+        sql = sql_of(str(caught.value))
+        stack.sql("insert into keyless values (1, 0)")
+        with pytest.raises(psycopg.Error, match="could not create unique index"):
+            stack.sql(sql)
+        stack.sql("update keyless set b = 2 where b = 0")
+        stack.sql("delete from keyless where b = 2")
+        for _ in range(2):  # the second: it has a primary key by now
+            stack.sql(sql)
+            stack.sql("update keyless set b = b + 1")
+            stack.sql("alter publication supabase_realtime drop table keyless")
+        assert "alter table" in sql
+        with pytest.raises(NotPublishedError) as caught:
+            rt.table("keyless", key="b").wait(scaled(10))
+        stack.sql(sql_of(str(caught.value)))
+        stack.sql("update keyless set b = b + 1")
     stack.sql("drop table keyless")
+
+
+def test_what_a_query_depends_on_is_published_only_with_a_key(
+    project: tuple[LocalStack, bool], key: str
+) -> None:
+    stack, _ = project
+    stack.sql(
+        "drop table if exists keyless cascade; create table keyless (a int); insert into keyless values (1);"
+        "create or replace view keyless_seen as select * from keyless;"
+        "grant select on keyless, keyless_seen to anon, authenticated"
+    )
+    with nrt.connect(stack.url, key) as rt:
+        query = rt.query("keyless_seen", depends_on="keyless", key="a")
+        with pytest.raises(NotPublishedError, match="publishes none without") as caught:
+            query.wait(scaled(10))
+    with pytest.raises(psycopg.Error, match="needs a primary key first"):
+        stack.sql(sql_of(str(caught.value)))
+    stack.sql("update keyless set a = 2")
+    stack.sql("drop table keyless cascade")
 
 
 @pytest.mark.parametrize("named", [None, "id"])

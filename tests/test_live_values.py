@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pyarrow.parquet
 import pytest
 
 import notebook_rt as nrt
+from notebook_rt import errors
 from notebook_rt.local import LocalStack
 from tests.faults.lab import confirmed_for_good
 from tests.proxy import Proxy
@@ -55,6 +57,43 @@ def test_a_row_whose_key_is_nan_outlives_the_audit(
     until(lambda: sorted(frame.df["n"]) == ["b", "c", "d"], what=lambda: str(frame.df))
     stack.sql(f"delete from {table} where k = 'NaN'")
     until(lambda: sorted(frame.df["n"]) == ["b", "c"], what=lambda: str(frame.df))
+
+
+@pytest.mark.parametrize("key", ["x", 7.5, (1, 2), [1], {"id": 1}])
+def test_a_key_of_another_type_is_refused_in_the_same_words_wherever_it_is_given(
+    stack: LocalStack, make_table: Callable[..., str], key: Any
+) -> None:
+    name = make_table("id int primary key, n int")
+    stack.sql(f"insert into {name} values (1, 1)")
+    with nrt.connect(stack.url, stack.anon_key) as session:
+        table = session.table(name).wait(scaled(10))
+        derived = table.where("n=gte.0")
+        asked: list[Callable[[], object]] = [
+            lambda: table.get(key),
+            lambda: table.at[key, "n"],
+            lambda: derived.get(key),
+        ]
+        for ask in asked:
+            with pytest.raises(errors.InvalidKeyError, match="is no value") as caught:
+                ask()
+            assert isinstance(caught.value, KeyError)
+            assert isinstance(caught.value, ValueError)
+            assert str(caught.value).startswith('table "')
+            assert str(caught.value).endswith("no row can have that key")
+        written: list[Callable[[], object]] = [
+            lambda: table.edit(key, n=2),
+            lambda: table.at.__setitem__((key, "n"), 2),
+            lambda: table.upsert([{"id": key, "n": 2}]),
+            *([] if isinstance(key, list | dict) else [lambda: table.delete(key)]),
+        ]
+        for write in written:
+            with pytest.raises(ValueError, match=r"is no value|one row's key is needed"):
+                write()
+        if not isinstance(key, list | dict):
+            assert key not in table
+        assert len(table.pending) == 0
+        assert table.get("1") == table.get(1) == {"id": 1, "n": 1}
+        assert table.get(2) is None
 
 
 @pytest.mark.parametrize("number", ["123456789012345678.1", "0.12345678901234567891", 10**20])

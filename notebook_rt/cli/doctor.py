@@ -221,7 +221,7 @@ def _project(session: Session, name: str | None) -> Iterator[Finding]:
     connected = session.status == "connected"
     health = session.health
     words = f"connected: {health.reason}" if connected else health.reason
-    yours = health.status == "refused"  # only the user can decide about it
+    yours = bool(health.needs)  # only the user can decide about it
     yield Finding(("note" if yours else "ok") if connected else "wrong", "project", words)
 
 

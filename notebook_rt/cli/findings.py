@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from notebook_rt.errors import HOW_TO_EXPOSE
-from notebook_rt.quoting import identifier, qualified
+from notebook_rt.quoting import do_block, identifier, literal, qualified
 from notebook_rt.runtime.optional_sql import function_sources
 
 if TYPE_CHECKING:
@@ -358,17 +358,10 @@ def for_a_table(table: str, sql: str, *, updated: bool = False) -> str:
             "\n        and (relreplident in ('f', 'i') or exists (\n"
             "            select from pg_index where indrelid = pg_class.oid and indisprimary))\n        "
         )
-    quote = "$mend$"
-    while quote in table:
-        quote = quote[:-1] + "_$"
-    text = table.replace("'", "''")
-    return (
-        f"do {quote} begin\n"
-        f"    if (select relkind = 'r'{able or ' '}from pg_class where oid = '{text}'::regclass) then\n"
-        f"        {sql}\n"
-        f"    end if;\n"
-        f"end {quote};"
+    condition = (
+        f"select relkind = 'r'{able or ' '}from pg_class where oid = {literal(table)}::regclass"
     )
+    return do_block(f"\n    if ({condition}) then\n        {sql}\n    end if;\n") + ";"
 
 
 def query_call(name: str) -> str:

@@ -35,7 +35,7 @@ from notebook_rt.edits.tabular import (
     rows_given,
     typed_keys,
 )
-from notebook_rt.errors import ConflictError, InvalidEditError, QueueError
+from notebook_rt.errors import ConflictError, InvalidEditError, InvalidKeyError, QueueError
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import equal
 
@@ -408,12 +408,18 @@ class Editor(PendingEdits):
     # --- looking ---------------------------------------------------------------------------------
 
     def find(self, key: Hashable) -> tuple[Key, dict[str, Any]] | None:
-        """The row as the user sees it, after its key, typed; None: there is none."""
+        """The row as the user sees it, after its key, typed; None: there is none.
+
+        Raises
+        ------
+        InvalidKeyError
+            If the key is no value of the key's type.
+        """
         with self._shared.lock:
             try:
                 typed = self._need()[1].schema.coerce_key(key)
-            except ValueError:  # no value of the key's type: no row has it
-                return None
+            except ValueError as error:
+                raise InvalidKeyError(self.table, str(error)) from None
             row = None if self._outside([typed]) else self._seen(typed)
             return None if row is None else (typed, row)
 

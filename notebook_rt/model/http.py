@@ -40,6 +40,15 @@ class Answer(msgspec.Struct, frozen=True):
     """Seconds since the epoch at which the server answered."""
     head_code: str = ""
     """The code that the head names: the answer to a HEAD has no body that could."""
+    html: bool = False
+    """Whether the head calls it a page for browsers."""
+    server: str = ""
+    """Who answers, by the head's own word (``Server``, else ``Via``)."""
+
+    @property
+    def page(self) -> bool:
+        """Whether it is a page for browsers, which Supabase's interfaces never answer with."""
+        return self.html or (isinstance(self.body, str) and self.body.lstrip().startswith("<"))
 
     @property
     def empty(self) -> bool:
@@ -50,12 +59,17 @@ class Answer(msgspec.Struct, frozen=True):
     def words(self) -> Mapping[str, str]:
         """What an error says: PostgREST's code, message, details and hint; a gateway's message.
 
-        A page for browsers says nothing.
+        Nothing of a page for browsers is quoted, but who sent it: its text is anybody's.
 
         >>> Answer(502, {"error": "bad gateway"}).words["message"]
         'bad gateway'
+        >>> Answer(502, "<html>Log in to the wifi</html>", server="nginx").words["message"]
+        'a web page by "nginx", no answer of a Supabase project'
         """
-        if isinstance(self.body, str) and not self.body.lstrip().startswith("<"):
+        if self.page:
+            by = f' by "{self.server}"' if self.server else ""
+            return {"message": f"a web page{by}, no answer of a Supabase project"}
+        if isinstance(self.body, str):
             return {"message": self.body[:500]}
         if not isinstance(self.body, dict):
             return {}
@@ -72,4 +86,4 @@ class Answer(msgspec.Struct, frozen=True):
     @property
     def token_refused(self) -> bool:
         """Whether the login is refused; a missing grant is a 401, too, to who is not signed in."""
-        return self.status == 401 and self.code != "42501"
+        return self.status == 401 and self.code != "42501" and not self.page

@@ -29,6 +29,7 @@ from notebook_rt.errors import (
 from notebook_rt.model.classify import by_status, http_date, retry_after
 from notebook_rt.model.decode import decode_json
 from notebook_rt.model.http import Answer, Request
+from notebook_rt.quoting import printable
 
 BETWEEN: Final = "is a proxy or a login page between?"
 _RANGE: Final = re.compile(r"(?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)")
@@ -36,6 +37,10 @@ _NO_TABLE: Final = {"PGRST205", "PGRST106", "42P01", "PGRST202", "42883"}
 _BAD_FILTER: Final = {
     *("PGRST100", "PGRST103", "PGRST108", "22P02", "22007", "22008", "22003", "42804")
 }
+_INSTEAD: Final = {401, 403, 407, 451, 511}
+"""What a proxy, a firewall or a login page answers in the project's place, with a page for browsers."""
+_SERVER: Final = 60
+"""Characters that are quoted of the name that a server gives itself."""
 _RIGHTS: Final = {"POST": "insert", "PATCH": "update", "DELETE": "delete"}
 
 
@@ -54,7 +59,9 @@ def read_answer(
     wait = retry_after(headers.get("retry-after"), date)
     shown = row_range(headers.get("content-range"))
     _, _, code = headers.get("proxy-status", "").partition("PostgREST; error=")
-    return Answer(status, body, wait, json, shown, date, code)
+    html = "html" in headers.get("content-type", "").lower()
+    server = printable(headers.get("server") or headers.get("via", ""))[:_SERVER]
+    return Answer(status, body, wait, json, shown, date, code, html, server)
 
 
 def answered_at(header: str | None, now: float) -> float:
@@ -97,8 +104,16 @@ def not_rows(answer: Answer, *, counted: bool = False) -> str | None:
 
 def no_supabase(what: str, answer: Answer) -> str | None:
     """Why an answer that is no success comes from no Supabase project; None: it may."""
-    if answer.status < 400 or (answer.status == 404 and not answer.code):
-        return f"it answers {answer.status} to {what}: this is no Supabase project"
+    status, by = answer.status, f" with {answer.words['message']}" if answer.page else ""
+    said = f"it answers {status} to {what}{by}"
+    if by and status in _INSTEAD:
+        return (
+            f"{said}: a proxy, a firewall or a login page of your network stands between, and the project's "
+            "grants and policies were not asked. Open the URL in a browser to see what it wants, or have "
+            "the network let the project through"
+        )
+    if status < 400 or (status == 404 and not answer.code):
+        return f"{said}: this is no Supabase project{f', or {BETWEEN}' if by else ''}"
     return None
 
 
@@ -119,6 +134,8 @@ def not_written(request: Request, answer: Answer) -> str | None:
 def named_error(what: str, answer: Answer, url: str) -> NotebookRTError:
     """The error of an answer that is not a success, whatever it was about."""
     words, status, why = answer.words, answer.status, by_status(answer.status)
+    if (stranger := no_supabase(what, answer)) is not None:
+        return UnreachableError(url, stranger, status=status)
     code, message = answer.code, words.get("message", "")
     if why.kind == "rate_limit":
         return RateLimitedError(what, answer.retry_after, message)
@@ -130,8 +147,6 @@ def named_error(what: str, answer: Answer, url: str) -> NotebookRTError:
         return StatementTimeoutError(what, status, message)
     if why.kind == "server":
         return ServerError(what, status, message, answer.retry_after)
-    if (stranger := no_supabase(what, answer)) is not None:
-        return UnreachableError(url, stranger)
     return RefusedError(
         what, status, code, message, words.get("details", ""), words.get("hint", "")
     )

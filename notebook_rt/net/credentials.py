@@ -15,8 +15,16 @@ from typing import Any, Final
 
 _TOKEN: Final = re.compile(r"[!-~]+")
 """What an HTTP header can carry as one word."""
-_OF_ONE_TOKEN: Final = frozenset(("role", "iat", "nbf", "exp", "jti"))
-"""Claims that say nothing of what a token may see, or the role, which is told apart."""
+_OF_ONE_TOKEN: Final = frozenset(
+    (
+        *("sub", "role"),  # told apart
+        *("iat", "nbf", "exp", "jti", "session_id", "aal", "amr"),
+        *("sid", "auth_time", "acr", "nonce", "at_hash", "fva", "sts", "event_id", "origin_jti"),
+        "user_metadata",
+    )
+)
+"""Claims that say nothing of whose rows are read: those of one token or one signing-in, of Supabase's own
+logins and of the others that a project may take, and what users set themselves, by which no policy can go."""
 
 
 class Credentials:
@@ -69,15 +77,17 @@ class Credentials:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """Whose rows are read, and with which grants: another token of the same user has the same.
+        """Whose rows are read, and with which grants: another token of the same login has the same.
 
-        A token that names no user is told by all that it claims, for policies may go by any of that.
+        Besides the user and the role, policies may go by anything that a token claims: an organisation, a
+        tenant in ``app_metadata``, an address. So all of that counts, but for what is each token's own.
         """
         said = claims(self.access_token)
-        told = {name: said[name] for name in sorted(said.keys() - _OF_ONE_TOKEN)}
-        if not told or isinstance(said.get("sub"), str):
+        told = {name: value for name, value in said.items() if name not in _OF_ONE_TOKEN}
+        if not told:
             return self.login, self.role
-        return self.login, self.role, hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+        text = json.dumps(told, sort_keys=True)
+        return self.login, self.role, hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def owner(self) -> str:

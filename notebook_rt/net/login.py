@@ -26,7 +26,7 @@ from notebook_rt.errors import (
     UnreachableError,
 )
 from notebook_rt.model.classify import by_status, retry_after
-from notebook_rt.net.answers import BETWEEN
+from notebook_rt.net.answers import BETWEEN, no_supabase, read_answer
 from notebook_rt.net.credentials import Credentials, checked_token, claims
 from notebook_rt.net.followed import FollowedClient
 from notebook_rt.net.loop import LoopThread
@@ -333,8 +333,12 @@ def _refused(url: str, error: Any) -> NotebookRTError:
     if response is None:
         return LoginError(url, error.message)
     what, status = f"{response.request.method} {response.request.url.path}", response.status_code
+    answer = read_answer(status, response.headers, response.content, time.time())
+    if answer.page and (stranger := no_supabase(what, answer)) is not None:
+        return UnreachableError(url, stranger, status=status)
     in_json = error.name != "AuthUnknownError"
-    said = error.message if in_json else ""  # else what the client says of it, not the server
+    # Where it is no JSON, the message is what the client says of it, not the server.
+    said = error.message if in_json else answer.words.get("message", "") * answer.page
     match by_status(status).kind:
         case "rate_limit":
             wait = retry_after(response.headers.get("retry-after"), time.time())

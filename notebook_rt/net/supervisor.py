@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from notebook_rt.errors import NotebookRTError
+from notebook_rt.errors import NotebookRTError, UnreachableError
 from notebook_rt.model.classify import classify
 from notebook_rt.net.credentials import Credentials
 from notebook_rt.net.loop import LoopThread
@@ -240,7 +240,8 @@ class Connection:
             await socket.open()
         except NotebookRTError as error:
             self.last_error = known = self._known(error)
-            self._feed(OpenFailed(number, classify(error), str(known)))
+            said = known.what if isinstance(known, UnreachableError) else str(known)
+            self._feed(OpenFailed(number, classify(error), said))
         else:
             self.last_error = None
             self._feed(Opened(number))

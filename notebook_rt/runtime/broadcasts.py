@@ -15,6 +15,7 @@ from typing import Any
 from notebook_rt.model.rows import Delete, Key, Op, Row, Upsert
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.net.loop import WakingLock
+from notebook_rt.runtime.faults import Faults
 from notebook_rt.runtime.feed import Feed
 from notebook_rt.runtime.room import Message, Room
 from notebook_rt.store.table import Table
@@ -55,6 +56,10 @@ class BroadcastFeed(Feed):
     @property
     def owner(self) -> tuple[str, str]:
         return self.room.services.owner
+
+    @property
+    def faults(self) -> tuple[Faults, ...]:
+        return (self.room.services.faults,)
 
     @property
     def filled(self) -> bool:

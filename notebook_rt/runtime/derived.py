@@ -22,6 +22,7 @@ from notebook_rt.model.rows import Key, RowChange
 from notebook_rt.model.types import Backend, Schema, equal
 from notebook_rt.net.loop import WakingLock
 from notebook_rt.runtime.changes import ChangeBatch
+from notebook_rt.runtime.faults import Faults
 from notebook_rt.runtime.feed import Feed, T
 from notebook_rt.store.arranged import Arranged
 from notebook_rt.store.marks import Mark
@@ -193,6 +194,10 @@ class DerivedFeed(Feed):
     def owner(self) -> tuple[str, str]:
         return self.inputs[0].owner
 
+    @property
+    def faults(self) -> tuple[Faults, ...]:
+        return tuple(dict.fromkeys(each for one in self.inputs for each in one.faults))
+
     def look(self) -> None:
         for one in self.inputs:
             one.look()
@@ -305,16 +310,16 @@ class DerivedFeed(Feed):
             changes = derived.advance(want_changes=self.table is not None)
         except DerivationError as error:
             why = self.why_undeclared
-            self.error = DerivationError(f"{why} ({error})") if why else error
-            raise self.error from None
+            raise self._fails(DerivationError(f"{why} ({error})") if why else error) from None
         except NotebookRTError as error:
-            self.error = error
+            self._fails(error)
             raise
         except Exception as problem:
-            self.error = DerivationError(f"{self.name}: {type(problem).__name__}: {problem}")
             problem.__traceback__ = outside(problem.__traceback__)
-            raise self.error from problem  # most likely of a function of the user's
-        self.error = None
+            said = f"{self.name}: {type(problem).__name__}: {problem}"
+            # most likely of a function of the user's
+            raise self._fails(DerivationError(said)) from problem
+        self._works()
         assert derived.table is not None  # just made
         first = self.table is None
         if self.table is not derived.table:
@@ -387,7 +392,8 @@ class DerivedFeed(Feed):
         with self.lock:
             gone = self._telling.drop()
             self._derived, self._bound = None, ()
-            self.table = self.ordered = self.error = None
+            self.table = self.ordered = None
+            self._works()
         self.login_version = self.version + 1
         self.publish(gone, "login")
         self.synced_at = None
@@ -413,12 +419,32 @@ class DerivedFeed(Feed):
 
     def fail(self, error: Exception) -> None:
         """Told once; it may be mended by the next change of an input."""
-        self.error = error
+        self._fails(error)
         self.settle(error)
+
+    def _fails(self, error: Exception) -> Exception:
+        """It shows what it showed last: if there is any such thing, the session's health says so."""
+        self.error = error
+        if self.table is not None and self.status != "closed":
+            for each in self.faults:
+                each.failed(self, self.name, error)
+        return error
+
+    def _works(self) -> None:
+        if self.error is not None:
+            self.error = None
+            for each in self.faults:
+                each.over(self)
 
     def close(self) -> None:
         """The last data stays."""
         self.set_status("closed", "closed")
+
+    def set_status(self, status: Status, reason: str) -> None:
+        super().set_status(status, reason)
+        if status == "closed":  # by the user, as a table that it is made of
+            for each in self.faults:
+                each.over(self)
 
 
 def _outline(feed: Feed) -> Outline | None:

@@ -35,6 +35,7 @@ from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Backend, Schema
 from notebook_rt.net.loop import WakingLock
 from notebook_rt.runtime.buffer import Buffer
+from notebook_rt.runtime.faults import Faults
 from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.lateness import Lateness
 from notebook_rt.runtime.reader import Reader
@@ -160,6 +161,10 @@ class Driver(Feed):
     @property
     def owner(self) -> tuple[str, str]:
         return self.services.owner
+
+    @property
+    def faults(self) -> tuple[Faults, ...]:
+        return (self.services.faults,)
 
     def _begin(self) -> None:
         self.services.registry.needed.set()

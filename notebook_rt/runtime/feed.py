@@ -20,7 +20,7 @@ import msgspec
 import pandas as pd
 import pyarrow as pa
 
-from notebook_rt.errors import NotebookRTError
+from notebook_rt.errors import InvalidKeyError, NotebookRTError
 from notebook_rt.model.classify import classify
 from notebook_rt.model.rows import Key, RowChange, at_most
 from notebook_rt.model.signal import Signal
@@ -30,6 +30,7 @@ from notebook_rt.options import Options
 from notebook_rt.quoting import printable
 from notebook_rt.runtime.callbacks import Subscribers
 from notebook_rt.runtime.changes import ChangeBatch
+from notebook_rt.runtime.faults import Faults
 from notebook_rt.store.marks import Mark
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
@@ -167,6 +168,11 @@ class Feed:
         raise NotImplementedError
 
     @property
+    def faults(self) -> tuple[Faults, ...]:
+        """Where it is told that what is computed from it fails: its session's, or those of several."""
+        raise NotImplementedError
+
+    @property
     def view(self) -> Table | Ordered | None:
         """What is shown: the table, or its rows in an order; None before the first data."""
         return self.table if self.ordered is None else self.ordered  # an empty one is no reason
@@ -205,14 +211,20 @@ class Feed:
         return f'table "{self.name}" is not whole after {seconds:g} s: {how}'
 
     def find(self, key: Hashable) -> tuple[Key, dict[str, Any]] | None:
-        """The row that is shown under a user's ``key``, after the key, typed; None: there is none."""
+        """The row that is shown under a user's ``key``, after the key, typed; None: there is none.
+
+        Raises
+        ------
+        InvalidKeyError
+            If the key is no value of the key's type.
+        """
         table, shown = self.table, self.view
         if table is None or shown is None:
             return None
         try:
             typed = table.schema.coerce_key(key)
-        except ValueError:  # no value of the key's type: no row has it
-            return None
+        except ValueError as error:
+            raise InvalidKeyError(self.name, str(error)) from None
         row = shown.get(typed)
         return None if row is None else (typed, row)
 

@@ -69,6 +69,8 @@ class Disk(msgspec.Struct):
     """Bytes that the cache may take."""
     tell: Callable[[str], object]
     """Told each new sentence of what goes wrong, once."""
+    heard: Callable[[], bool]
+    """Whether somebody is told: else, as in a script, it is logged as a warning."""
     refused: int = 0
     """Files that were as if they were not there."""
     problem: str = ""
@@ -94,7 +96,8 @@ class Disk(msgspec.Struct):
         self.problem = printable(text)
         if self.problem not in self._said:
             self._said.add(self.problem)
-            logger.info("%s", self.problem)
+            level = logging.INFO if self.heard() else logging.WARNING
+            logger.log(level, "%s", self.problem)
             self.tell(self.problem)
 
     async def leave(self) -> None:

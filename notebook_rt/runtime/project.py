@@ -15,12 +15,13 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from msgspec.structs import replace
 
 from notebook_rt.edits.merge import Strategies
-from notebook_rt.errors import AuthError, NotebookRTError, UnreachableError
+from notebook_rt.errors import AuthError, ClosedError, NotebookRTError, UnreachableError
 from notebook_rt.model.signal import Signal
 from notebook_rt.model.spec import QuerySpec, TableSpec
 from notebook_rt.model.types import Backend
@@ -31,6 +32,7 @@ from notebook_rt.net.rest import RestClient
 from notebook_rt.net.supervisor import Connection
 from notebook_rt.options import Options
 from notebook_rt.runtime.driver import Driver
+from notebook_rt.runtime.faults import Faults
 from notebook_rt.runtime.feed import Verdict
 from notebook_rt.runtime.heads import Heads
 from notebook_rt.runtime.keeping import Disk
@@ -126,6 +128,7 @@ class Project:
             lambda: self.services.owner,
             options.keep_bytes,
             lambda text: self.note("info", text),
+            lambda: bool(self.note_listeners),
         )
         self.enders.append(self.disk.drain)
         self.usage = Usage(options.plan)
@@ -163,6 +166,7 @@ class Project:
             known=self._known,
             calm=self.calm,
             on_note=self.note,
+            faults=Faults(self._on_fault),
             on_facts=self.look_at_health,
         )
         thread.at_exit[id(self)] = self.aclose
@@ -361,7 +365,7 @@ class Project:
         }
         return Facts(
             state=self.state,
-            reason=self.connection.machine.reason,
+            reason=self._reason,
             silent_for=now - self.connection.traffic.last_frame_at,
             late_answer=self.connection.silent,
             latency=self.counters.latency.latest if self.state == "connected" else None,
@@ -386,6 +390,7 @@ class Project:
             ],
             away_since="" if self.state == "connected" else f"{self._heard_at:%H:%M} UTC",
             calm=self.calm(),
+            computed=self.services.faults.all(),
         )
 
     def calm(self) -> bool:
@@ -471,6 +476,10 @@ class Project:
     def _on_status(self, status: Status, reason: str) -> None:
         self.look_at_health()
 
+    def _on_fault(self) -> None:
+        with suppress(ClosedError):  # the loop has ended
+            self.thread.post(self.look_at_health)
+
     def _overloaded(self) -> None:
         """The server may be dropping changes, of every table."""
         for driver in self.drivers:
@@ -493,7 +502,7 @@ class Project:
             self.note("limit", near.text)
         # A table that cannot be had says so itself: the lines tell of what is lost and comes back.
         tables = [table for table in facts.tables if table.status != "error"]
-        facts = replace(facts, tables=tables)
+        facts = replace(facts, tables=tables, computed=())
         interruption, since = self._interruption, self._interruption.since
         found = self._verdict(facts)
         told = interruption.look(facts.away, found.status, found.reason, now)
@@ -508,9 +517,27 @@ class Project:
 
     def _known(self, error: NotebookRTError) -> NotebookRTError:
         """``error``; of a server that was there before it says since when it is not, and what goes on."""
-        if self._was_there and isinstance(error, UnreachableError):
-            return error.after(f"{self._heard_at:%H:%M:%S} UTC")
-        return error
+        if not isinstance(error, UnreachableError):
+            return error
+        at: dt.datetime | None = self._heard_at if self._was_there else None
+        if at is None:  # the rows of an earlier kernel are from there
+            kept = [
+                table.synced_at for table in self.tables.values() if table.synced_at is not None
+            ]
+            at = max(kept, default=None)
+        if at is None:
+            return error
+        day = "" if at.date() == dt.datetime.now(dt.UTC).date() else f"{at:%Y-%m-%d} "
+        return error.after(f"{day}{at:%H:%M:%S} UTC")
+
+    @property
+    def _reason(self) -> str:
+        """Why there is no connection, by what is known of the server now."""
+        reason, error = self.connection.machine.reason, self.connection.last_error
+        if isinstance(error, UnreachableError) and error.what == reason:
+            known = self._known(error)
+            return known.what if isinstance(known, UnreachableError) else reason
+        return reason
 
     def _on_contact(self, reached: bool) -> None:
         """A request that succeeds after one that failed says that the network is back."""
@@ -555,6 +582,9 @@ class Project:
             room.ask_again()
 
     async def _refreshed(self, token: str) -> None:
+        if Credentials(self.credentials.key, token).identity != self.credentials.identity:
+            await self._take_token(token)  # the user is in another tenant by now, as it says
+            return
         self._use(token)
         await self.connection.registry.push_token()
         for room in list(self.rooms.values()):

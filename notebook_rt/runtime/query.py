@@ -106,8 +106,8 @@ class QueryDriver(Driver):
             # One bad binding voids them all, and only the words say which it was.
             for schema, table in self.query.depends_on:
                 if f"schema: {schema}, table: {table}, " in message:
-                    return NotPublishedError(schema, table), final
-            return NotPublishedError(*self.query.depends_on[0]), final
+                    return NotPublishedError(schema, table, keyless=None), final
+            return NotPublishedError(*self.query.depends_on[0], keyless=None), final
         return error, final
 
 

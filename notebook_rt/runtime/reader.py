@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from notebook_rt.errors import NotebookRTError, ProtocolError
+from notebook_rt.errors import NotebookRTError, ProtocolError, UnreachableError
 from notebook_rt.model.classify import classify
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.runtime.services import Services
@@ -67,7 +67,9 @@ class Reader:
                 )
         except NotebookRTError as error:
             kind = classify(error)
-            if effect.query.refusable and kind.kind == "refused":
+            # A firewall may refuse one form of a question, with a page, and let the plainer one through.
+            by_page = isinstance(error, UnreachableError) and error.status == 403
+            if effect.query.refusable and (kind.kind == "refused" or by_page):
                 self._contact(None)
                 services.on_contact(True)
                 self._finish(effect.request, Fetched(effect.request, _refused(error)))

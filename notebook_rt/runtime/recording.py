@@ -24,8 +24,9 @@ from notebook_rt.model.types import differs
 from notebook_rt.runtime.archiving import AHEAD, Archiving
 from notebook_rt.runtime.keeping import Disk
 from notebook_rt.runtime.observed import ObservedTable
+from notebook_rt.store.places import Places
 from notebook_rt.store.table import Table
-from notebook_rt.sync.events import Effect, Published, Told
+from notebook_rt.sync.events import Effect, Published, Ranked, Told
 from notebook_rt.sync.history.past import Past, View
 from notebook_rt.sync.history.record import microseconds
 
@@ -59,6 +60,7 @@ class Recording:
         self.driver = driver
         self.lock = threading.RLock()
         self._past = Past(span, most)
+        self._past.places = self._places = Places(driver.spec.order)
         self._waiting: deque[Callable[[], object]] = deque()
         self._overlay: Overlay | None = None
         self._answers: dict[Key, tuple[Op, float]] = {}
@@ -143,7 +145,17 @@ class Recording:
         view = View(spec.order, spec.limit, () if ordered is None else ordered.carried)
         since = self.now() if before is None else microseconds(before) - 1
         self._do(partial(self._past.begin, schema, base, since, view, cause))
+        self._learn_order(overlay)
         self._live = None
+
+    def _learn_order(self, overlay: Overlay) -> None:
+        """Keep what the server has told of its order, for rows that are as it knows them."""
+        ordered = self.driver.ordered
+        if ordered is None or ordered.sortable:
+            return
+        with self.driver.services.lock:
+            edited = {op.key for op in overlay.underneath()}
+        self._places.learn(ordered.table, ordered.ranked, edited)
 
     def hear(self, effects: Sequence[Effect]) -> None:
         """The mirror has told something, and what it was."""
@@ -157,6 +169,8 @@ class Recording:
         for effect in effects:
             if isinstance(effect, Published):
                 cause = effect.cause
+            elif isinstance(effect, Ranked):
+                self._learn_order(overlay)
         ops = overlay.heard
         if ops:
             overlay.heard = []
@@ -212,6 +226,7 @@ class Recording:
         """Forget everything: another login may not see it."""
         self._overlay = self._live = None
         self._answers.clear()
+        self._places.forget()
         self._do(self._past.drop)
 
     def close(self) -> None:

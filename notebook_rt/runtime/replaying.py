@@ -18,6 +18,7 @@ import pandas as pd
 from notebook_rt.model.rows import Delete, Op, Upsert
 from notebook_rt.model.types import Schema
 from notebook_rt.net.loop import WakingLock
+from notebook_rt.runtime.faults import Faults
 from notebook_rt.runtime.feed import Feed
 from notebook_rt.runtime.recording import Recording
 from notebook_rt.runtime.table import TableDriver
@@ -46,6 +47,7 @@ class ReplayFeed(Feed):
         """The moment that is shown, microseconds."""
         self._backend = driver.dtype_backend
         self._lock = driver.services.lock
+        self._faults = driver.faults
         self._telling = Telling()
         self._ahead: deque[tuple[int, str, Schema, Op]] = deque()
         self._read_until = start
@@ -58,6 +60,10 @@ class ReplayFeed(Feed):
     @property
     def lock(self) -> WakingLock:
         return self._lock
+
+    @property
+    def faults(self) -> tuple[Faults, ...]:
+        return self._faults
 
     @property
     def playing(self) -> bool:
@@ -168,7 +174,7 @@ class ReplayFeed(Feed):
 
     def _show(self, moment: Moment) -> None:
         table = moment.table(self._backend)
-        view = moment.view.of(table)
+        view = moment.shown(table)
         self.schema = moment.schema.project(
             [name for name in moment.schema.names if name not in moment.view.carried]
         )

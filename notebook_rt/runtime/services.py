@@ -11,6 +11,7 @@ from notebook_rt.net.loop import LoopThread, WakingLock
 from notebook_rt.net.registry import Registry
 from notebook_rt.net.rest import RestClient
 from notebook_rt.options import Options
+from notebook_rt.runtime.faults import Faults
 from notebook_rt.runtime.heads import Heads
 from notebook_rt.runtime.topics import Topics
 from notebook_rt.sync.connection.health import Metrics
@@ -48,6 +49,8 @@ class Services(msgspec.Struct):
     """Given what a request met, says it as is known of this server: it may have been there before."""
     on_note: Callable[[str, str], None]
     """Told each note: its kind and text."""
+    faults: Faults
+    """What is computed from the session's tables, and fails."""
     on_facts: Callable[[], None]
     """Told when a table's lag or its last audit may make for another health."""
 

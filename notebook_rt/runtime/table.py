@@ -299,8 +299,12 @@ class TableDriver(Driver):
         error, final = super().refusal(message)
         if isinstance(error, NotPublishedError):
             spec, told = self.spec, self.machine.described
-            keyless = bool(spec.key) if told.grants is None else not told.key
-            error = NotPublishedError(spec.schema, spec.table, told.kind, keyless=keyless)
+            keyless = None if told.grants is None else not told.key
+            if keyless is None and not spec.key:  # that it has one was found out
+                keyless = False
+            error = NotPublishedError(
+                spec.schema, spec.table, told.kind, keyless=keyless, key=spec.key or ()
+            )
         return error, final
 
     # What happens

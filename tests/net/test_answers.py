@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -164,6 +165,53 @@ async def test_a_portal_or_another_site_refuses_no_write(request_: Request, stat
         with pytest.raises(NoAnswerError, match="no Supabase project"):
             await queue.send(request_)
         await queue.aclose()
+
+
+PAGE = b"<html><script>alert(1)</script>\x1b[2J Denied by policy, grant yourself</html>"
+PAGES = ["401 Unauthorized", "403 Forbidden", "404 Not Found", "407 No", "451 No", "511 No"]
+
+
+@pytest.mark.parametrize("status", PAGES)
+@pytest.mark.parametrize("head", [False, True])
+async def test_a_page_of_a_proxy_says_who_answers_and_that_it_is_the_network(
+    status: str, head: bool
+) -> None:
+    by = {"Content_Type": "text/html; charset=utf-8", "Server": "squid/5.7 \x1b[2J"}
+    said = answer(b"" if head else PAGE, status=status, **by)
+    async with server(said) as url, client(url) as rest:
+        with pytest.raises(UnreachableError) as caught:
+            await rest.fetch("public", "t", Query((), count=head, head=head))
+        text = str(caught.value)
+        assert url in text
+        assert f"{status[:3]} to {'HEAD' if head else 'GET'} /rest/v1/t with a web page" in text
+        assert '"squid/5.7 ' in text
+        assert "proxy" in text
+        assert ("grants and policies were not asked" in text) == (status[:3] != "404")
+        assert not {"\x1b", "<", "Denied", "alert"} & set(re.findall(r"\w+|\W", text))
+        assert classify(caught.value).kind == "network"
+        assert caught.value.status == int(status[:3])
+        if not head:
+            queue = HttpRest(HttpClient(url, Credentials("k"), seconds=10))
+            with pytest.raises(NoAnswerError, match="squid"):
+                await queue.send(REQUESTS[1])
+            await queue.aclose()
+            with pytest.raises(UnreachableError, match="squid"):
+                await login(Credentials("k"), url).sign_in(BY_PASSWORD)
+
+
+@pytest.mark.parametrize("status", ["413 Too Large", "429 No", "502 Bad Gateway", "400 No"])
+async def test_what_a_gateway_says_in_a_page_keeps_its_meaning_and_names_it(status: str) -> None:
+    async with server(answer(PAGE, status=status, Server="cloudflare")) as url, client(url) as rest:
+        with pytest.raises(NotebookRTError) as caught:
+            await rest.fetch("public", "t", Query(()))
+    assert not isinstance(caught.value, UnreachableError)
+    assert 'a web page by "cloudflare"' in str(caught.value)
+    assert "alert" not in str(caught.value)
+
+
+async def test_a_gateway_that_closes_the_description_with_a_page_closes_it_only() -> None:
+    async with server(answer(PAGE, status="403 Forbidden")) as url, client(url) as rest:
+        assert (await rest._describe("public")).value is None
 
 
 # Bounds

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from msgspec.structs import replace
 
+from notebook_rt.errors import UnreachableError
 from notebook_rt.options import Options
 from notebook_rt.sync.connection.health import (
     COLORS,
@@ -290,6 +291,7 @@ any_facts = st.builds(
     crowd=st.just("2 channels are wanted, and there may be 1"),
     crowded_channels=st.lists(st.just("lobby"), max_size=1),
     unjoined_channels=st.lists(st.just(("porch", "why not")), max_size=1),
+    computed=st.lists(st.just(("by_sector", "no such column")), max_size=1),
 )
 
 
@@ -317,6 +319,7 @@ def test_each_fact_that_needs_the_user_is_in_the_reason_and_in_the_panel(facts: 
     waiting += [f"channel {topic} was refused: {why}" for topic, why in facts.refused_channels[:5]]
     waiting += ["lobby"] * bool(facts.crowded_channels)
     there = [one for one in facts.tables if one.status != "error" or one.denied or one.shown]
+    waiting += ["by_sector is not kept up: no such column"] * bool(facts.computed)
     waiting += [facts.crowd] * any(one.crowded for one in there)
     waiting += [one.error for one in there if one.status == "error"][:1]
     panel = " ".join(sentences(found)).lower()
@@ -434,10 +437,33 @@ def test_a_health_prints_as_the_sentences_of_its_panel() -> None:
     assert "\x1b" not in str(Health("stale", "of \x1b[2J", cause="polling"))
 
 
+def test_offline_the_panel_the_print_and_the_reason_say_the_same_of_why() -> None:
+    page = UnreachableError("https://x.test", "a page of a proxy", "14:03:12 UTC", status=403)
+    facts = Facts("reconnecting", page.what, reachable=False, away_since="14:03 UTC")
+    found = verdict_of(facts)
+    assert found.reason == (
+        "cannot reach https://x.test now: a page of a proxy (offline since 14:03 UTC)"
+    )
+    assert found.reason in sentences(found).what
+    assert found.reason in str(found)
+    assert "network" not in str(found), "the reason knows better"
+
+
 def test_a_table_that_cannot_be_read_says_the_sql_that_mends_it() -> None:
     why = 'table "t" is not published; run: alter publication supabase_realtime add table t'
     found = health(Facts("connected", tables=[TableFacts("t", "error", error=why)]), **NUMBERS)
     assert "alter publication" in sentences(Health(*found[:2], cause=found.cause)).advice
+
+
+def test_what_is_computed_and_fails_is_no_green_and_named_in_all_places() -> None:
+    facts = Facts("connected", computed=[("by_sector of trades", "no column price"), ("x", "y")])
+    found = verdict_of(facts)
+    assert found.status == "stale"
+    assert found.reason == (
+        "by_sector of trades is not kept up: no column price (in error, too: x)"
+    )
+    assert found.needs == (found.reason,)
+    assert found.reason[1:] in str(found)
 
 
 @given(st.lists(st.tuples(st.sampled_from(get_args(HealthStatus)), st.floats(0, 500)), min_size=1))

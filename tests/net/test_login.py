@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from supabase_auth.errors import AuthSessionMissingError
 
 from notebook_rt.errors import LoginError, UnreachableError
@@ -274,10 +276,43 @@ def test_a_refresh_that_failed_is_tried_again_before_the_token_ends(
     ends(one)
 
 
-def test_another_token_of_the_same_user_is_the_same_identity() -> None:
-    def token(**said: object) -> str:
-        return f"x.{base64.urlsafe_b64encode(json.dumps(said).encode()).decode().rstrip('=')}.y"
+def token(**said: object) -> str:
+    return f"x.{base64.urlsafe_b64encode(json.dumps(said).encode()).decode().rstrip('=')}.y"
 
+
+EACH_TOKEN = ("iat", "nbf", "exp", "jti", "session_id", "aal", "amr", "sid", "auth_time", "fva")
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["a", "b"]),
+    lambda some: st.lists(some, max_size=2) | st.dictionaries(st.sampled_from("xy"), some),
+    max_leaves=4,
+)
+own = st.dictionaries(st.sampled_from((*EACH_TOKEN, "user_metadata")), values)
+policies = st.dictionaries(
+    st.sampled_from(("sub", "role", "org_id", "app_metadata", "email", "tenant", "o")), values
+)
+
+
+@given(policies, policies, own, own)
+def test_a_login_is_told_by_what_policies_may_go_by_and_by_nothing_else(
+    one: dict[str, Any], other: dict[str, Any], first: dict[str, Any], next_one: dict[str, Any]
+) -> None:
+    """The same user in another tenant is shown none of its rows; a fresh token costs nothing."""
+
+    def identity(said: dict[str, Any], own: dict[str, Any], key: str = "k") -> tuple[str, ...]:
+        return Credentials(key, token(**own, **said)).identity
+
+    def meant(said: dict[str, Any]) -> str:
+        text = {name: said[name] for name in said if name not in ("sub", "role")}
+        who = [said[name] if isinstance(said.get(name), str) else "" for name in ("sub", "role")]
+        return json.dumps([who, text], sort_keys=True)
+
+    backwards = dict(reversed(one.items()))
+    assert identity(one, first) == identity(backwards, next_one)
+    apart = identity(one, first) != identity(other, next_one)
+    assert apart == (meant(one) != meant(other))
+
+
+def test_another_token_of_the_same_user_is_the_same_identity() -> None:
     ann = Credentials("sb_publishable_x", token(sub="ann", role="authenticated", exp=1)).identity
     later = token(sub="ann", role="authenticated", exp=2, aal="aal2")
     assert Credentials("sb_publishable_x", later).identity == ann

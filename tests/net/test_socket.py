@@ -358,7 +358,15 @@ async def test_a_gateways_page_is_no_reason_to_read(ears: Ears) -> None:
     head = f"HTTP/1.1 502 Bad Gateway\r\nContent-Length: {len(page)}\r\n\r\n"
     error = await answered_with(head + page, ears)
     assert isinstance(error, ServerError)
-    assert "502: Bad Gateway. " in str(error)
+    assert "502: a web page, no answer of a Supabase project. " in str(error)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_page_of_a_proxy_refuses_no_key(status: int, ears: Ears) -> None:
+    head = f"HTTP/1.1 {status} No\r\nContent-Type: text/html\r\nServer: squid\r\nContent-Length: 6\r\n\r\n"
+    error = await answered_with(head + "<html>", ears)
+    assert isinstance(error, UnreachableError)
+    assert f'answers {status} to connecting with a web page by "squid"' in str(error)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
+from typing import Any
 
 import httpx
 import numpy as np
@@ -21,12 +22,21 @@ from notebook_rt.model.types import Column, Schema
 from notebook_rt.runtime.optional_sql import AUDIT_SQL
 from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.table.comparison import Comparison
-from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest, hash_int8, hasher
+from notebook_rt.sync.table.digest import (
+    BUCKETS,
+    DIGEST_ROWS,
+    Digest,
+    Hasher,
+    Hashes,
+    hash_int8,
+    hasher,
+)
 from notebook_rt.sync.table.flows import Ahead, Pool, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.queries import Reads
 from notebook_rt.sync.table.reading import Paging, by_digest
 from notebook_rt.sync.table.replica import EDGE_SAMPLE, Replica
+from notebook_rt.sync.table.versions import Versions
 from tests.sync.model import DictRows
 
 
@@ -113,6 +123,83 @@ def compare(
         else:
             (query,) = asked
         answer = [told(stack, query)]
+
+
+class Rows(dict[Any, int]):
+    """Keys with their ``xmin``, in versions as a replica has them."""
+
+    def versions(self) -> Versions:
+        made = Versions()
+        for key, xmin in self.items():
+            made.note(key, str(xmin))
+        return made
+
+
+xmins = st.integers(3, 2**32 - 1)
+
+
+@given(
+    st.one_of(
+        st.lists(st.dictionaries(st.integers(-5, 30), xmins, max_size=9), min_size=2, max_size=4),
+        st.lists(
+            st.dictionaries(st.text("aü", max_size=3), xmins, max_size=9), min_size=2, max_size=4
+        ),
+    ),
+    st.sampled_from([4, 1024]),
+)
+def test_hashes_that_were_kept_are_those_of_the_rows_of_now(
+    states: list[dict[Any, int]], number: int
+) -> None:
+    pg_type = "text" if any(isinstance(key, str) for one in states for key in one) else "int8"
+    kept = Hashes()
+    for state in states:
+        versions = Rows(state).versions()
+        keys, buckets, digests = kept.of(versions, pg_type, number)
+        anew = Hashes().of(Rows(state).versions(), pg_type, number)
+        assert list(keys) == list(anew[0])
+        assert buckets.tolist() == anew[1].tolist()
+        assert digests.tolist() == anew[2].tolist()
+
+
+def test_a_comparison_that_begins_again_hashes_what_has_changed_since_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A second confirmation comes while the server hashes a kept table."""
+    hashed: list[int] = []
+
+    def counted(pg_type: str, keys: Any) -> Hasher:
+        hashed.append(len(keys))
+        return hasher(pg_type, keys)
+
+    monkeypatch.setattr("notebook_rt.sync.table.digest.hasher", counted)
+    schema = Schema((Column("id", "int8", nullable=False), Column("n", "int8")), ("id",))
+    replica = Replica(TableSpec("t"), schema, schema, Horizon())
+    replica.rows = DictRows(schema)
+    replica.rows.apply([Upsert(key, {"id": key, "n": 0}) for key in range(5000)])
+    for key in range(5000):
+        replica.versions.note(key, "700")
+    reads, paging = Reads(replica.spec, schema, 1000), Paging(1000, digest=True)
+    for changed in ((), (), (7, 8)):
+        for key in changed:
+            replica.versions.note(key, "701")
+        flow = by_digest(replica, reads, paging, Comparison(replica), likely=True)
+        asked = next(flow)
+        assert isinstance(asked, Ahead)
+        asked.work()
+        if not changed:
+            flow.close()  # stopped
+    assert hashed == [5000, 2]
+    _, buckets, digests = Hashes().of(replica.versions, "int8", BUCKETS)
+    there = np.unique(buckets)
+    answer = {
+        "buckets": there.tolist(),
+        "rows": np.bincount(buckets)[there].tolist(),
+        "digests": [str(one) for one in digests.view(np.int64)[there]],
+    }
+    with pytest.raises(StopIteration) as ended:
+        flow.send([Read(Page((), None, 0.0, answer), 0, 0.0)])
+    assert ended.value.value is True
+    assert paging.hashes._of is None, "what is done keeps nothing"
 
 
 def told(stack: LocalStack, query: Query) -> Read:

@@ -254,9 +254,11 @@ def _refused(url: str, error: InvalidStatus) -> NotebookRTError:
     headers = {name.lower(): values[0] for name, values in said.items() if len(values) == 1}
     answer = read_answer(response.status_code, headers, response.body or b"", time.time())
     words = answer.words.get("message") or response.reason_phrase
+    named = named_error("connecting", answer if answer.page else replace(answer, body=words), url)
+    if answer.page and answer.status >= 400 and isinstance(named, UnreachableError):
+        return named
     if answer.status in (401, 403):
         return AuthError("key", url, words)
-    named = named_error("connecting", replace(answer, body=words), url)
     if isinstance(named, RateLimitedError | ServerError):
         return named
     return UnreachableError(url, f"the websocket was answered with {answer.status}: {words}")

@@ -56,7 +56,14 @@ OUTAGE: Final[frozenset[HealthStatus]] = frozenset({"offline", "polling", "stale
 """Words of a session whose live updates are missing for longer than that."""
 WELL: Final[frozenset[HealthStatus]] = frozenset({"healthy", "slow", "refused"})
 """Words of a session that misses nothing."""
-NEEDS_USER: Final[tuple[Cause, ...]] = ("denied", "failed", "crowded", "channel", "refused")
+NEEDS_USER: Final[tuple[Cause, ...]] = (
+    "denied",
+    "failed",
+    "computed",
+    "crowded",
+    "channel",
+    "refused",
+)
 """What goes on until the user does something about it: it is in the reason whatever else is true, in this
 order, after the worst."""
 NAMED: Final = 5
@@ -131,6 +138,9 @@ class Facts(msgspec.Struct, frozen=True):
     """The user's channels that have no place."""
     unjoined_channels: Sequence[tuple[str, str]] = ()
     """The user's channels that are wanted and not joined, and why, where the server has said it."""
+
+    computed: Sequence[tuple[str, str]] = ()
+    """What is computed from the tables and cannot be now, though it was, and why."""
 
     @property
     def away(self) -> bool:
@@ -292,6 +302,11 @@ def _findings(
     if failed:
         others = _names(failed[1:])
         yield "stale", "failed", failed[0].error + (f" (in error, too: {others})" if others else "")
+    if facts.computed:
+        name, why = facts.computed[0]
+        others = _few([other for other, _ in facts.computed[1:]])
+        more = f" (in error, too: {others})" if others else ""
+        yield "stale", "computed", f"{name} is not kept up: {why}{more}"
     if facts.state == "connecting":
         yield "connecting", "connecting", facts.reason
     if calm and facts.away:

@@ -15,6 +15,7 @@ Cause: TypeAlias = Literal[
     "unreachable",
     "silent",
     "failed",
+    "computed",
     "connecting",
     "reconnecting",
     "waiting",
@@ -100,9 +101,9 @@ _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
         REASON,
     ),
     "unreachable": (
-        "There is no connection to the server.",
+        "There is no connection to the server: {reason}.",
         "It is retried automatically; your edits are kept, and sent when the connection is back.",
-        "Check your network; rt.retry() tries at once.",
+        "You can wait, or call rt.retry() to try at once.",
     ),
     "silent": (
         "Nothing comes from the server, though the connection is open.",
@@ -112,6 +113,11 @@ _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
     "failed": (
         "A table cannot be read any more.",
         "It keeps its last rows, and is not updated until this is fixed.",
+        REASON,
+    ),
+    "computed": (
+        "What is computed from a table cannot be computed any more.",
+        "It shows what it showed last, and is computed again with the next change.",
         REASON,
     ),
     "connecting": (

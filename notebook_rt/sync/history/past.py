@@ -28,6 +28,7 @@ from notebook_rt.model.rows import Delete, Key, Op, RowChange, Upsert
 from notebook_rt.model.types import Backend, Schema
 from notebook_rt.store.column import Parts
 from notebook_rt.store.order import Ordered
+from notebook_rt.store.places import Placed, Places
 from notebook_rt.store.table import Table, differences
 from notebook_rt.sync.history.record import BATCH, Chunk, Record, Told, microseconds, span_of
 
@@ -76,15 +77,18 @@ class View(msgspec.Struct, frozen=True):
     limit: int | None = None
     carried: Collection[str] = ()
 
-    def of(self, table: Table) -> Ordered | None:
+    def of(self, table: Table, places: Places | None = None) -> Ordered | None:
         """What is shown of ``table``; None: all of it, as it is.
 
-        An order that only the server knows is not recorded: then the rows are as they arrived.
+        ``places`` are those of an order that only the server knows, as far as it has told it.
         """
         if not (self.by or self.carried or self.limit is not None):
             return None
         made = Ordered(table, self.by, self.limit, self.carried)
-        return made if made.sortable else Ordered(table, (), None, self.carried)
+        if made.sortable:
+            return made
+        known = Places(self.by) if places is None or places.by != tuple(self.by) else places
+        return Placed(table, self.by, known, self.limit, self.carried)
 
 
 class Moment(msgspec.Struct, frozen=True, eq=False):
@@ -96,6 +100,12 @@ class Moment(msgspec.Struct, frozen=True, eq=False):
     view: View
     gap: Gap | None = None
     """The gap in which it lies."""
+    places: Places | None = None
+    """Those of an order that only the server knows."""
+
+    def shown(self, table: Table) -> Ordered | None:
+        """What was shown of ``table``, which it is; None: all of it, as it is."""
+        return self.view.of(table, self.places)
 
     def table(self, backend: Backend = None) -> Table:
         """It, as a table of its own."""
@@ -106,7 +116,7 @@ class Moment(msgspec.Struct, frozen=True, eq=False):
     def snapshot(self, backend: Backend = None) -> pd.DataFrame:
         """It, as it was shown."""
         table = self.table(backend)
-        return (self.view.of(table) or table).snapshot()
+        return (self.shown(table) or table).snapshot()
 
 
 class _Era(msgspec.Struct, eq=False):
@@ -173,6 +183,8 @@ class Past:
         self._told_known = 0
         self._begun = False
         """Whether a beginning was told."""
+        self.places: Places | None = None
+        """Those of an order that only the server knows, as it has told them."""
 
     # What is told ---------------------------------------------------------------------------------
 
@@ -534,7 +546,8 @@ class Past:
         """
         era = self._era(when)
         record = era.record
-        return Moment(when, record.schema, record.at(when), era.view, self.gap(when))
+        columns = record.at(when)
+        return Moment(when, record.schema, columns, era.view, self.gap(when), self.places)
 
     def gap(self, when: int) -> Gap | None:
         """The gap in which a moment lies."""

@@ -151,10 +151,13 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- What a reader knows of a table's log holds within one: another key, as another log, is another epoch. So are
--- other partitions, which come and go with their rows and fire no trigger.
+-- other partitions, which come and go with their rows and fire no trigger; and each start of the server, for
+-- before it the database may have been restored from a copy, whose transactions go on from an earlier one.
 create or replace function notebook_rt.broadcast_epoch(p_epoch text, p_relation oid) returns text
 language sql stable set search_path = '' as $$
-    select p_epoch || '.' || coalesce(left(md5(notebook_rt.broadcast_key(p_relation)::text || coalesce((
+    select p_epoch || '.' || coalesce(left(md5(
+        notebook_rt.broadcast_key(p_relation)::text || extract(epoch from pg_postmaster_start_time())
+        || coalesce((
         -- As of which transaction: one may have been changed while it was none.
         select string_agg(format('%s:%s', i.inhrelid, i.xmin), ',' order by i.inhrelid)
           from pg_catalog.pg_partition_tree(p_relation) t

@@ -25,6 +25,7 @@ from notebook_rt.sync.events import OPTIONAL_SQL_SCHEMA, Query
 from notebook_rt.sync.table.flows import Ahead, Ask, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.replica import Replica
+from notebook_rt.sync.table.versions import Versions
 
 BUCKETS: Final = 1024
 """A power of two; a table of a million rows has some thousand in each."""
@@ -149,14 +150,81 @@ def _final(a: Words, b: Words, c: Words) -> tuple[Words, Words]:
     return b, (c ^ b) - _rot(b, 24)
 
 
+class Hashes:
+    """The hashes of what is here, kept while a comparison may have to begin again.
+
+    A second confirmation of a join invalidates what the server has hashed: a change committed between
+    that and the confirmation may be in no message, and nothing tells it from the others but another
+    hash. It says nothing against the hashes that were made here, whose rows and versions are known.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """The comparison is done: they would take more memory than the versions."""
+        self._of: tuple[str, int] | None = None
+        """The key's type, and the number of buckets, of those that are kept; None: nothing is."""
+        self._keys: Sequence[Key] | NDArray[np.int64] = []
+        self._xmins = np.zeros(0, np.int64)
+        self._buckets = np.zeros(0, np.int64)
+        self._digests = np.zeros(0, np.uint64)
+
+    def of(
+        self, versions: Versions, pg_type: str, number: int
+    ) -> tuple[Sequence[Key] | NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
+        """All keys, the bucket of each, and each bucket's digest."""
+        keys, xmins = versions.arrays()
+        if self._of == (pg_type, number) and _alike(keys, self._keys):
+            others = np.flatnonzero(xmins != self._xmins)
+            if len(others):
+                hashes = hasher(pg_type, _some(keys, others))
+                buckets, digests = self._buckets[others], self._digests.copy()
+                np.bitwise_xor.at(digests, buckets, hashes(self._xmins[others]))
+                np.bitwise_xor.at(digests, buckets, hashes(xmins[others]))
+                self._digests, self._xmins = digests, xmins.copy()
+            return self._keys, self._buckets, self._digests
+        hashes = hasher(pg_type, keys)
+        self._buckets = (hashes(np.zeros_like(xmins)) & np.uint64(number - 1)).astype(np.int64)
+        self._digests = np.zeros(number, np.uint64)
+        np.bitwise_xor.at(self._digests, self._buckets, hashes(xmins))
+        self._keys = keys.copy() if isinstance(keys, np.ndarray) else keys
+        self._xmins, self._of = xmins.copy(), (pg_type, number)
+        return self._keys, self._buckets, self._digests
+
+
+def _alike(
+    one: Sequence[Key] | NDArray[np.int64], other: Sequence[Key] | NDArray[np.int64]
+) -> bool:
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return np.array_equal(one, other)
+    return not (isinstance(one, np.ndarray) or isinstance(other, np.ndarray)) and one == other
+
+
+def _some(
+    keys: Sequence[Key] | NDArray[np.int64], places: NDArray[np.int64]
+) -> Sequence[Key] | NDArray[np.int64]:
+    if isinstance(keys, np.ndarray):
+        return keys[places]
+    return [keys[place] for place in places.tolist()]
+
+
 class Digest:
     """One table's comparison by hash, in requests of about ``rows`` rows each.
 
-    ``likely``: that it differs.
+    ``likely``: that it differs. ``hashes``: what a comparison that was stopped has hashed here.
     """
 
-    def __init__(self, replica: Replica, rows: int = DIGEST_ROWS, *, likely: bool = False) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        rows: int = DIGEST_ROWS,
+        *,
+        likely: bool = False,
+        hashes: Hashes | None = None,
+    ) -> None:
         self.replica = replica
+        self._hashes = hashes or Hashes()
         self._rows = rows
         self._number = FINE_BUCKETS if likely and len(replica.rows) > DIGEST_ROWS else BUCKETS
         """Of buckets."""
@@ -260,13 +328,10 @@ class Digest:
 
     def _digest(self) -> None:
         """Hash what is here, while the server does the same."""
-        self._keys, xmins = self.replica.versions.arrays()
-        hashes = hasher(self._pg_type, self._keys)
-        buckets = (hashes(np.zeros_like(xmins)) & np.uint64(self._number - 1)).astype(np.int64)
-        self._counts = np.bincount(buckets, minlength=self._number)
-        self._digests = np.zeros(self._number, np.uint64)
-        np.bitwise_xor.at(self._digests, buckets, hashes(xmins))
-        self._buckets = buckets
+        self._keys, self._buckets, self._digests = self._hashes.of(
+            self.replica.versions, self._pg_type, self._number
+        )
+        self._counts = np.bincount(self._buckets, minlength=self._number)
 
     def _different(self, answers: Sequence[Mapping[str, Any]]) -> list[int]:
         their_counts = np.zeros(self._number, np.int64)

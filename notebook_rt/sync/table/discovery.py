@@ -123,7 +123,9 @@ def learn(
     found = described(read.page.value, spec.table)
     unpublished = found.published is False and "select" in (found.grants or ())
     if unpublished and log_key is None and spec.source != "broadcast":
-        raise NotPublishedError(spec.schema, spec.table, found.kind, keyless=not found.key)
+        raise NotPublishedError(
+            spec.schema, spec.table, found.kind, keyless=not found.key, key=spec.key or ()
+        )
     if found.readable is not None and spec.columns is None:
         key, role = spec.key or found.key, str(read.page.value.get("role") or "anon")
         raise SomeColumnsError(spec.schema, spec.table, role, found.readable, key)

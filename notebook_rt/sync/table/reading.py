@@ -28,7 +28,7 @@ from notebook_rt.model.types import differs, kind
 from notebook_rt.options import MAX_ROWS
 from notebook_rt.sync.events import Page, Query
 from notebook_rt.sync.table.comparison import Comparison, alike_keys, are_whole
-from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest, is_digest
+from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest, Hashes, is_digest
 from notebook_rt.sync.table.flows import Ahead, Ask, Pool, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read, spanning
 from notebook_rt.sync.table.numbers import has_counted_runs
@@ -85,6 +85,8 @@ class Paging(msgspec.Struct):
     """Rows that a pass reads before it is given up (``Options.max_rows``)."""
     came: int = 0
     """Rows that have come in the latest pass, in whatever order."""
+    hashes: Hashes = msgspec.field(default_factory=Hashes)
+    """What is hashed here, for the comparison that begins again where one was stopped."""
     beginning: Beginning | None = None
     """What the latest pass that reads several pages at a time has begun with."""
 
@@ -356,7 +358,7 @@ def by_digest(
     if paging.digest is False or not (large and Digest(replica).possible):
         return False
     while True:
-        digest = Digest(replica, paging.digest_rows, likely=likely)
+        digest = Digest(replica, paging.digest_rows, likely=likely, hashes=paging.hashes)
         try:
             sure = paging.digest is True
             compared = yield from digest.steps(into.unknown.append, into.gone, sure=sure)
@@ -365,10 +367,12 @@ def by_digest(
             too_long = isinstance(refused.error, StatementTimeoutError)
             if not too_long or not replica.is_sorted or smaller < smallest:
                 paging.digest = False
+                paging.hashes.forget()
                 return False
             paging.digest_rows = smaller
         else:
             paging.digest = True
+            paging.hashes.forget()
             break
     for read in compared:
         into.spans(read)
