@@ -179,6 +179,7 @@ class TableLaws(RuleBasedStateMachine):
             (former, deepcopy(self.model)),
         )
         self.table.replace(made, schema)
+        self.model.places = list(self.model.rows)  # where a row was that is gone is the former's
         assert len(self.table) == len(self.model.rows)
         if read:  # before a key was looked up
             pd.testing.assert_frame_equal(self.table.snapshot(), self.model.frame())
