@@ -830,6 +830,15 @@ told = st.lists(
     10_000,
     0.002,
 )
+@example(
+    [(0.0, ("alter", "extra")), (0.0, ("write", 1, None, "a")), (0.05, ("alter", "extra"))],
+    1,
+    0.0,
+    ("grp=eq.1", "grp"),
+    0.0,
+    10_000,
+    0.002,
+)
 def test_no_message_that_is_lost_late_or_doubled_leaves_a_wrong_row(
     story: list[Any],
     seed: int,
@@ -855,7 +864,7 @@ def test_no_message_that_is_lost_late_or_doubled_leaves_a_wrong_row(
     world.connect()
     play(world, story)
     world.settle(20)
-    one.write(1, {"note": "end"})  # which shows the columns of now
+    one.write(1, {"note": "end", "grp": 1})  # which shows the columns of now, in each topic
     world.settle(20)
     converged(world)
 
