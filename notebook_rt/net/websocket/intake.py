@@ -7,7 +7,7 @@ out of the bytes before ``websockets`` sees them was quicker, and not worth its 
 
 Back-pressure stays where it belongs: a turn reads one chunk of TCP, and its changes are applied before
 the next (``runtime/driver.py``), so what cannot be applied stays in the server's and the kernel's buffers.
-There messages that stream in also wait for a few more, at most 3 ms (``sync/connection/gathering.py``).
+There messages that stream in also wait for a few more, at most 6 ms (``sync/connection/gathering.py``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A turn of the loop for one message costs more than its share of a turn for several, and to be woken
 costs as well (``docs/design/performance.md``, "Decided by measuring"). So while messages stream in, the
-socket rests after each reading until about ``TOGETHER`` of them have come, and TCP keeps them meanwhile.
+socket rests after each reading, for less the faster they come, and TCP keeps them meanwhile.
 What comes after a silence is read at once: a change of a quiet table, the echo of an edit.
 """
 
@@ -11,12 +11,13 @@ from __future__ import annotations
 from math import exp
 from typing import Final
 
-LONGEST: Final = 0.003
+LONGEST: Final = 0.006
 """Seconds from one reading to the next: no message waits longer for the others."""
 SHORTEST: Final = 0.001
 """A shorter pause is left out: messages that come so fast are read several at a time without it."""
-TOGETHER: Final = 3.0
-"""Messages that a pause waits for. At 1,000 a second the mean one waits 1.5 ms, at 2,000 half of that."""
+FULL: Final = 1000.0
+"""Messages a second up to which a pause is the longest one; of twice as many it is a quarter of that, 1.5 ms,
+for `df` within 2 ms of the frame."""
 RATE: Final = 400.0
 """Messages a second up to which each is read as it comes: a pause would rarely find two."""
 MEMORY: Final = 0.05
@@ -38,5 +39,5 @@ class Gathering:
         rate = self._lately / MEMORY
         if rate < RATE:
             return 0.0
-        pause = min(LONGEST, TOGETHER / rate)
+        pause = LONGEST * min(1.0, FULL / rate) ** 2
         return pause if pause >= SHORTEST else 0.0
