@@ -85,6 +85,12 @@ class Record(msgspec.Struct, frozen=True):
     record: dict[str, Json]
 
 
+_BY_FIREWALL = (
+    "; the project answers other requests: a firewall before it does not let this one through, perhaps for "
+    "its text. Change what it writes, or have it let through and retry it"
+)
+
+
 def judge(
     answer: Answer, attempts: int, now: float, jitter: float = 0.0, max_attempts: int = 3
 ) -> Ruling:
@@ -119,6 +125,8 @@ def judge(
             return Ruling("refused", words, counts=True, lost=True)
         wait = max(SERVER_WAIT * 2**attempts, answer.retry_after or 0.0)
         return Ruling("wait", words, now + wait * (1 + jitter), True, lost=True)
+    if answer.page:
+        words += _BY_FIREWALL
     return Ruling("refused", words, columns=answer.code in _ABOUT_COLUMNS)
 
 

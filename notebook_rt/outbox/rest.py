@@ -10,11 +10,13 @@ from typing import Protocol
 
 from notebook_rt.errors import AnswerTooLargeError
 from notebook_rt.model.http import Answer, Request
-from notebook_rt.net.answers import not_written
+from notebook_rt.net.answers import no_supabase, not_written
 from notebook_rt.net.http import HttpClient, NoAnswerError
 
 REQUEST_SECONDS = 10.0
 """Less than the lease: while a request is out, no other kernel begins to send."""
+_FIREWALL = (401, 403, 451)
+"""What a firewall answers with a page to what it does not let through, for its text or its sender."""
 
 
 class Rest(Protocol):
@@ -43,6 +45,16 @@ class HttpRest:
         except AnswerTooLargeError as error:
             raise NoAnswerError(self._http.url, str(error), sent=True) from error
         stranger = not_written(request, answer)
-        if stranger is not None:
-            raise NoAnswerError(self._http.url, stranger, sent=True)
-        return answer
+        if stranger is None or (answer.page and answer.status in _FIREWALL and await self._there()):
+            return answer
+        raise NoAnswerError(self._http.url, stranger, sent=True)
+
+    async def _there(self) -> bool:
+        """Whether the project answers, so that what came in its place was for one request only."""
+        probe = Request("HEAD", "/rest/v1/")
+        try:
+            answer = await self._http.send(probe)
+        except NoAnswerError:
+            return False
+        there = answer.status < 300 or no_supabase(str(probe), answer) is None
+        return there and not answer.page

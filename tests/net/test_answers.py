@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from notebook_rt.edits.decide import judge
 from notebook_rt.errors import AnswerTooLargeError, NotebookRTError, UnreachableError
 from notebook_rt.model.classify import classify
 from notebook_rt.model.http import Request
@@ -43,13 +44,18 @@ def answer(
 
 
 @asynccontextmanager
-async def server(said: bytes | Callable[[asyncio.StreamWriter], Any]) -> AsyncIterator[str]:
-    """A server that says the same to everybody; its URL."""
+async def server(
+    said: bytes | Callable[[asyncio.StreamWriter], Any] | dict[bytes, bytes],
+) -> AsyncIterator[str]:
+    """A server that says the same to everybody, or by what is in the request's head; its URL."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-            if callable(said):
+            head = await reader.readuntil(b"\r\n\r\n")
+            if isinstance(said, dict):
+                writer.write(next(what for word, what in said.items() if word in head))
+                await writer.drain()
+            elif callable(said):
                 await said(writer)
             else:
                 writer.write(said)
@@ -168,6 +174,25 @@ async def test_a_portal_or_another_site_refuses_no_write(request_: Request, stat
 
 
 PAGE = b"<html><script>alert(1)</script>\x1b[2J Denied by policy, grant yourself</html>"
+
+
+@pytest.mark.parametrize("root", ["200 OK", "401 Unauthorized"])
+@pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "451 No"])
+async def test_what_a_firewall_refuses_of_a_project_that_answers_is_set_aside(
+    status: str, root: str
+) -> None:
+    by = {"Content_Type": "text/html; charset=utf-8", "Server": "cloudflare"}
+    said = {b"HEAD ": answer(b"", status=root), b"": answer(PAGE, status=status, **by)}
+    async with server(said) as url:
+        queue = HttpRest(HttpClient(url, Credentials("k"), seconds=10))
+        ruling = judge(await queue.send(REQUESTS[1]), 0, now=0.0)
+        await queue.aclose()
+    assert ruling.meaning == "refused"
+    assert 'a web page by "cloudflare"' in ruling.words
+    assert "firewall" in ruling.words
+    assert "Denied" not in ruling.words
+
+
 PAGES = ["401 Unauthorized", "403 Forbidden", "404 Not Found", "407 No", "451 No", "511 No"]
 
 
