@@ -34,6 +34,8 @@ MESSAGES_PUBLICATION = "supabase_realtime_messages_publication"
 
 PARTITIONS_EVERY = 30.0
 """Seconds between two looks whether a partition is missing; they are made three days ahead."""
+LOOK_AGAIN = 0.5
+"""Seconds after which the publication is looked at again where PostgreSQL did not answer."""
 
 
 class Reader(Protocol):
@@ -77,7 +79,7 @@ class Tenant:
             self.options.restart_delay,
             # PostgreSQL was away: the pool would find its dead connections one by one, each
             # with a longer wait than the last.
-            on_restart=self._check_pools,
+            on_restart=self._restarted,
         )
         self.messages = WalStream(
             context.dsn, [MESSAGES_PUBLICATION], self.options.restart_delay, on_restart=None
@@ -87,6 +89,7 @@ class Tenant:
         )
         self._context = context
         self._published: frozenset[tuple[str, str]] = frozenset()
+        self._looks_again = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -104,8 +107,10 @@ class Tenant:
     def _rate(self, limit: float | None) -> EventRate:
         return EventRate(limit, time.monotonic, self.options.rate_tick)
 
-    async def _check_pools(self) -> None:
+    async def _restarted(self) -> None:
         await asyncio.gather(self.pool.check(), self.callers.check())
+        # What changed meanwhile is not in the log that is read now.
+        await self._look_at_publication()
 
     async def stop(self) -> None:
         """Close every socket with 1012 (service restart), as the real server does."""
@@ -141,11 +146,19 @@ class Tenant:
             except PgError as error:  # PostgreSQL is away, or somebody holds the table for long
                 log.warning("the partitions of realtime.messages are not up to date: %s", error)
 
+    async def _look_again(self) -> None:
+        await asyncio.sleep(LOOK_AGAIN)
+        self._looks_again = False
+        await self._look_at_publication()
+
     async def _look_at_publication(self) -> None:
         try:
             published = await self.changes.catalog.published()
-        except PgError:
-            return  # PostgreSQL is going away; the next change of the schema says it again
+        except PgError:  # PostgreSQL is going away, or has just come back
+            if not self._looks_again:
+                self._looks_again = True
+                self._spawn(self._look_again())
+            return
         if published != self._published:
             self._published = published
             for channel in self.hub.channels():
