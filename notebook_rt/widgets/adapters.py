@@ -206,7 +206,10 @@ class FrameOf(_ReadOnly):
 
     @property
     def fields(self) -> Sequence[Column]:
-        df, schema = self.df, self._frame.schema
+        return self.fields_of(self.df)
+
+    def fields_of(self, df: pd.DataFrame) -> Sequence[Column]:
+        schema = self._frame.schema
         known = {} if schema is None else {c.name: c for c in schema.columns}
         keys = [str(name) for name in df.index.names if name is not None]
         made = {n: self._fills(known[n]) for n in keys if n in known}
@@ -387,7 +390,9 @@ class MappedOf(_ReadOnly):
 
     @property
     def fields(self) -> Sequence[Column]:
-        df = self.df
+        return self.fields_of(self.df)
+
+    def fields_of(self, df: pd.DataFrame) -> Sequence[Column]:
         names = [str(name) for name in (*df.index.names, *df.columns) if name is not None]
         return tuple(Column(name, "", nullable=name not in df.index.names) for name in names)
 

@@ -219,7 +219,7 @@ class GridModel:
     def _refresh(self) -> pd.DataFrame:
         df = self._source.df
         laid = (
-            tuple(self._source.fields),
+            tuple(self._source.fields_of(df)),
             tuple(self._hidden),
             None if self._pinned is None else tuple(self._pinned),
             self._writes.rights,

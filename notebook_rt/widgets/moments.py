@@ -179,6 +179,9 @@ class Moments:
     def fields(self) -> Sequence[Column]:
         return self._live.fields if self._shown is None else self._shown.fields
 
+    def fields_of(self, df: pd.DataFrame) -> Sequence[Column]:
+        return self._live.fields_of(df) if self._shown is None else self._shown.fields
+
     @property
     def past(self) -> PastSource | None:
         return self._live.past

@@ -240,6 +240,9 @@ class FrameSource(Protocol):
         where it is not given.
         """
 
+    def fields_of(self, df: pd.DataFrame) -> Sequence[Column]:
+        """As `fields`, of a snapshot that was just taken: another would cost, and may have other columns."""
+
     @property
     def past(self) -> PastSource | None:
         """What is recorded of its past; None: nothing."""

@@ -178,6 +178,9 @@ class MemoryFrame(Told):
         self.disputed: list[Conflict] = []
         self.resolved: list[tuple[Hashable, str | None, str]] = []
 
+    def fields_of(self, df: pd.DataFrame) -> Sequence[Column]:
+        return self.fields
+
     def set(self, df: pd.DataFrame) -> None:
         self.df = df
         self.tell()
