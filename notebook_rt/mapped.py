@@ -48,6 +48,8 @@ class _Run(msgspec.Struct, frozen=True):
     """What it has read besides."""
     versions: Mapping[Feed, int] = msgspec.field(default_factory=dict)
     """The versions of the frames it was given, from before they were read."""
+    undeclared: str = ""
+    """Why not all columns of what it has read were known then, if it has raised."""
 
     @property
     def is_ours(self) -> bool:
@@ -124,6 +126,7 @@ class MappedFrame:
     def _compute(self) -> tuple[_Run, BaseException | None]:
         """The latest run, made now unless that is fresh, and what the function has raised in it."""
         versions = {frame._feed: frame.version for frame in self.frames}
+        before = self._why_undeclared(self._run.reads)  # a row may come while the function runs
         given, run = self._given(), self._run
         reads, error = run.reads, None
         if not run.is_fresh(given):
@@ -131,9 +134,10 @@ class MappedFrame:
                 with recording(self) as reads:
                     run = _Run(given, self._run_fn(given), reads, versions)
             except BaseException as raised:
-                run, error = _Run(None, self.latest, {**run.reads, **reads}, run.versions), raised
-                why = self._why_undeclared(run.reads) if isinstance(raised, Exception) else ""
-                if why:
+                every, error = {**run.reads, **reads}, raised
+                why = before or self._why_undeclared(every)
+                run = _Run(None, self.latest, every, run.versions, why)
+                if why and isinstance(raised, Exception):
                     error = DerivationError(f"{why} ({type(raised).__name__}: {raised})")
                     error.__cause__ = raised
             self._run = run
@@ -438,8 +442,8 @@ class _Listening:
         self._not_before = time.monotonic() + self._mapped._pause()
         changed = self._follow(run)
         if error is not None:
-            if self._mapped._why_undeclared(run.reads):
-                return None  # the first row that comes may mend it
+            if run.undeclared:
+                return None  # the first row that comes may mend it, or has come by now
             self._fails(run, error)
             raise error
         self._works()

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import notebook_rt as nrt
@@ -135,6 +136,21 @@ def test_until_waits_for_the_first_row_of_what_is_computed(
         computed.until("price=gt.1", timeout=0)
     first_row(stack, table)
     assert computed.until("price=gt.1", timeout=scaled(20))["name"] == "a"
+
+
+@pytest.mark.usefixtures("undescribed")
+def test_a_row_that_comes_while_the_function_fails_for_want_of_it_is_waited_for_all_the_same(
+    stack: LocalStack, table: str, rt: nrt.Session
+) -> None:
+    frame = opened(rt, table)
+
+    def dear(df: pd.DataFrame) -> pd.DataFrame:
+        if "price" not in df:
+            first_row(stack, table)
+            until(lambda: not frame._feed.why_undeclared)
+        return df[df.price > 1]
+
+    assert frame.map(dear).until("price=gt.1", timeout=scaled(20))["name"] == "a"
 
 
 @pytest.mark.usefixtures("undescribed")
