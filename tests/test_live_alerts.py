@@ -17,6 +17,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
+from notebook_rt.disk import alerts
 from notebook_rt.disk.alerts import path_for
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime import watching
@@ -389,8 +390,36 @@ def test_a_name_that_is_used_again_takes_the_place_of_the_one_before(
     prices.when("price=gt.250", before.append, name="dear")
     prices.when("price=gt.250", after.append, name="dear")
     stack.sql(f"update {prices.name} set price = 300 where id = 1")
-    until(lambda: ids(after) == [1])
+    until(lambda: ids(after) == [1], what=lambda: after)
     assert not before
+
+
+def test_a_name_that_is_used_again_while_it_is_written_loses_nothing(
+    stack: LocalStack,
+    prices: nrt.LiveTable,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What the one before remembers is whole, and its file is not closed in the middle of it."""
+    writes, goes_on = threading.Event(), threading.Event()
+
+    def slowly(*args: Any) -> Any:
+        monkeypatch.undo()
+        writes.set()
+        assert goes_on.wait(scaled(10))
+        return alerts.dump_key(*args)
+
+    before: Rows = []
+    after: Rows = []
+    monkeypatch.setattr(alerts, "dump_key", slowly)
+    prices.when("price=gt.250", before.append, name="while written")
+    assert writes.wait(scaled(10))
+    prices.when("price=gt.250", after.append, name="while written")
+    goes_on.set()
+    stack.sql(f"update {prices.name} set price = 300 where id = 1")
+    until(lambda: ids(after) == [1], what=lambda: after)
+    assert not before
+    assert not caplog.messages
 
 
 def test_a_function_that_is_slow_for_long_is_told_what_is_true_then(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, update_wrapper
@@ -145,6 +146,10 @@ class Watching:
         """Too much waits: the rows are read anew when the mailbox comes to it. Of the loop."""
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
+        self._in_use = threading.Lock()
+        """Held while the mailbox' thread may use the memories: a file that is closed in the middle of a
+        write stays locked for everybody.
+        """
         take = update_wrapper(lambda item: self._take(item), enter, ("__qualname__",), ())
         self._box = Mailbox(take, maxsize, self._what, feed.counters)
         self._box.holds = frame  # who waits for a row keeps the frame, though no variable does
@@ -173,10 +178,17 @@ class Watching:
         self._box.close()
         for stop in self._stops:
             stop()
-        for memory in list(
-            self._memories.values()
-        ):  # in one go: the loop may forget them meanwhile
-            memory.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close the memories once it is over: here, or in the mailbox' thread when it is done with them."""
+        if self._over and self._in_use.acquire(blocking=False):
+            try:
+                for memory in self._memories.values():
+                    memory.close()
+                self._memories.clear()
+            finally:
+                self._in_use.release()
 
     # On the loop
 
@@ -268,9 +280,17 @@ class Watching:
         """What the loop has put in: a cut, a batch, a time to look what is due, None (have the rows read
         anew), what went wrong; or a call, from here.
         """
+        try:
+            with self._in_use:
+                if isinstance(item, _Call):
+                    return self._call(item)
+                self._look_at(item)
+        finally:
+            self._let_go()
+        return None
+
+    def _look_at(self, item: _Cut | _Looked | ChangeBatch | NotebookRTError | float | None) -> None:
         match item:
-            case _Call():
-                return self._call(item)
             case NotebookRTError():
                 self._fail(item)
             case None:
@@ -287,7 +307,6 @@ class Watching:
         error, self._error = self._error, None
         if error is not None:
             self._fail(error)
-        return None
 
     def _take_cut(self, cut: _Cut) -> None:
         watch = self._watches.get(cut.owner)
@@ -301,9 +320,7 @@ class Watching:
             return
         self._judged = cut.owner, cut.schema, watch
         turns = watch.whole(matching, others, time.monotonic())
-        if first:
-            self._remember(cut.owner, ())  # that it was there, if no row matches
-        self._tell(turns)
+        self._tell(turns, first)
         if self._looked is not None:
             self._box.put(_Looked(self._looked))
 
@@ -349,12 +366,16 @@ class Watching:
             self._error = self._error or error
             return watch.matches(key)
 
-    def _tell(self, turns: Sequence[Turn]) -> None:
-        """Remember what is not told; have the rest told, a row at a time."""
+    def _tell(self, turns: Sequence[Turn], first: bool = False) -> None:
+        """Remember what is not told; have the rest told, a row at a time.
+
+        The ``first`` time also that it was there: in the same write, as whoever goes on from that tells
+        every row that it does not find.
+        """
         assert self._judged is not None  # there were rows
         owner, schema, watch = self._judged
         silent = [turn for turn in turns if not turn.told]
-        if silent:
+        if silent or first:
             self._remember(owner, silent)
         for turn in turns:
             if turn.told:

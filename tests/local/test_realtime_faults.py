@@ -3,8 +3,8 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,17 +140,34 @@ async def test_a_client_that_does_not_read_is_cut_and_delays_nobody(stack_direct
             lazy.transport.abort()  # its end would be waited for, unread
 
 
-def insert(dsn: str, table: str, key: int) -> None:
+def run(dsn: str, statement: str) -> None:
     """On a connection of its own, which may have to wait."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(f"insert into {table} values ({key})".encode())
+        connection.execute(statement.encode())
 
 
-def test_a_commit_that_others_do_not_see_yet_is_told_once_they_do(stack_directory: Path) -> None:
-    """The log has a commit before its rows can be read: policies are asked once they can.
+@contextmanager
+def committing(stack: LocalStack, statement: str) -> Iterator[None]:
+    """The log has the commit of ``statement``, and nobody sees it yet, until the end.
 
     PostgreSQL waits in between for a standby; on a busy machine there is such a moment by itself.
     """
+    stack.sql("alter system set synchronous_standby_names = 'nobody'")
+    stack.sql("select pg_reload_conf()")
+    until(lambda: stack.sql("show synchronous_standby_names") == [("nobody",)])
+    writing = threading.Thread(target=run, args=[stack.dsn, statement])
+    writing.start()
+    until(lambda: stack.sql("select 1 from pg_stat_activity where wait_event = 'SyncRep'"))
+    sent = "select 1 from pg_stat_replication where sent_lsn >= pg_current_wal_flush_lsn()"
+    until(lambda: stack.sql(sent))
+    yield
+    stack.sql("alter system reset synchronous_standby_names")
+    stack.sql("select pg_reload_conf()")
+    writing.join()
+
+
+def test_a_commit_that_others_do_not_see_yet_is_told_once_they_do(stack_directory: Path) -> None:
+    """The log has a commit before its rows can be read: policies are asked once they can."""
     with start(stack_directory) as stack:
         stack.sql("create table owned (id int primary key)")
         stack.sql("alter table owned enable row level security")
@@ -164,18 +181,23 @@ def test_a_commit_that_others_do_not_see_yet_is_told_once_they_do(stack_director
             until(lambda: len(frame.df) == 1, 20)
             causes: list[str] = []
             frame.on_change(lambda batch: causes.append(batch.cause))
-            stack.sql("alter system set synchronous_standby_names = 'nobody'")
-            stack.sql("select pg_reload_conf()")
-            until(lambda: stack.sql("show synchronous_standby_names") == [("nobody",)])
-            writing = threading.Thread(target=insert, args=[stack.dsn, "owned", 2])
-            writing.start()
-            waits = "select 1 from pg_stat_activity where wait_event = 'SyncRep'"
-            until(lambda: stack.sql(waits))
-            sent = "select 1 from pg_stat_replication where sent_lsn >= pg_current_wal_flush_lsn()"
-            until(lambda: stack.sql(sent))
-            throughout(lambda: len(frame.df) == 1, 0.4)
-            stack.sql("alter system reset synchronous_standby_names")
-            stack.sql("select pg_reload_conf()")
-            writing.join()
+            with committing(stack, "insert into owned values (2)"):
+                throughout(lambda: len(frame.df) == 1, 0.4)
             until(lambda: list(frame.df.index) == [1, 2])
             assert set(causes) <= {"stream", "refetch"}, "a message brought it"
+
+
+async def test_a_publication_that_others_do_not_see_changed_yet_is_looked_at_once_they_do(
+    stack_directory: Path,
+) -> None:
+    options = StackOptions(realtime=RealtimeOptions(confirm_again_delay=None))
+    with start(stack_directory, options=options) as stack:
+        stack.sql("create table heard (id int primary key); create table added (id int)")
+        stack.sql("grant select on heard to anon")
+        stack.sql("alter publication supabase_realtime add table heard")
+        change = "alter publication supabase_realtime add table added"
+        async with joined(stack, "heard") as socket:
+            with committing(stack, change):
+                await asyncio.sleep(0.4)  # a look that sees nothing new would be over
+            told = json.loads(await asyncio.wait_for(socket.recv(), scaled(10)))
+            assert told["payload"]["message"] == "Subscribed to PostgreSQL"

@@ -24,6 +24,7 @@ from psycopg_pool import AsyncConnectionPool
 from notebook_rt.local.realtime import pgoutput, rls
 from notebook_rt.local.realtime.bindings import Binding
 from notebook_rt.local.realtime.catalog import Catalog, Table
+from notebook_rt.local.realtime.commits import until_seen
 from notebook_rt.local.realtime.filters import Condition, Judge, Question
 from notebook_rt.local.realtime.limits import EventRate
 from notebook_rt.local.realtime.pgoutput import Relation, Row, Unchanged
@@ -137,7 +138,7 @@ class Changes:
     max_record_bytes: int
     on_schema_change: Callable[[], Awaitable[None]]
     """Over before what follows in the log is read; once a transaction, however many statements it has:
-    what the log tells is committed, so the first look sees what all of them did."""
+    it is waited for, so the first look sees what all of them did."""
     poll_interval: float = 0.0
     """See `RealtimeOptions`."""
     faults: Faults = field(default_factory=Faults)
@@ -195,6 +196,10 @@ class Changes:
                     self._forget()
                     if not looked:
                         looked = True
+                        with contextlib.suppress(
+                            PgError
+                        ):  # it is going away: that is seen elsewhere
+                            await until_seen(self.callers, self._xid)
                         await self.on_schema_change()
                 case pgoutput.Commit(end_lsn):
                     await self._flush(chunk)
@@ -330,7 +335,7 @@ class Changes:
                 tables[hit.table.oid] = hit.table
         if not groups:
             return hits
-        await rls.committed(self.callers, self._xid)
+        await until_seen(self.callers, self._xid)
         seen = {
             group: await rls.visible(self.callers, tables[group[0]], group[1], group[2], list(keys))
             for group, keys in groups.items()

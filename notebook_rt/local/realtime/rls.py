@@ -3,11 +3,9 @@
 In: a table, the subscriber's role and claims, and keys. Out: the keys of rows that exist and that
 the policies let this subscriber see now. Like the real server it looks at the current row, not at
 the one that was logged: a row deleted since, or handed to somebody else, is not seen.
-The log has a commit a moment before others see it, so that is waited for.
 """
 
-import asyncio
-from typing import Any, Final
+from typing import Any
 
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
@@ -15,25 +13,6 @@ from psycopg_pool import AsyncConnectionPool
 from notebook_rt.local.realtime.catalog import Table
 
 Key = tuple[str, ...]
-
-
-LOOK_AGAIN: Final = 0.001
-"""Seconds between two looks whether others see a transaction."""
-_COMMITTED: Final = """
-select pg_visible_in_snapshot((x - ((x - %s + 2147483648) & 4294967295) + 2147483648)::text::xid8, s)
-from pg_current_snapshot() s, lateral (select pg_snapshot_xmax(s)::text::bigint as x) newest
-"""
-"""The log has the lower 32 bits of a transaction's number; the whole is the one nearest the newest."""
-
-
-async def committed(pool: AsyncConnectionPool[Any], xid: int) -> None:
-    """Wait until others see what the transaction has done."""
-    async with pool.connection() as connection:
-        while True:
-            row = await (await connection.execute(_COMMITTED, [xid])).fetchone()
-            if row is None or row[0]:
-                return
-            await asyncio.sleep(LOOK_AGAIN)
 
 
 async def visible(
