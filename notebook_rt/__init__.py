@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from notebook_rt.edits.report import WriteReport
     from notebook_rt.errors import InvalidEditError, NotebookRTError
     from notebook_rt.frame import LiveFrame, concat, map
-    from notebook_rt.history import History, Replay
+    from notebook_rt.history import History
     from notebook_rt.mapped import MappedFrame
     from notebook_rt.model.rows import RowChange
     from notebook_rt.options import Options
     from notebook_rt.query import LiveQuery
     from notebook_rt.queue import Queue
+    from notebook_rt.replay import Replay
     from notebook_rt.running import run
     from notebook_rt.runtime.changes import ChangeBatch
     from notebook_rt.runtime.feed import Verdict
@@ -63,7 +64,7 @@ _HOMES = {
     "Person": "notebook_rt.channel",
     "Presence": "notebook_rt.channel",
     "Queue": "notebook_rt.queue",
-    "Replay": "notebook_rt.history",
+    "Replay": "notebook_rt.replay",
     "RowChange": "notebook_rt.model.rows",
     "SendResult": "notebook_rt.edits.editing",
     "Session": "notebook_rt.session",

@@ -1,4 +1,4 @@
-"""``History``: the past of a live table, as far as it was recorded; and ``Replay``, which plays it.
+"""``History``: the past of a live table, as far as it was recorded.
 
 What is recorded, and how a moment is put together of it, is in ``sync/history``; when, in
 ``runtime/recording.py``.
@@ -6,24 +6,20 @@ What is recorded, and how a moment is put together of it, is in ``sync/history``
 
 from __future__ import annotations
 
-import datetime as dt
-import math
 import os
-import re
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from numbers import Real
 from pathlib import Path
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, Self
 
-import numpy as np
-
 from notebook_rt.errors import HistoryError, HistoryGapWarning
 from notebook_rt.frame import LiveFrame
 from notebook_rt.model.plain import duration
+from notebook_rt.model.times import clock_text, clock_texts, microseconds, speed_of, timestamp
 from notebook_rt.model.types import equal
 from notebook_rt.quoting import printable
+from notebook_rt.replay import Replay
 from notebook_rt.runtime.archiving import AHEAD
 from notebook_rt.runtime.past_writer import CAUSE, CHANGE, COMMIT, writing_to
 from notebook_rt.runtime.recording import Recording
@@ -38,10 +34,6 @@ from notebook_rt.sync.history.steps import Step, steps_of
 if TYPE_CHECKING:
     import pandas as pd
 
-FARTHEST: Final = 60e9
-"""Seconds from the epoch to the farthest moments that are taken; more are milliseconds."""
-_CLOCK: Final = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
-_SPAN: Final = re.compile(r"\d+(\.\d+)? ?[A-Za-z]+")
 CLOCKS_DIFFER: Final = 1_000_000
 """Microseconds by which a moment may be ahead of both clocks: the server's is told in whole seconds."""
 
@@ -67,7 +59,7 @@ class History:
         if began is None or last is None:
             return printable(f"<History of {name}, nothing is recorded yet>")
         gaps = len(past.gaps)
-        begin, end = _clock(began), _clock(max(last, began))
+        begin, end = clock_text(began), clock_text(max(last, began))
         parts = [
             f"{len(past):,} change{'s' * (len(past) != 1)}",
             f"{gaps or 'no'} gap{'s' * (gaps != 1)}",
@@ -91,13 +83,13 @@ class History:
     def start(self) -> pd.Timestamp | None:
         """The earliest moment that is known; None: nothing is recorded yet."""
         began = self._recording.read(lambda past: past.began)
-        return None if began is None else _timestamp(began)
+        return None if began is None else timestamp(began)
 
     @property
     def end(self) -> pd.Timestamp | None:
         """When the last change was; None: nothing is recorded yet."""
         last = self._recording.read(lambda past: past.last)
-        return None if last is None else _timestamp(last)
+        return None if last is None else timestamp(last)
 
     @property
     def nbytes(self) -> int:
@@ -167,15 +159,15 @@ class History:
         moment = self._at(time)
         self._warn(moment)
         frame = moment.snapshot(self._driver.dtype_backend)
-        frame.attrs["as_of"] = _timestamp(moment.when).isoformat()
+        frame.attrs["as_of"] = timestamp(moment.when).isoformat()
         gap = moment.gap
         if gap is not None:
             known = gap.known(moment.when)
             frame.attrs["gap"] = {
-                "since": _timestamp(gap.since).isoformat(),
-                "until": None if gap.until is None else _timestamp(gap.until).isoformat(),
+                "since": timestamp(gap.since).isoformat(),
+                "until": None if gap.until is None else timestamp(gap.until).isoformat(),
                 "reason": gap.reason,
-                "known": _timestamp(known).isoformat(),
+                "known": timestamp(known).isoformat(),
             }
         return frame
 
@@ -297,7 +289,7 @@ class History:
             shown: tuple[Any, Any] = (old, new)
             if column is not None:
                 shown = (old and old.get(column), new and new.get(column))
-            rows.append((_timestamp(step.at), step.kind, step.cause, who, changed, *shown))
+            rows.append((timestamp(step.at), step.kind, step.cause, who, changed, *shown))
         names = ["at", "kind", "cause", "by", "changed", "old", "new"]
         frame = pd.DataFrame(rows, columns=names, dtype=object)  # an integer stays one beside None
         frame["at"] = pd.to_datetime(frame["at"], utc=True).dt.as_unit("us")
@@ -371,7 +363,7 @@ class History:
         --------
         >>> trades.history("1h").replay(speed=60).plot("at", "price")  # doctest: +SKIP
         """
-        speed = _speed(speed)
+        speed = speed_of(speed)
         after, until = self._range(start, end)
         feed = ReplayFeed(self._recording, self._driver, speed, after, until)
         replay = Replay(feed, self._frame._session)
@@ -409,7 +401,7 @@ class History:
         if after < began:
             raise HistoryError(self._why_not(after))
         if until < after:
-            ends, begins = _clocks(until, after)
+            ends, begins = clock_texts(until, after)
             raise ValueError(f"the end, {ends}, is before the start, {begins}")
         return after, until
 
@@ -417,12 +409,14 @@ class History:
         # The server's clock is known to a second: what was heard is not to come.
         clock, last = self._recording.now(), self._recording.read(lambda past: past.last) or 0
         now = last if clock < last <= clock + AHEAD else clock
-        when, latest = _microseconds(time, now), max(now, last)
+        when, latest = microseconds(time, now), max(now, last)
         # Who says this machine's time says "now", also where its clock is ahead of the server's.
         here = time_ns() // 1000
         ours = here if here <= now + AHEAD else now
         if when > max(latest, ours) + CLOCKS_DIFFER:
-            raise HistoryError(f"{_clock(when)} UTC is still to come: it is {_clock(now)} UTC")
+            raise HistoryError(
+                f"{clock_text(when)} UTC is still to come: it is {clock_text(now)} UTC"
+            )
         return min(when, latest)
 
     def _why_not(self, when: int) -> str:
@@ -435,7 +429,7 @@ class History:
             why = "what was before is forgotten"
             more = "most_bytes" if past.squeezed else "span"
             why += f"; a larger {more} keeps more: history(span, most_bytes=...)"
-        known, asked = _clocks(began, when)
+        known, asked = clock_texts(began, when)
         return f'table "{name}" is known from {known} UTC on, not at {asked}: {why}'
 
     def _warn(self, *moments: Moment) -> None:
@@ -447,183 +441,12 @@ class History:
 
     def _warning(self, when: int, gap: Gap) -> str:
         known = gap.known(when)
-        until = "now" if gap.until is None else f"{_clock(gap.until)} UTC"
+        until = "now" if gap.until is None else f"{clock_text(gap.until)} UTC"
         return printable(
-            f'table "{self._driver.name}" at {_clock(when)} UTC: changes from {_clock(gap.since)} UTC '
-            f"to {until} may be missing ({gap.reason}). Shown is what was known at {_clock(known)} UTC, "
-            "and what was heard since"
+            f'table "{self._driver.name}" at {clock_text(when)} UTC: changes from '
+            f"{clock_text(gap.since)} UTC to {until} may be missing ({gap.reason}). "
+            f"Shown is what was known at {clock_text(known)} UTC, and what was heard since"
         )
-
-
-class Replay(LiveFrame):
-    """A recorded past that is played, as a live frame; made by ``History.replay``.
-
-    Its ``status`` is ``stale``, since it is not what the server has now; ``reason`` and ``synced_at``
-    say which moment it shows.
-    """
-
-    _feed: ReplayFeed
-
-    def __init__(self, feed: ReplayFeed, session: object) -> None:
-        super().__init__(feed, lambda: feed.thread.call(feed.close), session)
-
-    @property
-    def at(self) -> pd.Timestamp:
-        """The moment that is shown (UTC)."""
-        return _timestamp(self._feed.at)
-
-    @property
-    def playing(self) -> bool:
-        """Whether it goes on by itself."""
-        return self._feed.playing
-
-    def pause(self) -> None:
-        """Stay at the moment that is shown."""
-        self._feed.thread.call(self._feed.pause)
-
-    def play(self, speed: float | None = None) -> None:
-        """Go on from the moment that is shown; from the start, if it is over.
-
-        Parameters
-        ----------
-        speed : float, optional
-            Recorded seconds a second from now on. Default: as before.
-
-        Raises
-        ------
-        HistoryError
-            If all of it has been forgotten meanwhile.
-        ValueError
-            If ``speed`` is not positive.
-        """
-        faster = None if speed is None else _speed(speed)
-
-        def go_on() -> None:
-            self._feed.pause()
-            self._feed.speed = self._feed.speed if faster is None else faster
-            self._feed.play()
-
-        self._check()
-        try:
-            self._feed.thread.call(go_on)
-        except ForgottenMomentError:
-            raise HistoryError("all that it plays has been forgotten meanwhile") from None
-
-    def seek(self, time: Any) -> None:
-        """Show another moment.
-
-        Parameters
-        ----------
-        time : Timestamp, datetime, timedelta, str or float
-            See `History`; a time before now counts from now, not from the moment that is shown.
-
-        Raises
-        ------
-        HistoryError
-            If it is not between the replay's start and end, or has been forgotten meanwhile.
-        ValueError
-            If it is no moment.
-        """
-        self._check()
-        feed = self._feed
-        when = _microseconds(time, feed.recording.now())
-        if not feed.start <= when <= feed.end:
-            first, last, asked = _clocks(feed.start, feed.end, when)
-            raise HistoryError(f"the replay is of {first} to {last} UTC, not of {asked}")
-        try:
-            moment = feed.recording.read(lambda past: past.at(when))
-        except ForgottenMomentError:
-            raise HistoryError(f"{_clock(when)} UTC has been forgotten meanwhile") from None
-        feed.thread.call(feed.seek, moment)
-
-
-def _microseconds(time: Any, now: int) -> int:
-    """A moment as a user gives it."""
-    import pandas as pd
-
-    if isinstance(time, bool):
-        raise ValueError(f"no moment: {time!r}")
-    try:
-        ago = pd.Timedelta(time) if isinstance(time, dt.timedelta | np.timedelta64) else None
-        if ago is None and isinstance(time, Real):  # NumPy's numbers, too
-            if not abs(float(time)) < FARTHEST:
-                raise ValueError("seconds since the epoch, not milliseconds")
-            return round(float(time) * 1e6)
-        if isinstance(time, str) and time.strip()[:1] in ("-", "+"):
-            ago = _timedelta(time)
-        if ago is not None:
-            return now + round(ago / pd.Timedelta(1, "us"))
-        if isinstance(time, str):
-            text = time.strip()
-            if text in ("now", "today"):
-                return now
-            if _SPAN.fullmatch(text):
-                raise ValueError(f'a time before now has a sign: "-{text}"')
-            if _CLOCK.fullmatch(text):  # pandas would take this machine's day
-                time = f"{_timestamp(now):%Y-%m-%d} {text}"
-        at = pd.Timestamp(time)
-        at = at.tz_localize("UTC") if at.tzinfo is None else at.tz_convert("UTC")
-        return round((at.as_unit("us") - _timestamp(0)) / pd.Timedelta(1, "us"))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f'no moment: {time!r}; such as "2026-03-01 14:03", "-10min" or a Timestamp ({error})'
-        ) from None
-
-
-def microseconds_of(span: Any) -> int:
-    """A span as a user gives it: ``"1h"``, a ``timedelta``, seconds."""
-    import pandas as pd
-
-    try:
-        if isinstance(span, bool):
-            raise ValueError("True and False are no spans")
-        if isinstance(span, Real) and not isinstance(span, np.timedelta64):
-            found = pd.Timedelta(float(span), "s")
-        else:
-            found = _timedelta(span)
-        microseconds = round(found / pd.Timedelta(1, "us"))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f'no span: {span!r}; such as "1h" or a timedelta ({error})') from None
-    if microseconds <= 0:
-        raise ValueError(f"a span is longer than nothing, not {span!r}")
-    return microseconds
-
-
-def _timedelta(given: Any) -> pd.Timedelta:
-    import pandas as pd
-
-    if isinstance(given, str) and given.strip().lstrip("+-").replace(".", "", 1).isdecimal():
-        raise ValueError("without a unit, pandas takes nanoseconds")
-    return pd.Timedelta(given)
-
-
-def _speed(given: Any) -> float:
-    """Recorded seconds a second."""
-    try:
-        found = float(given)
-    except (TypeError, ValueError, OverflowError):
-        found = math.nan
-    if isinstance(given, bool | str) or not 0 < found < math.inf:
-        raise ValueError(f"speed is a positive number, not {given!r}")
-    return found
-
-
-def _timestamp(when: int) -> pd.Timestamp:
-    import pandas as pd
-
-    return pd.Timestamp(when, unit="us", tz="UTC").as_unit("us")
-
-
-def _clock(when: int) -> str:
-    return f"{_timestamp(when):%Y-%m-%d %H:%M:%S}"
-
-
-def _clocks(*moments: int) -> list[str]:
-    """Moments to be told apart: to the microsecond, where seconds do not do it."""
-    short = [_clock(one) for one in moments]
-    if len({*short}) == len({*moments}):
-        return short
-    return [f"{_timestamp(one):%Y-%m-%d %H:%M:%S.%f}" for one in moments]
 
 
 def _bytes(number: int) -> str:

@@ -170,7 +170,8 @@ class LiveTable(LiveFrame):
         >>> past = prices.history("1h")  # doctest: +SKIP
         >>> past.as_of("-10min")  # ten minutes later  # doctest: +SKIP
         """
-        from notebook_rt.history import History, microseconds_of
+        from notebook_rt.history import History
+        from notebook_rt.model.times import microseconds_of
 
         microseconds = microseconds_of(span)
         if not isinstance(on_disk, bool):

@@ -38,7 +38,7 @@ from notebook_rt.outbox.queue import Outbox
 from notebook_rt.runtime.feed import Feed
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
-from notebook_rt.sync.connection.health import Metrics
+from notebook_rt.sync.connection.metrics import Metrics
 from tests.waiting import scaled, until
 
 MOMENTS = st.datetimes(dt.datetime(1700, 1, 1), dt.datetime(2200, 1, 1))

@@ -20,9 +20,10 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
-from notebook_rt.history import History, _microseconds, _timestamp
+from notebook_rt.history import History
 from notebook_rt.local import LocalStack, StackOptions, start
 from notebook_rt.local.options import RealtimeOptions
+from notebook_rt.model.times import microseconds, timestamp
 from notebook_rt.sync.table.machine import JOIN_PATIENCE
 from notebook_rt.widgets.adapters import FrameOf, MappedOf
 from tests.faults.lab import confirmed_for_good
@@ -593,9 +594,9 @@ def test_a_time_without_a_day_is_of_today_in_utc(
     try:
         for hour in (3, 12, 23):
             now = pd.Timestamp(f"2026-03-01 {hour}:30", tz="UTC")
-            at = _microseconds(" 3:05:00.5", now.value // 1000)
-            assert _timestamp(at) == pd.Timestamp("2026-03-01 03:05:00.5", tz="UTC")
-            assert _microseconds("today", now.value // 1000) == now.value // 1000
+            at = microseconds(" 3:05:00.5", now.value // 1000)
+            assert timestamp(at) == pd.Timestamp("2026-03-01 03:05:00.5", tz="UTC")
+            assert microseconds("today", now.value // 1000) == now.value // 1000
     finally:
         monkeypatch.undo()
         time.tzset()

@@ -18,7 +18,8 @@ from notebook_rt import errors
 from notebook_rt.errors import NotebookRTError
 from notebook_rt.quoting import printable
 from notebook_rt.runtime import feed, room
-from notebook_rt.sync.connection.health import Facts, Metrics, TableFacts, health
+from notebook_rt.sync.connection.health import Facts, TableFacts, health
+from notebook_rt.sync.connection.metrics import Metrics
 from notebook_rt.widgets.base import LiveWidget
 from notebook_rt.widgets.presence import PresenceWidget
 from notebook_rt.widgets.sources import Person

@@ -37,7 +37,7 @@ from notebook_rt.runtime.optional_sql import (
 
 if TYPE_CHECKING:
     from notebook_rt.session import Session
-    from notebook_rt.sync.table.broadcast import Absence, Head
+    from notebook_rt.sync.table.broadcast_answers import Absence, Head
     from notebook_rt.table import LiveTable
 
 CONNECT_SECONDS: Final = 10.0
@@ -266,7 +266,7 @@ def _tables(session: Session, schema: str, tables: Sequence[str]) -> Iterator[Fi
 def _broadcast(session: Session, schema: str, name: str) -> tuple[Head | None, Absence | None]:
     """Where the database broadcasts the table's changes, or why it does not; two None: unanswered."""
     from notebook_rt.model.spec import TableSpec  # pandas and all: not for --help
-    from notebook_rt.sync.table.broadcast import head_query, read_head
+    from notebook_rt.sync.table.broadcast_answers import head_query, read_head
 
     query = head_query(TableSpec(table=name, schema=schema))
     try:

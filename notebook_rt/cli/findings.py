@@ -17,7 +17,7 @@ from notebook_rt.quoting import do_block, identifier, literal, qualified
 from notebook_rt.runtime.optional_sql import function_sources
 
 if TYPE_CHECKING:
-    from notebook_rt.sync.table.broadcast import Absence, Head
+    from notebook_rt.sync.table.broadcast_answers import Absence, Head
 
 SKEW_SECONDS: Final = 60.0
 """From here on a clock that differs from the server's is worth a word."""

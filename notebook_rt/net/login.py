@@ -33,7 +33,7 @@ from notebook_rt.net.loop import LoopThread
 from notebook_rt.net.ways import Way
 from notebook_rt.options import Options
 from notebook_rt.quoting import printable
-from notebook_rt.sync.connection.health import Metrics
+from notebook_rt.sync.connection.metrics import Metrics
 
 Token = str | Callable[[], str | Awaitable[str]] | None
 """An access token, or a function that gives a fresh one (called again when it ends)."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 
 from notebook_rt.sync.events import Change, Event, Gap, Received, ReceivedMany, ReceivedMessages
-from notebook_rt.sync.table.broadcast import commit_time
+from notebook_rt.sync.table.broadcast_answers import commit_time
 
 
 class _Message(msgspec.Struct, frozen=True):

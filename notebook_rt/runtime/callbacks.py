@@ -22,7 +22,7 @@ from notebook_rt.errors import WaitTimeoutError
 from notebook_rt.model.plain import duration
 from notebook_rt.model.spec import check_text
 from notebook_rt.runtime.host import running
-from notebook_rt.sync.connection.health import Metrics
+from notebook_rt.sync.connection.metrics import Metrics
 
 logger = logging.getLogger("notebook_rt")
 

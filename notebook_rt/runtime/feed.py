@@ -34,7 +34,7 @@ from notebook_rt.runtime.faults import Faults
 from notebook_rt.store.marks import Mark
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table
-from notebook_rt.sync.connection.health import Metrics
+from notebook_rt.sync.connection.metrics import Metrics
 from notebook_rt.sync.events import Progress, Status
 
 logger = logging.getLogger("notebook_rt")

@@ -13,7 +13,7 @@ from notebook_rt.runtime.buffer import Buffer
 from notebook_rt.runtime.observed import Observed
 from notebook_rt.sync.clock import Freshness
 from notebook_rt.sync.events import Event, Hint, Received, ReceivedMany, ReceivedMessages
-from notebook_rt.sync.table.broadcast import commit_time
+from notebook_rt.sync.table.broadcast_answers import commit_time
 
 
 class Lateness:

@@ -48,13 +48,13 @@ from notebook_rt.sync.connection.health import (
     Finding,
     Health,
     Interruption,
-    Metrics,
     Since,
     audits_of,
     health,
     needs,
 )
 from notebook_rt.sync.connection.joins import Priority
+from notebook_rt.sync.connection.metrics import Metrics
 from notebook_rt.sync.connection.poll_turns import Turns
 from notebook_rt.sync.connection.supervisor import State
 from notebook_rt.sync.events import Page, Query, Status

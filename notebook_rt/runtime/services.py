@@ -14,7 +14,7 @@ from notebook_rt.options import Options
 from notebook_rt.runtime.faults import Faults
 from notebook_rt.runtime.heads import Heads
 from notebook_rt.runtime.topics import Topics
-from notebook_rt.sync.connection.health import Metrics
+from notebook_rt.sync.connection.metrics import Metrics
 from notebook_rt.sync.connection.poll_turns import Turns
 from notebook_rt.sync.rate import ChangeRate
 

@@ -14,7 +14,7 @@ from notebook_rt.net.loop import shared
 from notebook_rt.options import Options
 from notebook_rt.runtime.broadcasts import BroadcastFeed
 from notebook_rt.runtime.room import Message, Room
-from notebook_rt.sync.connection.health import Metrics
+from notebook_rt.sync.connection.metrics import Metrics
 
 NAMES = st.sampled_from(["k", "v", "n", "at", "value", "", "__proto__"]) | st.text(max_size=2)
 SCALARS = (

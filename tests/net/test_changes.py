@@ -15,7 +15,7 @@ from notebook_rt.options import Options
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df, combined
 from notebook_rt.runtime.feed import Feed
 from notebook_rt.store.contents import changes_between
-from notebook_rt.sync.connection.health import Metrics
+from notebook_rt.sync.connection.metrics import Metrics
 from tests.waiting import scaled
 
 rows = st.builds(lambda a, b: {"a": a, "b": b}, st.integers(0, 2), st.none() | st.just("x"))

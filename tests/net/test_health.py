@@ -25,15 +25,13 @@ from notebook_rt.sync.connection.health import (
     Health,
     HealthStatus,
     Interruption,
-    Metrics,
-    Series,
     Since,
     TableFacts,
-    Trend,
     audits_of,
     health,
     needs,
 )
+from notebook_rt.sync.connection.metrics import Metrics, Series, Trend
 from notebook_rt.sync.connection.sentences import CLAIMS, COMPARED, UNAUDITED, audits, sentences
 from notebook_rt.sync.connection.supervisor import (
     Opened,

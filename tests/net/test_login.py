@@ -23,7 +23,7 @@ from notebook_rt.net.followed import FollowedClient
 from notebook_rt.net.login import Login, Token
 from notebook_rt.net.loop import shared
 from notebook_rt.options import Options
-from notebook_rt.sync.connection.health import Metrics
+from notebook_rt.sync.connection.metrics import Metrics
 from tests.waiting import scaled, throughout, until
 
 

@@ -19,7 +19,7 @@ from notebook_rt.net import loop
 from notebook_rt.net.loop import PAUSE_SECONDS, LoopThread, WakingLock, shared
 from notebook_rt.runtime.callbacks import Mailbox, Subscribers
 from notebook_rt.runtime.host import Run
-from notebook_rt.sync.connection.health import Metrics
+from notebook_rt.sync.connection.metrics import Metrics
 from tests.waiting import scaled, until
 
 

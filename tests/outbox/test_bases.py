@@ -36,7 +36,7 @@ from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.runtime.feed import Feed
 from notebook_rt.store.journal import JournalledTable
-from notebook_rt.sync.connection.health import Metrics
+from notebook_rt.sync.connection.metrics import Metrics
 from notebook_rt.table import LiveTable
 from tests.laws import directory, examples
 

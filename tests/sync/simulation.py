@@ -66,7 +66,7 @@ from notebook_rt.sync.events import (
     Wake,
 )
 from notebook_rt.sync.rate import ChangeRate
-from notebook_rt.sync.table.broadcast import HEAD, SINCE, VERSION, Position
+from notebook_rt.sync.table.broadcast_answers import HEAD, SINCE, VERSION, Position
 from notebook_rt.sync.table.heads import HEADS
 from notebook_rt.sync.table.mirror import Mirror
 from notebook_rt.sync.usage import Plan

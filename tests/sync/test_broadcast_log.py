@@ -14,17 +14,13 @@ from notebook_rt.model.rows import WireRow
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Page
-from notebook_rt.sync.table.broadcast import HEAD as HEAD_FUNCTION
-from notebook_rt.sync.table.broadcast import (
-    HOLE,
+from notebook_rt.sync.table.broadcast import HOLE, Batch, ChangeLog, Emptied, Numbers
+from notebook_rt.sync.table.broadcast_answers import HEAD as HEAD_FUNCTION
+from notebook_rt.sync.table.broadcast_answers import (
     VERSION,
-    Batch,
-    ChangeLog,
-    Emptied,
     Entry,
     Head,
     Message,
-    Numbers,
     Position,
     read_head,
     read_message,

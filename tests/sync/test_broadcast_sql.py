@@ -22,7 +22,7 @@ from psycopg import sql as q
 from notebook_rt.cli import doctor
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime.optional_sql import broadcast_remove_sql, broadcast_sql
-from notebook_rt.sync.table.broadcast import VERSION, topic_digest
+from notebook_rt.sync.table.broadcast_answers import VERSION, topic_digest
 from tests.laws import examples
 
 Connection = psycopg.Connection[tuple[Any, ...]]

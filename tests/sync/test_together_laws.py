@@ -11,7 +11,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from notebook_rt.sync.table.broadcast import HOLE, topic_digest
+from notebook_rt.sync.table.broadcast import HOLE
+from notebook_rt.sync.table.broadcast_answers import topic_digest
 from notebook_rt.sync.table.together import PATIENCE, PATIENCE_MAX, Sent, Together
 from tests.laws import examples
 

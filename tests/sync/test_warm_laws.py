@@ -23,7 +23,7 @@ from notebook_rt.sync.events import (
     StatusChanged,
     Told,
 )
-from notebook_rt.sync.table.broadcast import SINCE
+from notebook_rt.sync.table.broadcast_answers import SINCE
 from tests.laws import examples
 from tests.sync.simulation import Faults, Server, World
 from tests.sync.test_mirror_laws import COLUMNS, converged, play, server, sources, steps

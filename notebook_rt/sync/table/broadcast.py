@@ -15,29 +15,40 @@ The database sends a transaction's changes at its commit, in numbered messages, 
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
-from notebook_rt.errors import AnswerTooLargeError, MissingTableError, StatementTimeoutError
+from notebook_rt.errors import AnswerTooLargeError, StatementTimeoutError
 from notebook_rt.model.rows import Key, WireRow
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
-from notebook_rt.sync.events import OPTIONAL_SQL_SCHEMA, Change, Page, Query
+from notebook_rt.sync.events import Change, Page
+from notebook_rt.sync.table.broadcast_answers import (
+    SINCE,
+    VERSION,
+    Absence,
+    Entry,
+    Head,
+    Heads,
+    Message,
+    Position,
+    Since,
+    call,
+    converted,
+    head_query,
+    named,
+    read_head,
+)
 from notebook_rt.sync.table.flows import Ask, ReadRefusedError
 from notebook_rt.sync.table.heads import question
 from notebook_rt.sync.table.horizon import Read
 
-VERSION: Final = 3
-"""Of ``broadcast.sql``: what its functions and messages mean."""
 EVENT: Final = "changes"
 """The event of its messages."""
-HEAD: Final = "notebook_rt_head"
-SINCE: Final = "notebook_rt_since"
 HOLE: Final = 0.5
 """Seconds after which a number that is missing was lost: late ones were late by 2.1 ms at most."""
 HEAD_PAUSE: Final = 2.0
@@ -45,135 +56,7 @@ HEAD_PAUSE: Final = 2.0
 PAGE_BYTES: Final = 1_000_000
 """Of an answer of ``since``."""
 
-T = TypeVar("T")
 _TOO_LARGE: Final = "the row is larger than a message may be"
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """What one statement changed, or a part of that: an entry of the log."""
-
-    id: int
-    op: str
-    """``I``, ``U``: rows; ``D``: gone; ``T``: all rows are gone; ``R``: read the table again."""
-    x: int = 0
-    """The transaction; in a message the message's own says it."""
-    rows: list[dict[str, Any]] = []
-    gone: list[dict[str, Any]] = []
-    """Keys."""
-    big: list[dict[str, Any]] = []
-    """Keys of rows that are too large for a message."""
-    at: float | None = None
-    """When it was written; of a transaction's last entry, when that was committed, to 10 ms. Seconds since
-    the epoch by the database's clock; in a message the message's own says it."""
-
-
-class Message(msgspec.Struct, frozen=True):
-    """A part of what one transaction changed, as it was broadcast."""
-
-    epoch: str
-    """Another one: the numbers began anew, or rows are told by another key."""
-    n: int
-    x: int
-    part: int
-    last: bool
-    changes: list[Entry]
-    at: float | None = None
-    """When the transaction was about to commit, seconds since the epoch by the database's clock."""
-    topics: list[str] = []
-    """Digests of the topics that the transaction has messages in, where there are several."""
-    series: int | None = None
-    """Within the epoch; another one: the numbers of a value's topic began anew. None: it does not say."""
-
-
-class Head(msgspec.Struct, frozen=True):
-    """What the log has at a moment: all that ``position`` sees has a number of at most ``n``."""
-
-    version: int
-    topic: str
-    epoch: str
-    position: str
-    n: int
-    series: int
-    scope: str = ""
-    """The column whose value the topic is of; empty: it is of the whole table."""
-    key: tuple[str, ...] | None = None
-    """The columns that the log tells rows by: the primary key, empty without one. None: older SQL, which
-    does not say."""
-
-
-class Absence(msgspec.Struct, frozen=True):
-    """Why there is nothing to follow."""
-
-    reason: str
-    scope: str = ""
-    """The column of whose values each is broadcast apart, where the filter does not say which one."""
-    key: tuple[str, ...] = ()
-    """The primary key, where the rows are to be told apart by another one."""
-
-
-class _Heads(msgspec.Struct, frozen=True):
-    version: int
-    position: str
-    heads: dict[str, dict[str, Any] | None]
-    """Those that are not what was known of them."""
-
-
-class _Since(msgspec.Struct, frozen=True):
-    until: str
-    changes: list[Entry]
-    more: bool
-    epoch: str | None = None
-    """None: older SQL, which does not say."""
-    too_old: bool | None = None
-    behind: int | None = None
-
-
-def read_message(payload: Any) -> Message | None:
-    """A broadcast's payload as a message; None: it is none."""
-    return _converted(payload, Message)
-
-
-def commit_time(payload: Any) -> float | None:
-    """When what a broadcast's payload tells was committed, where it says so."""
-    at = payload.get("at") if isinstance(payload, dict) else None
-    return at if isinstance(at, int | float) else None
-
-
-def topic_digest(topic: str) -> str:
-    """A topic as messages name it to those who may not know its name."""
-    return hashlib.md5(topic.encode(), usedforsecurity=False).hexdigest()[:8]
-
-
-def _converted(value: Any, into: type[T]) -> T | None:
-    try:
-        return msgspec.convert(value, into, strict=False)
-    except msgspec.ValidationError:
-        return None
-
-
-class Position(msgspec.Struct, frozen=True):
-    """A snapshot, as ``pg_snapshot`` writes it: which transactions it sees."""
-
-    text: str
-    low: int
-    """All before were over."""
-    high: int
-    """This one and all later ones had not begun."""
-    open: frozenset[int]
-
-    @classmethod
-    def of(cls, text: str) -> Position:
-        """
-        >>> position = Position.of("5:9:6,8")
-        >>> [position.sees(x) for x in (4, 5, 6, 7, 8, 9)]
-        [True, True, False, True, False, False]
-        """
-        low, high, between = text.split(":")
-        return cls(text, int(low), int(high), frozenset(map(int, filter(None, between.split(",")))))
-
-    def sees(self, transaction: int) -> bool:
-        """Whether it was committed, or rolled back, by then."""
-        return transaction < self.low or (transaction < self.high and transaction not in self.open)
 
 
 class Hole(msgspec.Struct, frozen=True):
@@ -477,9 +360,9 @@ class ChangeLog:
             "series": self._series,
             "n": self.numbers.top,
         }
-        (read,) = yield [question({**_named(self._spec), **known})]
+        (read,) = yield [question({**named(self._spec), **known})]
         self.head_at = self._next_look(now())
-        found = _converted(read.page.value, _Heads)
+        found = converted(read.page.value, Heads)
         if found is None or found.version != VERSION or found.heads.get("0", known) is None:
             return (
                 yield from self.ask_head(now)
@@ -532,13 +415,13 @@ class ChangeLog:
         while True:
             args = {**asked, "p_bytes": PAGE_BYTES}
             try:
-                (read,) = yield [_call(SINCE, args)]
+                (read,) = yield [call(SINCE, args)]
             except ReadRefusedError as refused:
                 if isinstance(refused.error, StatementTimeoutError | AnswerTooLargeError):
                     return None
                 raise
             first = first or read
-            page = _converted(read.page.value, _Since)
+            page = converted(read.page.value, Since)
             if page is None or page.epoch not in (None, self._epoch):
                 yield from self.ask_head(now)  # which says that it is over, or where it goes on
                 return None
@@ -616,61 +499,3 @@ def _as_committed(
         times.append(at)
     order = sorted(range(len(changes)), key=times.__getitem__)
     return [changes[place] for place in order]
-
-
-def head_query(spec: TableSpec) -> Query:
-    """Ask whether a table's changes are broadcast, and where its log is."""
-    args = {f"p_{name}": value for name, value in _named(spec).items()}
-    return _call(HEAD, args)
-
-
-def _call(function: str, args: Mapping[str, Any]) -> Query:
-    return Query((), rpc=function, rpc_schema=OPTIONAL_SQL_SCHEMA, args=args, refusable=True)
-
-
-def _named(spec: TableSpec) -> dict[str, Any]:
-    """The table, and what its rows are equal to."""
-    named: dict[str, Any] = {"schema": spec.schema, "table": spec.table}
-    if equal := spec.filter.equal:
-        named["equal"] = equal  # one of them may be the scope, and the value one that has a topic
-    return named
-
-
-def read_head(page: Page, key: tuple[str, ...] | None = None) -> tuple[Head | None, Absence | None]:
-    """The answer to ``head_query``; None where there is nothing to follow, and why.
-
-    ``key``: what the user tells rows apart by; None: by what the log does.
-    """
-    if page.refusal is not None or page.value is None:
-        return None, _why(page)
-    value = page.value if isinstance(page.value, dict) else {}
-    version, scope = value.get("version"), value.get("scope")
-    if version != VERSION:
-        return None, Absence(f"its SQL has version {version}, and this notebook_rt needs {VERSION}")
-    if isinstance(scope, str) and "topic" not in value:
-        why = f'each value of "{scope}" is broadcast apart, and the filter does not say which one'
-        return None, Absence(why, scope)
-    head = _converted(value, Head)
-    if head is None:
-        return None, Absence("its SQL says what this notebook_rt does not understand")
-    if key is not None and head.key is None:
-        return None, Absence("its SQL is too old for key=")
-    if key is not None and set(key) != set(head.key or ()):
-        primary = ", ".join(head.key or ()) or "missing now"
-        why = f"they are told by the primary key ({primary}), and not by {', '.join(key)}"
-        return None, Absence(why, key=head.key or ())
-    return head, None
-
-
-def _why(page: Page) -> Absence:
-    if isinstance(page.refusal, MissingTableError) and not page.refusal.exposed:
-        return Absence(
-            f'the API does not expose schema "{OPTIONAL_SQL_SCHEMA}", which the functions of its SQL are in: '
-            "add it to the exposed schemas (Supabase dashboard: Project Settings, Data API)"
-        )
-    if page.refusal is not None:
-        return Absence("the project does not have the SQL")
-    return Absence(
-        "the table is not broadcast, or this login may not read its topic (which takes select on all "
-        "columns, and with a scope a value that is this login's own)"
-    )

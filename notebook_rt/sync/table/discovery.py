@@ -40,7 +40,7 @@ from notebook_rt.model.rows import Json, WireRow
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.sync.events import Query
-from notebook_rt.sync.table.broadcast import head_query
+from notebook_rt.sync.table.broadcast_answers import head_query
 from notebook_rt.sync.table.column_types import AT_ONCE, type_name, typed
 from notebook_rt.sync.table.flows import Ask, Flow, ReadRefusedError, together
 from notebook_rt.sync.table.horizon import Read

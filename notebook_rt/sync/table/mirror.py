@@ -50,7 +50,8 @@ from notebook_rt.sync.events import (
 from notebook_rt.sync.rate import ChangeRate
 from notebook_rt.sync.table import discovery
 from notebook_rt.sync.table.auditing import NEVER, Traffic
-from notebook_rt.sync.table.broadcast import Absence, ChangeLog, read_head, read_message
+from notebook_rt.sync.table.broadcast import ChangeLog
+from notebook_rt.sync.table.broadcast_answers import Absence, read_head, read_message
 from notebook_rt.sync.table.change import UnknownColumnsError, UnreadableError
 from notebook_rt.sync.table.flows import Flow, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon, Read

@@ -32,7 +32,8 @@ from notebook_rt.sync.events import (
     Told,
 )
 from notebook_rt.sync.table import discovery
-from notebook_rt.sync.table.broadcast import ChangeLog, Emptied, Entry, Message, Missed
+from notebook_rt.sync.table.broadcast import ChangeLog, Emptied, Missed
+from notebook_rt.sync.table.broadcast_answers import Entry, Message
 from notebook_rt.sync.table.change import (
     UnknownColumnsError,
     UnreadableError,

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from notebook_rt.sync.table.broadcast import topic_digest
+from notebook_rt.sync.table.broadcast_answers import topic_digest
 
 PATIENCE: Final = 0.2
 """Seconds that a transaction's messages wait for the others: they are sent one behind the other."""
