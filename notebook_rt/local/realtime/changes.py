@@ -136,9 +136,9 @@ class Changes:
     """Where policies run, and the casts of values: a type's functions may be a user's."""
     rate: EventRate
     max_record_bytes: int
-    on_schema_change: Callable[[], Awaitable[None]]
-    """Over before what follows in the log is read; once a transaction, however many statements it has:
-    it is waited for, so the first look sees what all of them did."""
+    on_schema_change: Callable[[int], Awaitable[None]]
+    """Given the transaction; over before what follows in the log is read. Once a transaction, however many
+    statements it has: what the log tells is committed, so the first look sees what all of them did."""
     poll_interval: float = 0.0
     """See `RealtimeOptions`."""
     faults: Faults = field(default_factory=Faults)
@@ -196,11 +196,7 @@ class Changes:
                     self._forget()
                     if not looked:
                         looked = True
-                        with contextlib.suppress(
-                            PgError
-                        ):  # it is going away: that is seen elsewhere
-                            await until_seen(self.callers, self._xid)
-                        await self.on_schema_change()
+                        await self.on_schema_change(self._xid)
                 case pgoutput.Commit(end_lsn):
                     await self._flush(chunk)
                     self.read_to = end_lsn

@@ -7,6 +7,7 @@ sockets. It follows the log from its start to `stop`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine
@@ -19,6 +20,7 @@ from notebook_rt.local.realtime import pgoutput, tokens
 from notebook_rt.local.realtime.broadcasts import DatabaseBroadcasts
 from notebook_rt.local.realtime.catalog import PUBLICATION, Catalog
 from notebook_rt.local.realtime.changes import Changes
+from notebook_rt.local.realtime.commits import until_seen
 from notebook_rt.local.realtime.hub import Hub
 from notebook_rt.local.realtime.limits import EventRate
 from notebook_rt.local.realtime.tokens import Claims
@@ -70,7 +72,7 @@ class Tenant:
             callers=context.callers,
             rate=self._rate(self.options.events_per_second),
             max_record_bytes=self.options.max_record_bytes,
-            on_schema_change=self._look_at_publication,
+            on_schema_change=self._schema_changed,
             poll_interval=self.options.poll_interval,
         )
         self.wal = WalStream(
@@ -145,6 +147,11 @@ class Tenant:
                     await connection.execute("select realtime.notebook_rt_partitions()")
             except PgError as error:  # PostgreSQL is away, or somebody holds the table for long
                 log.warning("the partitions of realtime.messages are not up to date: %s", error)
+
+    async def _schema_changed(self, xid: int) -> None:
+        with contextlib.suppress(PgError):  # PostgreSQL is going away: the look sees that
+            await until_seen(self.callers, xid)
+        await self._look_at_publication()
 
     async def _look_again(self) -> None:
         await asyncio.sleep(LOOK_AGAIN)
