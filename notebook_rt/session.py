@@ -714,7 +714,7 @@ class Session(Opening):
         before = self._project.services.owner
         self._thread.wait(self._project.login.sign_out())
         if self._project.services.owner != before:
-            cache.clear_login(*before)
+            cache.clear_user(*before)
 
     def set_auth(self, token: Token) -> None:
         """Use this access token from now on; None: back to the key.

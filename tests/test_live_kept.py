@@ -481,7 +481,14 @@ def test_a_fresh_token_of_the_same_user_in_another_tenant_shows_and_keeps_none_o
         session._thread.wait(session._project._refreshed(later))
         until(lambda: frame.status == "live" and 2 in frame.df.index, 10, lambda: frame)
         until(lambda: [one.rows for one in cache.entries()] == [25, 25], 10, cache.entries)
-    assert not any({1, 2} <= rows for rows in seen)
+        assert not any({1, 2} <= rows for rows in seen)
+        other = stack.token("authenticated", "6f1c1c1e-0000-4000-8000-000000000002")
+        session.set_auth(other)
+        until(lambda: [one.rows for one in cache.entries()] == [25, 25, 0], 10, cache.entries)
+        session.set_auth(later)
+        session.sign_out()  # of every tenant, and of nobody else
+        until(lambda: {one.rows for one in cache.entries()} <= {0}, 10, cache.entries)
+        assert cache.entries()
 
 
 def test_a_file_that_cannot_be_used_is_as_if_it_were_not_there(

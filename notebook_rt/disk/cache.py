@@ -51,8 +51,11 @@ def _there(pattern: str) -> list[Path]:
 
 def directory_of(identity: Identity) -> Path:
     """Where the tables of the identity's project and login are kept."""
-    host = re.sub(r"[^\w.-]", "_", urlsplit(identity.project).netloc).strip(".")[:80]
-    return root() / f"{host}-{identity.login}"
+    return root() / f"{_host(identity)}-{identity.login}"
+
+
+def _host(identity: Identity) -> str:
+    return re.sub(r"[^\w.-]", "_", urlsplit(identity.project).netloc).strip(".")[:80]
 
 
 def path_of(identity: Identity) -> Path:
@@ -104,11 +107,10 @@ def entries() -> list[Entry]:
     return sorted(found, key=lambda one: one.used)
 
 
-def clear_login(project: str, login: str) -> int:
-    """Remove what is kept of a project for a login; the bytes freed."""
-    with contextlib.suppress(OSError):
-        return _clear([directory_of(Identity.of(project, login, TableSpec("any")))])
-    return 0
+def clear_user(project: str, login: str) -> int:
+    """Remove what is kept of a project for a login's user, in each role and tenant; the bytes freed."""
+    identity = Identity.of(project, login, TableSpec("any"))
+    return _clear(_there(f"{_host(identity)}-{identity.user}-*"))
 
 
 def clear() -> int:

@@ -31,7 +31,9 @@ class Identity(msgspec.Struct, frozen=True):
     project: str
     """The project's URL."""
     login: str
-    """A digest of whose login it is; never a key, a token or the login itself."""
+    """Two digests, of the user, and of the user with all that the token claims; never a key, a token or the
+    login itself.
+    """
     table: str
     """Schema and name."""
     asked: str
@@ -39,15 +41,26 @@ class Identity(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, project: str, login: str, spec: TableSpec) -> Identity:
-        """Of the table of ``spec`` as the user or role ``login`` of a project sees it.
+        """Of the table of ``spec`` as ``login`` of a project sees it (`Credentials.owner`: the user first).
 
         The rows are the same whichever way their changes come.
         """
         project = project.rstrip("/")
-        digest = hashlib.sha256(f"{project}\n{login}".encode()).hexdigest()[:24]
+        user, _, _ = login.partition("\n")
+        digests = [
+            hashlib.sha256(f"{project}\n{one}".encode()).hexdigest()[:24] for one in (user, login)
+        ]
         return cls(
-            project, digest, f"{spec.schema}.{spec.table}", repr(replace(spec, source="changes"))
+            project,
+            "-".join(digests),
+            f"{spec.schema}.{spec.table}",
+            repr(replace(spec, source="changes")),
         )
+
+    @property
+    def user(self) -> str:
+        """What the logins of one user have in common."""
+        return self.login.partition("-")[0]
 
 
 class Facts(msgspec.Struct, frozen=True):

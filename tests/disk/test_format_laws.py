@@ -248,7 +248,7 @@ def test_where_nothing_can_be_kept_nothing_raises_but_what_is_read_and_written(
             with pytest.raises(OSError, match=r"Permission|directory"):
                 use()
         assert cache.entries() == []
-        assert cache.clear() == cache.clear_login("https://x.supabase.co", "anon") == 0
+        assert cache.clear() == cache.clear_user("https://x.supabase.co", "anon") == 0
         assert cache.make_room(0, Path(name)) == 0
         if what != "no home":
             for one in (cache.shelf(ME), cache.archive(ME)):
