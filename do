@@ -56,7 +56,7 @@ install() { # install PACKAGES...: into .venv, again only when pyproject.toml or
 
 workers() { # most tests wait for something, so there are more at a time than cores
     cores=$(getconf _NPROCESSORS_ONLN)
-    echo $((cores < 8 ? cores + 1 : 9))
+    echo $((cores < 8 ? cores + 2 : 10))
 }
 
 users() { install -e ".[all]"; }
