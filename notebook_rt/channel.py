@@ -61,7 +61,7 @@ class Channel:
         return printable(f"<Channel {self.name} {self.status}>")
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("'Channel' lives in this process: another one connects for itself")
+        raise TypeError("'Channel' lives in this process: connect again in the other one")
 
     @property
     def name(self) -> str:
@@ -233,7 +233,7 @@ class Channel:
         check_event(event)
         ttl = None if ttl is None else duration(ttl, "ttl")
         if not isinstance(payload, Mapping):
-            raise TypeError(f'the payload of "{event}" is a dict, such as {{"value": ...}}')
+            raise TypeError(f'the payload of "{event}" must be a dict, such as {{"value": ...}}')
         payload = plain(payload, f'channel "{self.name}", the payload of "{event}"')
         if self._thread.wait(self._room.send(event, payload, ack)):
             return SendResult(queued=False)
@@ -285,7 +285,7 @@ class Channel:
         self._check()
         check_event(event)
         if not limit >= 1:
-            raise ValueError(f"limit is a number of rows, 1 or more, not {limit!r}")
+            raise ValueError(f"limit must be a number of rows, 1 or more, not {limit!r}")
         names = (key,) if isinstance(key, str) else None if key is None else tuple(key)
         feed = BroadcastFeed(self._room, event, names, limit)
         self._thread.call(feed.start)
@@ -538,7 +538,7 @@ def _moment(seconds: float) -> dt.datetime:
 def check_event(event: object) -> None:
     """Refuse what is no name of an event."""
     if not isinstance(event, str):
-        raise TypeError(f"the name of an event is a text, not {event!r}")
+        raise TypeError(f"the name of an event must be a string, not {event!r}")
 
 
 def check_topic(name: str) -> str:

@@ -220,11 +220,11 @@ class LiveFrame(Handle):
 
         if how not in HOWS:
             raise DerivationError(
-                f"{keying.said}: how is one of {', '.join(HOWS)}, not {how!r}; others with map"
+                f"{keying.said}: how must be one of {', '.join(HOWS)}, not {how!r}; use map for others"
             )
         if isinstance(suffixes, str) or len(suffixes) != 2:
             raise DerivationError(
-                f'{keying.said}: suffixes are two, such as ("", "_right"), not {suffixes!r}'
+                f'{keying.said}: suffixes must be two, such as ("", "_right"), not {suffixes!r}'
             )
         name = f"{self.name}.{keying.said}({other.name})"
         same = (keying, how, tuple(suffixes))

@@ -332,7 +332,7 @@ class History:
             If it is no number.
         """
         if not duration(every, "every") > 0:
-            raise ValueError(f"every is a number of seconds above 0, not {every!r}")
+            raise ValueError(f"every must be a number of seconds above 0, not {every!r}")
         writer = writing_to(self._recording, self._driver, Path(path))
         writer.write()
         self._driver.thread.call(writer.begin, every)

@@ -193,7 +193,7 @@ class Opening:
         self._check()
         debounce = duration(debounce, "debounce")
         if not isinstance(keep, bool | None):
-            raise TypeError(f"keep is True, False or None, not {keep!r}")
+            raise TypeError(f"keep must be True, False or None, not {keep!r}")
         _one_of("priority", priority, Priority)
         _one_of("dtype_backend", dtype_backend, Backend)
         if source is not None:
@@ -398,7 +398,7 @@ class Opening:
         _one_of("priority", priority, Priority)
         if not isinstance(replay, Mapping | None):
             raise TypeError(
-                f'replay is a dict, such as {{"since": 1_700_000_000_000, "limit": 25}}, not {replay!r}'
+                f'replay must be a dict, such as {{"since": 1_700_000_000_000, "limit": 25}}, not {replay!r}'
             )
         if replay is not None:
             _check_replay(replay, private)

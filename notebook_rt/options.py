@@ -258,18 +258,18 @@ class Options:
                     )
             elif field.name == "keep":
                 if not isinstance(value, bool):
-                    raise TypeError(f"Options.keep is True or False, not {value!r}")
+                    raise TypeError(f"Options.keep must be True or False, not {value!r}")
             elif field.name == "queue_scope":
                 if value not in ("project", "session"):
                     raise ValueError(
                         f'Options.queue_scope must be "project" or "session", not {value!r}'
                     )
             elif isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"Options.{field.name} is a number, not {value!r}")
+                raise TypeError(f"Options.{field.name} must be a number, not {value!r}")
             elif not math.isfinite(value):
                 raise ValueError(f"Options.{field.name} must be a finite number, not {value!r}")
             elif field.type == "int" and value != int(value):
-                raise TypeError(f"Options.{field.name} is a whole number, not {value!r}")
+                raise TypeError(f"Options.{field.name} must be a whole number, not {value!r}")
             elif field.name in zero_is_fine:
                 if not value >= 0:
                     raise ValueError(f"Options.{field.name} must not be negative, not {value!r}")

@@ -43,7 +43,7 @@ def query_spec(
 ) -> QuerySpec:
     """What ``Session.query`` was asked for, as a value: two equal ones share one subscription."""
     if not isinstance(params, Mapping | None):
-        raise TypeError(f"params are a dict, a function's arguments by name, not {params!r}")
+        raise TypeError(f"params must be a dict, a function's arguments by name, not {params!r}")
     tables = (depends_on,) if isinstance(depends_on, str) else depends_on
     return QuerySpec(
         table=name,

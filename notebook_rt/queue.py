@@ -476,6 +476,6 @@ def arguments(function: object, params: object) -> dict[str, Any]:
     """
     check_name(function, "function")
     if not isinstance(params, Mapping | None):
-        raise TypeError(f'the params of "{function}" are a dict, such as {{"amount": 10}}')
+        raise TypeError(f'the params of "{function}" must be a dict, such as {{"amount": 10}}')
     found: dict[str, Any] = plain(dict(params or {}), f'function "{function}", params')
     return found

@@ -289,7 +289,7 @@ class Session(Opening):
         return f"<Session {self.url} {status}, {number} table{'s' * (number != 1)}>"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("'Session' lives in this process: another one connects for itself")
+        raise TypeError("'Session' lives in this process: connect again in the other one")
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
         if self._project.closed:

@@ -252,7 +252,7 @@ def tables_of(query: str) -> list[TableName]:
         If it is no single SELECT, or cannot be parsed.
     """
     if not isinstance(query, str):
-        raise TypeError(f"a query is text, not {type(query).__name__}")
+        raise TypeError(f"a query must be a string, not {type(query).__name__}")
     (row,) = _parser().cursor().execute("select json_serialize_sql(?)", [query]).fetchall()
     parsed = json.loads(row[0])
     if parsed.get("error_type") == "not implemented":
@@ -267,7 +267,7 @@ def tables_of(query: str) -> list[TableName]:
     found: dict[tuple[str, ...], TableName] = {}
     for path in _read(parsed["statements"][0]["node"], frozenset()):
         if len(path) > 2:
-            raise SqlError(query, f"{'.'.join(path)} is no frame: say schema.table, or table")
+            raise SqlError(query, f"{'.'.join(path)} is not a frame: write schema.table, or table")
         schema, table = ("", *path)[-2:]
         found.setdefault(tuple(part.casefold() for part in path), (schema, table))
     return list(found.values())

@@ -175,9 +175,9 @@ class LiveTable(LiveFrame):
 
         microseconds = microseconds_of(span)
         if not isinstance(on_disk, bool):
-            raise TypeError(f"on_disk is True or False, not {on_disk!r}")
+            raise TypeError(f"on_disk must be True or False, not {on_disk!r}")
         if isinstance(most_bytes, bool) or not (isinstance(most_bytes, Real) and most_bytes > 0):
-            raise ValueError(f"most_bytes is a number of bytes above 0, not {most_bytes!r}")
+            raise ValueError(f"most_bytes must be a number of bytes above 0, not {most_bytes!r}")
         self.wait()
         driver = cast("TableDriver", self._feed)
         driver.thread.wait(driver.arrived())

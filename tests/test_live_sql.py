@@ -220,7 +220,7 @@ def test_a_widget_shows_it_and_tells_what_it_is_computed_of(trades: nrt.LiveFram
         ("drop table trades", "only a SELECT is live"),
         ("select 1 from trades; select 2", "one SELECT is wanted, not 2 statements"),
         ("", "one SELECT is wanted, not 0 statements"),
-        ("select * from a.b.c", "a.b.c is no frame: say schema.table, or table"),
+        ("select * from a.b.c", "a.b.c is not a frame: write schema.table, or table"),
         ("select * from 'secrets.csv'", "secrets.csv is no frame"),
     ],
 )

@@ -601,7 +601,7 @@ def test_a_slip_is_answered_in_words(
             rt.channel("room").wait,
         )
         for wait in slips:
-            with pytest.raises(TypeError, match="timeout is a number of seconds, not '5'"):
+            with pytest.raises(TypeError, match="timeout must be a number of seconds, not '5'"):
                 wait("5")
         with pytest.raises(TypeError, match=r"until\(condition\) waits for a row"):
             frame.wait(lambda df: len(df) > 3)  # type: ignore[arg-type]  # the slip

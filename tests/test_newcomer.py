@@ -321,13 +321,13 @@ def test_a_key_of_several_columns_that_is_a_list_is_told_to_be_a_tuple(
 def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
     rt: nrt.Session, people: str
 ) -> None:
-    with pytest.raises(errors.FilterError, match=r"expected a text such as 'price\.desc'"):
+    with pytest.raises(errors.FilterError, match=r"expected a string such as 'price\.desc'"):
         rt.table(people, order=[("age", "desc")])  # type: ignore[list-item]  # slips, all of them
     with pytest.raises(errors.FilterError, match="limit must be a whole number"):
         rt.table(people, limit=True)
     with pytest.raises(TypeError, match=r"options are nrt\.Options\("):
         nrt.connect(rt.url, "key", options={"poll_interval": 2})  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"Options\.page_size is a whole number, not 1\.5"):
+    with pytest.raises(TypeError, match=r"Options\.page_size must be a whole number, not 1\.5"):
         nrt.Options(page_size=1.5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="the name of a function is a text"):
         rt.queue.rpc(print)  # type: ignore[arg-type]
@@ -344,7 +344,7 @@ def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
         slips.send("said", "hello")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="the name of an event is a text"):
         slips.on(3, print)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="ttl is a number of seconds, not '1s'"):
+    with pytest.raises(TypeError, match="ttl must be a number of seconds, not '1s'"):
         slips.send("said", {}, ttl="1s")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="replay is a dict"):
         rt.channel("past", private=True, replay=10)  # type: ignore[arg-type]
@@ -359,38 +359,38 @@ def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
     ):
         with pytest.raises(ValueError, match="replay takes since, whole milliseconds"):
             rt.channel("past", private=True, replay=wrong)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="presence_key is a text, not 5"):
+    with pytest.raises(TypeError, match="presence_key must be a string, not 5"):
         rt.channel("here", presence_key=5)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="schema is a text, not 3"):
+    with pytest.raises(TypeError, match="schema must be a string, not 3"):
         rt.table(people, schema=3)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="schema is a text, not 3"):
+    with pytest.raises(TypeError, match="schema must be a string, not 3"):
         rt.query(people, schema=3)  # type: ignore[arg-type]
     for call in (rt.rpc, rt.queue.rpc):
-        with pytest.raises(TypeError, match="schema is a text, not 3"):
+        with pytest.raises(TypeError, match="schema must be a string, not 3"):
             call("add", schema=3)  # type: ignore[operator]
-    with pytest.raises(TypeError, match="schema is a text, not 3"):
+    with pytest.raises(TypeError, match="schema must be a string, not 3"):
         nrt.connect(rt.url, "key", schema=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"Queue\.on_change needs a function"):
         rt.queue.on_change(3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="debounce is a number of seconds, not -1"):
+    with pytest.raises(ValueError, match="debounce must be a number of seconds, not -1"):
         rt.query(people, debounce=-1)
-    with pytest.raises(TypeError, match="keep is True, False or None, not 'yes'"):
+    with pytest.raises(TypeError, match="keep must be True, False or None, not 'yes'"):
         rt.table(people, keep="yes")  # type: ignore[arg-type]
     table = rt.table(people).wait(scaled(10))
-    with pytest.raises(TypeError, match="name is a text, not 3"):
+    with pytest.raises(TypeError, match="name must be a string, not 3"):
         table.when("age=gt.1", print, name=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"run\(\) takes a coroutine"):
         nrt.run(table)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="most_bytes is a number of bytes above 0, not 0"):
+    with pytest.raises(ValueError, match="most_bytes must be a number of bytes above 0, not 0"):
         table.history(most_bytes=0)
-    with pytest.raises(TypeError, match="after is a number of seconds, not '5s'"):
+    with pytest.raises(TypeError, match="after must be a number of seconds, not '5s'"):
         table.delete(1, after="5s")  # type: ignore[call-overload]
     for never in (-1, float("inf"), float("nan")):
-        with pytest.raises(ValueError, match=f"after is a number of seconds, not {never}"):
+        with pytest.raises(ValueError, match=f"after must be a number of seconds, not {never}"):
             table.delete(1, after=never)
-        with pytest.raises(ValueError, match=f"ttl is a number of seconds, not {never}"):
+        with pytest.raises(ValueError, match=f"ttl must be a number of seconds, not {never}"):
             rt.channel("desk").send("bell", {}, ttl=never)
-    with pytest.raises(ValueError, match="points is a number of rows, 1 or more, not 0"):
+    with pytest.raises(ValueError, match="points must be a number of rows, 1 or more, not 0"):
         table.plot("id", "age", points=0)
     with pytest.raises(TypeError, match="style is a function of the Altair chart"):
         table.plot("id", "age", style="dark")  # type: ignore[arg-type]
@@ -575,7 +575,7 @@ def test_a_url_and_a_key_are_taken_as_they_were_copied(stack: LocalStack) -> Non
         assert session.url == stack.url
         until(lambda: session.status == "connected", what=lambda: session.health.reason)
     for url, key in ((8000, "key"), ("abcd.supabase.co", 8000)):
-        with pytest.raises(TypeError, match="of a project is a text, not int"):
+        with pytest.raises(TypeError, match="of a project must be a string, not int"):
             nrt.connect(url, key)  # type: ignore[arg-type]  # the slip that is tried here
 
 

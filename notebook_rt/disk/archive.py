@@ -267,7 +267,7 @@ class Archive:
         bodies = journal.bodies(raw, generation, snapshot.FORMAT)
         first = next(bodies, None)
         if first is None:
-            raise RefusedFileError("torn", "its journal is another's, or cut off")
+            raise RefusedFileError("torn", "its journal belongs to another table, or is cut off")
         told, total = first
         began, cause, carried, gap, goes_on, rolled, after = load(told)
         pages = []

@@ -94,11 +94,11 @@ def read(file: IO[bytes], identity: Identity) -> tuple[Kept, str]:
     length, sums = head["length"], head["sums"]
     whole = memoryview(raw)
     if [zlib.crc32(whole[at : min(at + BLOCK, length)]) for at in range(0, length, BLOCK)] != sums:
-        raise RefusedFileError("torn", "its checksum is another")
+        raise RefusedFileError("torn", "its checksum does not match")
     try:
         return _kept(raw, head), str(head["generation"])
     except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
-        raise RefusedFileError("torn", f"it does not say a table: {error!r}") from error
+        raise RefusedFileError("torn", f"it does not describe a table: {error!r}") from error
 
 
 def _held(file: IO[bytes], size: int) -> mmap.mmap | bytearray:
@@ -123,15 +123,15 @@ def read_head(raw: Any) -> dict[str, Any]:
         raise RefusedFileError("torn", "it is cut off")
     form, total, length, last = TAIL.unpack(raw[size - TAIL.size :])
     if last != LAST or raw[: len(FIRST)] != FIRST:
-        raise RefusedFileError("torn", "it is no file of a table, or cut off")
+        raise RefusedFileError("torn", "it is not the file of a table, or it is cut off")
     if form > FORMAT:
         raise RefusedFileError("newer", f"its format is {form}, and this version knows {FORMAT}")
     text = raw[max(0, size - TAIL.size - length) : size - TAIL.size]
     if form != FORMAT or zlib.crc32(text) != total:
-        raise RefusedFileError("torn", "its head's checksum is another")
+        raise RefusedFileError("torn", "the checksum of its head does not match")
     found: dict[str, Any] = json.loads(text)
     if found["length"] != size - TAIL.size - length:
-        raise RefusedFileError("torn", "its length is another")
+        raise RefusedFileError("torn", "its length does not match")
     return found
 
 

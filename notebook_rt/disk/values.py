@@ -91,7 +91,7 @@ def _plain(value: Any) -> Any:
         return _ext(7, msgspec.msgpack.encode(pairs))
     if isinstance(value, str):  # an enum of somebody's
         return _plain(str(value))
-    raise TypeError(f"{kind.__name__} is no typed value")
+    raise TypeError(f"{kind.__name__} is not a typed value")
 
 
 def _is_whole(text: str) -> bool:

@@ -56,7 +56,7 @@ def known_of(
         return known.bases(keys, columns)
     except LookupError as error:
         raise composer.invalid(
-            f"what the new values were made from is not known any more ({error.args[0]}): read the row "
+            f"what the new values were made from is no longer known ({error.args[0]}): read the row "
             "again, with get() or df, or say base=, the row that they were made from"
         ) from None
 

@@ -333,7 +333,7 @@ class Composer(msgspec.Struct, frozen=True):
         if column is None:
             if last is None:
                 raise ConflictError(
-                    f'table "{self.table}": the row was deleted and is not known here any more; '
+                    f'table "{self.table}": the row was deleted and is no longer known here; '
                     "insert it again, or resolve with choice='theirs'"
                 )
             row = {**self.json(last), **op.values}

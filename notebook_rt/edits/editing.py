@@ -184,7 +184,9 @@ class Editing:
         try:
             self._shared.outbox.put(op)
         except TypeError as error:
-            raise InvalidEditError(f"{op.target}: this cannot be said in JSON: {error}") from error
+            raise InvalidEditError(
+                f"{op.target}: this cannot be written as JSON: {error}"
+            ) from error
         return SendResult(queued=True, id=op.id)
 
     # --- what the worker says (delivery.Listener) -------------------------------------------------

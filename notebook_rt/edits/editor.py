@@ -375,7 +375,7 @@ class Editor(PendingEdits):
         """Decide a conflict that is open; parameters and errors are those of `LiveTable.resolve`."""
         if choice not in ("mine", "theirs"):
             raise ValueError(
-                f'choice is "mine" or "theirs", not {choice!r}; a third value is value=...'
+                f'choice must be "mine" or "theirs", not {choice!r}; a third value is value=...'
             )
         if value is not ... and column is None:
             raise ValueError(
@@ -625,7 +625,7 @@ class Editor(PendingEdits):
             return self._outbox.put(*ops)
         except TypeError as error:
             raise InvalidEditError(
-                f'table "{self.table}": this cannot be said in JSON: {error}'
+                f'table "{self.table}": this cannot be written as JSON: {error}'
             ) from error
 
     def _show(

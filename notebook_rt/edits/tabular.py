@@ -189,7 +189,7 @@ def keys_given(composer: Composer, data: object) -> list[Hashable]:
         return list(keyed(composer, data).index)
     if isinstance(data, Iterable):
         return list(data)
-    raise TypeError(f"keys are a list, an Index or a DataFrame, not {type(data).__name__}")
+    raise TypeError(f"keys must be a list, an Index or a DataFrame, not {type(data).__name__}")
 
 
 def typed_keys(

@@ -177,7 +177,7 @@ def _coerce_json(value: Any) -> Json:
         text = json.dumps(value, default=_json_item, allow_nan=False, ensure_ascii=False)
         typed = decode("jsonb", json.loads(text.encode()))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"this cannot be said in JSON: {error}") from None
+        raise ValueError(f"this cannot be written as JSON: {error}") from None
     if isinstance(typed, UndecodedJson):
         raise ValueError(f"JSON in a cell is nested at most {JSON_DEPTH} deep")
     return typed

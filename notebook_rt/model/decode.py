@@ -77,12 +77,12 @@ def _without_recursion(text: str, parse_float: Callable[[str], Any]) -> Any:
         if found is None:
             if wanted == "end" and not text[at:].strip(" \t\n\r"):
                 return top[0]
-            raise ValueError(f"no JSON at character {at}")
+            raise ValueError(f"invalid JSON at character {at}")
         at, holder = found.end(), stack[-1]
         mark, number, fraction, word = found.groups()
         if mark and mark in "]}" and wanted in ("next", "value or close", "name or close"):
             if len(stack) == 1 or isinstance(holder, list) != (mark == "]"):
-                raise ValueError(f"no JSON at character {at}")
+                raise ValueError(f"invalid JSON at character {at}")
             stack.pop()
             wanted = "next" if len(stack) > 1 else "end"
         elif mark == "," and wanted == "next":
@@ -100,7 +100,7 @@ def _without_recursion(text: str, parse_float: Callable[[str], Any]) -> Any:
             elif mark and mark in "[{":
                 value = [] if mark == "[" else {}
             elif mark:
-                raise ValueError(f"no JSON at character {at}")
+                raise ValueError(f"invalid JSON at character {at}")
             elif number:
                 value = parse_float(number + fraction) if fraction else _int(number)
             else:
@@ -114,7 +114,7 @@ def _without_recursion(text: str, parse_float: Callable[[str], Any]) -> Any:
                 stack.append(value)
                 wanted = "value or close" if mark == "[" else "name or close"
         else:
-            raise ValueError(f"no JSON at character {at}")
+            raise ValueError(f"invalid JSON at character {at}")
 
 
 def _int(text: str) -> int | Decimal:

@@ -320,7 +320,7 @@ def parse(source: FilterSource) -> Filter:
     if isinstance(source, (list, tuple)):
         return _any_of(source)
     raise FilterError(
-        "a filter is a text such as 'user_id=eq.42', a dict, or a list of them for OR, "
+        "a filter must be a string such as 'user_id=eq.42', a dict, or a list of them for OR, "
         f"not {type(source).__name__}"
     )
 
@@ -336,7 +336,7 @@ def _any_of(sources: Sequence[Any]) -> Filter:
 
 def _from_pair(column: Any, value: Any) -> Iterator[Condition]:
     if not isinstance(column, str) or not column:
-        raise FilterError(f"a filter's column is a non-empty text, not {column!r}")
+        raise FilterError(f"a filter's column must be a non-empty string, not {column!r}")
     if not isinstance(value, Mapping):
         yield _compared(column, "eq", value)
         return
@@ -347,7 +347,7 @@ def _from_pair(column: Any, value: Any) -> Iterator[Condition]:
         if name not in OPERATORS:
             meant = _SYMBOLS.get(name)
             hint = f"{meant!r} is meant" if meant else f"there are {', '.join(OPERATORS)}"
-            raise FilterError(f"filter on {column!r}: {operator!r} is no operator; {hint}")
+            raise FilterError(f"filter on {column!r}: {operator!r} is not an operator; {hint}")
         yield replace(_compared(column, name, operand), negated=name != operator)
 
 

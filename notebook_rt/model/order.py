@@ -50,7 +50,7 @@ def parse_order(source: str | Sequence[str | OrderBy] | None) -> tuple[OrderBy, 
 
 def _order_by(text: object) -> OrderBy:
     if not isinstance(text, str):
-        raise FilterError(f"order {text!r}: expected a text such as 'price.desc'")
+        raise FilterError(f"order {text!r}: expected a string such as 'price.desc'")
     if quoted := _QUOTED.match(text):
         column = re.sub(r"\\(.)", r"\1", quoted[1])
         words = quoted[2].split(".")[1:] if quoted[2] else []

@@ -34,7 +34,7 @@ def seconds(timeout: float | None, what: str = "timeout") -> float | None:
         return None
     if isinstance(timeout, bool) or not hasattr(timeout, "__float__"):
         instead = "; until(condition) waits for a row" if callable(timeout) else ""
-        raise TypeError(f"{what} is a number of seconds, not {timeout!r}{instead}")
+        raise TypeError(f"{what} must be a number of seconds, not {timeout!r}{instead}")
     return float(timeout)
 
 
@@ -50,7 +50,7 @@ def duration(given: float, what: str) -> float:
     """
     found = seconds(given, what)
     if found is None or not 0 <= found < math.inf:
-        raise ValueError(f"{what} is a number of seconds, not {given!r}")
+        raise ValueError(f"{what} must be a number of seconds, not {given!r}")
     return found
 
 
@@ -100,7 +100,7 @@ def plain(value: Any, what: str) -> Any:
 
 
 def as_json(value: Any) -> Any:
-    """A value of a row of nothing but JSON's types; a float that is no number as PostgreSQL's text."""
+    """A value of a row of nothing but JSON's types; a float that is not a number as PostgreSQL's text."""
     if isinstance(value, dict):
         return {str(name): as_json(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -36,7 +36,7 @@ def parse_names(source: str | Sequence[str] | None) -> tuple[str, ...] | None:
 def check_text(given: object, what: str) -> None:
     """Raise TypeError if ``given``, an option called ``what``, is neither a text nor None."""
     if not isinstance(given, str | None):
-        raise TypeError(f"{what} is a text, not {given!r}")
+        raise TypeError(f"{what} must be a string, not {given!r}")
 
 
 def check_name(name: object, kind: str) -> None:
@@ -51,7 +51,7 @@ def check_name(name: object, kind: str) -> None:
         If it is no text, or empty; if it is one of the two.
     """
     if not isinstance(name, str) or not name:
-        raise TypeError(f"the name of a {kind} is a text, not {name!r}")
+        raise TypeError(f"the name of a {kind} must be a string, not {name!r}")
     if name in (".", ".."):
         instead = "make a view of it with another name" if kind == "table" else "rename it"
         raise ValueError(

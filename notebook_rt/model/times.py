@@ -24,7 +24,7 @@ def microseconds(time: Any, now: int) -> int:
     import pandas as pd
 
     if isinstance(time, bool):
-        raise ValueError(f"no moment: {time!r}")
+        raise ValueError(f"not a moment: {time!r}")
     try:
         ago = pd.Timedelta(time) if isinstance(time, dt.timedelta | np.timedelta64) else None
         if ago is None and isinstance(time, Real):  # NumPy's numbers, too
@@ -48,7 +48,7 @@ def microseconds(time: Any, now: int) -> int:
         return round((at.as_unit("us") - timestamp(0)) / pd.Timedelta(1, "us"))
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f'no moment: {time!r}; such as "2026-03-01 14:03", "-10min" or a Timestamp ({error})'
+            f'not a moment: {time!r}; such as "2026-03-01 14:03", "-10min" or a Timestamp ({error})'
         ) from None
 
 
@@ -58,16 +58,18 @@ def microseconds_of(span: Any) -> int:
 
     try:
         if isinstance(span, bool):
-            raise ValueError("True and False are no spans")
+            raise ValueError("True and False are not time spans")
         if isinstance(span, Real) and not isinstance(span, np.timedelta64):
             found = pd.Timedelta(float(span), "s")
         else:
             found = _timedelta(span)
         microseconds = round(found / pd.Timedelta(1, "us"))
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f'no span: {span!r}; such as "1h" or a timedelta ({error})') from None
+        raise ValueError(
+            f'not a time span: {span!r}; such as "1h" or a timedelta ({error})'
+        ) from None
     if microseconds <= 0:
-        raise ValueError(f"a span is longer than nothing, not {span!r}")
+        raise ValueError(f"a time span must be longer than zero, not {span!r}")
     return microseconds
 
 
@@ -86,7 +88,7 @@ def speed_of(given: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if isinstance(given, bool | str) or not 0 < found < math.inf:
-        raise ValueError(f"speed is a positive number, not {given!r}")
+        raise ValueError(f"speed must be a positive number, not {given!r}")
     return found
 
 

@@ -119,7 +119,7 @@ def project_url(url: object) -> str:
     'https://abcdefghijklmnopqrst.supabase.co'
     """
     if not isinstance(url, str) and not hasattr(url, "scheme"):  # yarl, httpx and pydantic have it
-        raise TypeError(f"the URL of a project is a text, not {type(url).__name__}")
+        raise TypeError(f"the URL of a project must be a string, not {type(url).__name__}")
     text = str(url).strip(_AROUND).rstrip("/")
     if not text:
         raise UnreachableError("the project", "the URL is empty")
@@ -139,7 +139,7 @@ def project_url(url: object) -> str:
         )
     if "." not in text and get_close_matches(text, ["local"], cutoff=0.7):
         raise UnreachableError(
-            text, 'this is no address of a project; the embedded stack is nrt.connect("local")'
+            text, 'this is not the address of a project; the embedded stack is nrt.connect("local")'
         )
     if _REF.fullmatch(text):
         text = f"{text}.supabase.co"
@@ -154,15 +154,15 @@ def project_url(url: object) -> str:
         parts = urlsplit(text)
         (parts.hostname or "").encode("idna")
     except ValueError:
-        raise UnreachableError(shown, "this is no URL of a Supabase project") from None
+        raise UnreachableError(shown, "this is not the URL of a Supabase project") from None
     if "@" in parts.netloc:  # it would be in errors, and in the queue's file
         host = parts.netloc.rpartition("@")[2]
         raise UnreachableError(host, "a user and a password have no place in the URL: give the key")
     host = parts.hostname or ""
     if parts.scheme not in ("http", "https") or not host or _NO_HOST.search(parts.netloc):
-        raise UnreachableError(shown, "this is no URL of a Supabase project")
+        raise UnreachableError(shown, "this is not the URL of a Supabase project")
     if len(text.split()) != 1:
-        raise UnreachableError(shown, "this is no URL of a Supabase project")
+        raise UnreachableError(shown, "this is not the URL of a Supabase project")
     # One project has one address: the queue's file is named after it.
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path}"
 
@@ -203,7 +203,7 @@ def warn_if_readable(url: str, stacklevel: int) -> None:
 def project_key(key: object, url: str) -> str:
     """``key`` as a header takes it."""
     if not isinstance(key, str | None):
-        raise TypeError(f"the key of a project is a text, not {type(key).__name__}")
+        raise TypeError(f"the key of a project must be a string, not {type(key).__name__}")
     text = (key or "").strip(_AROUND)
     if not text:
         raise NoKeyError(url, "none is given, and SUPABASE_KEY is not set")

@@ -159,7 +159,9 @@ class BoundedStream(httpx.AsyncByteStream):
                 size += len(piece)
                 raw = self._gzip.unconsumed_tail
         except zlib.error as error:
-            raise httpx.DecodingError(f"an answer that is not gzip, as it says: {error}") from error
+            raise httpx.DecodingError(
+                f"an answer that is not gzip, though its header says so: {error}"
+            ) from error
         return pieces
 
     async def aclose(self) -> None:

@@ -122,7 +122,7 @@ def checked_token(token: object) -> str:
     """
     if not isinstance(token, str):
         what = "None (set_auth(None) is the key again)" if token is None else type(token).__name__
-        raise TypeError(f"an access token is a str, not {what}")
+        raise TypeError(f"an access token must be a str, not {what}")
     if not _TOKEN.fullmatch(token):
         raise ValueError('an access token is one word, without "Bearer", spaces and line ends')
     return token

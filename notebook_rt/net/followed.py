@@ -67,7 +67,7 @@ class FollowedClient:
             # Not as its cause: a traceback prints that with the server's words as they came.
             raise UnreachableError(_CLIENT, f"{type(error).__name__}: {error}") from None
         if session is None:
-            raise UnreachableError(_CLIENT, "nobody is signed in there any more")
+            raise UnreachableError(_CLIENT, "no user is signed in there any more")
         return str(session.access_token)
 
     def _awaited(self, session: Coroutine[Any, Any, Any]) -> Any:

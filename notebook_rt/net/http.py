@@ -52,7 +52,7 @@ class HttpClient:
     usage : Usage, optional
         Told of the bytes of each request.
     login : str, optional
-        Whose requests these are; once somebody else has signed in, none is sent.
+        Whose requests these are; once another user has signed in, none is sent.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class HttpClient:
         from notebook_rt.net.client import FAILURES, BoundedStream, Leaving, exchange, reason
 
         if self._login is not None and self.credentials.login != self._login:
-            raise NoAnswerError(self.url, "somebody else has signed in", sent=False)
+            raise NoAnswerError(self.url, "another user has signed in", sent=False)
         reading = request.method in ("GET", "HEAD")
         headers = {
             **self.credentials.headers(),

@@ -197,7 +197,7 @@ class Login:
                 try:
                     answer = await way(auth)
                 except (AttributeError, KeyError, TypeError) as error:
-                    raise ValueError("JSON that is no session") from error
+                    raise ValueError("JSON that is not a session") from error
             session = getattr(answer, "session", None)
             if session is not None:
                 checked_token(session.access_token)
@@ -248,7 +248,7 @@ class Login:
             self._refreshing.add_done_callback(self._refresh_done)
         before, refreshing = self._credentials.access_token, self._refreshing
         await asyncio.wait([refreshing])
-        if refreshing.cancelled():  # somebody else has signed in
+        if refreshing.cancelled():  # another user has signed in
             return self._credentials.access_token != before
         return refreshing.result()
 

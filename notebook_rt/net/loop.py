@@ -168,7 +168,7 @@ class LoopThread:
         """
         if self.here:
             coro.close()
-            raise RuntimeError("notebook_rt: waiting on the network thread would stop it for ever")
+            raise RuntimeError("notebook_rt: waiting on the network thread would block it forever")
         future = self.submit(coro)
         ends = float("inf") if timeout is None else time.monotonic() + timeout
         try:

@@ -74,12 +74,12 @@ _WAYS = (
 def _who(email: str | None, phone: str | None, call: str, ways: str) -> dict[str, str]:
     for name, one in (("email", email), ("phone", phone)):
         if one is not None and not isinstance(one, str):
-            raise TypeError(f"{call}: {name} is a text, not {type(one).__name__}")
+            raise TypeError(f"{call}: {name} must be a string, not {type(one).__name__}")
     if email and phone:
         raise TypeError(f"{call} takes an email or a phone, not both")
     if email:
         if "@" not in email:
-            raise ValueError(f"{call}: {email!r} is no address; a number is given as phone=...")
+            raise ValueError(f"{call}: {email!r} is not an address; give a number as phone=...")
         return {"email": email.strip()}
     if phone:
         return {"phone": phone.strip()}

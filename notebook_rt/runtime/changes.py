@@ -31,7 +31,7 @@ class ChangeBatch:
     whole table was read), ``reconcile`` (what a gap had hidden), ``audit`` (what was lost without a
     word), ``poll`` (while the socket is away), ``refetch`` (asked for again: a row too large for a
     message, a query whose table changed), ``refill`` (a row that moved up into a ``limit``), ``login``
-    (somebody else has signed in, or nobody: what was shown before is gone)."""
+    (another user has signed in, or nobody: what was shown before is gone)."""
     version: int
     """The frame's version that shows them."""
     commit_time: float | None = None

@@ -94,7 +94,9 @@ def demo(
         if name not in TABLES:
             raise ValueError(f"the demo has the tables {', '.join(TABLES)}, and no {name!r}")
     if not 0 <= rate <= FASTEST:
-        raise ValueError(f"rate is a number of trades a second, 0 to {FASTEST:g}, not {rate!r}")
+        raise ValueError(
+            f"rate must be a number of trades a second, 0 to {FASTEST:g}, not {rate!r}"
+        )
 
     from notebook_rt import local
 

@@ -191,12 +191,12 @@ class ChartModel:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if kind not in get_args(Kind):
-            raise ValueError(f"kind is one of {', '.join(get_args(Kind))}, not {kind!r}")
+            raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, not {kind!r}")
         for what, number in (("last", last), ("points", points)):
             if number is not None and not number >= 1:
-                raise ValueError(f"{what} is a number of rows, 1 or more, not {number!r}")
+                raise ValueError(f"{what} must be a number of rows, 1 or more, not {number!r}")
         if style is not None and not callable(style):
-            raise TypeError(f"style is a function of the Altair chart, not {style!r}")
+            raise TypeError(f"style must be a function of the Altair chart, not {style!r}")
         self.source = Moments(source, act, changed)
         self.kind: Kind = kind
         self.x = x or ""

@@ -123,10 +123,10 @@ class GridModel:
             if not FORMAT.fullmatch(text):
                 raise ValueError(f'{name}: a format is such as ",.2f", ".1%" or ",d", not {text!r}')
         if isinstance(height, bool) or not isinstance(height, int) or height <= 0:
-            raise TypeError(f"height is a whole number of pixels above 0, not {height!r}")
+            raise TypeError(f"height must be a whole number of pixels above 0, not {height!r}")
         self._height = height
         if not isinstance(title, str):
-            raise TypeError(f"title is a text, not {title!r}")
+            raise TypeError(f"title must be a string, not {title!r}")
         self._title = cut(title)
         self._style = checked_style(style)
         self._totals = checked_totals(totals)

@@ -46,7 +46,7 @@ def checked_style(
             if how not in STYLES:
                 hint = near(how, STYLES)
                 raise ValueError(
-                    f"{name}: a style is one of {', '.join(STYLES)}, not {how!r}{hint}"
+                    f"{name}: a style must be one of {', '.join(STYLES)}, not {how!r}{hint}"
                 )
             found[name] = how
             continue
@@ -54,7 +54,7 @@ def checked_style(
             if color not in COLORS:
                 hint = near(color, COLORS)
                 raise ValueError(
-                    f"{name}: a colour is one of {', '.join(COLORS)}, not {color!r}{hint}"
+                    f"{name}: a color must be one of {', '.join(COLORS)}, not {color!r}{hint}"
                 )
         found[name] = {_shown(value): color for value, color in how.items()}
     return found
@@ -85,7 +85,7 @@ def checked_totals(totals: Mapping[str, str] | str | Sequence[str] | None) -> di
 
             hint = meant(str(function), TOTALS)
             raise ValueError(
-                f"{name}: a total is one of {', '.join(TOTALS)}, not {function!r}{hint}"
+                f"{name}: a total must be one of {', '.join(TOTALS)}, not {function!r}{hint}"
             )
     return dict(totals)
 

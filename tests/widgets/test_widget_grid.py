@@ -287,14 +287,14 @@ def test_a_row_that_one_side_deleted_stays_in_sight_and_is_decided_as_a_whole():
 
 def test_a_decision_that_cannot_be_made_is_told():
     def refuse(*_: object) -> None:
-        raise ConflictError("the row is not known here any more")
+        raise ConflictError("the row is no longer known here")
 
     bench = Bench(table(3))
     bench.source.resolve = refuse  # type: ignore[method-assign]
     (reply,) = bench.say(t="resolve", rid=rids(bench.whole)[1], choice="mine")
     assert (reply.content["kind"], reply.content["why"]) == (
         "refused",
-        "the row is not known here any more",
+        "the row is no longer known here",
     )
 
 
@@ -442,7 +442,7 @@ def test_a_title_is_plain_text_above_the_grid_and_in_its_static_form():
     assert text.splitlines() == [HOSTILE, "positions: 3 rows × 4 columns, live"]
     assert html.index("&lt;img src=x") < html.index("<table>")
     assert "<img" not in html
-    with pytest.raises(TypeError, match="title is a text, not 7"):
+    with pytest.raises(TypeError, match="title must be a string, not 7"):
         GridWidget(MemoryFrame(table(3), FIELDS), title=7)
 
 

@@ -159,7 +159,7 @@ def _columns(raw: bytes) -> tuple[Column, ...]:
     """The same table sends the same columns with every change."""
     columns = tuple(Column(c["name"], c["type"]) for c in msgspec.json.decode(raw))
     if not all(isinstance(c.name, str) and isinstance(c.pg_type, str) for c in columns):
-        raise TypeError("a column whose name or type is no text")
+        raise TypeError("a column whose name or type is not a string")
     return columns
 
 

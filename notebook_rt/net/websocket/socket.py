@@ -128,7 +128,7 @@ class Socket(Carrier):
             raise _refused(self.project_url, error) from None  # its text quotes headers
         except InvalidURI:
             raise UnreachableError(
-                self.project_url, "this is no URL"
+                self.project_url, "this is not a URL"
             ) from None  # its text has the key
         except (OSError, TimeoutError, WebSocketException, EOFError) as error:
             reason = str(error) or "no answer in time"

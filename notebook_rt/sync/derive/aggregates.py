@@ -58,7 +58,7 @@ def check_known(function: str, column: str) -> None:
     if function not in _NUMBER:
         raise DerivationError(
             f'agg of "{column}": no function {function!r} is kept up{meant(function, FUNCTIONS)}; there '
-            f"are {', '.join(FUNCTIONS)}, and a Python function; others with map"
+            f"are {', '.join(FUNCTIONS)}, and a Python function; use map for others"
         )
 
 

@@ -43,7 +43,9 @@ class Concat(Operator):
             len(set(self.keys)) < len(self.keys)
             or {*map(type, self.keys)} not in ({str}, {int}, set())
         ):
-            raise DerivationError(f"concat: keys are different texts or numbers, not {keys!r}")
+            raise DerivationError(
+                f"concat: keys must be different strings or numbers, not {keys!r}"
+            )
 
     # The whole
 

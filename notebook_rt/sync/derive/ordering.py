@@ -64,7 +64,7 @@ class Ordering:
         if len(set(self.by)) < len(self.by):
             raise DerivationError(f"{self.what}: a column twice")
         if na_position not in ("first", "last"):
-            raise DerivationError(f"{self.what}: na_position is 'first' or 'last'")
+            raise DerivationError(f"{self.what}: na_position must be 'first' or 'last'")
         self._null = 1 if na_position == "last" else -1
 
     @property

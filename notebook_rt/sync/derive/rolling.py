@@ -99,16 +99,14 @@ class Rolling(Operator):
             self._reach = pd.Timedelta(window) // _MICROSECOND
         except (ValueError, TypeError) as error:
             raise DerivationError(
-                f"rolling: {window!r} is no time, such as '5min'; {error}"
+                f"rolling: {window!r} is not a time, such as '5min'; {error}"
             ) from None
         if isinstance(window, int | float):
             raise DerivationError(
                 f"rolling: a window is a time, such as '5min'; one of {window!r} rows is not kept up; use map"
             )
         if self._reach <= 0:
-            raise DerivationError(
-                f"rolling: the window must be longer than nothing, not {window!r}"
-            )
+            raise DerivationError(f"rolling: the window must be longer than zero, not {window!r}")
         names = [*self.by, on, *self.columns]
         if not self.by or not self.columns or len(set(names)) < len(names):
             raise DerivationError(
@@ -125,7 +123,7 @@ class Rolling(Operator):
             if function not in FUNCTIONS:
                 raise DerivationError(
                     f'rolling "{name}": no function {function!r} of "{column}" is kept up'
-                    f"{meant(function, FUNCTIONS)}; there are {', '.join(FUNCTIONS)}; others with map"
+                    f"{meant(function, FUNCTIONS)}; there are {', '.join(FUNCTIONS)}; use map for others"
                 )
         self._index = self.index = (*self.by, on)
         self._used = tuple(dict.fromkeys(column for column, _ in self.columns.values()))

@@ -39,7 +39,7 @@ class Top(Operator):
 
     def __init__(self, count: int, ordering: Ordering) -> None:
         if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0:
-            raise DerivationError(f"top: how many rows is a number, not {count!r}")
+            raise DerivationError(f"top: the number of rows must be a whole number, not {count!r}")
         self.count = int(count)
         self.ordering = ordering
         self._kept = max(1, 2 * self.count + _RESERVE)

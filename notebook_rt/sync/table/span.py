@@ -26,7 +26,7 @@ class Range(msgspec.Struct, eq=False):
     run: Row = msgspec.field(default_factory=dict)
     """The leading columns of the key that have one value in all its rows. Its column is the next."""
     behind: Any = None
-    """The value of its column that all its rows come after, where that is no number."""
+    """The value of its column that all its rows come after, where that is not a number."""
     came: deque[tuple[Row, Callable[[], None] | None]] = msgspec.field(default_factory=deque)
     """Its pages that wait for those of ranges before it: the last row of each, and what is done then."""
     full: int = 0
