@@ -306,7 +306,7 @@ def _named(query: str, frames: Mapping[str, Any], name: TableName) -> Any:
     given = (
         f"given: {', '.join(frames)}" if frames else "give it by name: sql(query, trades=trades)"
     )
-    raise SqlError(query, f"{_spelled(name)} is no frame{meant} ({given})")
+    raise SqlError(query, f"{_spelled(name)} is not a frame{meant} ({given})")
 
 
 def _check(name: TableName, table: Any) -> None:

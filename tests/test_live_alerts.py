@@ -376,7 +376,7 @@ def test_a_file_that_is_open_to_others_is_not_used_and_that_is_said(
 
 def test_a_name_under_which_nothing_can_be_remembered_is_refused(prices: nrt.LiveTable) -> None:
     for slip in (5, ("dear",), ["dear"], b"dear"):
-        with pytest.raises(TypeError, match="name is a text"):
+        with pytest.raises(TypeError, match="name must be a string"):
             prices.when("price=gt.250", print, name=slip)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="half a character"):
         prices.when("price=gt.250", print, name="\ud800")

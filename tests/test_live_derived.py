@@ -227,7 +227,7 @@ def test_windows_roll_with_the_rows(
     until(lambda: "infinity" not in trades.df["at"].astype(str).tolist())
     same(recent.df, wanted())
     assert (recent.status, recent.reason) == ("live", "")
-    with pytest.raises(errors.DerivationError, match="no time"):
+    with pytest.raises(errors.DerivationError, match="not a time"):
         trades.rolling("soon", on="at", by="symbol").agg(v=("size", "sum"))
 
 
@@ -630,7 +630,7 @@ def test_what_a_function_of_the_users_raises_is_an_error_with_its_lines(
             r'no column "sizee" \(did you mean .size.\?\); there are id, ',
         ),
         (lambda t: t.rolling(5, on="price", by="id").agg(v=("size", "sum")), "5 rows is not kept"),
-        (lambda t: t.join(t, suffixes="_r"), "suffixes are two"),
+        (lambda t: t.join(t, suffixes="_r"), "suffixes must be two"),
         (lambda t: t.groupby(None), "takes columns by name, not None; use map"),
         (lambda t: t.groupby(len), "takes columns by name, not <built-in"),
         (lambda t: t.select(["size"]), "select takes columns by name"),

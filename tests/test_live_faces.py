@@ -34,7 +34,7 @@ def test_a_function_gives_its_result_at_once(stack: LocalStack) -> None:
         assert rt.rpc("faces_nothing") is None
         with pytest.raises(errors.NotebookRTError, match="faces_absent"):
             rt.rpc("faces_absent")
-        with pytest.raises(TypeError, match="are a dict"):
+        with pytest.raises(TypeError, match="must be a dict"):
             rt.rpc("faces_add", [2, 40])  # type: ignore[arg-type]
     with pytest.raises(errors.ClosedError):
         rt.rpc("faces_add", {"a": 1, "b": 1})

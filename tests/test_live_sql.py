@@ -215,13 +215,13 @@ def test_a_widget_shows_it_and_tells_what_it_is_computed_of(trades: nrt.LiveFram
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ("select * from tradse", "tradse is no frame; did you mean trades? (given: trades)"),
+        ("select * from tradse", "tradse is not a frame; did you mean trades? (given: trades)"),
         ("selec 1", "syntax error"),
         ("drop table trades", "only a SELECT is live"),
         ("select 1 from trades; select 2", "one SELECT is wanted, not 2 statements"),
         ("", "one SELECT is wanted, not 0 statements"),
         ("select * from a.b.c", "a.b.c is not a frame: write schema.table, or table"),
-        ("select * from 'secrets.csv'", "secrets.csv is no frame"),
+        ("select * from 'secrets.csv'", "secrets.csv is not a frame"),
     ],
 )
 def test_a_query_that_cannot_be_is_refused_by_name(
@@ -241,7 +241,7 @@ def test_an_error_of_the_query_is_said_and_leaves_it_alive(trades: nrt.LiveFrame
     with pytest.raises(TypeError, match="t must be a live frame or a DataFrame, not int"):
         nrt.sql("select 1 from t", t=5)  # type: ignore[arg-type]
     local = pd.DataFrame({"x": [1]})  # a variable of the caller's is never read by its name
-    with pytest.raises(errors.SqlError, match="local is no frame"):
+    with pytest.raises(errors.SqlError, match="local is not a frame"):
         nrt.sql("select * from local, t", t=trades)
     assert len(local) == 1
 

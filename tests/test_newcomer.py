@@ -48,7 +48,7 @@ def test_a_limit_or_a_name_that_is_none_is_refused_at_once(rt: nrt.Session, peop
         with pytest.raises(errors.FilterError, match=f"1 or more, not {limit}"):
             rt.table(people, limit=limit)
     for name in ("", 42, None):
-        with pytest.raises(TypeError, match="the name of a table is a text"):
+        with pytest.raises(TypeError, match="the name of a table must be a string"):
             rt.table(name)  # type: ignore[arg-type]  # the slip that is tried here
 
 
@@ -177,7 +177,7 @@ def test_print_registered_by_a_cell_that_is_run_again_prints_once(
 
 
 def test_a_text_with_blanks_is_no_url() -> None:
-    with pytest.raises(errors.UnreachableError, match="no URL"):
+    with pytest.raises(errors.UnreachableError, match="not the URL"):
         nrt.connect("not a url at all", "key")
 
 
@@ -232,7 +232,7 @@ def test_what_a_dataframe_has_and_a_live_table_has_not_is_told(
         _ = table.agee
     with pytest.raises(TypeError, match=r"\.df\['age'\]"):
         table["age"]
-    with pytest.raises(ValueError, match="kind is one of line, area, bar, point, tick, hist"):
+    with pytest.raises(ValueError, match="kind must be one of line, area, bar, point, tick, hist"):
         table.plot(y="age", kind="scatter")  # type: ignore[arg-type]  # the slip that is tried here
 
 
@@ -329,20 +329,20 @@ def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
         nrt.connect(rt.url, "key", options={"poll_interval": 2})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"Options\.page_size must be a whole number, not 1\.5"):
         nrt.Options(page_size=1.5)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="the name of a function is a text"):
+    with pytest.raises(TypeError, match="the name of a function must be a string"):
         rt.queue.rpc(print)  # type: ignore[arg-type]
     slips = rt.channel("slips")
-    with pytest.raises(TypeError, match="the name of an event is a text"):
+    with pytest.raises(TypeError, match="the name of an event must be a string"):
         slips.send(3, {})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="limit is a number of rows, 1 or more"):
+    with pytest.raises(ValueError, match="limit must be a number of rows, 1 or more"):
         slips.frame("said", limit=0)
     with pytest.raises(ValueError, match="open with other settings"):
         rt.channel("slips", presence_key="another")
-    with pytest.raises(TypeError, match="params are a dict"):
+    with pytest.raises(TypeError, match="params must be a dict"):
         rt.query(people, params=[1])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match='the payload of "said" is a dict'):
+    with pytest.raises(TypeError, match='the payload of "said" must be a dict'):
         slips.send("said", "hello")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="the name of an event is a text"):
+    with pytest.raises(TypeError, match="the name of an event must be a string"):
         slips.on(3, print)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="ttl must be a number of seconds, not '1s'"):
         slips.send("said", {}, ttl="1s")  # type: ignore[arg-type]
@@ -418,7 +418,7 @@ def test_whole_numbers_may_be_written_as_floats(stack: LocalStack, people: str) 
     assert repr(options.page_size) == "1000"
     with nrt.connect(stack.url, stack.anon_key, options=options) as rt:
         assert len(rt.table(people).wait(scaled(10)))
-    with pytest.raises(TypeError, match=r"Options\.page_size is a number, not True"):
+    with pytest.raises(TypeError, match=r"Options\.page_size must be a number, not True"):
         nrt.Options(page_size=True)
 
 
@@ -470,7 +470,7 @@ def test_what_a_console_shows_says_what_it_is(rt: nrt.Session, people: str) -> N
     assert repr(table.changes(0)).startswith("<Changes of newcomers, 0 waiting")
     assert repr(table.at).startswith("<at of newcomers: at[key, column]")
     assert [name for name in dir(nrt) if not name.startswith("_")] == sorted(nrt.__all__)
-    with pytest.raises(TypeError, match=r"Options\.poll_interval is a number, not '3'"):
+    with pytest.raises(TypeError, match=r"Options\.poll_interval must be a number, not '3'"):
         nrt.Options(poll_interval="3")  # type: ignore[arg-type]  # the slip that is tried here
 
 
@@ -548,8 +548,8 @@ KEY = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoiYW5vbiJ9.c2lnbmVk"
     [
         ("", KEY, "the URL is empty"),
         ("https://supabase.com/dashboard/project/abcd", KEY, "project is at https://abcd.supa"),
-        ("htp://abcd.supabase.co", None, "no URL of a Supabase project"),
-        (f"https://{'a' * 64}.supabase.co", KEY, "no URL of a Supabase project"),
+        ("htp://abcd.supabase.co", None, "not the URL of a Supabase project"),
+        (f"https://{'a' * 64}.supabase.co", KEY, "not the URL of a Supabase project"),
         (KEY, "https://abcd.supabase.co", "what was given as its URL is a key"),
         ("sb_publishable_x", "https://abcd.supabase.co", "what was given as its URL is a key"),
         ("abcd.supabase.co", "https://abcd.supabase.co", "what was given as the key is a URL"),
@@ -709,7 +709,7 @@ def test_what_is_given_in_place_of_another_is_said(rt: nrt.Session, people: str)
             nrt.connect(rt.url, KEY, access_token=slip)
     table = rt.table(people).wait(scaled(10))
     for height in ("3", 0, 2.5, True):
-        with pytest.raises(TypeError, match="height is a whole number of pixels"):
+        with pytest.raises(TypeError, match="height must be a whole number of pixels"):
             table.grid(height=height)  # type: ignore[arg-type]  # the slip that is tried here
     with pytest.raises(ValueError, match='kind="line" draws numbers, and "name" has none'):
         table.plot(x="id", y="name")

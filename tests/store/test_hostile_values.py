@@ -213,7 +213,7 @@ def test_the_slow_decoder_takes_the_same_and_refuses_the_same(
 def test_the_slow_decoder_refuses_what_is_no_json(text: str) -> None:
     from notebook_rt.model.decode import _float, _without_recursion
 
-    with pytest.raises(ValueError, match="no JSON"):
+    with pytest.raises(ValueError, match="invalid JSON"):
         _without_recursion(text, _float)
 
 

@@ -265,11 +265,13 @@ def test_totals_of_a_changing_table_cost_a_bounded_share_of_a_core():
 
 
 def test_what_is_no_style_and_no_total_is_refused():
-    with pytest.raises(ValueError, match="price: a style is one of bar, color, updown, not 'x'"):
+    with pytest.raises(
+        ValueError, match="price: a style must be one of bar, color, updown, not 'x'"
+    ):
         checked_style({"price": "x"})
-    with pytest.raises(ValueError, match="s: a colour is one of blue, green, grey, red, yellow"):
+    with pytest.raises(ValueError, match="s: a color must be one of blue, green, grey, red, yellow"):
         checked_style({"s": {"open": "url(javascript:x)"}})
-    with pytest.raises(ValueError, match="price: a total is one of count, max, mean"):
+    with pytest.raises(ValueError, match="price: a total must be one of count, max, mean"):
         checked_totals({"price": "eval"})
     with pytest.raises(ValueError, match=r"not 'avg' \(did you mean 'mean'\?\)"):
         checked_totals({"price": "avg"})
