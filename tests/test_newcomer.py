@@ -346,7 +346,7 @@ def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
         slips.on(3, print)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="ttl must be a number of seconds, not '1s'"):
         slips.send("said", {}, ttl="1s")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="replay is a dict"):
+    with pytest.raises(TypeError, match="replay must be a dict"):
         rt.channel("past", private=True, replay=10)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="replay is for private channels only"):
         rt.channel("past", replay={"since": 0})
@@ -392,7 +392,7 @@ def test_what_is_none_of_the_kind_that_is_asked_for_is_refused_at_once(
             rt.channel("desk").send("bell", {}, ttl=never)
     with pytest.raises(ValueError, match="points must be a number of rows, 1 or more, not 0"):
         table.plot("id", "age", points=0)
-    with pytest.raises(TypeError, match="style is a function of the Altair chart"):
+    with pytest.raises(TypeError, match="style must be a function of the Altair chart"):
         table.plot("id", "age", style="dark")  # type: ignore[arg-type]
 
 

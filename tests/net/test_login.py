@@ -177,7 +177,9 @@ def test_what_can_be_no_token_is_refused_and_the_login_stays(wrong: Any) -> None
     thread, credentials = shared(), Credentials("key")
     one = login(credentials)
     thread.wait(one.set_auth("good"))
-    with pytest.raises((TypeError, ValueError), match="an access token (must be|is one word)") as caught:
+    with pytest.raises(
+        (TypeError, ValueError), match=r"an access token (must be|is one word)"
+    ) as caught:
         thread.wait(one.set_auth(lambda: wrong), timeout=scaled(10))
     assert "Evil" not in str(caught.value)
     if wrong is not None:

@@ -269,7 +269,9 @@ def test_what_is_no_style_and_no_total_is_refused():
         ValueError, match="price: a style must be one of bar, color, updown, not 'x'"
     ):
         checked_style({"price": "x"})
-    with pytest.raises(ValueError, match="s: a color must be one of blue, green, grey, red, yellow"):
+    with pytest.raises(
+        ValueError, match="s: a color must be one of blue, green, grey, red, yellow"
+    ):
         checked_style({"s": {"open": "url(javascript:x)"}})
     with pytest.raises(ValueError, match="price: a total must be one of count, max, mean"):
         checked_totals({"price": "eval"})
