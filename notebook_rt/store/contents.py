@@ -52,7 +52,7 @@ class Foreseen(msgspec.Struct):
 
     changes: list[RowChange]
     moved: bool
-    """Whether a row will move to the end without a change."""
+    """Whether a row will move to the end without a change, or comes back to another place later."""
     old: dict[Key, dict[str, Any] | None]
     new: dict[Key, dict[str, Any] | None]
     numbers: dict[Key, int]
@@ -261,6 +261,8 @@ class Contents:
         for op in ops:
             row = new[op.key]
             if isinstance(op, Delete):
+                # Where the row will be if it comes back.
+                moved |= op.keeps_place and row is not None or op.key in self._places_kept
                 new[op.key] = None
                 continue
             if row is None:

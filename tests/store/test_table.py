@@ -64,6 +64,17 @@ def test_a_batch_is_one_change_and_tells_old_and_new() -> None:
     ]
 
 
+@pytest.mark.parametrize("telling", [False, True])
+def test_a_batch_without_a_change_still_says_where_a_row_comes_back(telling: bool) -> None:
+    """Whether anybody listens makes no difference to the order of the rows."""
+    table = _filled()
+    table.apply([Upsert(4, {"id": 4}), Delete(4, keeps_place=True)], want_changes=telling)
+    table.apply([Delete(1, keeps_place=True)], want_changes=telling)
+    table.apply([Delete(1)], want_changes=telling)  # the place of a row that is hidden
+    table.apply([Upsert(5, {"id": 5}), Upsert(4, {"id": 4}), Upsert(1, {"id": 1})])
+    assert list(table.snapshot().index) == [2, 3, 4, 5, 1]
+
+
 def test_two_reads_without_a_change_between_them_are_one_object() -> None:
     table = _filled()
     first = table.snapshot()
