@@ -262,7 +262,7 @@ class Contents:
             row = new[op.key]
             if isinstance(op, Delete):
                 # Where the row will be if it comes back.
-                moved |= op.keeps_place and row is not None or op.key in self._places_kept
+                moved |= (op.keeps_place and row is not None) or op.key in self._places_kept
                 new[op.key] = None
                 continue
             if row is None:

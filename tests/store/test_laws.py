@@ -264,7 +264,10 @@ class TableLaws(RuleBasedStateMachine):
         frame["mine"] = 1
         frame.index.names = ["mine"] * frame.index.nlevels
         self.held = [*others]
-        self.table._snapshot = None  # the same object would show what its owner wrote to it
+        # The same object would show what its owner wrote to it.
+        self.table._snapshot = None
+        if self.former is not None:
+            self.former[0]._snapshot = None
 
     @rule(pg_type=st.sampled_from(TYPES))
     def add_a_column(self, pg_type: str) -> None:
