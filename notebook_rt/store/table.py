@@ -255,7 +255,7 @@ class Table:
     def replace(
         self, columns: Mapping[str, ColumnStore], schema: Schema, *, want_changes: bool = False
     ) -> list[RowChange]:
-        """Become a table of ``columns``, made for this one, as one change. Return the changes if requested."""
+        """Become a table of ``columns``, made for this one, as one change; return changes if requested."""
         return self._become(Contents(schema, self.dtype_backend, columns), want_changes)
 
     def _tell_followers(self, ops: Sequence[Op], foreseen: Foreseen | None) -> None:
