@@ -225,7 +225,7 @@ class Editor(PendingEdits):
             return report
 
     def given(self, data: object, verb: str, on: Sequence[str] = ()) -> list[Given]:
-        """Return the rows to write, without missing parts of the key.
+        """Return the rows to write; parts of their keys may still be missing.
 
         If ``on`` names columns other than the key's, find the shown rows by them and fill in their keys.
         """

@@ -259,7 +259,7 @@ class Overlay:
         return self._matches is None or self._matches(row) is not False
 
     def outside(self) -> list[Key]:
-        """Return the keys of rows that are shown as edited, although the filter excludes their shown values."""
+        """Return the keys of rows that are shown as edited, although their shown values fail the filter."""
         return [key for key, row in self._shown.items() if not self.accepts(row)]
 
     def underneath(self) -> list[Op]:

@@ -464,7 +464,7 @@ class Outbox:
             db.execute("delete from done where seq <= ?", (done[-1][0].seq - KEPT_DONE,))
 
     def unsent(self, ops: Iterable[Op]) -> None:
-        """Restore the previous ``sent`` of taken operations that were certainly not sent, if they still wait."""
+        """Restore the earlier ``sent`` of taken operations that were certainly not sent and still wait."""
         with self._fenced() as db:
             db.executemany(
                 "update ops set sent = ? where id = ? and state = 'waiting'",
