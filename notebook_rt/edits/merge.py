@@ -316,7 +316,7 @@ def _cannot_tell(
 ) -> bool:
     """Return whether writing ``merged`` after a lost answer could apply the edit a second time.
 
-    Setting the same value twice is harmless. Adding a sum twice is not, unless the row has not changed at
+    Setting the same value twice is harmless. Adding a sum again is not, unless the row has not changed at
     all. A union restores items that another client removed meanwhile, unless the row contains all of it.
     Setting a value overwrites one that another client wrote meanwhile.
     """
