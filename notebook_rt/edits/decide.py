@@ -210,7 +210,7 @@ def no_ledger(answer: Answer) -> bool:
 
 
 def results_of(answer: Answer, number: int) -> list[Answer | None] | None:
-    """Return the result of each of ``number`` operations; None in it: the row had changed.
+    """Return the result of each of ``number`` operations; None in it: no row matched its base.
 
     None: the answer does not contain them.
 
