@@ -36,7 +36,7 @@ class Arranged(Ordered):
         self.dtypes: Mapping[str, Any] = {}
         """The dtype of each column and each level of the index, by name."""
         self.blank: Mapping[str, str] = {}
-        """Maps columns that a row without a partner leaves empty to the hidden column that marks such rows."""
+        """Maps columns that are empty without a partner to the hidden column that marks such rows."""
         self._cast: Mapping[str, Any] | None = None
 
     def snapshot(self) -> pd.DataFrame:

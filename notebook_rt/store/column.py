@@ -86,7 +86,7 @@ class ColumnStore(ABC):
 
     @abstractmethod
     def arrow(self) -> pa.Array | pa.ChunkedArray | None:
-        """Return the column as an Arrow array, sharing memory if the layout allows; None if it cannot be one."""
+        """Return the column as Arrow has it, sharing memory if the layout allows; None if not possible."""
 
     @abstractmethod
     def parts(self) -> Parts:
