@@ -427,7 +427,7 @@ class Delivery:
         return None, True
 
     async def _look_first(self, job: _Job) -> bool | None:
-        """Compare here what the server cannot, and note the row's version for the write.
+        """Compare here the values that the server cannot compare, and note the row's version for the write.
 
         Return True to write, False if it was merged and must be looked up again, None if it has ended.
         """

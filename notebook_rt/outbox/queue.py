@@ -276,7 +276,7 @@ class Outbox:
         return done
 
     def hurry(self) -> None:
-        """Send now what is only held back briefly so that it can be undone."""
+        """Send operations now that are only held back briefly so that they can be undone."""
         where, given = self._where(state="waiting", attempts=0, error="")
         with self._writing() as db:
             db.execute(f"update ops set not_before = 0 where not_before > 0 and {where}", given)

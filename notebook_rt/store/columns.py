@@ -371,7 +371,7 @@ def _resting(of: Kind, backend: Backend, masked: bool) -> tuple[Counts, Counts] 
 
 
 class ObjectColumn(ColumnStore):
-    """Python objects: json, arrays, bytes, times, Decimals; and what does not fit its type."""
+    """Python objects: json, arrays, bytes, times, Decimals; and values that do not fit their type."""
 
     def __init__(
         self, values: Sequence[Any], pg_type: str, backend: Backend, numeric: Numeric
