@@ -1,7 +1,8 @@
-"""What named alerts (``LiveFrame.when``) remember, so that another kernel does not tell a row again.
+"""What named alerts (``LiveFrame.when``) remember, so that another kernel does not report a row again.
 
-One SQLite file a project and login, in the user's state directory, mode 0600: the keys of the rows that
-match, and whether each was told. No other column of a row is in it, no key of a project and no token.
+One SQLite file per project and login, in the user's state directory, mode 0600. It contains the keys of
+the matching rows, and whether each was reported; no other column of a row, no key of a project and no
+token.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ create table if not exists matching (
 ) without rowid;
 """
 LOCKED_SECONDS: Final = 10.0
-"""How long a write waits for another kernel's to end."""
+"""How long a write waits for another kernel's write to end."""
 
 
 def path_for(project: str, login: str) -> Path:
-    """The file of a project and login; neither can be read from its name but the project's host."""
+    """Return the file of a project and login; its name reveals only the project's host."""
     project = project.rstrip("/")
     host = re.sub(r"[^\w.-]", "_", urlsplit(project).netloc).strip(".")[:80]
     digest = hashlib.sha256(f"{project}\n{login}".encode()).hexdigest()[:24]
@@ -53,7 +54,7 @@ class Memory:
     Raises
     ------
     OSError, sqlite3.Error, RefusedFileError
-        Here and in each method, if the file cannot be had or is open to others.
+        Here and in each method, if the file cannot be accessed or is open to others.
     """
 
     def __init__(self, project: str, login: str, name: str, schema: Schema) -> None:
@@ -72,9 +73,9 @@ class Memory:
         self._file.executescript(_TABLES)
 
     def read(self) -> dict[Key, bool] | None:
-        """Each key that matches, and whether it was told; None: nothing was ever remembered.
+        """Return each matching key and whether it was reported; None: nothing was ever stored.
 
-        What was remembered of rows with another key is forgotten.
+        Entries of rows with another key are deleted.
         """
         columns = "\n".join(self._schema.key)
         known = self._file.execute(
@@ -91,7 +92,7 @@ class Memory:
         return None
 
     def write(self, turns: Iterable[tuple[Key, bool | None]]) -> None:
-        """Remember that rows match, and whether each was told; None: it does not match any more."""
+        """Store that rows match, and whether each was reported; None: the row no longer matches."""
         with self._file:
             self._file.execute("begin immediate")
             self._file.execute(
@@ -110,5 +111,5 @@ class Memory:
                     )
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()

@@ -1,9 +1,10 @@
-"""The past of one table as files: one behind the other, each a state and a journal of what came since.
+"""The past of one table as consecutive files, each a state and a journal of the changes since.
 
-In go what ``sync/history`` wants to have written, out comes what an earlier kernel wrote. The files are a
-table's (``snapshot.py``, ``journal.py``): a *part* is a snapshot, ``<table>.000007.past``, and its journal,
-whose first record says when the state was and what it has to do with the part before. To forget is to
-remove the first part. One writer at a time, told by a lock; everybody may read.
+``sync/history`` writes through it, and it returns what an earlier kernel wrote. It uses the file formats
+of tables (``snapshot.py``, ``journal.py``): a *part* is a snapshot, ``<table>.000007.past``, and its
+journal, whose first record contains the time of the state and its relation to the previous part. Old
+history is forgotten by removing the first part. A lock ensures that there is one writer at a time; any
+process may read.
 """
 
 from __future__ import annotations
@@ -47,17 +48,17 @@ from notebook_rt.sync.table.memory import Memory
 
 
 class Found(msgspec.Struct):
-    """What was read, as far as it could be."""
+    """What was read, as far as possible."""
 
     past: Past
     refused: list[str] = msgspec.field(default_factory=list)
-    """What is wrong with each part that is as if it were not there."""
+    """The error of each part that is treated as missing."""
 
 
 class _Part(msgspec.Struct, frozen=True, eq=False):
     beginning: Beginning
     after: Sequence[Any]
-    """Generation and last checksum of what it goes on from."""
+    """Generation and last checksum of the part that it continues."""
     pages: Sequence[Page]
     mark: Sequence[Any]
     """Its own generation and last checksum."""
@@ -69,9 +70,9 @@ class Archive:
     Parameters
     ----------
     path : Path
-        Of the table's snapshot (`cache.path_of`); the past lies beside it.
+        Path of the table's snapshot (`cache.path_of`); the past is stored next to it.
     identity : Identity
-        Whose it is; what is there of another one is not read.
+        The owner; data of another identity is not read.
     """
 
     def __init__(self, path: Path, identity: Identity) -> None:
@@ -85,24 +86,24 @@ class Archive:
 
     @property
     def is_there(self) -> bool:
-        """Whether there is something to read, or it cannot be told: then reading it says why."""
+        """Whether there are files to read. Also true if unknown: reading then raises the reason."""
         try:
             return bool(self._parts())
         except OSError:  # in a directory of another user
             return True
 
     def read(self, past: Past, view: Callable[[Sequence[str]], View]) -> Found:
-        """What was written, put into an empty ``past``.
+        """Read the written history into an empty ``past``.
 
         Parameters
         ----------
         view : callable
-            Gives how the table shows its rows, of the columns that are for its order only.
+            Returns how the table shows its rows, given the columns that are only for its order.
 
         Raises
         ------
         RefusedFileError
-            If the directory is not this user's alone.
+            If the directory is not accessible to this user alone.
         OSError
             If there is no directory.
         """
@@ -112,7 +113,7 @@ class Archive:
         for number, path in sorted(self._parts().items()):
             try:
                 part = self._read(path, view)
-            except FileNotFoundError:  # it was forgotten meanwhile
+            except FileNotFoundError:  # it was removed meanwhile
                 continue
             except (RefusedFileError, OSError, ValueError, LookupError, TypeError) as error:
                 found.refused.append(str(error))
@@ -137,20 +138,23 @@ class Archive:
     # Writing
 
     def take(self) -> bool:
-        """Become the one who writes here, if nobody else is. True: it is so, or was before."""
+        """Become the writer if there is no other one; return whether this process is the writer."""
         if not self._claim.is_mine:
             if not self._claim.take():
                 return False
             sweep(*self._parts().values(), *(self._journal(one) for one in self._parts()))
             self._number = max(self._parts(), default=0)
-            if self._mark != ("", 0):  # the lock went with the directory: another part begins
+            if self._mark != (
+                "",
+                0,
+            ):  # the lock was deleted with the directory: another part begins
                 self._written, self._limit = 1, 0
         return True
 
     def begin(self, beginning: Beginning, most: int) -> int:
-        """Another part, which begins with a state; gives its size in bytes, of at most ``most``."""
+        """Start another part with a state; return its size in bytes, which is at most ``most``."""
         generation = uuid.uuid4().hex
-        make_directory(self.path.parent)  # somebody may have cleared all of it
+        make_directory(self.path.parent)  # the whole cache may have been cleared
         number = self._number + 1
         gap = beginning.gap
         told = [
@@ -164,7 +168,9 @@ class Archive:
         ]
         head, total = journal.begin(generation, snapshot.FORMAT)
         raw, total = journal.framed(dump(told), total)
-        with replacing(self._journal(number)) as file:  # before the part: one that is there has it
+        with replacing(
+            self._journal(number)
+        ) as file:  # before the part: an existing part has its journal
             file.write(head + raw)
         facts = Facts(beginning.began / 1e6, Memory())
         rows = len(next(iter(beginning.base.values())).data)
@@ -187,7 +193,7 @@ class Archive:
         return size
 
     def append(self, page: Page) -> None:
-        """Put a page behind what is there; only after `begin`."""
+        """Append a page; only after `begin`."""
         chunks = [
             [
                 one.times.tobytes(),
@@ -207,11 +213,11 @@ class Archive:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time for another part."""
+        """Whether another part is due."""
         return self._written > self._limit
 
     def trim(self, most: int, horizon: int) -> None:
-        """Forget the oldest while there are more than ``most`` bytes, and what was over at ``horizon``."""
+        """Remove the oldest parts while there are more than ``most`` bytes, and those over at ``horizon``."""
         parts = sorted(self._parts())
         sizes = {number: self._size(number) for number in parts}
         for number, after in pairwise(parts):
@@ -222,12 +228,12 @@ class Archive:
             del sizes[number]
 
     def clear(self) -> None:
-        """Remove all of it."""
+        """Remove all parts."""
         for number in self._parts():
             self._remove(number)
 
     def close(self) -> None:
-        """Let somebody else write."""
+        """Let another process write."""
         self._mark = ("", 0)
         self._claim.close()
 
@@ -317,7 +323,7 @@ def _length(parts: Parts) -> int:
 
 
 def _plain(parts: Parts) -> list[Any]:
-    """A column, as `dump` takes it."""
+    """Return a column in a form for `dump`."""
     data = parts.data
     if isinstance(data, pa.ChunkedArray):
         return ["text", one_chunk(data).to_pylist()]

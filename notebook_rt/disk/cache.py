@@ -1,7 +1,7 @@
-"""The cache as a whole: where it is, what is in it, and what gives way when it grows too large.
+"""The cache as a whole: its path, its contents, and what is removed when it grows too large.
 
-One directory a project and login, one `Shelf` a table in it, and an `Archive` for its past. Deleting any of
-it at any time is safe.
+One directory per project and login, with one `Shelf` per table, and an `Archive` for its past. Deleting
+any of it at any time is safe.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 def root() -> Path:
-    """Where tables are kept.
+    """Return the directory of the tables.
 
     Raises
     ------
     OSError
-        If neither the environment nor the system knows a home.
+        If neither the environment nor the system defines a home directory.
     """
     try:
         return Path(platformdirs.user_cache_dir("notebook_rt")) / "tables"
@@ -43,14 +43,14 @@ def root() -> Path:
 
 
 def _there(pattern: str) -> list[Path]:
-    """The paths below the root; none where it cannot be looked into."""
+    """Return the paths below the root; none if it cannot be read."""
     with contextlib.suppress(OSError):
         return list(root().glob(pattern))
     return []
 
 
 def directory_of(identity: Identity) -> Path:
-    """Where the tables of the identity's project and login are kept."""
+    """Return the directory of the tables of the identity's project and login."""
     return root() / f"{_host(identity)}-{identity.login}"
 
 
@@ -59,44 +59,44 @@ def _host(identity: Identity) -> str:
 
 
 def path_of(identity: Identity) -> Path:
-    """Where a table's snapshot is kept."""
+    """Return the path of a table's snapshot."""
     name = re.sub(r"[^\w.-]", "_", identity.table)[:60]
     digest = sha256(identity.asked.encode()).hexdigest()[:16]
     return directory_of(identity) / f"{name}-{digest}{SNAPSHOT}"
 
 
 def shelf(identity: Identity) -> Shelf:
-    """The place of a table."""
+    """Return the shelf of a table."""
     return Shelf(path_of(identity), identity)
 
 
 def archive(identity: Identity) -> Archive:
-    """The place of a table's past."""
+    """Return the archive of a table's past."""
     from notebook_rt.disk.archive import Archive
 
     return Archive(path_of(identity), identity)
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A table or a history in the cache, as a list shows it."""
+    """A table or a history in the cache, for listing."""
 
     path: Path
-    """Of a table's snapshot; of a history, that of its files without their numbers."""
+    """Path of a table's snapshot; for a history, that of its files without their numbers."""
     bytes: int
     used: float
-    """When it was read or written last: seconds since the epoch."""
+    """When it was last read or written: seconds since the epoch."""
     project: str = ""
     table: str = ""
     rows: int = 0
     as_of: float = 0.0
     refused: str = ""
-    """Why it is as if it were not there; then nothing is known of it but its size."""
+    """Why it is treated as missing; only its size is known then."""
     began: float | None = None
     """When a history begins; None: it is a table."""
 
 
 def entries() -> list[Entry]:
-    """All that is kept, what was used last at the end."""
+    """Return all entries, the most recently used last."""
     found = []
     for path in _there(f"*/*{SNAPSHOT}"):
         with contextlib.suppress(OSError):
@@ -108,13 +108,13 @@ def entries() -> list[Entry]:
 
 
 def clear_user(project: str, login: str) -> int:
-    """Remove what is kept of a project for a login's user, in each role and tenant; the bytes freed."""
+    """Remove a user's data of a project, in each role and tenant; return the number of bytes freed."""
     identity = Identity.of(project, login, TableSpec("any"))
     return _clear(_there(f"{_host(identity)}-{identity.user}-*"))
 
 
 def clear() -> int:
-    """Remove all that is kept; the bytes freed. A kernel that runs goes on, and writes its tables again."""
+    """Remove all data and return the number of bytes freed. A running kernel writes its tables again."""
     return _clear(_there("*"))
 
 
@@ -123,12 +123,12 @@ def _clear(directories: Iterable[Path]) -> int:
     for directory in directories:
         try:
             check_directory(directory)
-        except (RefusedFileError, OSError):  # a link, another user's: no directory of ours
+        except (RefusedFileError, OSError):  # a link, or another user's: not our directory
             continue
         for path in list(directory.glob("*")):
             with contextlib.suppress(OSError):
                 size = path.lstat().st_size
-                # Without its lock's file there might be two writers.
+                # Without the lock's file there might be two writers.
                 if path.suffix != LOCK:
                     path.unlink()
                     freed += size
@@ -136,9 +136,10 @@ def _clear(directories: Iterable[Path]) -> int:
 
 
 def make_room(most: int, but: Path) -> int:
-    """Remove what was used least lately until at most ``most`` bytes are kept; how many went.
+    """Remove the least recently used entries until at most ``most`` bytes are left; return their number.
 
-    Tables go before histories, which cannot be had again. ``but`` stays, and what a running kernel writes.
+    Tables are removed before histories, which cannot be fetched again. ``but``, and entries that a running
+    kernel writes, are kept.
     """
     kept, gone = sorted(entries(), key=lambda one: one.began is not None), 0
     total = sum(one.bytes for one in kept)
@@ -152,7 +153,7 @@ def make_room(most: int, but: Path) -> int:
 
 
 def _remove(one: Entry) -> bool:
-    """Remove what nobody writes."""
+    """Remove an entry that no process writes; return whether it was removed."""
     nobody = Identity("", "", "", "")
     if one.began is None:
         held: Shelf | Archive = Shelf(one.path, nobody)
@@ -212,7 +213,7 @@ def _head(path: Path) -> dict[str, Any]:
 
 
 def in_units(size: int) -> str:
-    """Bytes in the unit that people read.
+    """Return a number of bytes in a human-readable unit.
 
     >>> in_units(999), in_units(1_500_000)
     ('999 B', '1.5 MB')

@@ -1,15 +1,15 @@
-"""Why a file is as if it were not there. Nothing of it reaches the user as an exception."""
+"""Reasons to treat a file as missing. The user never sees them as exceptions."""
 
 from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
 Refusal: TypeAlias = Literal["torn", "foreign", "newer", "unsafe"]
-"""Cut off or changed; of another table, login or project; of a newer version; not this user's alone."""
+"""Truncated or changed; of another table, login or project; of a newer version; open to other users."""
 
 
 class RefusedFileError(Exception):
-    """A file that is not read; ``kind`` is what is wrong with it."""
+    """A file that is not read; ``kind`` is the problem with it."""
 
     def __init__(self, kind: Refusal, why: str) -> None:
         super().__init__(why)

@@ -1,8 +1,8 @@
-"""What has changed since a snapshot, as a file that grows: one record a batch.
+"""Changes since a snapshot, as a file that grows by one record per batch.
 
-Each record's checksum goes on from the one before, and the first from the snapshot's generation. So
-what is read is the batches from the first on, up to where something was cut off or changed; a record of
-another file, or one that stands in another place, ends it.
+Each record's checksum continues that of the previous one, and the first that of the snapshot's
+generation. So reading returns the batches from the first on, up to where the file was truncated or
+changed; a record of another file, or one at another position, ends it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _RECORD: Final = struct.Struct("<II")
 
 
 def begin(generation: str, form: int) -> tuple[bytes, int]:
-    """The first bytes of the journal of a snapshot, and the checksum that its first record goes on from."""
+    """Return the first bytes of a snapshot's journal, and the checksum that its first record continues."""
     named = generation.encode().ljust(32, b"\0")
     total = zlib.crc32(named, form)
     return _HEAD.pack(MAGIC, form, named, total), total
 
 
 def record(batch: Batch, schema: Schema, total: int) -> tuple[bytes, int]:
-    """A batch as bytes, after a record with the checksum ``total``; and its own checksum."""
+    """Return a batch as bytes, after a record with the checksum ``total``, and its own checksum."""
     versions = [[dump_key(key, schema), xmin] for key, xmin in batch.versions.items()]
     told = [batch.facts.plain(), dump_ops(batch.ops, schema), versions]
     if batch.ranked is not None:
@@ -40,13 +40,13 @@ def record(batch: Batch, schema: Schema, total: int) -> tuple[bytes, int]:
 
 
 def framed(body: bytes, total: int) -> tuple[bytes, int]:
-    """A record of any body, after one with the checksum ``total``; and its own checksum."""
+    """Return a record of any body, after one with the checksum ``total``, and its own checksum."""
     total = zlib.crc32(body, total)
     return _RECORD.pack(len(body), total) + body, total
 
 
 def batches(raw: bytes, schema: Schema, generation: str, form: int) -> Iterator[Batch]:
-    """The batches of a journal's bytes; none, if it belongs to another snapshot."""
+    """Yield the batches of a journal's bytes; none if it belongs to another snapshot."""
     for body, _ in bodies(raw, generation, form):
         try:
             facts, ops, versions, *more = load(body)
@@ -62,7 +62,7 @@ def batches(raw: bytes, schema: Schema, generation: str, form: int) -> Iterator[
 
 
 def bodies(raw: bytes, generation: str, form: int) -> Iterator[tuple[bytes, int]]:
-    """The bodies of a journal's records, each with its checksum, up to where something is wrong."""
+    """Yield the bodies of a journal's records, each with its checksum, up to the first error."""
     head, total = begin(generation, form)
     if raw[: len(head)] != head:
         return

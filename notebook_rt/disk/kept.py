@@ -1,7 +1,7 @@
-"""What is kept of a table: whose it is, what the mirror knew, its rows with their versions; and batches.
+"""Stored data of a table: its identity, the mirror's state, its rows with their versions; and batches.
 
-A ``Kept`` is one state of a table, a ``Batch`` what has changed since the one before. Both are values:
-``snapshot.py`` and ``journal.py`` say how they are written.
+A ``Kept`` is one state of a table, a ``Batch`` the changes since the previous one. Both are values:
+``snapshot.py`` and ``journal.py`` define how they are written.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from notebook_rt.sync.table.memory import Memory
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Which table of whom: what is kept for another one is not there."""
+    """Identifies a table and its user: data of another identity is treated as missing."""
 
     project: str
     """The project's URL."""
     login: str
-    """Two digests, of the user, and of the user with all that the token claims; never a key, a token or the
+    """Two digests, of the user, and of the user with all claims of the token; never a key, a token or the
     login itself.
     """
     table: str
     """Schema and name."""
     asked: str
-    """The whole of what was asked for: filter, columns, order, ..."""
+    """The complete request: filter, columns, order, ..."""
 
     @classmethod
     def of(cls, project: str, login: str, spec: TableSpec) -> Identity:
-        """Of the table of ``spec`` as ``login`` of a project sees it (`Credentials.owner`: the user first).
+        """Return the identity of ``spec``'s table as ``login`` sees it (`Credentials.owner`: the user first).
 
-        The rows are the same whichever way their changes come.
+        The rows are the same however their changes arrive.
         """
         project = project.rstrip("/")
         user, _, _ = login.partition("\n")
@@ -59,32 +59,32 @@ class Identity(msgspec.Struct, frozen=True):
 
     @property
     def user(self) -> str:
-        """What the logins of one user have in common."""
+        """The part that the logins of one user share."""
         return self.login.partition("-")[0]
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What changes with each batch, besides the rows."""
+    """State that changes with each batch, in addition to the rows."""
 
     as_of: float
-    """When the rows were last known to be the server's: seconds since the epoch, by this machine."""
+    """When the rows were last known to match the server's: seconds since the epoch, by this machine."""
     memory: Memory
     """What the mirror knew of the server's clock."""
 
     def plain(self) -> list[Any]:
-        """As JSON and MessagePack have it."""
+        """Return the facts in a form for JSON and MessagePack."""
         memory = self.memory
         known = [self.as_of, memory.since, memory.heard, memory.believed, memory.moved]
         return [*known, memory.epoch, memory.position]
 
     @classmethod
     def read(cls, told: Sequence[Any]) -> Facts:
-        """What `plain` gave.
+        """Return the facts that `plain` returned.
 
         Raises
         ------
         ValueError
-            If it is something else.
+            If it has another form.
         """
         try:
             facts = msgspec.convert(told, _Facts)
@@ -95,7 +95,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class _Facts(msgspec.Struct, array_like=True):
-    """As `Facts.plain` writes them; earlier versions wrote fewer."""
+    """The form that `Facts.plain` writes; earlier versions wrote fewer fields."""
 
     as_of: float
     since: float | None
@@ -107,13 +107,13 @@ class _Facts(msgspec.Struct, array_like=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Operations on the rows, in order, and the versions of their keys that are known after them."""
+    """Operations on the rows, in order, and the known versions of their keys after them."""
 
     ops: Sequence[Op]
     versions: Mapping[Key, int]
     facts: Facts
     ranked: Sequence[Key] | None = None
-    """The keys in an order that only the server knows, where it has told that anew."""
+    """The keys in an order that only the server knows, if it was reported again."""
 
 
 class Kept(msgspec.Struct, frozen=True, eq=False):
@@ -122,19 +122,19 @@ class Kept(msgspec.Struct, frozen=True, eq=False):
     known: Schema
     """All columns of the server's table."""
     names: tuple[str, ...]
-    """Those that are kept, key and all."""
+    """The stored columns, including the key."""
     columns: Mapping[str, Parts]
     versions: NDArray[np.int64]
-    """Each row's ``xmin``; -1: not known."""
+    """Each row's ``xmin``; -1: unknown."""
     facts: Facts
     ranks: NDArray[np.int64] | None = None
-    """Each row's place in an order that only the server knows; -1: none."""
+    """Each row's position in an order that only the server knows; -1: none."""
     batches: Sequence[Batch] = ()
-    """What has changed since, oldest first."""
+    """Changes since then, oldest first."""
 
     @property
     def schema(self) -> Schema:
-        """The columns that are kept."""
+        """The stored columns."""
         return self.known.project(self.names)
 
     @property
@@ -144,17 +144,17 @@ class Kept(msgspec.Struct, frozen=True, eq=False):
 
     @property
     def ranked(self) -> Sequence[Key] | None:
-        """The keys in an order that only the server knows, if it has told that since the snapshot."""
+        """The keys in an order that only the server knows, if it was reported since the snapshot."""
         told = (one.ranked for one in reversed(self.batches) if one.ranked is not None)
         return next(told, None)
 
     def fill(self, table: Table) -> Versions:
-        """Make an empty ``table`` with this schema the one that was kept; gives its rows' versions.
+        """Fill an empty ``table`` with this schema from the stored data; return its rows' versions.
 
         Raises
         ------
         ValueError
-            If the columns are no table's.
+            If the columns do not form a table.
         """
         schema = self.schema
         versions = Versions(self, {name: self.columns[name].own() for name in schema.key})
@@ -165,7 +165,7 @@ class Kept(msgspec.Struct, frozen=True, eq=False):
 
 
 class Versions:
-    """The versions of the rows of a table that was read; worked out when they are wanted.
+    """The versions of the rows of a table that was read; computed on demand.
 
     A million of them take longer than the table itself.
     """
@@ -175,11 +175,11 @@ class Versions:
         self._keys = keys
 
     def keys(self) -> list[Key]:
-        """The keys of the snapshot's rows, in their order."""
+        """Return the keys of the snapshot's rows, in their order."""
         return keys_of(self._kept.schema, self._keys)
 
     def by_key(self) -> Xmins:
-        """Where they are known: of what has changed since the snapshot, those that were told."""
+        """Return the known versions; for rows changed since the snapshot, only those in the batches."""
         kept = self._kept
         later: dict[Key, int] = {}
         for batch in kept.batches:
@@ -192,7 +192,7 @@ class Versions:
             pairs = zip(self.keys(), kept.versions.tolist(), strict=True)
             found = {key: xmin for key, xmin in pairs if xmin >= 0 and key not in later}
             return Xmins.of(found | known)
-        order = np.argsort(ints, kind="stable")  # quick where most are in order
+        order = np.argsort(ints, kind="stable")  # fast if most are in order
         ints, values = ints[order], kept.versions[order]
         at = places(ints, changed)
         values[at[at >= 0]] = -1
@@ -200,7 +200,7 @@ class Versions:
 
 
 def integers_of(schema: Schema, columns: Mapping[str, Parts]) -> NDArray[np.int64] | None:
-    """The keys of rows whose columns hold these parts, if they are one column of integers."""
+    """Return the keys of rows whose columns hold these parts, if they are one column of integers."""
     if len(schema.key) != 1 or kind(schema.types[schema.key[0]]) != "int":
         return None
     data = columns[schema.key[0]].data
@@ -209,7 +209,7 @@ def integers_of(schema: Schema, columns: Mapping[str, Parts]) -> NDArray[np.int6
 
 
 def keys_of(schema: Schema, columns: Mapping[str, Parts]) -> list[Key]:
-    """The keys of rows whose columns, the key's among them, hold these parts."""
+    """Return the keys of rows whose columns, including the key's, hold these parts."""
     held = ((name, columns[name].own()) for name in schema.key)
     return schema.keys_in(
         [

@@ -1,8 +1,9 @@
-"""The files of one table in the cache: a snapshot, its journal, and the lock of who writes them.
+"""The files of one table in the cache: a snapshot, its journal, and the lock of their writer.
 
-One writer at a time, told by the lock; everybody may read. A snapshot takes the place of the one before
-as a whole, and the journal after it: whoever reads the journal first and the snapshot then has a state
-that was once written, whatever is written meanwhile. Only files are read that are this user's alone.
+The lock ensures that there is one writer at a time; any process may read. A new snapshot replaces the
+previous one as a whole, and then the journal is replaced. So a reader that reads first the journal and
+then the snapshot gets a state that was once written, whatever is written meanwhile. Only files that are
+accessible to this user alone are read.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ SNAPSHOT: Final = ".arrow"
 JOURNAL: Final = ".journal"
 LOCK: Final = ".lock"
 PART: Final = ".past"
-"""Of a table's past (``archive.py``)."""
+"""Suffix of a part of a table's past (``archive.py``)."""
 LEAST_JOURNAL: Final = 4 << 20
-"""Bytes that a journal may have, or half of its snapshot's: then it is time for another snapshot."""
+"""Bytes that a journal may have at least; its limit is this or half of its snapshot's size."""
 
 
 class Shelf:
@@ -39,9 +40,9 @@ class Shelf:
     Parameters
     ----------
     path : Path
-        Of the snapshot (`cache.path_of`); its directory is made with mode 0700 when something is written.
+        Path of the snapshot (`cache.path_of`); the first write creates its directory with mode 0700.
     identity : Identity
-        Whose it is; what is there of another one is not read.
+        The owner; data of another identity is not read.
     """
 
     def __init__(self, path: Path, identity: Identity) -> None:
@@ -54,26 +55,26 @@ class Shelf:
 
     @property
     def is_there(self) -> bool:
-        """Whether there is a file to read, or it cannot be told: then reading it says why."""
+        """Whether there is a file to read. Also true if unknown: reading then raises the reason."""
         try:
             return self.path.exists()
         except OSError:  # in a directory of another user
             return True
 
     def read(self) -> Kept:
-        """What was kept last.
+        """Return the state that was stored last.
 
         Raises
         ------
         RefusedFileError
-            If what is there is not to be read.
+            If the file must not be read.
         OSError
-            If there is nothing, or the disk does not give it.
+            If there is no file, or it cannot be read from disk.
         """
         check_directory(self.path.parent)
         raw = b""
         with contextlib.suppress(FileNotFoundError), opened(self._file(JOURNAL)) as file:
-            raw = file.read()  # before the snapshot: a later one has all of it
+            raw = file.read()  # before the snapshot: a later snapshot contains all of it
         with opened(self.path) as file:
             kept, generation = snapshot.read(file, self.identity)
         self._touch()
@@ -83,7 +84,7 @@ class Shelf:
     # Writing
 
     def take(self) -> bool:
-        """Become the one who writes here, if nobody else is. True: it is so, or was before."""
+        """Become the writer if there is no other one; return whether this process is the writer."""
         if not self._claim.is_mine:
             self._generation = ""
             if not self._claim.take():
@@ -92,9 +93,9 @@ class Shelf:
         return True
 
     def write(self, kept: Kept) -> int:
-        """Put a whole state in the place of what is there; gives its size in bytes."""
+        """Replace the stored state by a whole new one; return its size in bytes."""
         generation = uuid.uuid4().hex
-        make_directory(self.path.parent)  # somebody may have cleared all of it
+        make_directory(self.path.parent)  # the whole cache may have been cleared
         with replacing(self.path) as file:
             snapshot.write(file, kept, self.identity, generation)
             size = file.tell()
@@ -107,7 +108,7 @@ class Shelf:
         return size
 
     def append(self, batch: Batch, schema: Schema) -> None:
-        """Put a batch behind what is there, for rows of ``schema``; only after `write`."""
+        """Append a batch for rows of ``schema``; only after `write`."""
         raw, total = journal.record(batch, schema, self._total)
         append(self._file(JOURNAL), raw)
         self._total = total
@@ -115,17 +116,17 @@ class Shelf:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time for another snapshot."""
+        """Whether another snapshot is due."""
         return not self._generation or self._written > self._limit
 
     def clear(self) -> None:
-        """Remove what is kept."""
+        """Remove the stored state."""
         self._generation = ""
         for suffix in (SNAPSHOT, JOURNAL):
             self._file(suffix).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let somebody else write."""
+        """Let another process write."""
         self._generation = ""
         self._claim.close()
 
@@ -133,7 +134,7 @@ class Shelf:
         return self.path.with_suffix(suffix)
 
     def _touch(self) -> None:
-        """Note that it was used: what was used least lately gives way first."""
+        """Note that it was used: the least recently used table is removed first."""
         with contextlib.suppress(OSError):
             os.utime(self._file(LOCK))
 
@@ -144,7 +145,7 @@ class Claim:
     Parameters
     ----------
     path : Path
-        Of a file for that alone; it is made, private, and stays.
+        Path of a file used only for this; it is created, private, and stays.
     """
 
     def __init__(self, path: Path) -> None:
@@ -154,7 +155,7 @@ class Claim:
 
     @property
     def is_mine(self) -> bool:
-        """Whether it was claimed, and the file is there still: else somebody may have claimed another one."""
+        """Whether it is claimed, and the file still exists: else another process may claim a new one."""
         if self._lock is None:
             return False
         try:
@@ -163,7 +164,7 @@ class Claim:
             return False
 
     def take(self) -> bool:
-        """Claim it, if nobody else has it. True: it is so, or was before."""
+        """Claim it, if no other process has; return whether this process has it."""
         if self.is_mine:
             return True
         self.close()
@@ -172,7 +173,7 @@ class Claim:
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         check(claimed := path.lstat(), path)
-        # An empty database's lock: it is everywhere SQLite is, and ends with the process.
+        # The lock of an empty database: it works wherever SQLite does, and ends with the process.
         lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             lock.execute("begin exclusive")
@@ -185,14 +186,14 @@ class Claim:
         return True
 
     def close(self) -> None:
-        """Let somebody else have it."""
+        """Let another process claim it."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
 
 def sweep(*paths: Path) -> None:
-    """Remove what a writer that was killed had begun to put in the place of files."""
+    """Remove unfinished replacements of files that a killed writer has left."""
     for path in paths:
         for half in path.parent.glob(f"{path.name}*.new"):
             half.unlink(missing_ok=True)
@@ -200,10 +201,12 @@ def sweep(*paths: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A new file, private, that takes the place of ``path`` when all of it is on the disk."""
+    """Yield a new, private file that replaces ``path`` once all of it is on disk."""
     try:
         number, name = tempfile.mkstemp(".new", path.name, path.parent)  # 0600
-    except OSError as error:  # its name is another one each time: the same error is the same words
+    except (
+        OSError
+    ) as error:  # the temporary name always differs: the same error needs the same message
         raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(number, "wb") as file:
@@ -217,23 +220,23 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def append(path: Path, raw: bytes) -> None:
-    """Put bytes at the end of a file that is there."""
+    """Append bytes to an existing file."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
         done = 0
-        while done < len(raw):  # a disk that is full writes a part
+        while done < len(raw):  # a full disk writes only a part
             done += os.write(file, raw[done:])
     finally:
         os.close(file)
 
 
 def check(status: os.stat_result, path: Path) -> None:
-    """Refuse what is not this user's alone.
+    """Refuse a file that is not accessible to this user alone.
 
     Raises
     ------
     RefusedFileError
-        If it is a link, another user's, or others may read or write it.
+        If it is a link, belongs to another user, or others may read or write it.
     """
     if stat.S_ISLNK(status.st_mode):
         raise RefusedFileError("unsafe", f"{path} is a link")
@@ -246,18 +249,18 @@ def check(status: os.stat_result, path: Path) -> None:
 
 
 def check_directory(directory: Path) -> None:
-    """As `check`, of a directory in which files are kept.
+    """As `check`, for a directory in which files are kept.
 
     Raises
     ------
     RefusedFileError
-        If it is not this user's alone.
+        If it is not accessible to this user alone.
     """
     check(directory.lstat(), directory)
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory that is this user's alone, if it is not there; refuse one that is not."""
+    """Create a directory for this user alone, if it does not exist; refuse one open to other users."""
     directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     directory.mkdir(exist_ok=True, mode=0o700)
     check_directory(directory)
@@ -265,7 +268,7 @@ def make_directory(directory: Path) -> None:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """A file to read, if it is this user's alone."""
+    """Open a file for reading, if it is accessible to this user alone."""
     number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(number, "rb") as file:
         check(os.fstat(file.fileno()), path)

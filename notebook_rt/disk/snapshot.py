@@ -1,9 +1,9 @@
 """One state of a table as a file: Arrow's IPC format, mapped into memory when it is read.
 
-The file is a first line, the columns as one record batch, and a *head* at the end: JSON with the format's
-number, whose table it is, its schema, what the mirror knew, and the checksums of all that stands before
-it. Numbers lie in the layout in which a column has them, so a table that is read is the file's pages,
-mapped privately: what is written to them later reaches neither the file nor another process.
+The file consists of a first line, the columns as one record batch, and a *head* at the end: JSON with the
+format's number, the identity, the schema, the mirror's state, and the checksums of everything before it.
+Numbers are stored in the layout of a column, so a table that was read consists of the file's pages,
+mapped privately: later writes to them reach neither the file nor another process.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from notebook_rt.store.column import Parts
 from notebook_rt.store.columns import one_chunk
 
 FORMAT: Final = 1
-"""Rises with every change that an older version would misread."""
+"""Increases with every change that an older version would misread."""
 FIRST: Final = b"notebook_rt table\n".ljust(64, b"\0")
 LAST: Final = b"nrt-kept"
 TAIL: Final = struct.Struct("<IIQ8s")
 """The format, the head's checksum, its length, and ``LAST``."""
 BLOCK: Final = 1 << 24
-"""Bytes a checksum is of."""
+"""Number of bytes per checksum."""
 
 ending = threading.Event()
-"""Set when the process ends: what is being written then is given up."""
+"""Set when the process ends: files being written are then abandoned."""
 
 
 def write(file: IO[bytes], kept: Kept, identity: Identity, generation: str) -> None:
@@ -50,7 +50,7 @@ def write(file: IO[bytes], kept: Kept, identity: Identity, generation: str) -> N
     Parameters
     ----------
     generation : str
-        Names this file: the journal that belongs to it says the same.
+        Names this file: its journal has the same generation.
     """
     sink = _Summed(file)
     sink.write(FIRST)
@@ -77,12 +77,12 @@ def write(file: IO[bytes], kept: Kept, identity: Identity, generation: str) -> N
 
 
 def read(file: IO[bytes], identity: Identity) -> tuple[Kept, str]:
-    """The state in a file, without its batches, and its generation.
+    """Return the state in a file, without its batches, and its generation.
 
     Raises
     ------
     RefusedFileError
-        If it is not a whole file of this format, or of another table.
+        If it is not a complete file of this format, or belongs to another table.
     """
     size = os.fstat(file.fileno()).st_size
     if size < len(FIRST) + TAIL.size:
@@ -102,8 +102,8 @@ def read(file: IO[bytes], identity: Identity) -> tuple[Kept, str]:
 
 
 def _held(file: IO[bytes], size: int) -> mmap.mmap | bytearray:
-    """The file's bytes, to write to as one likes; on Windows, where no file takes the place of one that is
-    mapped, a copy.
+    """Return the file's bytes, writable; on Windows, where a mapped file cannot be replaced, a copy of
+    them.
     """
     if os.name == "nt":
         return bytearray(file.read())
@@ -111,12 +111,12 @@ def _held(file: IO[bytes], size: int) -> mmap.mmap | bytearray:
 
 
 def read_head(raw: Any) -> dict[str, Any]:
-    """The head of a file, given as its bytes or their mapping; checked against its own checksum.
+    """Return the head of a file, given as its bytes or their mapping; checked against its own checksum.
 
     Raises
     ------
     RefusedFileError
-        If it is no head, or another format's.
+        If it is not a head, or has another format.
     """
     size = len(raw)
     if size < len(FIRST) + TAIL.size:
@@ -163,7 +163,7 @@ class _Summed:
         return written
 
     def finish(self) -> list[int]:
-        """The checksums of all that was written."""
+        """Return the checksums of everything written."""
         return [*self._sums, self._sum] if self.length % BLOCK else list(self._sums)
 
     def flush(self) -> None:
@@ -198,15 +198,15 @@ def _fields(kept: Kept) -> tuple[dict[str, pa.Array], list[str]]:
 
 
 def _numbers(values: NDArray[Any]) -> pa.Array:
-    """Numbers as Arrow's, without a copy; truth a byte each."""
+    """Return numbers as an Arrow array, without a copy; booleans as one byte each."""
     held = values.view("u1") if values.dtype == bool else values
     of = pa.from_numpy_dtype(held.dtype)
     return pa.Array.from_buffers(of, len(held), [None, pa.py_buffer(held)])
 
 
 def _column(told: Any) -> Column:
-    """A column; JSON has made lists of its tuples."""
-    digits = told.get("digits")  # an older file does not know them
+    """Return a column; JSON has turned its tuples into lists."""
+    digits = told.get("digits")  # an older file does not have them
     choices, digits = tuple(told["choices"]), digits and tuple(digits)
     return Column(**{**told, "choices": choices, "digits": digits})
 
@@ -220,7 +220,7 @@ def _kept(raw: mmap.mmap | bytearray, head: Mapping[str, Any]) -> Kept:
     batch = pa.ipc.open_file(pa.BufferReader(body)).get_batch(0)
 
     def mapped(name: str, of: str) -> NDArray[Any]:
-        """The numbers of a field, over the mapping: Arrow would make a view that cannot be written."""
+        """Return the numbers of a field, over the mapping: Arrow's view would not be writable."""
         held = batch.column(name).buffers()[1]
         at = held.address - whole.address if held is not None and len(batch.column(name)) else 0
         return np.frombuffer(raw, of, len(batch.column(name)), at)

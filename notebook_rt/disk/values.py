@@ -1,7 +1,7 @@
 """Typed values as bytes and back, exactly: the same value and class, whatever its column's type.
 
-What MessagePack has is written as it is; a number past 64 bits, a ``Decimal``, a moment and text with
-half of a surrogate pair are extensions.
+Types of MessagePack are written directly; an integer beyond 64 bits, a ``Decimal``, a date or time, and
+text with half of a surrogate pair are extensions.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _DIRECT: Final = frozenset((bool, bytes, float, type(None)))
 
 
 def dump(value: Any) -> bytes:
-    """The bytes of a typed value, or of a list of them."""
+    """Return the bytes of a typed value, or of a list of them."""
     return msgspec.msgpack.encode(_plain(value))
 
 
 def load(raw: bytes | memoryview) -> Any:
-    """The value that `dump` wrote.
+    """Return the value that `dump` wrote.
 
     Raises
     ------
     ValueError
-        If it wrote something else.
+        If the bytes are not from `dump`.
     """
     try:
         return _decoder.decode(raw)
@@ -40,7 +40,7 @@ def load(raw: bytes | memoryview) -> Any:
 
 
 def dump_ops(ops: Sequence[Op], schema: Schema) -> list[Any]:
-    """Operations on rows of ``schema``, for `dump`; what it does not know of a row is left out."""
+    """Return operations on rows of ``schema`` for `dump`, without columns that it does not have."""
     known = schema.types
     found: list[list[Any]] = []
     for op in ops:
@@ -52,7 +52,7 @@ def dump_ops(ops: Sequence[Op], schema: Schema) -> list[Any]:
 
 
 def load_ops(told: Sequence[Sequence[Any]], schema: Schema) -> list[Op]:
-    """The operations that `dump_ops` told."""
+    """Return the operations that `dump_ops` returned."""
     found: list[Op] = []
     for key, *row in told:
         made = key_of(key, schema)
@@ -61,12 +61,12 @@ def load_ops(told: Sequence[Sequence[Any]], schema: Schema) -> list[Op]:
 
 
 def dump_key(key: Key, schema: Schema) -> list[Any]:
-    """The values of a key's columns."""
+    """Return the values of a key's columns."""
     return list(schema.values_of(key).values())
 
 
 def key_of(values: Sequence[Any], schema: Schema) -> Key:
-    """The key of the values of its columns."""
+    """Return the key with these values of its columns."""
     return schema.key_of(dict(zip(schema.key, values, strict=True)))
 
 
@@ -89,7 +89,7 @@ def _plain(value: Any) -> Any:
             return {name: _plain(item) for name, item in value.items()}
         pairs = [[_plain(name), _plain(item)] for name, item in value.items()]
         return _ext(7, msgspec.msgpack.encode(pairs))
-    if isinstance(value, str):  # an enum of somebody's
+    if isinstance(value, str):  # a user's enum
         return _plain(str(value))
     raise TypeError(f"{kind.__name__} is not a typed value")
 

@@ -1,1 +1,1 @@
-"""Local edits as values: what is laid over a table, merged and composed. No file, no socket."""
+"""Local edits as values: composed, merged and laid over a table. No file, no socket."""

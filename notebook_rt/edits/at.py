@@ -1,5 +1,5 @@
-"""One cell of a live table, read and set: what ``LiveFrame.at`` gives. In: a key and a column; out: edits
-of the table's `Editor`.
+"""Reading and setting one cell of a live table: the object returned by ``LiveFrame.at``. Its input is a
+key and a column, its output edits of the table's `Editor`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from notebook_rt.quoting import near
 class At:
     """``frame.at[key, column]``: one cell, read from the view and edited by assignment.
 
-    What is assigned is based on what this object showed of the cell, else, as in ``edit``, on what its
-    frame showed last: in ``frame.at[7, "stock"] += 1`` a change of somebody else's may come between the
-    two, and is theirs. A function of the old value may be assigned. Reading raises KeyError where there
-    is no such row or column, and UnreachableError where a column that is not known yet cannot be asked
-    for; assigning raises as ``edit`` does, and a cell that is no pair of key and
-    column a TypeError.
+    An assigned value is based on the cell as this object last returned it, else, as in ``edit``, on what
+    the frame last showed. In ``frame.at[7, "stock"] += 1``, another client's change may arrive between
+    the read and the write, and is not part of the base. A function of the old value may be assigned.
+    Reading raises KeyError for an unknown row or column, and UnreachableError if a column that is not
+    known yet cannot be requested. Assigning raises as ``edit`` does, and TypeError for a cell that is not
+    a pair of key and column.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""The base of an edit: what its values were made from.
+"""The base of an edit: the values that its new values were made from.
 
-In: what a handle has shown (`Known`), or the row that the user says (``base=``), in any of the forms in
-which rows are read. Out: typed values by column, which `Composer` puts into the operation.
+Its input is what a handle has shown (`Known`), or the row that the user passes (``base=``), in any of the
+forms in which rows are read. Its output is typed values by column, for `Composer`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 class Known(Protocol):
-    """What somebody who edits knows of the rows (``shown.Shown``)."""
+    """What the editing user knows of the rows (``shown.Shown``)."""
 
     def bases(self, keys: Collection[Key], columns: Collection[str]) -> Mapping[Key, Row]:
-        """What is known of these cells; raises LookupError where it was known and is not any more."""
+        """Return the known values of these cells; raise LookupError if they were known but no longer are."""
 
     def wrote(self, key: Key, new_key: Key, values: Row) -> None:
-        """An edit was made of the row, which gives it ``new_key``."""
+        """An edit of the row was made, which gives it ``new_key``."""
 
     def took_back(self, key: Key, values: Row, base: Row) -> None:
-        """An edit was taken back, which was based on ``base``."""
+        """An edit was undone, which was based on ``base``."""
 
 
 class Now:
-    """Who knows nothing but what is there now."""
+    """A `Known` that knows nothing except the current rows."""
 
     def bases(self, keys: Collection[Key], columns: Collection[str]) -> Mapping[Key, Row]:
         return {key: {} for key in keys}
@@ -51,7 +51,7 @@ NOW: Final = Now()
 def known_of(
     composer: Composer, known: Known, keys: Collection[Key], columns: Collection[str]
 ) -> Mapping[Key, Row]:
-    """What ``known`` knows; raises `InvalidEditError` where that is out of reach."""
+    """Return what ``known`` knows; raise `InvalidEditError` if it is out of reach."""
     try:
         return known.bases(keys, columns)
     except LookupError as error:
@@ -62,12 +62,12 @@ def known_of(
 
 
 def row_said(composer: Composer, key: Key, base: object, columns: Collection[str]) -> Row:
-    """The values of ``columns`` in the row that the user gave as ``base``.
+    """Return the values of ``columns`` in the row that the user passed as ``base``.
 
     Raises
     ------
     InvalidEditError
-        If it is no row, or another row, or has a column that is not there, or lacks one of ``columns``.
+        If it is not a row, is another row, has an unknown column, or lacks one of ``columns``.
     """
     from pandas import DataFrame, Series
 
@@ -97,7 +97,7 @@ def rows_said(
     base: pd.DataFrame | pd.Series[Any],
     columns: Collection[str],
 ) -> Mapping[Key, Row]:
-    """The values of ``columns`` in the rows that the user gave as ``base``, its index the keys."""
+    """Return the values of ``columns`` in the rows that the user passed as ``base``, indexed by key."""
     from pandas import DataFrame, Series
 
     if isinstance(base, Series):
@@ -157,13 +157,13 @@ def _typed(composer: Composer, row: Mapping[str, Any]) -> Row:
 def called(
     composer: Composer, there: Row, values: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the functions among ``values`` make of the values that are there, and these."""
+    """Return ``values`` with the results of the functions among them, and their arguments."""
     old: dict[str, Any] = {}
     made = dict(values)
     for column, function in values.items():
         if callable(function):
             if column not in there:
-                composer.typed({column: None})  # says which columns there are
+                composer.typed({column: None})  # raises an error that lists the columns
             old[column] = there[column]
             composer.check_exact(column, there[column])
             made[column] = function(there[column])

@@ -1,8 +1,8 @@
-"""A ``with frame.batch():`` block that is open: what one thread has edited in it, step by step.
+"""An open ``with frame.batch():`` block: the edits of one thread in it, step by step.
 
-Nothing of it is in the queue yet. A block inside of it that raises, and ``undo``, take steps back.
-Blocks of several tables of a session, one inside of another, are one: what was edited leaves in the
-order in which it was, so that a row comes before those that refer to it.
+None of them is in the queue yet. A nested block that raises, and ``undo``, remove steps. Nested blocks
+of several tables of a session are one block: their edits are sent in the order in which they were made,
+so that a row comes before those that refer to it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _numbers = itertools.count()
 
 
 class Told(Protocol):
-    """Who is told of edits (``shown.Shown``)."""
+    """Receives notifications of edits (``shown.Shown``)."""
 
     def took_back(self, key: Key, values: Row, base: Row) -> None:
-        """An edit was taken back, which was based on ``base``."""
+        """An edit was undone, which was based on ``base``."""
 
 
 class Block(msgspec.Struct):
@@ -33,26 +33,26 @@ class Block(msgspec.Struct):
 
     ops: list[Op] = msgspec.field(default_factory=list)
     edits: list[Edit] = msgspec.field(default_factory=list)
-    """As the overlay lays the operations."""
+    """The operations as the overlay lays them."""
     numbers: list[int] = msgspec.field(default_factory=list)
-    """Of the operations: their order among those of all tables."""
+    """The operations' positions in the order across all tables."""
     rows: dict[Key, dict[str, Any] | None] = msgspec.field(default_factory=dict)
     """Rows as the block leaves them; None: deleted."""
     lanes: dict[Key, str] = msgspec.field(default_factory=dict)
-    """The keys that the block gives to rows, to the lane of the row."""
+    """Maps keys that the block gives to rows to the lane of the row."""
     told: dict[Told, None] = msgspec.field(default_factory=dict)
-    """Who was told of the edits; in order, each once."""
+    """The objects notified of the edits, in order, each once."""
     _steps: list[tuple[int, dict[Key, Any]]] = msgspec.field(default_factory=list)
-    """How many operations there were before each step, and the rows it changed; ``...``: not here."""
+    """Number of operations before each step, and the previous rows it changed; ``...``: not in ``rows``."""
 
     def __len__(self) -> int:
-        """The steps."""
+        """Return the number of steps."""
         return len(self._steps)
 
     def add(
         self, ops: Sequence[Op], edits: Sequence[Edit], rows: dict[Key, dict[str, Any] | None]
     ) -> None:
-        """Make one step more, which leaves ``rows``."""
+        """Add a step that leaves ``rows``."""
         self._steps.append((len(self.ops), {key: self.rows.get(key, ...) for key in rows}))
         self.ops += ops
         self.edits += edits
@@ -72,13 +72,13 @@ class Block(msgspec.Struct):
 
 
 class Blocks(threading.local):
-    """The blocks that each thread has open, by who edits the table."""
+    """The blocks that each thread has open, by the table's editor."""
 
     def __init__(self) -> None:
         self.open: dict[Any, Block] = {}
 
 
 def in_order(blocks: Mapping[Hashable, Block]) -> list[Op]:
-    """The operations of several blocks, as they were made."""
+    """Return the operations of several blocks, in the order in which they were made."""
     made = [pair for one in blocks.values() for pair in zip(one.numbers, one.ops, strict=True)]
     return [op for _, op in sorted(made, key=lambda pair: pair[0])]

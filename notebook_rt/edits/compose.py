@@ -1,6 +1,6 @@
-"""From what the user says to an ``Op``: values checked against the columns' types, then as JSON.
+"""From user input to an ``Op``: values are checked against the columns' types, then converted to JSON.
 
-Pure: rows as the user sees them come in, operations or an `InvalidEditError` go out.
+Pure: its input is rows as the user sees them, its output operations or an `InvalidEditError`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import Schema, canonical, decode, equal, kind, to_json
 
 FLOAT_DIGITS: Final = 15
-"""Decimal digits that a float64 always holds."""
+"""Number of decimal digits that a float64 always represents."""
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """What operations on the same columns have in common."""
+    """The parts that operations on the same columns share."""
 
     types: Mapping[str, str]
     rules: Mapping[str, str]
@@ -38,7 +38,7 @@ class _Shape(msgspec.Struct, frozen=True):
 class Composer(msgspec.Struct, frozen=True):
     """Makes the operations of one table.
 
-    ``make_id`` gives random ids, ``clock`` seconds since the epoch in server time.
+    ``make_id`` returns random ids, ``clock`` seconds since the epoch in server time.
     """
 
     schema: Schema
@@ -48,7 +48,7 @@ class Composer(msgspec.Struct, frozen=True):
     make_id: Callable[[], str]
     clock: Callable[[], float]
     columns_suspect: Callable[[], object] = lambda: None
-    """Told when an edit is refused for what was once learnt of a column: it may be old."""
+    """Called when an edit is refused because of known column properties, which may be stale."""
     _shapes: dict[tuple[tuple[str, ...], tuple[str, ...]], _Shape] = msgspec.field(
         default_factory=dict
     )
@@ -56,9 +56,9 @@ class Composer(msgspec.Struct, frozen=True):
     def update(
         self, key: Key, row: Row, values: Mapping[str, Any], refused: Collection[str] = ()
     ) -> Op | None:
-        """An edit of ``row``; None if it changes nothing.
+        """Return an edit of ``row``, or None if it changes nothing.
 
-        Of ``refused`` columns ``row`` shows what the server refused: the same value is another try.
+        In ``refused`` columns, ``row`` shows what the server refused: the same value is another try.
         """
         typed = self.typed(values)
         exact = self._exact_of_key(values, typed)
@@ -72,7 +72,7 @@ class Composer(msgspec.Struct, frozen=True):
     def upsert(
         self, key: Key, row: Row, values: Mapping[str, Any], refused: Collection[str] = ()
     ) -> Op | None:
-        """Set columns of a row that is there as ``row``, whatever it is by then; None: it is so already.
+        """Return an upsert of columns of ``row``, whatever it is when applied; None if nothing changes.
 
         ``refused``: as for `update`.
         """
@@ -83,11 +83,11 @@ class Composer(msgspec.Struct, frozen=True):
         return self._op("insert", key, typed, {}, exact, upsert=True)
 
     def insert(self, values: Mapping[str, Any], drawn: str = "", *, upsert: bool = False) -> Op:
-        """A new row; a key of type uuid is made here if it is not given, ``drawn`` is the column that a
-        sequence gave. ``upsert``: where there is a row of that key, its columns are set.
+        """Return a new row; a key of type uuid is generated here if it is not given. ``drawn`` is the column
+        whose value came from a sequence. ``upsert``: the columns of an existing row with that key are set.
 
-        It must be known before the row leaves: else one whose answer was lost could not be told from
-        a second one.
+        The key must be known before the row is sent: else, after a lost answer, it could not be distinguished
+        from a second one.
         """
         lacking = self._missing(values)
         typed = self.typed({name: v for name, v in values.items() if name not in lacking})
@@ -106,7 +106,7 @@ class Composer(msgspec.Struct, frozen=True):
         return self._op("insert", key, typed, {}, exact, own_key=made, drawn=drawn, upsert=upsert)
 
     def unkeyed(self, values: Mapping[str, Any]) -> Op:
-        """A new row whose key the server makes; what of the key is of type uuid is made here."""
+        """Return a new row whose key the server generates; its uuid parts are generated here."""
         lacking = self._missing(values)
         typed = self.typed({name: v for name, v in values.items() if name not in lacking})
         types = self.schema.types
@@ -114,27 +114,27 @@ class Composer(msgspec.Struct, frozen=True):
         return self._op("insert", None, typed, {}, self._exact(values, typed))
 
     def drawn(self, values: Mapping[str, Any]) -> list[str]:
-        """The key's columns that are not given, and which a sequence may give."""
+        """Return the key columns that are not given, and that a sequence may provide."""
         types = self.schema.types
         return [name for name in self._missing(values) if canonical(types[name]) in INT_LIMITS]
 
     def _missing(self, values: Mapping[str, Any]) -> list[str]:
-        """The key's columns that are not given: a DataFrame's row has NaN there."""
+        """Return the key columns that are not given: a DataFrame's row has NaN there."""
         return [name for name in self.schema.key if missing(values.get(name))]
 
     def keyless(self, name: str, why: str = "") -> InvalidEditError:
-        """The key's column is not given, and cannot be made here: ``why``."""
+        """Return the error for a key column that is not given, and cannot be generated here: ``why``."""
         why = why or "only one of type uuid, or an integer of a sequence, need not be given"
         pg_type = canonical(self.schema.types[name])
         return self.invalid(f'give the key column "{name}" ({pg_type}): {why}', name)
 
     def overtaken(self, name: str) -> InvalidEditError:
-        """Rows have the keys already that the sequence of the key's column gives."""
+        """Return the error for a key column whose sequence provides keys that rows already have."""
         sql = decide.moving_on(self.schema_name, self.table, name)
         return self.keyless(name, f"its sequence gives keys that rows have already; run: {sql}")
 
     def delete(self, key: Key, row: Row, after: float = 0.0) -> Op:
-        """The end of ``row``; it leaves after so many seconds."""
+        """Return a delete of ``row``, to be sent after that many seconds."""
         op = self._op("delete", key, {}, row)
         return replace(op, not_before=self.clock() + after) if after else op
 
@@ -147,7 +147,7 @@ class Composer(msgspec.Struct, frozen=True):
         exact: Mapping[str, Json] = MappingProxyType({}),
         **of_insert: Any,
     ) -> Op:
-        """An operation; ``exact`` are numbers as JSON that take the place of ``values``."""
+        """Return an operation; ``exact`` contains numbers as JSON that replace those of ``values``."""
         named = {} if key is None else self.json(self.schema.values_of(key))
         shape = self._shape(tuple(values), tuple(base))
         made_id = self.make_id()
@@ -168,7 +168,7 @@ class Composer(msgspec.Struct, frozen=True):
         )
 
     def _shape(self, values: tuple[str, ...], base: tuple[str, ...]) -> _Shape:
-        """The types and rules of an operation with these columns; most edits are of a few kinds."""
+        """Return the types and rules of an operation with these columns; most edits are of a few kinds."""
         shape = self._shapes.get((values, base))
         if shape is None:
             types, strategies = self.schema.types, self.strategies
@@ -184,7 +184,7 @@ class Composer(msgspec.Struct, frozen=True):
     # --- values ----------------------------------------------------------------------------------
 
     def _exact(self, given: Mapping[str, Any], typed: Row) -> dict[str, Json]:
-        """The numbers of which a float, as the frame shows them, does not hold every digit."""
+        """Return the numbers that the float shown in the frame does not represent exactly."""
         found: dict[str, Json] = {}
         for name, value in given.items():
             shown = typed.get(name)
@@ -198,7 +198,7 @@ class Composer(msgspec.Struct, frozen=True):
         return found
 
     def _exact_of_key(self, given: Mapping[str, Any], typed: Row) -> dict[str, Json]:
-        """As `_exact`; refused where a float does not hold the key: the row would not be found again."""
+        """As `_exact`; raise if a float cannot represent the key: the row would not be found again."""
         exact = self._exact(given, typed)
         for name in self.schema.key:
             shown = typed.get(name)
@@ -212,7 +212,7 @@ class Composer(msgspec.Struct, frozen=True):
         return exact
 
     def check_exact(self, column: str, value: Any) -> None:
-        """Refuse to compute from a numeric of which the float that is shown may not hold every digit."""
+        """Raise if the float shown for a numeric may lack digits, because nothing may be computed from it."""
         if value.__class__ is not float or kind(self.schema.types[column]) != "decimal":
             return
         digits = len(Decimal(repr(value)).normalize().as_tuple().digits)
@@ -224,7 +224,7 @@ class Composer(msgspec.Struct, frozen=True):
             )
 
     def key(self, key: Hashable) -> Key:
-        """A user's key, typed."""
+        """Return a user's key, typed."""
         try:
             return self.schema.coerce_key(key)
         except ValueError as error:
@@ -245,7 +245,7 @@ class Composer(msgspec.Struct, frozen=True):
             raise self.invalid(str(error)) from None
 
     def typed(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """A user's values, typed; raises `InvalidEditError` naming the column."""
+        """Return a user's values, typed; raise `InvalidEditError` naming the column."""
         try:
             typed = self.schema.coerce(values)
         except ValueError as error:
@@ -274,16 +274,16 @@ class Composer(msgspec.Struct, frozen=True):
         return {name: to_json(types[name], value) for name, value in row.items()}
 
     def edit(self, op: Op) -> Edit:
-        """An operation as the overlay lays it."""
+        """Return an operation as an edit for the overlay."""
         return decide.edit_of(op, self.schema.numeric)
 
     def with_key(self, key: Key, values: Row) -> dict[str, Any]:
-        """A row of which only this is known."""
+        """Return a row with only a key and some values known."""
         parts = key if len(self.schema.key) > 1 else (key,)
         return self.whole({**values, **dict(zip(self.schema.key, parts, strict=True))})  # type: ignore[call-overload]  # a Key of several columns is a tuple (rows.py)
 
     def whole(self, values: Row) -> dict[str, Any]:
-        """A row with every column."""
+        """Return a row with every column."""
         return {**dict.fromkeys(self.schema.names), **values}
 
     def invalid(self, words: str, column: str | None = None) -> InvalidEditError:
@@ -300,26 +300,26 @@ class Composer(msgspec.Struct, frozen=True):
         third: tuple[Json, ...] = (),
         last: Row | None = None,
     ) -> tuple[Op | None, Json]:
-        """What is left of an operation after somebody decided a conflict, and what stands.
+        """Return what is left of an operation after a conflict was decided, and the resulting value.
 
         Parameters
         ----------
         mine
-            Mine stands, or theirs.
+            Whether mine is kept, or theirs.
         third
             A third value instead, if any.
         last
-            The last row known, which an edit of a deleted row brings back.
+            The last known row, which an edit of a deleted row restores.
 
         Raises
         ------
         ConflictError
-            If the row is to come back, and is not known.
+            If the row is to be restored, and is not known.
         """
         column = record["column"]
         if column is None and not mine:
             return None, record["theirs"]
-        if column is None and op.kind == "insert":  # their row becomes what the insert says
+        if column is None and op.kind == "insert":  # their row gets the insert's values
             theirs = record["theirs"]
             values = {c: v for c, v in op.values.items() if not equal(v, theirs.get(c))}
             base = {c: theirs.get(c) for c in values}
@@ -327,7 +327,7 @@ class Composer(msgspec.Struct, frozen=True):
             return (left if values else None), dict(op.values)
         if column is None and op.kind == "delete":
             return replace(op, base=record["theirs"]), None
-        if column is None and record["theirs"] is not None:  # made of another row than theirs
+        if column is None and record["theirs"] is not None:  # made for another row than theirs
             theirs = record["theirs"]
             return replace(op, base={c: theirs.get(c) for c in op.base}), dict(op.values)
         if column is None:
@@ -338,7 +338,7 @@ class Composer(msgspec.Struct, frozen=True):
                 )
             row = {**self.json(last), **op.values}
             types = dict(self.schema.types)
-            key = {name: row[name] for name in op.key}  # the one that the edit gives to the row
+            key = {name: row[name] for name in op.key}  # the key that the edit gives to the row
             return replace(op, kind="insert", key=key, values=row, base={}, types=types), row
         result = third[0] if third else record["mine" if mine else "theirs"]
         values = {c: v for c, v in op.values.items() if c != column}

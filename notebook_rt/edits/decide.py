@@ -1,7 +1,7 @@
-"""What an answer, and the server's row in it, mean to an operation: pure (promises, edits, errors).
+"""What an answer, and the server's row in it, mean for an operation: pure (promises, edits, errors).
 
-In goes an ``Answer``, out comes a ``Ruling``; in go an ``Op`` and a row, out comes what the merge
-(``edits/merge.py``) takes and gives. Time and randomness are arguments.
+It turns an ``Answer`` into a ``Ruling``, and an ``Op`` and a row into the arguments and results of the
+merge (``edits/merge.py``). Time and randomness are arguments.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from notebook_rt.model.types import (
 from notebook_rt.quoting import identifier, qualified
 
 _MANY_VERSION: Final = 1
-"""The form of what `statements.MANY` takes and gives; another one is not used."""
+"""Version of the arguments and results of `statements.MANY`; another version is not used."""
 RENAMED: Final = "it was renamed or dropped since: discard this and edit the row again"
 LOST: Final = (
     "its answer was lost, so the row may be in, under a key that is not known: look for it, then discard "
@@ -47,35 +47,35 @@ UNFILLED: Final = (
 )
 _OF_SEQUENCE: Final = "permission denied for sequence "
 _UPDATE_INSTEAD: Final = {"23502", "42501", "428C9"}
-"""NOT NULL, no right to insert, a key "generated always": no insert may be what an update may."""
+"""NOT NULL, no right to insert, a key "generated always": an insert may fail where an update may not."""
 _ABOUT_COLUMNS: Final = {"23502", "22P02", "42703", "42804", "428C9", "PGRST204"}
 """NOT NULL, no such label or value of the type, no such column, another type, generated."""
 _FINAL: Final = {"0A", "21", "22", "23", "27", "42", "44", "P0"}
-"""Classes of PostgreSQL's errors about the statement and its values: once more, it fails once more."""
+"""Classes of PostgreSQL errors about the statement and its values: a retry fails again."""
 _NOT_PREPARED: Final = "55000"
-"""The table cannot take such a statement as it is: without a replica identity, an update or a delete."""
+"""The table cannot take such a statement now: an update or a delete without a replica identity."""
 
 Meaning: TypeAlias = Literal["done", "refresh", "wait", "refused"]
 
 
 class Ruling(msgspec.Struct, frozen=True):
-    """What an answer means for the operation."""
+    """The meaning of an answer for the operation."""
 
     meaning: Meaning
     words: str = ""
-    """The server's, for the user."""
+    """The server's message, for the user."""
     until: float = 0.0
     """When to try again (``wait``)."""
     counts: bool = False
-    """It was one of the attempts."""
+    """Whether it counts as one of the attempts."""
     lost: bool = False
-    """It may have been applied nevertheless."""
+    """Whether it may have been applied nevertheless."""
     columns: bool = False
-    """It was refused for what a column is or may hold: what is known of the columns may be old."""
+    """Whether a column's properties caused the refusal: what is known of the columns may be stale."""
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A merge decision as the file keeps it."""
+    """A merge decision as the file stores it."""
 
     number: int
     op: str
@@ -94,14 +94,14 @@ _BY_FIREWALL = (
 def judge(
     answer: Answer, attempts: int, now: float, jitter: float = 0.0, max_attempts: int = 3
 ) -> Ruling:
-    """Read an answer.
+    """Interpret an answer.
 
     Parameters
     ----------
     attempts : int
-        Attempts that failed before this one.
+        Failed attempts before this one.
     jitter : float
-        A share of the wait, 0 to 0.2, so that many kernels do not come back at once.
+        A share of the wait, 0 to 0.2, so that many kernels do not retry at the same time.
 
     Examples
     --------
@@ -131,32 +131,32 @@ def judge(
 
 
 def _is_final(code: str) -> bool:
-    """Whether PostgreSQL said, whatever became of the HTTP status, that another try cannot help.
+    """Return whether PostgreSQL reported, whatever the HTTP status, that a retry cannot help.
 
-    The statement was rolled back then, so nothing of it is in.
+    The statement was then rolled back, so none of it was applied.
     """
     return len(code) == 5 and (code[:2] in _FINAL or code == _NOT_PREPARED)
 
 
 def forbidden(answer: Answer) -> bool:
-    """The no of a grant or a policy, which PostgREST gives as 401 to who is not signed in."""
+    """Return whether a grant or policy refused it; PostgREST uses status 401 for users not signed in."""
     return answer.code == "42501"
 
 
 def lacks_value(answer: Answer) -> bool:
-    """Whether a NOT NULL column of a new row was given nothing."""
+    """Return whether a NOT NULL column of a new row got no value."""
     return answer.code == "23502"
 
 
 def renamed(answer: Answer) -> bool:
-    """Whether a column of a write is not there."""
+    """Return whether a column of a write does not exist."""
     return answer.code in ("PGRST204", "42703")
 
 
 def lacking(op: Op, answer: Answer, role: str) -> str:
-    """What to do where ``role`` may not write or call, which the server does not say.
+    """Return advice for a ``role`` that may not write or call, which the server does not provide.
 
-    The server's words tell a missing grant from a policy's no.
+    The server's message distinguishes a missing grant from a policy's refusal.
     """
     of = qualified(op.schema, op.target)
     message = answer.words.get("message", "")
@@ -175,17 +175,17 @@ def lacking(op: Op, answer: Answer, role: str) -> str:
 
 
 def same_key(op: Op, answer: Answer) -> bool:
-    """Whether an insert was refused because there is a row of its key; not of another unique column."""
+    """Return whether an insert was refused because its key exists; not because of another unique column."""
     if answer.code != "23505":
         return False
-    # Who may not read the table is not told the columns, but the constraint's name.
+    # A user who may not read the table does not get the columns, but the constraint's name.
     said, constraint = answer.words.get("details", ""), answer.words["message"]
     names = ", ".join(map(identifier, op.key))
     return said.startswith(f"Key ({names})=") or constraint.rstrip('"').endswith("_pkey")
 
 
 def words_of(answer: Answer) -> str:
-    """The server's words, in one line; what only a search engine reads comes last."""
+    """Return the server's message, in one line; parts that are only useful for a web search come last."""
     said = [answer.words[name] for name in ("message", "details", "hint") if answer.words.get(name)]
     if not said:
         return f"the server answered {answer.status}"
@@ -194,9 +194,9 @@ def words_of(answer: Answer) -> str:
 
 
 def as_update(op: Op, answer: Answer) -> Op | None:
-    """The update that an upsert is of a row that is there, if ``answer`` is one that refuses the insert.
+    """Return an upsert as an update of an existing row, if ``answer`` refuses its insert.
 
-    PostgreSQL looks at what an insert may not before it looks whether there is a row of its key.
+    PostgreSQL checks what an insert may not do before it checks whether a row with its key exists.
     """
     values = {name: value for name, value in op.values.items() if name not in op.key}
     if answer.code not in _UPDATE_INSTEAD or not values:
@@ -205,14 +205,14 @@ def as_update(op: Op, answer: Answer) -> Op | None:
 
 
 def no_ledger(answer: Answer) -> bool:
-    """Whether the ledger's function is not there."""
+    """Return whether the ledger's function does not exist."""
     return answer.status == 404 or answer.code == "PGRST202"
 
 
 def results_of(answer: Answer, number: int) -> list[Answer | None] | None:
-    """What became of each of so many operations; None in it: nothing was there that it was based on.
+    """Return the result of each of ``number`` operations; None in it: no row matched its base.
 
-    None: the answer does not say.
+    None: the answer does not contain them.
 
     Examples
     --------
@@ -236,17 +236,17 @@ def results_of(answer: Answer, number: int) -> list[Answer | None] | None:
 
 
 def timed_out(answer: Answer) -> bool:
-    """Whether the statement took longer than the server lets one: half of it takes less."""
+    """Return whether the statement exceeded the server's time limit: half of it takes less time."""
     return answer.code == "57014"
 
 
 def is_final(answer: Answer) -> bool:
-    """Whether PostgreSQL refused it for good, in words that the row's own statement would get."""
+    """Return whether PostgreSQL's refusal is final, with the same message as for the row's own statement."""
     return _is_final(answer.code) and not forbidden(answer)
 
 
 def unchanged(op: Op, row: Mapping[str, Json]) -> bool:
-    """Whether the server's row is what the operation was based on."""
+    """Return whether the server's row is what the operation was based on."""
     there = row_of(op, row)
     return all(
         equal(there.get(column), _typed(op, column, value)) for column, value in op.base.items()
@@ -254,17 +254,17 @@ def unchanged(op: Op, row: Mapping[str, Json]) -> bool:
 
 
 def written(op: Op, row: Mapping[str, Json]) -> bool:
-    """Whether the server's row is what the operation makes of it."""
+    """Return whether the server's row is what the operation makes of it."""
     there = row_of(op, row)
     values = op.values.items()
     return all(equal(there.get(column), _typed(op, column, value)) for column, value in values)
 
 
 def may_have_moved(op: Op, row: Mapping[str, Json]) -> bool:
-    """Whether the row under an update's new key, while no row is under the old one, is its own.
+    """Return whether the row under an update's new key is its own, if no row is under the old key.
 
-    The write is one statement, so the whole of it was applied then, whatever others made of the
-    columns since. A column that still is what the write was based on says that it is another row.
+    The write is one statement, so all of it was applied then, whatever changed in the columns since. A
+    column that still equals the write's base shows that it is another row.
     """
     there = row_of(op, row)
     return not any(
@@ -275,7 +275,7 @@ def may_have_moved(op: Op, row: Mapping[str, Json]) -> bool:
 
 
 def taken(op: Op) -> str:
-    """What to say of a drawn key that another row has."""
+    """Return the message for a key from a sequence that another row has."""
     return (
         f"the key {op.key[op.drawn]}, which the sequence of {op.drawn} gave, is another row's: rows were "
         "inserted beside the sequence. Discard this and insert it again; "
@@ -284,7 +284,7 @@ def taken(op: Op) -> str:
 
 
 def moving_on(schema: str, target: str, column: str) -> str:
-    """The SQL that moves the sequence of a key's column past the rows that the table has."""
+    """Return the SQL that advances the sequence of a key column past the table's existing rows."""
     table = qualified(schema, target)
     names = ", ".join("'" + name.replace("'", "''") + "'" for name in (table, column))
     return f"select setval(pg_get_serial_sequence({names}), max({identifier(column)})) from {table}"
@@ -298,7 +298,7 @@ def _typed(op: Op, column: str, value: Json) -> Any:
 
 
 def strategies_of(op: Op) -> Strategies:
-    """How an operation merges where no frame of its table is open: by the names it carries.
+    """Return how an operation merges if no frame of its table is open: by the names it carries.
 
     A function's name is not a rule; without the function, a person is asked.
     """
@@ -311,7 +311,7 @@ def strategies_of(op: Op) -> Strategies:
 
 
 def edit_of(op: Op, numeric: Numeric = "decimal") -> Edit:
-    """The operation as the merge and the overlay see it."""
+    """Return the operation as an edit for the merge and the overlay."""
 
     def typed(row: Mapping[str, Json]) -> dict[str, Any]:
         types = op.types
@@ -333,12 +333,12 @@ def edit_of(op: Op, numeric: Numeric = "decimal") -> Edit:
 
 
 def takes_row(op: Op) -> bool:
-    """Whether no row is under the operation's key once it is written."""
+    """Return whether no row is under the operation's key once it is written."""
     return op.kind == "delete" or changes_key(op)
 
 
 def of_another_row(op: Op, theirs: Mapping[str, Json], now: float) -> dict[str, Json]:
-    """The record by which an operation asks that was made of a row which gave way to ``theirs``."""
+    """Return the open conflict of an operation made for a row that gave way to ``theirs``."""
     who = theirs.get("updated_by")
     return {
         "at": now,
@@ -356,15 +356,15 @@ def of_another_row(op: Op, theirs: Mapping[str, Json], now: float) -> dict[str, 
 
 
 def row_key(op: Op, row: Mapping[str, Json]) -> tuple[Any, ...]:
-    """The key of a row of the operation's table, to compare."""
+    """Return the key of a row of the operation's table, for comparison."""
     return tuple(key_part(_typed(op, column, row.get(column))) for column in op.key)
 
 
 def row_of(op: Op, row: Mapping[str, Json]) -> dict[str, Any]:
-    """The server's row as the merge sees it.
+    """Return the server's row as the merge needs it.
 
-    A numeric that was read as the float of the base is the base: its other digits were not seen. The
-    row's version is no column of it.
+    A numeric that, read as a float, equals the base is the base: its other digits were never shown. The
+    row's version is not a column of it.
     """
     typed = {column: _typed(op, column, value) for column, value in row.items() if column != "xmin"}
     for column, base in op.base.items():
@@ -375,7 +375,7 @@ def row_of(op: Op, row: Mapping[str, Json]) -> dict[str, Any]:
 
 
 def op_of(op: Op, left: Rebased) -> Op:
-    """The operation after a merge."""
+    """Return the operation after a merge."""
     edit = left.edit
     if edit is None:
         return op
@@ -390,11 +390,11 @@ def op_of(op: Op, left: Rebased) -> Op:
 
 
 def in_doubt(op: Op, left: Rebased) -> Op:
-    """The operation that asks after a merge: what is in already changes nothing any more.
+    """Return the operation that asks after a merge, so that applied columns are not written again.
 
-    Such columns, and those that stay theirs, are based on what they were to become: when somebody
-    has decided about the others, they are not written over what was made of them by then. An insert of
-    which some columns ask is an update of the row that is there.
+    Such columns, and those that stay theirs, get their target values as base: once the others are
+    decided, they do not overwrite later changes. An insert with some columns that ask becomes an update
+    of the existing row.
     """
     if left.edit is not None and left.edit.kind != op.kind:
         return replace(op_of(op, left), own_key=False, drawn="")
@@ -405,7 +405,7 @@ def in_doubt(op: Op, left: Rebased) -> Op:
 
 
 def record_of(op: Op, conflict: Conflict) -> dict[str, Json]:
-    """A merge record as JSON, as the file keeps it."""
+    """Return a merge record as JSON, as the file stores it."""
 
     def plain(value: Any) -> Json:
         if isinstance(value, dict):

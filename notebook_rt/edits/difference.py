@@ -1,6 +1,7 @@
-"""What is different between rows: as changes to tell, and as operations that make it so.
+"""Differences between rows: as changes to report, and as operations that apply them.
 
-Pure: typed rows come in, `RowChange`s and operations go out. The overlay shows local edits by it.
+Pure: its input is typed rows, its output `RowChange`s and operations. The overlay uses it to show local
+edits.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from notebook_rt.model.types import differs, equal
 
 
 def net(changes: Iterable[RowChange]) -> list[RowChange]:
-    """Several changes of one row as one, and none if it is what it was."""
+    """Combine several changes of one row into one, and none if the row is what it was."""
     first: dict[Key, Row | None] = {}
     latest: dict[Key, Row | None] = {}
     for change in changes:
@@ -22,7 +23,7 @@ def net(changes: Iterable[RowChange]) -> list[RowChange]:
 
 
 def between(old: Mapping[Key, Row | None], new: Mapping[Key, Row | None]) -> list[RowChange]:
-    """From what rows were to what they are, by the keys of ``new``; those that left come first."""
+    """Return the changes from ``old`` to ``new``, by the keys of ``new``; deleted rows come first."""
     gone, here = [], []
     for key, now in new.items():
         was = old.get(key)
@@ -37,7 +38,7 @@ def between(old: Mapping[Key, Row | None], new: Mapping[Key, Row | None]) -> lis
 
 
 def operation(change: RowChange) -> Op:
-    """What brings a change into the table below: of an update only what it changes."""
+    """Return the operation that applies a change to the table below; an update has only changed columns."""
     if change.new is None:
         return Delete(change.key)
     old = change.old or {}

@@ -1,13 +1,13 @@
-"""Local edits: from what the user says to an operation in the queue's file and a changed view.
+"""Local edits: from a user's call to an operation in the queue's file and a changed view.
 
-``Editing`` is one a session: it knows the outbox, hears from the worker, and hands out an `Editor`
-a table. Order of things in an edit: the values are validated against the columns' types, the
-operation is committed to the file, and only then the view shows it; if the disk is full, the error
-is raised and nothing is shown. When a table is opened, what the file still holds is laid over it
-before its first snapshot.
+There is one ``Editing`` per session: it holds the outbox, receives the worker's outcomes, and returns an
+`Editor` per table. The order of an edit: the values are validated against the columns' types, the
+operation is committed to the file, and only then the view shows it. If the disk is full, the error is
+raised and nothing is shown. When a table is opened, its operations in the file are laid over it before
+its first snapshot.
 
-One lock guards every overlay of the session: whoever feeds a mirror, or reads a table that an
-overlay writes, holds ``Editing.lock``.
+One lock guards every overlay of the session: callers that feed a mirror, or read a table that an overlay
+writes, hold ``Editing.lock``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NoteKind = Literal["merged", "conflict", "queued", "failed", "info"]
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """What became of a broadcast or call: on its way (``queued=False``) or in the queue."""
+    """The result of a broadcast or call: it is being sent (``queued=False``) or is in the queue."""
 
     queued: bool
     id: str | None = None
@@ -55,11 +55,11 @@ class Editing:
     make_id : callable
         New random ids, for operations and for keys of type uuid.
     note : callable, optional
-        Told ``(kind, text)`` when something was merged, queued or failed.
+        Called with ``(kind, text)`` when something was merged, queued or failed.
     lock : context manager, optional
-        Guards every overlay of the session, in the hand of who feeds the tables, too.
+        Guards every overlay of the session; callers that feed the tables hold it, too.
     written : callable, optional
-        Told of how many rows the server has taken the write.
+        Called with the number of rows whose write the server has accepted.
     """
 
     def __init__(
@@ -85,16 +85,16 @@ class Editing:
         columns_suspect: Callable[[], object] = lambda: None,
         ordered: Callable[[], Ordered | None] | None = None,
     ) -> Editor:
-        """The editor of one live table.
+        """Return the editor of one live table.
 
         Parameters
         ----------
         changed : callable, optional
-            Told what edits did to its view.
+            Called with the changes that edits made to its view.
         columns_suspect : callable, optional
-            Told when what is known of its columns has refused an edit, or the server one for it.
+            Called when an edit was refused because of its columns, here or by the server.
         ordered : callable, optional
-            Gives the view that is shown of it, where it has a limit.
+            Returns its shown view, if it has a limit.
         """
         editor = Editor(
             self._shared,
@@ -110,13 +110,13 @@ class Editing:
         return editor
 
     def forget(self, editor: Editor) -> None:
-        """The table is no longer open; its edits stay in the queue."""
+        """Remove the editor of a closed table; its edits stay in the queue."""
         with self.lock, contextlib.suppress(ValueError):
             self._shared.editors.remove(editor)
 
     def strategies(self, op: Op) -> Strategies | None:
-        """For the worker: how the handle that ``op`` was made with merges, functions included, if one that
-        merges so is open here.
+        """Return, for the worker, how the handle that made ``op`` merges, functions included, if one with
+        these strategies is open here.
         """
         columns = op.rules.keys() - {""}
         open_here = (e.strategies for e in self._shared.editors_of(op.schema, op.target))
@@ -163,7 +163,7 @@ class Editing:
         Parameters
         ----------
         repeatable : bool
-            It may run twice. If not, and its answer is lost, it is set aside for the user.
+            Whether it may run twice. If not, and its answer is lost, it is set aside for the user.
         """
         made_id = self._shared.make_id()
         return self._queue(
@@ -175,7 +175,7 @@ class Editing:
                 self._shared.clock(),
                 values=args,
                 repeatable=repeatable,
-                # Its own: one that is refused holds no other call back (`may_pass` keeps their order).
+                # Its own lane: a refused call does not block others (`may_pass` keeps their order).
                 lane=lane_of(schema, function, {"": made_id}),
             )
         )
@@ -189,7 +189,7 @@ class Editing:
             ) from error
         return SendResult(queued=True, id=op.id)
 
-    # --- what the worker says (delivery.Listener) -------------------------------------------------
+    # --- outcomes from the worker (delivery.Listener) ---------------------------------------------
 
     def leaving(self, ops: Sequence[Op]) -> None:
         with self.lock:
@@ -217,7 +217,7 @@ class Editing:
 
     def rebased(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
         with self.lock:
-            kept = self._shared.outbox.get(op.id)  # somebody may have decided before this is told
+            kept = self._shared.outbox.get(op.id)  # a decision may have been made before this call
             for editor in self._shared.editors_of(op.schema, op.target):
                 if kept is not None:
                     editor.lay([kept])
@@ -251,7 +251,7 @@ class Editing:
         self._note("failed", words)
 
     def elsewhere(self) -> None:
-        """Show what another kernel on the file has queued, and settle what it has sent."""
+        """Show operations that another kernel on the file has queued, and settle those it has sent."""
         with self.lock:
             for editor in self._shared.editors:
                 editor.catch_up()

@@ -1,8 +1,8 @@
-"""The edits of one live table: what ``LiveTable.edit``, ``insert``, ``delete``, ``batch``,
-``undo``, ``resolve`` and ``discard`` do.
+"""The edits of one live table: the implementation of ``LiveTable.edit``, ``insert``, ``delete``,
+``batch``, ``undo``, ``resolve`` and ``discard``.
 
 Values are checked first, then the operation is committed to the queue's file, and only then the
-view shows it. Made by ``Editing.editor``; all of it holds the session's one lock.
+view shows it. `Editing.editor` makes the editors; all of them hold the session's one lock.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 class Editor(PendingEdits):
     """Edits of one live table. Every method may be called from any thread.
 
-    Values are checked against the column's type first; `InvalidEditError` says what is wrong.
+    Values are checked against the column's type first; `InvalidEditError` describes the problem.
     """
 
     # --- editing ---------------------------------------------------------------------------------
@@ -61,11 +61,11 @@ class Editor(PendingEdits):
         known: Known = NOW,
         base: object = None,
     ) -> None:
-        """Change columns of a row. What does not change anything is not queued.
+        """Change columns of a row. An edit that changes nothing is not queued.
 
-        A value may be a function of the old one: it is called here, without the lock, and the value
-        that it was given is its base. The other values are based on the row ``base``, else on what is
-        ``known``, else on what is there now.
+        A value may be a function of the old value: it is called here, without the lock, and the value that
+        it received is its base. The base of the other values is the row ``base``, else ``known``, else the
+        current row.
 
         Raises
         ------
@@ -73,7 +73,7 @@ class Editor(PendingEdits):
             If there is no such row or column, a value does not fit the column's type, or ``base`` is
             not the row.
         QueueError
-            If it could not be committed; the view then does not show it.
+            If the edit could not be committed; the view then does not show it.
         """
         plain = [column for column, value in values.items() if not callable(value)]
         old: dict[str, Any] = {}
@@ -95,42 +95,42 @@ class Editor(PendingEdits):
                 self._tell_written(self._put([op], [there]), known)
 
     def drawn(self, values: Mapping[str, Any]) -> list[str]:
-        """The key's columns that a new row of these values lacks, and that a sequence may give."""
+        """Return the key columns that a new row of these values lacks, and that a sequence may provide."""
         with self._shared.lock:
             return self._need()[1].drawn(values)
 
     def has(self, row: Mapping[str, Any]) -> bool:
-        """Whether there is a row of its key already, as far as is known here."""
+        """Return whether a row with its key is already known here."""
         with self._shared.lock:
             composer = self._need()[1]
             parts = tuple(row.get(name) for name in composer.schema.key)
             return self._seen(composer.key(parts if len(parts) > 1 else parts[0])) is not None
 
     def keyless(self, column: str, why: str) -> InvalidEditError:
-        """What is raised if a sequence gives none."""
+        """Return the error to raise if a sequence provides no key."""
         with self._shared.lock:
             return self._need()[1].keyless(column, why)
 
     def overtaken(self, column: str) -> InvalidEditError:
-        """What is raised if a sequence gives only keys that rows have already."""
+        """Return the error to raise if a sequence provides only keys that rows already have."""
         with self._shared.lock:
             return self._need()[1].overtaken(column)
 
     def refusal(self, words: str) -> InvalidEditError:
-        """What is raised if the server refuses a row."""
+        """Return the error to raise if the server refuses a row."""
         with self._shared.lock:
             return self._need()[1].invalid(words)
 
     def key_of(self, row: Mapping[str, Json]) -> Key:
-        """The key of a row of the server's."""
+        """Return the key of a row from the server."""
         with self._shared.lock:
             schema = self._need()[1].schema
             return schema.key_of(schema.decode({name: row[name] for name in schema.key}))
 
     def insert(self, values: Mapping[str, Any], drawn: str = "") -> Key:
-        """Insert a row; a key of type uuid is made here if it is not given. Returns the key.
+        """Insert a row and return its key. A key of type uuid is generated here if it is not given.
 
-        ``drawn`` is the key's column that a sequence gave.
+        ``drawn`` is the key column whose value came from a sequence.
         """
         with self._shared.lock:
             composer = self._need()[1]
@@ -147,9 +147,9 @@ class Editor(PendingEdits):
             return key
 
     def insert_unkeyed(self, values: Mapping[str, Any]) -> Op:
-        """Insert a row whose key the server makes; it is shown once that has answered.
+        """Insert a row whose key the server generates; the row is shown once the server has answered.
 
-        Gives the operation.
+        Return the operation.
         """
         with self._shared.lock:
             op = self._need()[1].unkeyed(values)
@@ -162,7 +162,7 @@ class Editor(PendingEdits):
         return self._batch is not None
 
     def delete(self, key: Hashable, after: float = 0.0) -> None:
-        """Delete a row; it leaves after so many seconds."""
+        """Delete a row; the delete is sent after that many seconds."""
         with self._shared.lock:
             composer = self._need()[1]
             key = composer.key(key)
@@ -178,7 +178,7 @@ class Editor(PendingEdits):
         """Change many rows at once, all or none: index = key, columns = the columns to set.
 
         NaN, NaT and NA mean null, as in a DataFrame that was read from SQL. A Series is one column.
-        They are based on the rows of ``base``, as in `edit`.
+        The changes are based on the rows of ``base``, as in `edit`.
         """
         from pandas import DataFrame, Series
 
@@ -225,9 +225,9 @@ class Editor(PendingEdits):
             return report
 
     def given(self, data: object, verb: str, on: Sequence[str] = ()) -> list[Given]:
-        """Rows that are to be written, without what they lack of the key.
+        """Return the rows to write; parts of their keys may still be missing.
 
-        By ``on``, other columns than the key's, the rows are found that are shown; their keys are put in.
+        If ``on`` names columns other than the key's, find the shown rows by them and fill in their keys.
         """
         with self._shared.lock:
             composer = self._need()[1]
@@ -242,7 +242,7 @@ class Editor(PendingEdits):
             return rows
 
     def write_many(self, rows: Sequence[Given], *, upsert: bool, name: Any = None) -> WriteReport:
-        """Insert rows, or with ``upsert`` set the columns of those that are there; all or none is queued."""
+        """Insert rows; with ``upsert``, set the columns of existing rows. All or none are queued."""
         with self._shared.lock:
             composer = self._need()[1]
             keys = typed_keys(composer, rows)
@@ -278,7 +278,7 @@ class Editor(PendingEdits):
             return self._put_all(what, len(rows), made, name)[0]
 
     def delete_many(self, data: object, after: float = 0.0) -> WriteReport:
-        """Delete the rows of many keys, all or none; they leave after so many seconds."""
+        """Delete the rows of many keys, all or none; the deletes are sent after that many seconds."""
         with self._shared.lock:
             composer = self._need()[1]
             given = keys_given(composer, data)
@@ -298,7 +298,7 @@ class Editor(PendingEdits):
     def _put_all(
         self, what: str, number: int, made: Sequence[tuple[Hashable, Op, Row]], name: Any
     ) -> tuple[WriteReport, list[Edit]]:
-        """Commit many operations, and report of their rows by their labels."""
+        """Commit many operations, and report on their rows by their labels."""
         labels = {op.id: label for label, op, _ in made}
         report = WriteReport(self._outbox, self.schema_name, self.table, what, number, labels, name)
         self._shared.reports.update(dict.fromkeys(labels, report))
@@ -306,10 +306,10 @@ class Editor(PendingEdits):
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
-        """Commit and show what is edited in the block as one, at its end; nothing if it raises.
+        """Commit and show the edits of the block as one, at its end; nothing if it raises.
 
-        Only what this thread edits. The lock is not held meanwhile: the block may take its time,
-        and the table goes on living. A block in a block is a part of it, be it of another table.
+        Only edits of this thread count. The lock is not held meanwhile: the block may take long, and the
+        table keeps receiving changes. A nested block is part of the outer one, even for another table.
         """
         blocks = self._shared.blocks
         outermost = not blocks.open
@@ -328,8 +328,8 @@ class Editor(PendingEdits):
             raise
 
     def undo(self, known: Known = NOW) -> bool:
-        """Take back the last edit (or batch) of the table made in this session that has not left, or
-        was refused; in a batch, the last one of it. False: there is nothing to take back.
+        """Undo the last edit (or batch) of the table made in this session that has not been sent or was
+        refused; within a batch, its last edit. Return False if there is nothing to undo.
         """
         batch = self._batch
         if batch is not None:
@@ -351,12 +351,12 @@ class Editor(PendingEdits):
             return False
 
     def discard(self, key: Hashable, known: Known = NOW) -> int:
-        """Drop the pending edits of a row, whatever their state; how many operations it were."""
+        """Drop the pending edits of a row, in any state, and return the number of operations."""
         with self._shared.lock:
             overlay, composer = self._need()
             key = self._key_of_edits(key)
             ids = dict.fromkeys(edit.id for edit in overlay.edits_of(key))
-            # Those, too, that the view cannot show: of a column that is not there any more.
+            # Also those that the view cannot show: edits of a column that no longer exists.
             ids.update((op.id, None) for op in self._ops() if composer.edit(op).key == key)
             dropped = [op for op_id in ids for op in self._outbox.discard(op_id)]
             self._forget_undo({op.lane for op in dropped})
@@ -372,7 +372,7 @@ class Editor(PendingEdits):
         *,
         value: Any = ...,
     ) -> None:
-        """Decide a conflict that is open; parameters and errors are those of `LiveTable.resolve`."""
+        """Decide an open conflict; parameters and errors are those of `LiveTable.resolve`."""
         if choice not in ("mine", "theirs"):
             raise ValueError(
                 f'choice must be "mine" or "theirs", not {choice!r}; a third value is value=...'
@@ -385,7 +385,7 @@ class Editor(PendingEdits):
             overlay, composer = self._need()
             key = self._key_of_edits(key)
             ids = {edit.id for edit in overlay.edits_of(key)}
-            # The key that an edit gave up may be another row's by now.
+            # The key that an edit gave up may belong to another row by now.
             ids.update(edit.id for edit in overlay.edits if edit.key == key)
             records = [
                 r
@@ -408,12 +408,12 @@ class Editor(PendingEdits):
     # --- looking ---------------------------------------------------------------------------------
 
     def find(self, key: Hashable) -> tuple[Key, dict[str, Any]] | None:
-        """The row as the user sees it, after its key, typed; None: there is none.
+        """Return the key, typed, and the row as the user sees it, or None if there is none.
 
         Raises
         ------
         InvalidKeyError
-            If the key is no value of the key's type.
+            If the key is not a value of the key's type.
         """
         with self._shared.lock:
             try:
@@ -424,19 +424,19 @@ class Editor(PendingEdits):
             return None if row is None else (typed, row)
 
     def row(self, key: Hashable) -> dict[str, Any] | None:
-        """One row as the user sees it."""
+        """Return one row as the user sees it."""
         found = self.find(key)
         return None if found is None else found[1]
 
     def key(self, key: Hashable) -> Key:
-        """A user's key, typed."""
+        """Return a user's key, typed."""
         with self._shared.lock:
             return self._need()[1].key(key)
 
     # --- inside: making operations ---------------------------------------------------------------
 
     def _key_of_edits(self, key: Hashable) -> Key:
-        """A user's key, typed; or one of an edit made when the table had a key of another type."""
+        """Return a user's key, typed; or as given, if an edit from when the key had another type has it."""
         composer = self._need()[1]
         edited: set[Key] = {composer.edit(op).key for op in self._ops()}
         return key if key in edited else composer.key(key)
@@ -454,7 +454,7 @@ class Editor(PendingEdits):
         return self._in_lane(key, op)
 
     def _refused(self, key: Key, columns: Collection[str]) -> set[str]:
-        """Which of these columns the row shows as the server refused them."""
+        """Return the columns, of those given, in which the row shows a value that the server refused."""
         found: set[str] = set()
         for edit in self._need()[0].edits_of(key):
             named = edit.values.keys() & columns
@@ -463,7 +463,7 @@ class Editor(PendingEdits):
         return found
 
     def _in_lane(self, key: Key, op: Op) -> Op:
-        """The operation behind the earlier ones of its row, which may have had another key then."""
+        """Return the operation, in the lane of the row's earlier ones, which may have had another key."""
         earlier = self._need()[0].edits_of(key)
         lane = earlier[-1].lane if earlier else op.lane
         if self._batch is not None:
@@ -471,11 +471,11 @@ class Editor(PendingEdits):
         return op if lane == op.lane else replace(op, lane=lane)
 
     def _based(self, key: Key, there: Row, known: Row) -> Row:
-        """The base of an edit: which of the ``known`` values it was made from.
+        """Return the base of an edit: the ``known`` values that it was made from.
 
-        What a cell holds now may be an edit of this queue that whoever edits has not seen (made in a
-        grid, or through another handle). The later of two edits stands, and neither is a conflict;
-        but sums and unions count each from what it was made from.
+        A cell may now hold an edit of this queue that the editing user has not seen (made in a grid, or
+        through another handle). The later of two edits wins, and neither is a conflict; but sums and unions
+        are each computed from the value that they were made from.
         """
         other = {c for c, value in known.items() if not equal(value, there.get(c))}
         other -= {c for c in other if self.strategies.of(c) in ("delta", "union")}
@@ -519,7 +519,7 @@ class Editor(PendingEdits):
             self._tell_taken_back(before[len(block.edits) :], told)
 
     def _forget_undo(self, lanes: Collection[str]) -> None:
-        """Have the edits of these rows not taken back any more."""
+        """Make the edits of these lanes no longer undoable."""
         kept = [
             [put for put in puts if (op := put.op or put.before) is None or op.lane not in lanes]
             for puts in self._undo
@@ -531,7 +531,7 @@ class Editor(PendingEdits):
         return self._all_there([key])[key]
 
     def _all_there(self, keys: Collection[Key]) -> dict[Key, Row]:
-        """The rows as the user sees them; raises `InvalidEditError` if one is not there."""
+        """Return the rows as the user sees them; raise `InvalidEditError` if one does not exist."""
         found = self._shown_now(keys)
         there: dict[Key, Row] = {key: row for key, row in found.items() if row is not None}
         for key in self._outside(keys):
@@ -550,15 +550,15 @@ class Editor(PendingEdits):
         return there
 
     def _shown_now(self, keys: Collection[Key]) -> dict[Key, dict[str, Any] | None]:
-        """The rows as the user sees them, with what the open batch did to them; None: none is there."""
+        """Return the rows as the user sees them, with the open batch's edits; None where there is no row."""
         batch = self._batch
         edited = {} if batch is None else {k: batch.rows[k] for k in keys if k in batch.rows}
         return self._need()[0].views([key for key in keys if key not in edited]) | edited
 
     def _outside(self, keys: Collection[Key]) -> list[Key]:
-        """Those of ``keys`` whose rows are held, and not shown for the ``limit``.
+        """Return those of ``keys`` whose rows are held but not shown because of the ``limit``.
 
-        What the open batch did to a row is its user's to see.
+        Rows that the open batch edited are not among them.
         """
         ordered, batch = self.ordered and self.ordered(), self._batch
         if ordered is None:
@@ -566,7 +566,7 @@ class Editor(PendingEdits):
         return [key for key in ordered.beyond(keys) if batch is None or key not in batch.rows]
 
     def _seen(self, key: Key) -> dict[str, Any] | None:
-        """The row as the user sees it, with what the open batch did to it."""
+        """Return the row as the user sees it, with the open batch's edits."""
         batch = self._batch
         if batch is not None and key in batch.rows:
             return batch.rows[key]
@@ -574,7 +574,7 @@ class Editor(PendingEdits):
 
     @property
     def _undo(self) -> deque[list[Put]]:
-        """What can be taken back: frames of one table share it, since they edit the same rows."""
+        """The edits that can be undone, shared by the frames of one table, since they edit the same rows."""
         return self._shared.done_to(self.schema_name, self.table)
 
     @property
@@ -585,9 +585,9 @@ class Editor(PendingEdits):
     # --- inside: laying over ---------------------------------------------------------------------
 
     def _put(self, ops: Sequence[Op], rows: Sequence[Row]) -> list[Edit]:
-        """Commit operations, or keep them for the end of the batch; ``rows`` are what they edit.
+        """Commit operations, or keep them for the end of the batch; ``rows`` are the rows that they edit.
 
-        Gives the operations as the overlay lays them.
+        Return the operations as edits for the overlay.
         """
         overlay, composer = self._need()
         edits = list(map(composer.edit, ops))
@@ -609,7 +609,7 @@ class Editor(PendingEdits):
         return edits
 
     def _commit_blocks(self) -> None:
-        """Commit what this thread has edited of several tables as one, and close the blocks."""
+        """Commit this thread's edits of several tables as one, and close the blocks."""
         blocks = self._shared.blocks
         with self._shared.lock:
             ops = in_order(blocks.open)
@@ -620,7 +620,7 @@ class Editor(PendingEdits):
                     editor._show([kept[op.id] for op in block.ops], block.edits)
 
     def _keep(self, ops: Sequence[Op]) -> list[Put]:
-        """Put operations down in the queue's file, all or none."""
+        """Write operations to the queue's file, all or none."""
         try:
             return self._outbox.put(*ops)
         except TypeError as error:
@@ -634,7 +634,7 @@ class Editor(PendingEdits):
         edits: Sequence[Edit],
         seen: Mapping[Key, Row] = MappingProxyType({}),
     ) -> None:
-        """Lay over the view what the queue has now; ``edits`` are what was put into it."""
+        """Update the view to the queue's current state; ``edits`` are the edits that were put into it."""
         self._undo.append(puts)
         for put, edit in zip(puts, edits, strict=True) if self._shared.reports else ():
             report = self._shared.reports.get(edit.id)
@@ -695,7 +695,7 @@ class Editor(PendingEdits):
         if left is None:
             rows = [r.record["theirs"] for r in records if r.record["column"] is None]
             theirs: Mapping[str, Json] | None = rows[0] if rows else {}
-            if theirs is None:  # nothing is there that later edits of the row could be of
+            if theirs is None:  # later edits of the row have no row to apply to
                 dropped = [one.id for one in self._outbox.discard(op_id)]
                 self._tell_all(lambda o: o.discard(dropped, want_changes=True))
             else:
@@ -721,6 +721,6 @@ class Editor(PendingEdits):
 
 
 def _name_of(frame: pd.DataFrame) -> Any:
-    """The name of an index, or the names of its levels."""
+    """Return the name of an index, or the names of its levels."""
     names = tuple(frame.index.names)
     return names if len(names) > 1 else names[0]

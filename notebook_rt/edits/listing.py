@@ -1,4 +1,4 @@
-"""Operations as people read them: in words, and as DataFrames of a table's edits and conflicts."""
+"""Operations for display: in words, and as DataFrames of a table's edits and conflicts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def pending_df(ops: Sequence[Op]) -> pd.DataFrame:
-    """A table's writes in the queue, one row each, index their id."""
+    """Return a table's writes in the queue, one row each, with their id as index."""
     import pandas as pd
 
     ops = [op for op in ops if op.kind in WRITES]
@@ -40,7 +40,7 @@ def pending_df(ops: Sequence[Op]) -> pd.DataFrame:
 
 
 def conflicts_df(records: Sequence[dict[str, Json]]) -> pd.DataFrame:
-    """Merge decisions, one row each, oldest first; ``open`` ones ask."""
+    """Return merge decisions, one row each, oldest first; ``open`` ones ask."""
     import pandas as pd
 
     names = ("column", "base", "mine", "theirs", "result", "rule", "who")
@@ -54,18 +54,18 @@ def conflicts_df(records: Sequence[dict[str, Json]]) -> pd.DataFrame:
 
 
 def plain_key(key: Mapping[str, Json]) -> Any:
-    """A key as the user knows it: a value, or a tuple; None: the server makes it."""
+    """Return a key as the user knows it: a value, or a tuple; None: the server generates it."""
     values = tuple(key.values()) or (None,)
     return values[0] if len(values) == 1 else values
 
 
 def kind_of(op: Op) -> str:
-    """What an operation is called: an insert that may set an existing row's columns is an upsert."""
+    """Return an operation's name: an insert that may set an existing row's columns is an upsert."""
     return "upsert" if op.upsert else op.kind
 
 
 def what(op: Op) -> str:
-    """An operation in a few words; names of others, so never put it into HTML unescaped."""
+    """Describe an operation in a few words; contains others' names, so never put it into HTML unescaped."""
     if op.kind == "broadcast":
         return f"broadcast {op.event} to {op.target}"
     if op.kind == "rpc":
@@ -76,11 +76,11 @@ def what(op: Op) -> str:
 
 
 SHORT: Final = 40
-"""Characters of a value in a sentence."""
+"""Maximum number of characters of a value in a sentence."""
 
 
 def question(record: Mapping[str, Json]) -> str:
-    """What a person is asked who has to decide an open conflict, and how it is decided."""
+    """Return the question to the person who must decide an open conflict, and how to decide it."""
     column, rule = record["column"], str(record["rule"])
     who = record["who"] or "another writer"
     if column is not None:
@@ -118,7 +118,7 @@ def question(record: Mapping[str, Json]) -> str:
 
 
 def decision(record: Mapping[str, Json]) -> str:
-    """What a merge has decided by a rule, in a sentence."""
+    """Describe in a sentence what a merge has decided by a rule."""
     column, rule, result = record["column"], str(record["rule"]), record["result"]
     mine, theirs = record["mine"], record["theirs"]
     who = record["who"] or "another writer"
@@ -137,7 +137,7 @@ def decision(record: Mapping[str, Json]) -> str:
 
 
 def short(value: Json) -> str:
-    """A value as JSON has it, text in quotes, cut where it is long; null is ``empty``."""
+    """Return a value as JSON, text in quotes, cut if it is long; null is ``empty``."""
     if value is None:
         return "empty"
     text = value if isinstance(value, str) else ascii_json(value)
@@ -146,7 +146,7 @@ def short(value: Json) -> str:
 
 
 def undecided(number: int, last: Op | None) -> str:
-    """In a sentence, that so many edits wait for a decision, ``last`` the latest; empty: none does."""
+    """Return a sentence about the edits that wait for a decision, ``last`` the latest; empty if none."""
     if last is None:
         return ""
     latest, others = ("the last, ", "; rt.queue.df lists what asks") if number > 1 else ("", "")
@@ -154,9 +154,9 @@ def undecided(number: int, last: Op | None) -> str:
 
 
 def refused(number: int, last: Op | None, then: str) -> str:
-    """In a sentence, that so many operations were refused, ``last`` the latest; empty: none was.
+    """Return a sentence about the operations that were refused, ``last`` the latest; empty if none.
 
-    ``then`` says what to do about one.
+    ``then`` describes what to do about one.
     """
     if last is None:
         return ""
@@ -170,16 +170,16 @@ STATES: Final = ("waiting", "sending", "parked", "failed", "asking")
 
 
 def state(op: Op) -> str:
-    """``waiting``, ``sending``, ``parked`` (behind one that failed or asks), ``failed``, ``asking``."""
+    """Return ``waiting``, ``sending``, ``parked`` (behind a failed or asking one), ``failed``, ``asking``."""
     if op.state == "waiting":
         return "parked" if op.blocked else "sending" if op.sent else "waiting"
     return op.state
 
 
 def reasons(ops: Sequence[Op], holds: Callable[[Op], str] = lambda op: "") -> list[str]:
-    """Why each of the queue's operations, in order, is as it is: the server's words, or what it waits for.
+    """Return the reason for each queued operation's state: the server's message, or what it waits for.
 
-    ``holds`` gives why one that could be sent is not; what follows a colon in it is what to do.
+    ``holds`` returns why an operation that could be sent is not; text after a colon is advice.
     """
     first: dict[tuple[str, str], Op] = {}
     found = []
@@ -196,7 +196,7 @@ def reasons(ops: Sequence[Op], holds: Callable[[Op], str] = lambda op: "") -> li
 
 
 def _behind(op: Op) -> str:
-    """What is said of an operation that waits for an earlier one of its lane."""
+    """Describe why an operation waits for an earlier one of its lane."""
     if op.state == "failed":
         return f"waits for {what(op)}, which was refused: retry or discard that"
     if op.state == "asking":
@@ -205,6 +205,6 @@ def _behind(op: Op) -> str:
 
 
 def in_states(ops: Iterable[Op], always: Collection[str] = ()) -> str:
-    """How many operations are in each state, in a few words; of those in ``always`` though it be 0."""
+    """Describe how many operations are in each state; states in ``always`` are included even if 0."""
     counts = Counter(map(state, ops))
     return ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name] or name in always)

@@ -1,11 +1,11 @@
-"""Three-way merge of a local edit with what others changed meanwhile, column by column (promises, edits).
+"""Three-way merge of a local edit with concurrent changes, column by column (promises, edits).
 
-In come a value's base (what the edit was based on), mine and theirs, and the column's strategy; out
-comes a ``Merged``. ``rebase`` does it for a whole edit against the server's row as it is now, and
-says what is left to send, what was decided (``Conflict`` records) and what a person must decide.
+Its input is a value's base (what the edit was based on), mine and theirs, and the column's strategy; its
+output is a ``Merged``. ``rebase`` merges a whole edit with the server's current row, and returns what is
+left to send, what was decided (``Conflict`` records) and what a person must decide.
 
-The laws, held by ``tests/sync/test_merge.py``: nothing of mine changed, theirs; nothing of theirs
-changed, mine; merging a result with the same server row once more changes nothing.
+The laws, checked by ``tests/sync/test_merge.py``: if mine is unchanged, the result is theirs; if theirs is
+unchanged, the result is mine; merging a result with the same server row again changes nothing.
 
 Times are seconds since the epoch *in server time*: the caller corrects its own clock's offset.
 """
@@ -27,26 +27,26 @@ from notebook_rt.model.types import equal
 
 Rule: TypeAlias = Literal["lww", "server", "local", "union", "delta", "ask"]
 MergeFunction: TypeAlias = Callable[[Any, Any, Any, Row], Any]
-"""``(base, mine, theirs, row)`` to the value that shall stand; ``row`` is the server's."""
+"""``(base, mine, theirs, row)`` to the value to keep; ``row`` is the server's."""
 Strategy: TypeAlias = Rule | MergeFunction
 
 ANSWER_LOST: Final = "an answer was lost"
-"""How the rule of a conflict begins that is open for that, and not for another value of somebody's."""
+"""Prefix of the rule of a conflict that is open because of a lost answer, not because values differ."""
 ANOTHER_ROW: Final = "made of another row"
-"""The rule of a conflict that is open since the edit was made of a row which was not inserted."""
+"""The rule of a conflict that is open because the edit was made to a row that was not inserted."""
 RULES: Final[tuple[Rule, ...]] = ("ask", "delta", "local", "lww", "server", "union")
 
 
 class Merged(msgspec.Struct, frozen=True):
-    """What stands after a merge, and why."""
+    """The result of a merge, and the reason."""
 
     value: Any
     rule: str
-    """``same``, ``mine`` or ``theirs`` where at most one side changed; else what decided."""
+    """``same``, ``mine`` or ``theirs`` where at most one side changed; else the rule that decided."""
     conflict: bool = False
-    """Both sides changed the value, differently."""
+    """Whether both sides changed the value, differently."""
     open: bool = False
-    """Nothing was decided; ``value`` is mine until somebody does."""
+    """Whether nothing was decided; ``value`` is mine until a person decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Conflict:
     """The record of one decision, or of one that is still to be made (``open``)."""
 
     at: float
-    """When it was merged, seconds since the epoch in server time."""
+    """Time of the merge, seconds since the epoch in server time."""
     op: str
     """The edit's id."""
     key: Key
@@ -66,7 +66,7 @@ class Conflict:
     result: Any
     rule: str
     who: str | None = None
-    """Who wrote theirs, if the row says it (``updated_by``)."""
+    """The author of theirs, if the row has it (``updated_by``)."""
     open: bool = False
 
 
@@ -100,25 +100,25 @@ class Strategies(msgspec.Struct, frozen=True):
         return self.columns.get(column, self.default)
 
     def names(self, columns: Iterable[str]) -> dict[str, str]:
-        """The strategies by name, as an operation on these columns carries them (``Op.rules``)."""
+        """Return the strategies by name, as an operation on these columns carries them (``Op.rules``)."""
         named = {column: _name(self.of(column)) for column in columns}
         return {**named, "": _name(self.default)}
 
     def of_inserted(self, column: str) -> Strategy:
-        """The strategy of a column of two rows that were inserted under one key.
+        """Return the strategy of a column for two rows that were inserted under one key.
 
-        There is no base, so there is no difference to add.
+        There is no base, so a difference cannot be added.
         """
         strategy = self.of(column)
         return self.default if strategy == "delta" else strategy
 
     @property
     def asks_about_inserts(self) -> bool:
-        """Whether two rows that were inserted under one key are for a person to decide about."""
+        """Whether a person must decide about two rows that were inserted under one key."""
         return self.default not in ("server", "local")
 
     def time_of(self, row: Row) -> float | None:
-        """When the server's row was last changed, by its own word."""
+        """Return when the server's row was last changed, according to its version column."""
         return None if self.version is None else seconds(row.get(self.version))
 
 
@@ -134,30 +134,30 @@ class Edit(msgspec.Struct, frozen=True):
     """The row's key before the edit."""
     values: Row
     base: Row
-    """What the changed columns were; of a delete, the row as it was seen; of an insert, nothing."""
+    """Previous values of the changed columns; for a delete, the row as it was seen; empty for an insert."""
     at: float
     own_key: bool = False
-    """An insert whose key was made here at random: a row under it can only be this one."""
+    """An insert whose key was generated here at random: a row under it can only be this one."""
     sent: bool = False
-    """It left at least once, and whether it had an effect is not known yet."""
+    """Whether it was sent at least once, and its effect is not known yet."""
     lane: str = ""
-    """What it shares its order with in the queue, where it was put there."""
+    """The lane that defines its order in the queue, if it was put there."""
     upsert: bool = False
-    """An insert that, where there is a row of its key, sets its columns instead, whatever they were."""
+    """An insert that sets the columns of an existing row with its key instead, whatever their values."""
 
 
 class Rebased(msgspec.Struct, frozen=True):
-    """An edit after it met the server's row of now."""
+    """An edit after merging it with the server's current row."""
 
     edit: Edit | None
     """What is still to be written, based on that row; None: nothing."""
     conflicts: tuple[Conflict, ...] = ()
     open: bool = False
-    """Somebody must decide before anything is written."""
+    """Whether a person must decide before anything is written."""
 
 
 def seconds(value: Any) -> float | None:
-    """A typed time as seconds since the epoch; a time without a zone is UTC."""
+    """Return a typed time as seconds since the epoch; a time without a zone is UTC."""
     if isinstance(value, dt.datetime):
         return (value if value.tzinfo else value.replace(tzinfo=dt.UTC)).timestamp()
     if isinstance(value, str):
@@ -183,12 +183,12 @@ def merge_value(
     Parameters
     ----------
     base, mine, theirs
-        Typed values (or plain JSON ones); None is null.
+        Typed values (or plain JSON values); None is null.
     strategy
-        What decides where both sides changed the value, differently.
+        The rule that decides if both sides changed the value, differently.
     mine_at, theirs_at : float
-        When the edit was made and when the server's row was last changed, in server time. Where
-        the row does not say (None), the later is the one that reaches the server last: mine.
+        When the edit was made and when the server's row was last changed, in server time. If the row
+        has no time (None), the later one is the one that reaches the server last: mine.
     row
         The server's row, for a function.
 
@@ -204,15 +204,15 @@ def merge_value(
     if equal(base, theirs):
         return Merged(mine, "mine")
     if strategy == "delta" and all(map(_is_number, (base, mine, theirs))):
-        # Before the test for equality: two people who both added one added two.
+        # Before the test for equality: if two users both add one, the sum grows by two.
         return Merged(_add(theirs, mine, base), "delta", conflict=True)
     return _decided(base, mine, theirs, strategy, mine_at, theirs_at, row)
 
 
 def merge_inserted(edit: Edit, column: str, row: Row, strategies: Strategies) -> Merged:
-    """Merge one value of an insert with the row that somebody else has inserted under its key.
+    """Merge one value of an insert with the row that another client has inserted under its key.
 
-    There is no base: a null is a value as any other is.
+    There is no base: a null is a value like any other.
     """
     mine, theirs = edit.values[column], row.get(column)
     strategy, theirs_at = strategies.of_inserted(column), strategies.time_of(row)
@@ -228,7 +228,7 @@ def _decided(
     theirs_at: float | None,
     row: Row | None,
 ) -> Merged:
-    """What stands of two values, both of which were written."""
+    """Return the merge of two values, both of which were written."""
     if equal(mine, theirs):
         return Merged(theirs, "same")
     if callable(strategy):
@@ -254,18 +254,18 @@ def rebase(
     *,
     moved: bool | None = None,
 ) -> Rebased:
-    """Lay an edit over the server's row of now; what it was based on is what it finds there.
+    """Merge an edit with the server's current row, which becomes its new base.
 
     Parameters
     ----------
     edit
         The edit as it was last sent (or would have been).
     row
-        The server's row under ``edit.key``; None: it is gone (for an insert: not there yet).
+        The server's row under ``edit.key``; None: it is deleted (for an insert: it does not exist yet).
     now : float
         The time for the records, in server time.
     moved : bool, optional
-        Whether the row's version changed since the edit left without an answer; None: not known.
+        Whether the row's version changed since the edit was sent without an answer; None: unknown.
     """
     if row is None:
         return _without_row(edit, strategies, now)
@@ -314,11 +314,11 @@ def _cannot_tell(
     theirs_at: float | None,
     moved: bool | None,
 ) -> bool:
-    """Whether writing ``merged`` after a lost answer could apply the edit a second time.
+    """Return whether writing ``merged`` after a lost answer could apply the edit a second time.
 
-    Setting the same value twice does no harm. A sum does harm, unless the row has not moved at all,
-    and a union puts back what somebody removed meanwhile, unless the row holds all of it; so does a
-    value that somebody replaced meanwhile.
+    Setting the same value twice is harmless. Adding a sum again is not, unless the row has not changed at
+    all. A union restores items that another client removed meanwhile, unless the row contains all of it.
+    Setting a value overwrites one that another client wrote meanwhile.
     """
     if merged.rule in ("same", "theirs"):
         return False
@@ -353,7 +353,7 @@ def _without_row(edit: Edit, strategies: Strategies, now: float) -> Rebased:
 
 
 def _insert_against_insert(edit: Edit, row: Row, now: float) -> Rebased:
-    """Somebody has a row under the key that was given: whose it is to be, only a person knows."""
+    """Ask about an insert whose given key already has a row: only a person can decide whose it is."""
     rule = f"{ANSWER_LOST}: it may be in already" if edit.sent else "insert against insert"
     asks = Merged(None, rule, True, open=True)
     record = _record(edit, None, None, dict(edit.values), dict(row), asks, row, now)
@@ -413,7 +413,7 @@ def _by_function(function: MergeFunction, base: Any, mine: Any, theirs: Any, row
     try:
         return Merged(function(base, mine, theirs, dict(row)), name, conflict=True)
     except Exception as error:
-        # A user's function that fails must not lose his edit: he is asked instead.
+        # A user's function that fails must not lose the user's edit: the user is asked instead.
         return Merged(mine, f"{name} raised {type(error).__name__}: {error}", True, open=True)
 
 
@@ -434,7 +434,7 @@ def _is_collection(value: Any) -> bool:
 
 
 def _union(base: Any, mine: Any, theirs: Any) -> Any:
-    """Theirs without what I removed, then what I added, in my order; a removal stays removed."""
+    """Return theirs without what I removed, then what I added, in my order; a removal stays removed."""
     before, ours = _names(base), _names(mine)
     removed = before.keys() - ours.keys()
     kept = {name: item for name, item in _names(theirs).items() if name not in removed}
@@ -446,5 +446,5 @@ def _union(base: Any, mine: Any, theirs: Any) -> Any:
 
 
 def _names(items: Iterable[Any] | None) -> dict[str, Any]:
-    """Items by their JSON: those of a json array need not be hashable, and 1 is not true."""
+    """Return items by their JSON: items of a json array need not be hashable, and 1 is not true."""
     return {json.dumps(item, sort_keys=True, default=str): item for item in items or ()}

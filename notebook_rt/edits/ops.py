@@ -1,8 +1,8 @@
-"""What waits in the queue: one ``Op`` a write, broadcast or call, as plain JSON values.
+"""Queued operations: one ``Op`` per write, broadcast or call, as plain JSON values.
 
-An ``Op`` holds all that sending it takes, so that a kernel that never opened the table can send what
-another one left behind: the key, the changed columns, the values they were based on, the columns'
-types and the names of the merge rules. ``coalesce`` makes one write of two that have not left.
+An ``Op`` contains everything needed to send it, so that a kernel that never opened the table can send
+what another one left behind: the key, the changed columns, the values they were based on, the columns'
+types and the names of the merge rules. ``coalesce`` combines two unsent writes into one.
 """
 
 from __future__ import annotations
@@ -33,70 +33,70 @@ class Op(msgspec.Struct, frozen=True):
     """The table, function or topic."""
     made_at: float
     key: Mapping[str, Json] = msgspec.field(default_factory=dict)
-    """The row's key columns before the write; empty for a row that is inserted and `unkeyed`."""
+    """The row's key columns before the write; empty for an inserted row that is `unkeyed`."""
     values: Mapping[str, Json] = msgspec.field(default_factory=dict)
     """The changed columns; a call's arguments; a broadcast's payload."""
     base: Mapping[str, Json] = msgspec.field(default_factory=dict)
-    """What the changed columns were; of a delete, the row as it was seen."""
+    """Previous values of the changed columns; for a delete, the row as it was seen."""
     types: Mapping[str, str] = msgspec.field(default_factory=dict)
-    """PostgreSQL's types of the columns in ``key``, ``values``, ``base`` and ``version``."""
+    """PostgreSQL types of the columns in ``key``, ``values``, ``base`` and ``version``."""
     rules: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Merge strategies by column; ``""`` is the default."""
     version: str = ""
     """The column with the time of a row's last change, if the table has one."""
     own_key: bool = False
     upsert: bool = False
-    """An insert that, where there is a row of its key, sets its columns instead, whatever they were."""
+    """An insert that sets the columns of an existing row with its key instead, whatever their values."""
     drawn: str = ""
-    """The key's column that a sequence gave: a row that is there already is somebody else's."""
+    """The key column whose value came from a sequence: an existing row with this key is another one."""
     event: str = ""
     """A broadcast's event."""
     private: bool = False
-    """A broadcast into a private channel."""
+    """Whether a broadcast goes to a private channel."""
     repeatable: bool = False
-    """A call that may be made twice."""
+    """Whether a call may be made twice."""
     xmin: str = ""
-    """The row's version when the write left, where its answer could be lost beyond telling."""
+    """The row's version when the write was sent, if a lost answer would otherwise leave it in doubt."""
     untold: bool = False
-    """A sum that left by a way of which nothing tells afterwards: the ledger, or without a version."""
+    """A sum sent in a way that cannot be verified afterwards: through the ledger, or without a version."""
     expires_at: float | None = None
     lane: str = ""
-    """What shares an order: the row, the topic; a call has one of its own."""
+    """Operations with the same lane keep their order: the row, the topic; a call has its own lane."""
     state: OpState = "waiting"
     sent: bool = False
-    """It left at least once and the answer is not known."""
+    """Whether it was sent at least once and the answer is not known."""
     attempts: int = 0
     not_before: float = 0.0
     error: str = ""
-    """The server's words when it refused."""
+    """The server's message when it refused the operation."""
     owner: str = ""
-    """Whose it is (``str`` of an `Owner`); the queue puts it in."""
+    """The owner (``str`` of an `Owner`); the queue sets it."""
     session: str = ""
-    """The session that edited it last; the queue puts it in."""
+    """The session that edited it last; the queue sets it."""
     seq: int = 0
     blocked: bool = False
-    """An earlier operation of its lane has not been settled."""
+    """Whether an earlier operation of its lane has not been settled."""
 
 
 _as_lane = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Put(msgspec.Struct, frozen=True):
-    """What became of an operation that was put into the queue."""
+    """The result of putting an operation into the queue."""
 
     op: Op | None
-    """As it is stored now, but for its ``seq``, owner and session.
+    """The operation as it is stored now, except its ``seq``, owner and session.
 
-    None: it took back one that had not left, and nothing is left to send.
+    None: it cancelled an unsent one, and nothing is left to send.
     """
     before: Op | None = None
-    """The operation that it was made one with, as it was."""
+    """The earlier operation that it was combined with, in its previous state."""
     parked: tuple[Op, ...] = ()
-    """What stood behind ``before``, which had failed, and is in ``op`` too."""
+    """Operations parked behind ``before``, which had failed, that ``op`` also includes."""
 
 
 def lane_of(schema: str, target: str, key: Mapping[str, Json] | None = None) -> str:
-    """The lane of a row, of a topic, or of a call."""
+    """Return the lane of a row, of a topic, or of a call."""
     return _as_lane([schema, target, *(key or {}).values()])
 
 
@@ -105,25 +105,25 @@ def changes_key(op: Op) -> bool:
 
 
 def unkeyed(op: Op) -> bool:
-    """Whether only the server can make the key of a row that is inserted.
+    """Return whether only the server can generate the key of an inserted row.
 
-    Nothing tells afterwards whether such a row is in, so it leaves once.
+    It cannot be checked afterwards whether such a row was inserted, so it is sent once.
     """
     return op.kind == "insert" and not op.key
 
 
 def keeps_place(op: Op) -> bool:
-    """Whether nothing may overtake it, nor it anything: an insert, a delete, a call, a change of a key."""
+    """Return whether it may neither overtake nor be overtaken: an insert, delete, call or change of a key."""
     return op.kind in ("insert", "delete", "rpc") or changes_key(op)
 
 
 def may_pass(op: Op, earlier: Op) -> bool:
-    """Whether an operation may leave before an earlier one of another lane that still waits.
+    """Return whether an operation may be sent before an earlier one of another lane that still waits.
 
-    A row may refer to what was inserted before it, take the key or the unique value that an update or
-    a delete gives up, or be what a call is about: no insert, delete, call or change of a key overtakes
-    a write or a call, nor is it overtaken. Updates of different rows that keep their keys may, and so
-    may broadcasts of another topic.
+    A row may refer to one inserted before it, take the key or the unique value that an update or a
+    delete gives up, or be used by a call. So no insert, delete, call or change of a key overtakes a
+    write or a call, nor is it overtaken. Updates of different rows that keep their keys may be
+    reordered, and so may broadcasts of another topic.
     """
     if "broadcast" in (op.kind, earlier.kind):
         return op.lane != earlier.lane
@@ -131,20 +131,20 @@ def may_pass(op: Op, earlier: Op) -> bool:
 
 
 def key_after(op: Op) -> dict[str, Json]:
-    """The row's key columns after the write."""
+    """Return the row's key columns after the write."""
     if op.kind != "update":
         return dict(op.key)
     return {name: op.values.get(name, value) for name, value in op.key.items()}
 
 
 def coalesce(last: Op, new: Op) -> tuple[Op | None, bool]:
-    """Make one write of two of the same row, of which ``last`` has not left.
+    """Combine two writes of the same row into one, if ``last`` has not been sent.
 
     Returns
     -------
     tuple
-        What takes the place of ``last`` (None: nothing is left to write), and whether the two could
-        be made one at all.
+        The replacement of ``last`` (None: nothing is left to write), and whether the two could be
+        combined at all.
     """
     if not _follows(last, new):
         return last, False
@@ -191,10 +191,10 @@ def coalesce(last: Op, new: Op) -> tuple[Op | None, bool]:
 
 
 def _follows(last: Op, new: Op) -> bool:
-    """Whether ``new`` was made on top of ``last``, and of its row.
+    """Return whether ``new`` was made on top of ``last``, and for its row.
 
-    Another kernel may not have seen it yet; and a lane goes on with another row where that was given
-    the key which the first one left.
+    Another kernel may not have seen it yet; and a lane continues with another row if that row got the
+    key that the first one gave up.
     """
     return new.key == key_after(last) and all(
         new.base[column] == value for column, value in last.values.items() if column in new.base

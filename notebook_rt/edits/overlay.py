@@ -1,19 +1,20 @@
 """Local edits laid over a table (promises, edits): a ``Rows`` over another ``Rows``.
 
-The mirror talks to it of the server's rows; the table below holds the view, which is the server's
-rows with the pending edits merged in. Where nothing is pending it is transparent and costs a test
-of an empty dict. For a row with edits the server's row is kept aside, unchanged by any edit, and the
-view is computed from both, from scratch, each time either changes: no path leads to a view that
-another order of the same events would not have made.
+The mirror passes it the server's rows; the table below holds the view, which is the server's rows with
+the pending edits merged in. Where nothing is pending it is transparent and costs a test of an empty
+dict. For a row with edits, the server's row is kept aside, unchanged by any edit. The view is computed
+from both, from scratch, each time either changes, so every order of the same events leads to the same
+view.
 
-An edit leaves when its effect was seen. The answer to a write brings the row; an event that was
-committed before it may still be on its way, and must not be shown: until the event with the effect
-has come (or the table is read anew) a *shield* holds it back. So an edit goes without a flicker.
-Where an event came while the write was on its way, and no version tells which of the two is later,
-the written columns stay laid over what the event said until a read tells.
+An edit is removed when its effect was seen. The answer to a write contains the row. An event that was
+committed before the write may still arrive, and must not be shown: a *shield* holds it back until the
+event with the effect arrives (or the table is read again). So an edit is replaced without a flicker.
+If an event arrived while the write was in flight, and no version shows which of the two is later, the
+written columns stay laid over the event's row until a read decides.
 
-A delete that the mirror reports is either one or a row that left the filter; the edit stays pending
-in both, the view shows the row no more, and the outbox finds out which it was (``merge.rebase``).
+A delete that the mirror reports is either a delete or a row that left the filter. In both cases the
+edit stays pending and the view no longer shows the row; the outbox finds out which it was
+(``merge.rebase``).
 
 The caller holds one lock around every call, and around reading the table below.
 """
@@ -37,34 +38,34 @@ from notebook_rt.model.types import Schema, differs, equal
 from notebook_rt.model.xmins import integers, together, without
 
 DROPPED = 1_000
-"""Rows of which discarded values are remembered."""
+"""Maximum number of rows whose discarded values are remembered."""
 SHIELD_SECONDS = 10.0
-"""So long an answered write waits for its event; then whatever comes is believed again."""
+"""How long an answered write waits for its event; after that, any event is accepted again."""
 
 
 class _Shield(msgspec.Struct, eq=False):
-    """Holds back what is older than an answered write, until the write's own event comes."""
+    """Holds back events older than an answered write, until the write's own event arrives."""
 
     seen: Row | None
     """The written columns as answered; None: the row was deleted."""
     version: float | None
     since: float
-    """When the answer came, monotonic seconds."""
+    """When the answer arrived, monotonic seconds."""
     unsure: bool = False
-    """Whether the row that is here may be later than the answer: only a read tells."""
+    """Whether the row held here may be later than the answer: only a read can decide."""
 
 
 class _Aside(msgspec.Struct):
-    """What the server has under a key that edits or a shield are about."""
+    """The server's row under a key that edits or a shield concern."""
 
     row: dict[str, Any] | None
     shield: _Shield | None = None
     last: dict[str, Any] | None = None
-    """The row before it was gone: what an edit that outlives it would bring back."""
+    """The row before it was gone, which an edit that outlives it would restore."""
 
 
 class Overlay:
-    """Pending edits over ``rows``. See the module for what it promises.
+    """Pending edits over ``rows``. The module docstring describes its guarantees.
 
     Parameters
     ----------
@@ -75,9 +76,9 @@ class Overlay:
     strategies : Strategies
         How the table merges.
     matches : callable, optional
-        Whether a row is in the table's filter (None: only the server knows).
+        Returns whether a row is in the table's filter (None: only the server knows).
     suspect : callable, optional
-        Told the key of a row that must be read: what came and what was answered have no known order.
+        Called with the key of a row that must be read, because an event and an answer have no known order.
     """
 
     def __init__(
@@ -96,31 +97,31 @@ class Overlay:
         self._aside: dict[Key, _Aside] = {}
         self._stacks = Stacks(schema)
         self.dropped: dict[Key, Row] = {}
-        """Values that edits gave to rows and that were discarded, until the server says of the row."""
+        """Values that discarded edits gave to rows, until the server reports on the row."""
         self._seen: dict[str, set[Key]] = {}
-        """Edits whose effect has come as an event before their answer, and under which keys."""
+        """Edits whose effect arrived as an event before their answer, and under which keys."""
         self._crossed: set[str] = set()
-        """Edits on their way of whose rows something else has come since they left."""
+        """Edits in flight whose rows have received another event since they were sent."""
         self._shown: dict[Key, Row] = {}
         """What the view shows under the keys that are kept aside, where it shows a row."""
         self._hidden: set[Key] = set()
-        """Rows that the server has and an edit hides: the table below keeps their places."""
+        """Rows that the server has and an edit hides: the table below keeps their positions."""
         self._shielded: dict[Key, None] = {}
         self._arriving: dict[Key, None] = {}
-        """Keys of rows that an insert on its way makes and that are not here yet: they may be gone again
-        before its answer comes."""
+        """Keys of rows that an insert in flight creates and that have not arrived: they may be deleted again
+        before its answer arrives."""
         self._expected: set[str] = set()
-        """Inserts without a key that are on their way."""
+        """Inserts without a key that are in flight."""
         self._departed: set[Key] = set()
-        """Rows of which the server has said meanwhile that they are gone."""
+        """Rows that the server has reported deleted meanwhile."""
         self.noted: list[Op] | None = None
-        """What has changed the server's rows, in order, since somebody took it; None: nobody does."""
+        """Changes of the server's rows, in order, since they were last taken; None: not recorded."""
         self.heard: list[Op] | None = None
-        """What the mirror has told, answers to writes left out, since somebody took it; None: nobody does."""
+        """Changes from the mirror, without answers to writes, since last taken; None: not recorded."""
         self.answers: list[Op] = []
-        """What answers to writes have told, where somebody takes what was heard."""
+        """Changes from answers to writes, recorded while ``heard`` is."""
 
-    # --- the server's rows: what the mirror sees -------------------------------------------------
+    # --- the server's rows, as the mirror sees them ----------------------------------------------
 
     def __len__(self) -> int:
         there = sum(1 for aside in self._aside.values() if aside.row is not None)
@@ -226,7 +227,7 @@ class Overlay:
 
     @property
     def transparent(self) -> bool:
-        """Nothing is kept aside: the view is the server's rows."""
+        """Whether nothing is kept aside: the view is the server's rows."""
         return not self._aside
 
     @property
@@ -235,34 +236,34 @@ class Overlay:
         return list(self._stacks)
 
     def edits_of(self, key: Key) -> list[Edit]:
-        """The pending edits of the row that the view shows (or showed) under ``key``."""
+        """Return the pending edits of the row that the view shows (or showed) under ``key``."""
         return list(self._stacks.of(key))
 
     def view(self, key: Key) -> dict[str, Any] | None:
-        """The row as the user sees it."""
+        """Return the row as the user sees it."""
         return self.rows.get(key)
 
     def views(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
-        """Rows as the user sees them."""
+        """Return rows as the user sees them."""
         return self.rows.gather(keys)
 
     def last(self, key: Key) -> dict[str, Any] | None:
-        """The server's row under ``key``, or what it was before it was gone, if that is known."""
+        """Return the server's row under ``key``, or its last state before it was gone, if known."""
         aside = self._aside.get(self._stacks.root(key))
         if aside is None:
             return self.rows.get(key)
         return dict(aside.row or aside.last or {}) or None
 
     def accepts(self, row: Row) -> bool:
-        """Whether a new row may be shown: it is not known to be outside of the filter."""
+        """Return whether a new row may be shown: it is not known to be outside the filter."""
         return self._matches is None or self._matches(row) is not False
 
     def outside(self) -> list[Key]:
-        """Rows that are shown as edited, and that the filter leaves out as they are shown."""
+        """Return the keys of rows that are shown as edited, although their shown values fail the filter."""
         return [key for key, row in self._shown.items() if not self.accepts(row)]
 
     def underneath(self) -> list[Op]:
-        """What makes of the rows of the view those that the server has."""
+        """Return the operations that turn the rows of the view into the server's."""
         found: list[Op] = []
         for key, aside in self._aside.items():
             if aside.row is not None:
@@ -278,12 +279,12 @@ class Overlay:
         seen: Mapping[Key, Row] = MappingProxyType({}),
         want_changes: bool = False,
     ) -> Sequence[RowChange]:
-        """Lay edits over the table, as one change; one with a known id takes the other's place.
+        """Lay edits over the table, as one change. An edit with a known id replaces the earlier one.
 
-        ``seen`` are rows of the view, whole, as they are now: they are not looked up again.
+        ``seen`` contains whole, current rows of the view: they are not looked up again.
         """
         laid = list(edits)
-        # One that goes again, on another base, has no effect yet.
+        # An edit that is sent again, on another base, has no effect yet.
         touched: dict[Key, None] = {}
         for edit in laid:
             if not edit.sent:
@@ -300,7 +301,7 @@ class Overlay:
         return self._refresh(touched, [], want_changes)
 
     def sent(self, ids: Iterable[str]) -> None:
-        """Say that edits are on their way: a sum of theirs is no longer added to what comes in."""
+        """Note that edits are in flight: their sums are no longer added to incoming values."""
         ids = list(ids)
         self._stacks.sent(ids)
         for op in ids:
@@ -309,7 +310,7 @@ class Overlay:
                 self._expect(edit)
 
     def discard(self, ids: Iterable[str], *, want_changes: bool = False) -> Sequence[RowChange]:
-        """Take edits away; the rows are the server's again."""
+        """Remove edits; the rows are the server's again."""
         touched: dict[Key, None] = {}
         for op in ids:
             edit = self._stacks.get(op)
@@ -329,17 +330,17 @@ class Overlay:
     def give_way(
         self, op: str, row: Row, *, now: float, want_changes: bool = False
     ) -> Sequence[RowChange]:
-        """Take an insert away under whose key another writer's row stands, and show that row.
+        """Remove an insert whose key belongs to another writer's row, and show that row.
 
-        What the server has said of the key counts more than ``row``; if it has said nothing, a read is to
-        tell whether ``row`` is still right.
+        Events from the server about the key take precedence over ``row``. Without any, a read decides
+        whether ``row`` is still correct.
 
         Parameters
         ----------
         op
-            The insert; nothing happens if it is not here.
+            The insert; if it is not here, nothing happens.
         row
-            Theirs, typed, as it was when it was read.
+            The other writer's row, typed, as it was read.
         now : float
             Monotonic seconds.
         """
@@ -352,19 +353,19 @@ class Overlay:
     def settle(
         self, op: str, row: Row | None = None, *, now: float = 0.0, want_changes: bool = False
     ) -> Sequence[RowChange]:
-        """Say that an edit was written; parameters are those of `settle_all`."""
+        """Note that an edit was written; parameters are those of `settle_all`."""
         return self.settle_all([(op, row)], now=now, want_changes=want_changes)
 
     def settle_all(
         self, done: Iterable[tuple[str, Row | None]], *, now: float, want_changes: bool = False
     ) -> Sequence[RowChange]:
-        """Say that edits were written, as one change.
+        """Note that edits were written, as one change.
 
         Parameters
         ----------
         done
-            The edits' ids, of which nothing happens to those that are not here, and the rows as the server
-            has them now, typed; None: deleted, or not known.
+            The ids of the edits, where unknown ids are ignored, and the rows as the server has them now,
+            typed; None: deleted, or not known.
         now : float
             Monotonic seconds.
         """
@@ -388,11 +389,11 @@ class Overlay:
         return self._refresh(touched, [], want_changes)
 
     def expect(self, ids: Iterable[str]) -> None:
-        """Say that rows are on their way whose keys the server makes (`inserted`)."""
+        """Note that rows whose keys the server generates are in flight (`inserted`)."""
         self._expected.update(ids)
 
     def expect_no_more(self, ids: Iterable[str]) -> None:
-        """Say that they were inserted, or that nobody will tell."""
+        """Note that they were inserted, or that no answer will arrive."""
         self._expected.difference_update(ids)
         if not self._expected:
             self._departed.clear()
@@ -400,7 +401,7 @@ class Overlay:
     def inserted(
         self, rows: Iterable[Row], *, now: float, want_changes: bool = False
     ) -> Sequence[RowChange]:
-        """Show rows that were inserted without a key, and so without an edit, as the server answered them.
+        """Show rows that were inserted without a key, and so without an edit, as the server returned them.
 
         Parameters
         ----------
@@ -413,16 +414,16 @@ class Overlay:
         for row in rows:
             key = self.schema.key_of(row)
             if key in self or key in self._departed:
-                continue  # its event has come before, and perhaps others after it
+                continue  # its event arrived before, and perhaps later ones
             edit = Edit("", "insert", key, dict(row), {}, now)
             touched[self._answered(edit, row, now, crossed=False)] = None
         return self._refresh(touched, [], want_changes)
 
     def lower_shields(self, now: float) -> None:
-        """Stop to hold back events for writes that were answered long ago.
+        """Stop holding back events for writes that were answered long ago.
 
-        An event that has not come by now was lost, and the next one is the truth. What a read is to
-        tell waits for it.
+        An event that has not arrived by now was lost, and the next one is accepted. Shields that wait for
+        a read stay.
         """
         for key in list(self._shielded):
             shield = self._aside[key].shield
@@ -434,7 +435,7 @@ class Overlay:
                 self._let_go([key])
 
     def new_key(self, edit: Edit) -> Key:
-        """The row's key after the edit."""
+        """Return the row's key after the edit."""
         return self._stacks.new_key(edit)
 
     # --- inside ----------------------------------------------------------------------------------
@@ -452,7 +453,7 @@ class Overlay:
                 self._shown[key] = row
 
     def _expect(self, edit: Edit) -> None:
-        """Listen for the row that an insert on its way makes."""
+        """Watch for the row that an insert in flight creates."""
         if edit.sent and edit.kind == "insert" and self._aside[edit.key].row is None:
             self._arriving[edit.key] = None
         elif edit.kind == "insert":
@@ -491,7 +492,7 @@ class Overlay:
             known = self.strategies.time_of(aside.row)
             later = version is not None and known is not None and known > version
             if later or (written and not differs(written, aside.row)):
-                return key  # its event has come before, and perhaps others after it
+                return key  # its event arrived before, and perhaps later ones
             earlier = version is not None and known is not None and known < version
             if crossed and written and not earlier:
                 self._shield(key, _Shield(written, version, now, unsure=True))
@@ -500,7 +501,7 @@ class Overlay:
         if self._matches is not None and self._matches(full) is False:
             aside.row, aside.last = None, full
             self._note_answer(Delete(key))
-            if edit.kind != "insert":  # nobody is told of a row that was never in the filter
+            if edit.kind != "insert":  # a row that was never in the filter sends no event
                 self._shield(key, _Shield(written, version, now))
             return key
         deleted = crossed and aside.row is None
@@ -515,7 +516,7 @@ class Overlay:
     def _server_says(self, op: Op, aside: _Aside) -> None:
         if isinstance(op, Delete):
             if aside.shield is not None and aside.row is not None:
-                return  # of the row before; if it is later than the write, a read tells
+                return  # about the previous row; if it is later than the write, a read finds out
             row = None
         elif aside.shield is not None and self._older(op.row, aside.shield):
             return
@@ -540,12 +541,12 @@ class Overlay:
                 self._crossed.add(edit.id)
 
     def _is_effect(self, edit: Edit, key: Key, row: Row | None) -> bool:
-        """Whether what comes in is the effect of a write that is on its way, or later than it.
+        """Return whether an incoming row is the effect of a write in flight, or later than it.
 
-        A write is made only on what it was based on (``outbox.decide``): what is not that any more
-        came after it, if it is answered with a row at all.
+        A write is applied only to the values that it was based on (``outbox.decide``). So a row with other
+        values came after it, if the write is answered with a row at all.
         """
-        if row is None:  # under the new key, it was another row that has left
+        if row is None:  # under the new key, another row was deleted
             return key == edit.key
         if edit.kind == "delete" or self.new_key(edit) != key:
             return False
@@ -559,18 +560,18 @@ class Overlay:
         )
 
     def _older(self, row: Row, shield: _Shield) -> bool:
-        """Whether what comes in was committed before the write that ``shield`` stands for."""
+        """Return whether an incoming row was committed before the write that ``shield`` stands for."""
         version = self.strategies.time_of(row)
         if version is not None and shield.version is not None and version != shield.version:
             return version < shield.version
-        # Without a version (or one that nothing moves) the write's own event is known by all of its
-        # values; what is committed later comes after it. One that lacks some is left to a read: it
-        # may be a part of what follows one that was held back.
+        # Without a version (or with one that never changes), the write's own event is recognized by all of
+        # its values; later commits come after it. A row that lacks some values is left to a read: it may be
+        # part of what follows an event that was held back.
         seen = shield.seen
         return not seen or any(n not in row or not equal(row[n], seen[n]) for n in seen)
 
     def _compute(self, keys: Iterable[Key], edits: Sequence[Edit]) -> dict[Key, Row]:
-        """What the view shows under linked keys: the server's rows with the edits laid over, in order."""
+        """Return the view of linked keys: the server's rows with the edits laid over, in order."""
         rows: dict[Key, Row] = {}
         for key in keys:
             aside = self._aside.get(key)
@@ -588,7 +589,7 @@ class Overlay:
                 rows[new] = whole if row is None else self._merged(edit, row)
             else:
                 if row is None and edit.sent:
-                    row = rows.get(new)  # the event of the new key came before the answer
+                    row = rows.get(new)  # the event of the new key arrived before the answer
                 if row is not None:
                     rows.pop(edit.key, None)
                     rows[new] = self._merged(edit, row)
@@ -606,7 +607,7 @@ class Overlay:
         for column, mine in edit.values.items():
             strategy = self.strategies.of(column)
             if edit.sent and strategy == "delta":
-                # What came in may be this very sum: adding it again would show it twice.
+                # The incoming value may be this very sum: adding it again would show it twice.
                 merged[column] = mine
                 continue
             theirs = row.get(column)
@@ -622,7 +623,7 @@ class Overlay:
         return merged
 
     def _inserted(self, edit: Edit, row: Row) -> Row:
-        """The values of an insert over a row of its key: until a person decides, mine."""
+        """Return the values of an insert over a row with its key: the local ones until a person decides."""
         if self.strategies.asks_about_inserts:
             return edit.values
         return {c: merge_inserted(edit, c, row, self.strategies).value for c in edit.values}
@@ -630,7 +631,7 @@ class Overlay:
     def _refresh(
         self, touched: Iterable[Key], through: list[Op], want_changes: bool
     ) -> Sequence[RowChange]:
-        """Bring the view of the touched rows up to date, with ``through``, as one change."""
+        """Update the view of the touched rows and apply ``through``, as one change."""
         new: dict[Key, Row | None] = {}
         for key in touched:
             if key not in new:
@@ -649,7 +650,7 @@ class Overlay:
         return changes if want_changes else []
 
     def _operation(self, change: RowChange) -> Op:
-        """As `operation`; a row that only an edit hides comes back to its place once that is taken back."""
+        """As `operation`; a row that only an edit hides keeps its position in case the edit is undone."""
         aside = self._aside.get(change.key)
         if change.new is not None or aside is None or aside.row is None:
             self._hidden.discard(change.key)
@@ -658,7 +659,7 @@ class Overlay:
         return Delete(change.key, keeps_place=True)
 
     def _places_given_up(self, keys: Iterable[Key]) -> list[Op]:
-        """For rows that are hidden, and of which the server has said meanwhile that they are gone."""
+        """Return deletes for hidden rows that the server has reported deleted meanwhile."""
         if not self._hidden:
             return []
         gone = [key for key in self._hidden.intersection(keys) if self._aside[key].row is None]
@@ -666,7 +667,7 @@ class Overlay:
         return [Delete(key) for key in gone]
 
     def _let_go(self, keys: Iterable[Key]) -> None:
-        """Forget those rows that neither an edit nor a shield is about any more."""
+        """Forget the rows that neither an edit nor a shield concerns any more."""
         for key in keys:
             aside = self._aside.get(key)
             if aside is not None and aside.shield is None and not self._stacks.about(key):
@@ -676,9 +677,9 @@ class Overlay:
     def _loaded(
         self, changes: Sequence[RowChange], older: Sequence[_Shield], want_changes: bool
     ) -> Sequence[RowChange]:
-        """Lay what is pending over a table that was just read anew."""
+        """Lay the pending edits over a table that was just read again."""
         self._shown.clear()
-        self._hidden.clear()  # the rows that were read are at places of their own
+        self._hidden.clear()  # the rows that were read have their own positions
         for key, row in self.rows.gather(self._aside).items():
             aside = self._aside[key]
             if row is not None:
@@ -690,14 +691,14 @@ class Overlay:
 
 
 class _Load:
-    """A whole table being collected; what is pending is laid over it when it is committed."""
+    """A whole table that is being collected; pending edits are laid over it when it is committed."""
 
     def __init__(self, overlay: Overlay, inner: Load) -> None:
         self._overlay = overlay
         self._inner = inner
         shields = (overlay._aside[key].shield for key in overlay._shielded)
         self._older = [shield for shield in shields if shield is not None]
-        """Writes answered before the first page was asked for: the pages hold their effect."""
+        """Shields of writes answered before the first page was requested: the pages contain their effect."""
 
     def extend(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> None:
         self._inner.extend(page, keys)

@@ -1,8 +1,8 @@
-"""What the queue holds for one live table, laid over its view.
+"""The queued operations of one live table, laid over its view.
 
-In come operations of the queue's file, the worker's word on what became of them, and the news that
-another kernel wrote there; the view shows it, and what waits, was refused or is in conflict is told.
-``Editor`` adds what a user does.
+Its input is operations of the queue's file, the worker's outcomes, and notifications that another kernel
+wrote to the file. It updates the view, and reports what waits, was refused or is in conflict. ``Editor``
+adds the user's actions.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 UNDONE = 100
-"""The last edits of a table that can be taken back."""
+"""Number of latest edits of a table that can be undone."""
 
 
 class Operations(Protocol):
-    """The durable operations as an editor needs them (``outbox.queue.Outbox``)."""
+    """The interface to the durable operations that an editor needs (``outbox.queue.Outbox``)."""
 
     def put(self, *ops: Op, merge: bool = True) -> list[Put]: ...
 
@@ -78,7 +78,7 @@ class Operations(Protocol):
 
 
 class Shared(msgspec.Struct):
-    """What the editors of one session share."""
+    """State shared by the editors of one session."""
 
     outbox: Operations
     clock: Callable[[], float]
@@ -88,18 +88,18 @@ class Shared(msgspec.Struct):
     """Guards every overlay of the session."""
     blocks: Blocks = msgspec.field(default_factory=Blocks)
     editors: list[PendingEdits] = msgspec.field(default_factory=list)
-    """Of the open tables."""
+    """The editors of the open tables."""
     reports: WeakValueDictionary[str, WriteReport] = msgspec.field(
         default_factory=WeakValueDictionary
     )
-    """Who follows an operation, by its id."""
+    """The report that follows an operation, by the operation's id."""
     _done: dict[tuple[str, str], deque[list[Put]]] = msgspec.field(default_factory=dict)
 
     def editors_of(self, schema: str, table: str) -> list[PendingEdits]:
         return [e for e in self.editors if (e.schema_name, e.table) == (schema, table)]
 
     def done_to(self, schema: str, table: str) -> deque[list[Put]]:
-        """The last edits of a table in this session, which can be taken back."""
+        """Return the last edits of a table in this session, which can be undone."""
         return self._done.setdefault((schema, table), deque(maxlen=UNDONE))
 
 
@@ -107,7 +107,7 @@ class Shared(msgspec.Struct):
 class PendingEdits:
     """The pending operations of one table, as its view shows them.
 
-    Whoever lays something over the view holds the session's one lock, but for ``attach``.
+    The caller of any method that changes the view, except ``attach``, holds the session's one lock.
     """
 
     _shared: Shared
@@ -115,28 +115,28 @@ class PendingEdits:
     table: str
     strategies: Strategies
     _changed: Callable[[Sequence[RowChange]], object] | None
-    """Told what edits did to the view."""
+    """Called with the changes that edits made to the view."""
     columns_suspect: Callable[[], object]
-    """Told when what is known of the columns has refused an edit."""
+    """Called when an edit was refused because of what is known about the columns."""
     ordered: Callable[[], Ordered | None] | None = None
-    """Gives the view that is shown of the table, where it has a limit."""
+    """Returns the shown view of the table, if it has a limit."""
     overlay: Overlay | None = field(default=None, init=False)
     on_merge: Signal[Sequence[Mapping[str, Json]]] = field(default_factory=Signal, init=False)
-    """Told the records of each merge (see ``conflicts``), on the loop thread."""
+    """Notified with the records of each merge (see ``conflicts``), on the loop thread."""
     _composer: Composer | None = field(default=None, init=False)
     _early: list[tuple[Op, Mapping[str, Json] | None, float]] = field(
         default_factory=list, init=False
     )
-    """What was settled before the first snapshot, perhaps after the server had read it; and when."""
+    """Operations settled before the first snapshot, perhaps after the server read it, with their times."""
 
     @property
     def _outbox(self) -> Operations:
         return self._shared.outbox
 
     def attach(self, overlay: Overlay) -> None:
-        """Use this overlay from now on, and lay over it what the queue holds for the table.
+        """Use this overlay from now on, and lay the queue's operations for the table over it.
 
-        Called before its first snapshot is shown, and again whenever the table is made anew.
+        Called before its first snapshot is shown, and again whenever the table is rebuilt.
         """
         with self._shared.lock:
             self.overlay = overlay
@@ -162,10 +162,10 @@ class PendingEdits:
         made: Mapping[str, Edit] = MappingProxyType({}),
         seen: Mapping[Key, Row] = MappingProxyType({}),
     ) -> None:
-        """Lay operations over the view; inserts only where the table's filter may take them.
+        """Lay operations over the view; inserts only if they may match the table's filter.
 
-        What is known already is not worked out again: ``made``, operations as edits of this schema,
-        by their ids, and ``seen``, rows of the view as they are now.
+        Known values are not computed again: ``made`` maps ids to operations as edits of this schema, and
+        ``seen`` contains current rows of the view.
         """
         if self.overlay is None:
             return
@@ -184,29 +184,29 @@ class PendingEdits:
         self._say(overlay.put(shown, seen=seen, want_changes=self._changed is not None))
 
     def catch_up(self) -> None:
-        """Show what another kernel queued or edited, and settle what it sent."""
+        """Show operations that another kernel queued or edited, and settle those it sent."""
         if self.overlay is None:
             return
         known = {edit.id: edit.at for edit in self.overlay.edits}
         there = self._outbox.versions(self.schema_name, self.table)
-        for op_id in known:  # the edits of a row in order: the answer to the last one stands
+        for op_id in known:  # the edits of a row in order: the answer to the last one counts
             if op_id in there:
                 continue
             done, row = self._outbox.fate(op_id)
             if done:
                 self._settle([(op_id, row)], time.monotonic())
-            else:  # somebody discarded it
+            else:  # it was discarded
                 self._say(self.overlay.discard([op_id], want_changes=True))
         news = [op_id for op_id, edited in there.items() if known.get(op_id) != edited]
         self.lay([op for op_id in news if (op := self._outbox.get(op_id)) is not None])
 
     def refresh(self) -> None:
-        """Show what the queue holds now: somebody decided about it there."""
+        """Show the queue's current state after a decision was made there."""
         self.catch_up()
         self.lay(self._ops())
 
     def settled(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]]) -> None:
-        """The server has them, and answered these rows."""
+        """Handle operations that the server has applied, with the rows that it returned."""
         now = time.monotonic()
         if self.overlay is not None:
             self._settle([(op.id, row) for op, row in done], now)
@@ -217,7 +217,7 @@ class PendingEdits:
         self._early += [(op, row, now) for op, row in done]
 
     def _insert(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]], now: float) -> None:
-        """Show the rows that could not be before they had a key."""
+        """Show rows that could not be shown before they had a key."""
         overlay, composer = self._need()
         made = [row for op, row in done if row is not None and unkeyed(op)]
         rows = [composer.whole(overlay.schema.decode(row)) for row in made]
@@ -261,17 +261,17 @@ class PendingEdits:
 
     @property
     def pending(self) -> pd.DataFrame:
-        """The table's operations in the queue, in order: one row each, index their id."""
+        """The table's operations in the queue, in order: one row each, with their id as index."""
         return pending_df(self._ops())
 
     @property
     def conflicts(self) -> pd.DataFrame:
-        """Every merge decision that the queue's file keeps, oldest first; ``open`` ones ask."""
+        """All merge decisions in the queue's file, oldest first; ``open`` ones ask."""
         records = self._outbox.conflicts(self.schema_name, self.table)
         return conflicts_df([record.record for record in records])
 
     def refused(self) -> str:
-        """What the server refused, in a sentence; empty: nothing."""
+        """Return a sentence about what the server refused; empty if nothing."""
         number, last = self._outbox.refused(schema=self.schema_name, target=self.table)
         said = refused(number, last, "discard(key) drops it, rt.queue.retry() sends it again")
         return "; ".join(one for one in (said, said and self._left_out()) if one)
@@ -286,20 +286,20 @@ class PendingEdits:
         return f"{some} {are} shown as edited here, though the filter leaves {them} out"
 
     def unwritten(self) -> tuple[Key, ...]:
-        """The rows that are shown otherwise than the server has them: their edits are not written."""
+        """Return the rows that are shown differently from the server's: their edits are not written."""
         with self._shared.lock:
             overlay = self.overlay
             return () if overlay is None else tuple(dict.fromkeys(e.key for e in overlay.edits))
 
     def open_conflicts(self) -> list[Record]:
-        """The conflicts that ask."""
+        """Return the conflicts that ask."""
         return self._outbox.conflicts(self.schema_name, self.table, only_open=True)
 
     def leaving(self) -> dict[Key, Row]:
-        """The rows that are not seen any more though that is not final.
+        """Return rows that are no longer shown although that is not final.
 
-        Those deleted here whose deletion is not written yet, as the server has them; those deleted
-        there whose edits are not decided yet, as these would leave them.
+        Rows deleted here whose deletion is not written yet, as the server has them; and rows deleted on the
+        server whose edits are undecided, as the edits would leave them.
         """
         with self._shared.lock:
             overlay = self.overlay
@@ -317,13 +317,13 @@ class PendingEdits:
             return found
 
     def marks(self) -> dict[tuple[Key, str], tuple[str, str]]:
-        """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of cells with edits.
+        """Map ``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` for cells with edits.
 
-        Of a deleted row that is every cell.
+        For a deleted row, that is every cell.
         """
         marks: dict[tuple[Key, str], tuple[str, str]] = {}
         composer = self._need()[1]
-        # What is set aside last: an edit that is parked behind it is about the same cells.
+        # Operations set aside come last: an edit that is parked behind one concerns the same cells.
         for op in sorted(self._ops(), key=lambda op: op.state != "waiting"):
             if unkeyed(op):
                 continue

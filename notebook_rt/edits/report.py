@@ -1,7 +1,7 @@
-"""What became of rows that were written together: `WriteReport`.
+"""The outcome of rows that were written together: `WriteReport`.
 
-An editor makes it and says which operation of the queue each row became; the worker's word and the queue's
-file say the rest, whenever it is looked at.
+An editor creates it and assigns each row its operation of the queue; the rest comes from the worker and
+the queue's file, whenever it is accessed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class States(Protocol):
-    """What a report asks the queue's file (``outbox.queue.Outbox``)."""
+    """The interface to the queue's file that a report needs (``outbox.queue.Outbox``)."""
 
     def states(self, schema: str, target: str) -> dict[str, str]: ...
 
@@ -28,10 +28,10 @@ class States(Protocol):
 
 
 class WriteReport:
-    """What became of rows that were written together; it follows the queue.
+    """The outcome of rows that were written together; it follows the queue.
 
-    Given by ``insert`` and ``upsert`` of many rows, ``delete`` of many keys and ``edit_many``. Right after
-    the call most rows wait; after ``rt.queue.flush()`` none does.
+    Returned by ``insert`` and ``upsert`` of many rows, ``delete`` of many keys and ``edit_many``. Right
+    after the call most rows wait; after ``rt.queue.flush()`` none does.
 
     Examples
     --------
@@ -56,56 +56,56 @@ class WriteReport:
         self._schema, self._table, self._what = schema, table, what
         self._rows = rows
         self._labels = dict(labels)
-        """The operation of each row that has one."""
+        """Maps the operation of each row that has one to the row's label."""
         self._name = name
         self._states: dict[str, str] = {}
-        """As they were last looked at."""
+        """The states when last accessed."""
         self._written: set[str] = set()
         self._open = set(self._labels)
-        """Operations that are not in the queue yet: the batch that they are of has not ended."""
+        """Operations that are not in the queue yet, because their batch has not ended."""
 
     # --- looking ---------------------------------------------------------------------------------
 
     @property
     def rows(self) -> int:
-        """How many rows were given."""
+        """Number of rows given."""
         return self._rows
 
     @property
     def changed(self) -> int:
-        """How many of them write something; the others are as they were shown."""
+        """Number of rows that write something; the others are already as shown."""
         return len(self._labels)
 
     @property
     def written(self) -> int:
-        """How many the server has."""
+        """Number of rows that the server has."""
         return self._counts()["written"]
 
     @property
     def ops(self) -> list[str]:
-        """The operations of the queue that the rows became."""
+        """Ids of the queue's operations for the rows."""
         return list(self._labels)
 
     @property
     def waiting(self) -> int:
-        """How many are still to be sent, or answered."""
+        """Number of rows that are still to be sent, or answered."""
         return self._counts()["waiting"]
 
     @property
     def refused(self) -> int:
-        """How many the server refused: `refused_df` says which and why."""
+        """Number of rows that the server refused: `refused_df` lists them with the reason."""
         return self._counts()["failed"]
 
     @property
     def conflicts(self) -> int:
-        """How many wait for your decision: ``.conflicts`` of the table says which."""
+        """Number of rows that wait for your decision: ``.conflicts`` of the table lists them."""
         return self._counts()["asking"]
 
     @property
     def refused_df(self) -> pd.DataFrame:
-        """The refused rows: their labels as its index, their values, and ``reason``, the server's words.
+        """The refused rows: their labels as index, their values, and ``reason``, the server's message.
 
-        The index is that of the DataFrame that was given (the row's place, of dicts; of ``delete``, the key).
+        The index is that of the given DataFrame (for dicts, the row's position; for ``delete``, the key).
         """
         import pandas as pd
 
@@ -141,7 +141,7 @@ class WriteReport:
         return Counter(self._states.values())
 
     def _look(self) -> None:
-        """Ask the queue's file; where it is closed, what was known last stands."""
+        """Read the queue's file; if it is closed, keep the last known states."""
         try:
             there = self._outbox.states(self._schema, self._table)
             for op in self._labels:
@@ -159,21 +159,21 @@ class WriteReport:
                 else:
                     self._states.setdefault(op, "waiting")
 
-    # --- told by the editor and the worker -------------------------------------------------------
+    # --- called by the editor and the worker -----------------------------------------------------
 
     def _put(self, op: str, put: Put) -> str:
-        """An operation was put into the queue, perhaps as one with an earlier one of its row; its id."""
+        """Note that an operation is queued, maybe combined with an earlier one of its row. Return the id."""
         stored = op if put.op is None else put.op.id
         self._open.discard(op)
         self._labels[stored] = self._labels.pop(op)
-        if put.op is None:  # it took back what had not left
+        if put.op is None:  # it cancelled an unsent one
             self._written.add(stored)
         return stored
 
     def _taken_back(self, op: str) -> None:
-        """The batch ended without the operation."""
+        """Note that the batch ended without the operation."""
         self._open.discard(op)
 
     def _settled(self, op: str) -> None:
-        """The server has the operation."""
+        """Note that the server has the operation."""
         self._written.add(op)

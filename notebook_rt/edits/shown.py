@@ -1,18 +1,18 @@
 """What a handle on a live table has shown: the values that an edit was made from (promises, edits).
 
-The base of an edit is not what is there now, but what its values were made from: what the handle last
-showed of the cell, by ``df``, ``get``, ``at``, ``to_arrow``, or in a batch that ``changes`` or
-``on_change`` gave. An edit made through the handle counts too: it is what its user knows of the cell.
+The base of an edit is not the current value, but the value that the new one was made from: what the
+handle last showed of the cell, by ``df``, ``get``, ``at``, ``to_arrow``, or in a batch from ``changes`` or
+``on_change``. An edit made through the handle counts too, because its user knows these values.
 
-Each thread has what was shown to it: a callback, or another worker on the same handle, does not
-change what a value here was made from. A thread that was shown nothing of a cell goes by what the handle
-was last read as in any thread; where nothing was ever shown, the base is what is there now. What a
-grid shows is the base of what is typed into that grid, and of nothing else: it follows the table by
-itself, between any two lines of a cell.
+Each thread has its own record: a callback, or another worker on the same handle, does not change the
+base of a value here. A thread that was shown nothing of a cell uses the handle's last read in any
+thread; if nothing was ever shown, the base is the current value. What a grid shows is the base of edits
+typed into that grid, and of nothing else, because the grid follows the table automatically, between any
+two lines of a cell.
 
-It is bounded: a whole reading is a `Mark`, which keeps what has changed since (``store.marks``), and
-of rows that were shown one by one the latest ``MOST`` are kept. Out of reach, an edit is refused:
-to guess the base could lose somebody's change without a word.
+It is bounded: a read of the whole table is a `Mark`, which keeps what has changed since
+(``store.marks``), and of rows that were shown one by one the latest ``MOST`` are kept. Beyond that, an
+edit is refused, because guessing the base could silently lose another client's change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from notebook_rt.model.types import equal
 from notebook_rt.store.marks import Mark, OutOfReachError
 
 MOST: Final = 100_000
-"""Rows shown one by one that are remembered."""
+"""Maximum number of rows shown one by one that are remembered."""
 
 
 class _Memory:
@@ -35,11 +35,11 @@ class _Memory:
     def __init__(self, mark: Mark | None = None) -> None:
         self._mark = mark
         self._rows: dict[Key, dict[str, Any] | None] = {}
-        """None: the row was shown to be gone."""
+        """None: the row was shown as deleted."""
         self._forgot = False
 
     def note(self, key: Key, row: Row | None) -> None:
-        """The row was shown, or that it is gone."""
+        """Record that the row, or its deletion, was shown."""
         rows = self._rows
         rows.pop(key, None)  # the latest last
         rows[key] = None if row is None else dict(row)
@@ -48,15 +48,15 @@ class _Memory:
             self._forgot = True
 
     def note_cells(self, key: Key, cells: Row) -> None:
-        """Cells of a row were shown, or written."""
+        """Record that cells of a row were shown, or written."""
         self.note(key, {**(self._rows.get(key) or {}), **cells})
 
     def cells(self, key: Key) -> Row:
-        """What was shown of the row by itself."""
+        """Return the cells of the row that were shown individually."""
         return self._rows.get(key) or {}
 
     def fill(self, found: Mapping[Key, dict[str, Any]], columns: Collection[str]) -> None:
-        """Put into the rows of ``found`` those of ``columns`` that they lack and that were shown."""
+        """Add to the rows of ``found`` those of ``columns`` that they lack and that were shown."""
         lacking: list[Key] = []
         for key, row in found.items():
             if key in self._rows:
@@ -80,26 +80,26 @@ class Shown:
     def __init__(self) -> None:
         self._here = threading.local()
         self._last = _Memory()
-        """Of the thread that read last."""
+        """The record of the thread that read last."""
 
     # --- shown -----------------------------------------------------------------------------------
 
     def whole(self, mark: Mark) -> None:
-        """The whole table was shown."""
+        """Record that the whole table was shown."""
         self._here.memory = self._last = _Memory(mark)
 
     def row(self, key: Key, row: Row) -> None:
-        """A row was shown."""
+        """Record that a row was shown."""
         self._last = memory = self._mine()
         memory.note(key, row)
 
     def cells(self, key: Key, cells: Row) -> None:
-        """Some cells of a row were shown."""
+        """Record that some cells of a row were shown."""
         self._last = memory = self._mine()
         memory.note_cells(key, cells)
 
     def changes(self, changes: Iterable[RowChange]) -> None:
-        """A batch was shown to this thread: a callback's, or one that iterates."""
+        """Record that a batch was shown to this thread: that of a callback, or one that iterates."""
         memory = self._mine()
         for change in changes:
             memory.note(change.key, change.new)
@@ -107,7 +107,7 @@ class Shown:
     # --- for the editor (based.Known) ------------------------------------------------------------
 
     def bases(self, keys: Collection[Key], columns: Collection[str]) -> dict[Key, dict[str, Any]]:
-        """What is known of cells; raises `OutOfReachError`."""
+        """Return the known values of cells; raise `OutOfReachError` if they are out of reach."""
         found: dict[Key, dict[str, Any]] = {key: {} for key in keys}
         mine: _Memory | None = getattr(self._here, "memory", None)
         for memory in dict.fromkeys((mine, self._last)):
@@ -116,8 +116,8 @@ class Shown:
         return found
 
     def wrote(self, key: Key, new_key: Key, values: Row) -> None:
-        """An edit through this handle: its user knows these values."""
-        # A thread that was shown nothing writes for the one that was.
+        """Record an edit through this handle: its user knows these values."""
+        # A thread that was shown nothing records it for the thread that read last.
         memory: _Memory = getattr(self._here, "memory", self._last)
         if new_key != key:
             values = {**memory.cells(key), **values}
@@ -125,7 +125,7 @@ class Shown:
         memory.note_cells(new_key, values)
 
     def took_back(self, key: Key, values: Row, base: Row) -> None:
-        """An edit was taken back: where nothing was shown since, what was known before is again."""
+        """Handle an undone edit: restore what was known before, where nothing was shown since."""
         memory: _Memory = getattr(self._here, "memory", self._last)
         cells = memory.cells(key)
         again = {

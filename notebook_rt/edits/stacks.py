@@ -1,8 +1,8 @@
 """Pending edits of one table in the order in which they were made, and the keys they link.
 
-An edit names its row by the key under which the view showed it then. One that gives the row another
-key links the two: what is edited after it, under the new key or under an old key that is another row's
-by now, can only be worked out together. `linked` gives such a group, its edits in order.
+An edit names its row by the key under which the view showed it then. An edit that changes a row's key
+links the two keys: later edits under the new key, or under an old key that now belongs to another row,
+can only be computed together. `linked` returns such a group, with its edits in order.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ class Stacks:
         self._schema = schema
         self._edits: dict[str, Edit] = {}
         self._number: dict[str, int] = {}
-        """Each edit's place in the order."""
+        """Each edit's position in the order."""
         self._next = 0
         self._about: dict[Key, set[str]] = {}
-        """A key to the edits that change the row under it, or give it to a row."""
+        """Maps a key to the edits that change the row under it, or give it to a row."""
 
     def __iter__(self) -> Iterator[Edit]:
-        """Every edit, in order."""
+        """Iterate over all edits, in order."""
         return iter(self._edits.values())
 
     def get(self, op: str) -> Edit | None:
-        """An edit by its id."""
+        """Return an edit by its id."""
         return self._edits.get(op)
 
     def about(self, key: Key) -> bool:
-        """Whether an edit changes the row of this key, or gives the key to a row."""
+        """Return whether an edit changes the row of this key, or gives the key to a row."""
         return key in self._about
 
     def naming(self, key: Key) -> list[Edit]:
-        """The edits that change the row of this key, or give the key to a row."""
+        """Return the edits that change the row of this key, or give the key to a row."""
         return [self._edits[op] for op in self._about.get(key, ())]
 
     def linked(self, key: Key) -> Linked:
-        """The keys that edits link with this one, and the edits of their rows."""
+        """Return the keys that edits link with this one, and the edits of their rows."""
         ops = self._about.get(key)
         if ops is None:
             return Linked((key,), ())
@@ -69,8 +69,8 @@ class Stacks:
         return Linked(tuple(keys), [self._edits[op] for op in sorted(found, key=self._number.get)])  # type: ignore[arg-type]  # each has a number
 
     def of(self, key: Key) -> Sequence[Edit]:
-        """The edits of the row that the view shows under ``key``; if it shows no row there, of
-        the one that it showed there last.
+        """Return the edits of the row that the view shows under ``key``; if it shows none, those of the row
+        that it last showed there.
         """
         here: dict[Key, list[Edit]] = {}
         left: dict[Key, list[Edit]] = {}
@@ -83,12 +83,12 @@ class Stacks:
         return here.get(key) or left.get(key) or ()
 
     def root(self, key: Key) -> Key:
-        """The server's key of the row that the view shows (or showed) under ``key``."""
+        """Return the server's key of the row that the view shows (or showed) under ``key``."""
         edits = self.of(key)
         return edits[0].key if edits else key
 
     def add(self, edit: Edit) -> None:
-        """Add an edit, or put it in the place of the one with its id."""
+        """Add an edit, or replace the one with its id."""
         known = self._edits.get(edit.id)
         if known is None:
             self._number[edit.id] = self._next
@@ -100,25 +100,25 @@ class Stacks:
             self._about.setdefault(key, set()).add(edit.id)
 
     def take(self, op: str) -> Edit:
-        """Take an edit out."""
+        """Remove and return an edit."""
         edit = self._edits.pop(op)
         del self._number[op]
         self._unlink(edit)
         return edit
 
     def sent(self, ids: Iterable[str]) -> None:
-        """Note that edits are on their way."""
+        """Note that edits are in flight."""
         for op in ids:
             if op in self._edits:
                 self._edits[op] = replace(self._edits[op], sent=True)
 
     def keys_of(self, edit: Edit) -> tuple[Key, ...]:
-        """The row's key before the edit and, where that is another one, after it."""
+        """Return the row's key before the edit and, if it differs, after it."""
         new = self.new_key(edit)
         return (edit.key,) if new == edit.key else (edit.key, new)
 
     def new_key(self, edit: Edit) -> Key:
-        """The row's key after the edit."""
+        """Return the row's key after the edit."""
         names = self._schema.key
         if edit.kind != "update" or not any(name in edit.values for name in names):
             return edit.key

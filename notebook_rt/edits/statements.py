@@ -1,11 +1,11 @@
-"""What leaves for the server: the request of an operation, and which leave as one statement. Pure.
+"""What is sent to the server: the request of an operation, and which are sent as one statement. Pure.
 
-In go an ``Op`` and what is known of the row; out comes a ``Request`` as PostgREST takes it.
+Its input is an ``Op`` and what is known of the row; its output is a ``Request`` for PostgREST.
 
-A write is sent on the condition of what it was based on: the changed columns' base values where the
-server can compare them, else the row's ``xmin``, read just before (``docs/design/facts.md``, "A version for
-every table?"). A sum or a union goes by ``xmin`` too, so that after a lost answer an unmoved row says
-that it was not applied; or through the ledger function, which knows each operation's id.
+A write is conditional on what it was based on: the base values of the changed columns if the server can
+compare them, else the row's ``xmin``, read just before (``docs/design/facts.md``, "A version for every
+table?"). A sum or a union uses ``xmin`` too, so that after a lost answer an unchanged row proves that it
+was not applied; or it goes through the ledger function, which knows each operation's id.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ MANY: Final = "notebook_rt_write_many"
 _INSERTING: Final = "return=representation,resolution=ignore-duplicates"
 _UPSERTING: Final = "return=representation,resolution=merge-duplicates"
 _MAX_BODY: Final = 500_000
-"""Bytes of the rows that are inserted by one statement."""
+"""Maximum number of bytes of the rows inserted by one statement."""
 _MAX_CONDITION = 1_500
-"""Characters of base values in a URL; what is longer is compared through ``xmin``."""
+"""Maximum number of characters of base values in a URL; longer ones are compared through ``xmin``."""
 _MAX_CONDITIONS = 4_000
-"""Characters of the conditions of several rows in a URL."""
+"""Maximum number of characters of the conditions of several rows in a URL."""
 _FLOAT_DIGITS: Final = 15
-"""Of so many a float holds each."""
+"""Number of digits that a float always represents."""
 _NO_EQUALITY: Final = {
     "json",
     "xml",
@@ -51,16 +51,16 @@ _NO_EQUALITY: Final = {
 
 
 def fetch(op: Op, *, xmin: bool, narrow: bool = False) -> Request:
-    """Read the operation's row."""
+    """Return the request that reads the operation's row."""
     select = _back(op, narrow) + (",xmin" if xmin else "")
     return Request("GET", _table(op), (*_key_filters(op), ("select", select)), schema=op.schema)
 
 
 def write_all(ops: Sequence[Op], *, narrow: bool = False) -> Request:
-    """Several inserts into one table, deletes from it, or updates to the same values, as one statement:
-    all or none.
+    """Return one statement for several inserts into one table, deletes from it, or updates to the same
+    values: all or none.
 
-    Of the deletes and updates only of those whose rows are what they were based on.
+    Deletes and updates apply only to rows that are what they were based on.
     """
     first = ops[0]
     select = ("select", _back(first, narrow))
@@ -77,14 +77,14 @@ def write_all(ops: Sequence[Op], *, narrow: bool = False) -> Request:
 
 
 def write(op: Op, *, by_xmin: bool = False, narrow: bool = False, unseen: bool = False) -> Request:
-    """The conditional write of an insert, update or delete.
+    """Return the conditional write of an insert, update or delete.
 
     Parameters
     ----------
     narrow : bool
-        Ask only for those columns back that the operation knows: not everybody may read all.
+        Request only the columns that the operation knows, because not every login may read all.
     unseen : bool
-        An insert that reads nothing: neither asks for the row back, nor looks whether it is there.
+        An insert that reads nothing: it neither requests the row nor checks whether it exists.
     """
     if unseen:
         return Request("POST", _table(op), (), dict(op.values), "return=minimal", op.schema)
@@ -99,7 +99,7 @@ def write(op: Op, *, by_xmin: bool = False, narrow: bool = False, unseen: bool =
 
 
 def _insert(op: Op, params: tuple[tuple[str, str], ...], rows: Json) -> Request:
-    """Insert rows; where there is one of the key already, it stays, or an upsert sets its columns."""
+    """Insert rows; an existing row with the key stays, or an upsert sets its columns."""
     if not op.upsert:
         return Request("POST", _table(op), params, rows, _INSERTING, op.schema)
     on = ("on_conflict", ",".join(map(column_name, op.key)))
@@ -107,9 +107,9 @@ def _insert(op: Op, params: tuple[tuple[str, str], ...], rows: Json) -> Request:
 
 
 def insert_unkeyed(ops: Sequence[Op], *, narrow: bool = False) -> Request:
-    """Insert rows whose keys the server makes, as one statement: all or none.
+    """Insert rows whose keys the server generates, as one statement: all or none.
 
-    A key that another row has is an error, unlike in `_insert`: no such row is this one.
+    A key that another row has is an error, unlike in `_insert`: such a row is never this one.
     """
     first = ops[0]
     rows = [dict(op.values) for op in ops]
@@ -118,12 +118,12 @@ def insert_unkeyed(ops: Sequence[Op], *, narrow: bool = False) -> Request:
 
 
 def _back(op: Op, narrow: bool) -> str:
-    """The columns to give back."""
+    """Return the columns to request."""
     return ",".join(map(column_name, op.types)) if narrow else "*"
 
 
 def through_ledger(op: Op) -> Request:
-    """An update with sums or unions, exactly once: the function keeps the operation's id."""
+    """Return an update with sums or unions, applied exactly once: the function stores the operation's id."""
     sums = {column for column in op.values if adds(op, column)}
     args = {
         "p_op": op.id,
@@ -138,15 +138,15 @@ def through_ledger(op: Op) -> Request:
 
 
 def ledger_probe(op: Op) -> Request:
-    """Whether there is a ledger, asked so that an answer which is lost has had no effect.
+    """Return a request that checks for the ledger without an effect, even if its answer is lost.
 
-    Under a null key nothing matches, so that the function raises and nothing of it stays.
+    Nothing matches a null key, so the function raises and nothing is stored.
     """
     return through_ledger(replace(op, id="", key=dict.fromkeys(op.key)))
 
 
 def through_many(ops: Sequence[Op]) -> Request:
-    """Updates of rows of one table, or deletes, by the function that carries each out by itself."""
+    """Return updates of rows of one table, or deletes, for the function that carries out each separately."""
     asked = [
         {"key": dict(op.key), "base": {c: v for c, v in op.base.items() if c not in op.key}}
         | ({} if op.kind == "delete" else {"set": dict(op.values)})
@@ -158,19 +158,19 @@ def through_many(ops: Sequence[Op]) -> Request:
 
 
 def many_probe(op: Op) -> Request:
-    """Whether there is the function for many operations: asked for none."""
+    """Return a request that checks for the function for many operations, with no operations."""
     request = through_many([op])
     return replace(request, body={**request.body, "p_ops": []})
 
 
 def call(op: Op) -> Request:
-    """A queued call of a function."""
+    """Return a queued call of a function."""
     path = f"/rest/v1/rpc/{urllib.parse.quote(op.target, safe='')}"
     return Request("POST", path, (), dict(op.values), schema=op.schema)
 
 
 def broadcast(ops: Sequence[Op]) -> Request:
-    """Queued broadcasts, in one request."""
+    """Return queued broadcasts, in one request."""
     messages = [
         {"topic": op.target, "event": op.event, "payload": dict(op.values), "private": op.private}
         for op in ops
@@ -179,7 +179,7 @@ def broadcast(ops: Sequence[Op]) -> Request:
 
 
 def needs_version(op: Op) -> bool:
-    """Whether the condition cannot be put into the write itself, or not tell enough."""
+    """Return whether the condition cannot be part of the write itself, or is not sufficient."""
     if op.kind not in ("update", "delete"):
         return False
     if only_once(op):
@@ -188,7 +188,7 @@ def needs_version(op: Op) -> bool:
 
 
 def adds(op: Op, column: str) -> bool:
-    """Whether a column's change is a sum."""
+    """Return whether a column's change is a sum."""
     return (
         op.kind == "update"
         and op.rules.get(column, op.rules.get("", "lww")) == "delta"
@@ -199,7 +199,7 @@ def adds(op: Op, column: str) -> bool:
 
 
 def unites(op: Op, column: str) -> bool:
-    """Whether a column's change adds items to a collection, or removes some."""
+    """Return whether a column's change adds items to a collection, or removes some."""
     return (
         op.kind == "update"
         and op.rules.get(column, op.rules.get("", "lww")) == "union"
@@ -208,15 +208,15 @@ def unites(op: Op, column: str) -> bool:
 
 
 def only_once(op: Op) -> bool:
-    """Whether an update that is written twice does more than one that is written once.
+    """Return whether writing an update twice has another effect than writing it once.
 
-    A sum is added again; a union puts back an item that somebody removed in between.
+    A sum is added again; a union restores an item that another client removed in between.
     """
     return any(adds(op, column) or unites(op, column) for column in op.values)
 
 
 def difference(op: Op, column: str) -> Json:
-    """What a sum adds, as the text or number that PostgreSQL reads exactly."""
+    """Return what a sum adds, as the text or number that PostgreSQL reads exactly."""
     pg_type = op.types[column]
     mine, base = (decode(pg_type, row[column], numeric="decimal") for row in (op.values, op.base))
     return to_json(pg_type, mine - base)
@@ -227,7 +227,7 @@ def _key_filters(op: Op) -> list[tuple[str, str]]:
 
 
 def _conditions(op: Op) -> tuple[list[Condition], bool]:
-    """The base values as filters, and whether they are all of them."""
+    """Return the base values as filters, and whether they are complete."""
     found, length, whole = [], 0, True
     for column, value in op.base.items():
         if column in op.key:
@@ -243,7 +243,7 @@ def _conditions(op: Op) -> tuple[list[Condition], bool]:
 
 
 def _comparable(op: Op, column: str, value: Json) -> bool:
-    """Whether the server can tell if the column has this value."""
+    """Return whether the server can check if the column has this value."""
     name = canonical(op.types.get(column, "text"))
     if value is None:
         return True
@@ -257,7 +257,7 @@ def _comparable(op: Op, column: str, value: Json) -> bool:
 
 
 def _row_condition(op: Op) -> str:
-    """The row of an operation, if it is what that was based on: a part of ``or=(…)``."""
+    """Return the condition that the operation's row is as it was based on: a part of ``or=(…)``."""
     key = [_equals(op, name, value) for name, value in op.key.items()]
     return f"and({','.join(one.to_logic() for one in (*key, *_conditions(op)[0]))})"
 
@@ -273,11 +273,11 @@ def _table(op: Op) -> str:
 
 
 def runs(ops: Sequence[Op], *, many: bool = False) -> list[list[Op]]:
-    """What may leave together: updates of different rows, broadcasts, and as one statement inserts
-    of one shape and deletes from one table.
+    """Return groups that may be sent together: updates of different rows, broadcasts, and, as one
+    statement, inserts of one shape and deletes from one table.
 
-    An insert may be what the next row refers to, and a delete what stood in its way: they keep
-    their place. ``many``: deletes and updates leave through `MANY`.
+    The next row may refer to an inserted one, or need a deleted one gone: inserts and deletes keep their
+    place. ``many``: deletes and updates are sent through `MANY`.
     """
     groups: list[list[Op]] = []
     length = 0
@@ -293,7 +293,7 @@ def runs(ops: Sequence[Op], *, many: bool = False) -> list[list[Op]]:
 
 
 def _length(op: Op, many: bool) -> tuple[int, int]:
-    """What an operation adds to a statement's URL, or its body, and how long that may be."""
+    """Return what an operation adds to the length of a statement's URL or body, and the maximum length."""
     if op.kind == "delete" and not many:
         return len(urllib.parse.quote(_row_condition(op))), _MAX_CONDITIONS
     if op.kind in ("insert", "delete"):
@@ -302,9 +302,9 @@ def _length(op: Op, many: bool) -> tuple[int, int]:
 
 
 def split(group: Sequence[Op], *, many: bool = False) -> list[list[Op]]:
-    """What of a group (`runs`) leaves as one statement: updates of one table to the same values, too.
+    """Split a group (`runs`) into statements: also updates of one table to the same values.
 
-    Of any values, where they leave through `MANY`.
+    Updates to any values, if they are sent through `MANY`.
     """
     if group[0].kind != "update" or len(group) == 1:
         return [list(group)]
@@ -312,7 +312,7 @@ def split(group: Sequence[Op], *, many: bool = False) -> list[list[Op]]:
         return _by_table(group)
     found: list[list[Op]] = []
     last: dict[object, tuple[list[Op], int]] = {}
-    """By what the updates write: the statement that takes more of them, and how long it is."""
+    """Maps what the updates write to the statement that takes more of them, and its length."""
     for op in group:
         if needs_version(op):
             found.append([op])
@@ -329,7 +329,7 @@ def split(group: Sequence[Op], *, many: bool = False) -> list[list[Op]]:
 
 
 def _by_table(group: Sequence[Op]) -> list[list[Op]]:
-    """Updates as the function for many takes them; sums and unions are not among them."""
+    """Group updates for the function for many; sums and unions are sent alone."""
     found: list[list[Op]] = []
     last: dict[object, tuple[list[Op], int]] = {}
     for op in group:

@@ -1,8 +1,8 @@
-"""Many rows as an analyst has them, a DataFrame or dicts, as rows of a table.
+"""Many rows as users pass them, a DataFrame or dicts, as rows of a table.
 
-In: what ``insert``, ``upsert``, ``edit_many`` and ``delete`` were given. Out: rows by column, each with the
-label that its user knows it by, or an `InvalidEditError` that names the rows and columns that are wrong.
-Everything is checked before anything is queued.
+Its input is the arguments of ``insert``, ``upsert``, ``edit_many`` and ``delete``. Its output is rows by
+column, each with its label in the user's data, or an `InvalidEditError` that names the wrong rows and
+columns. Everything is checked before anything is queued.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN: Final = 5
-"""Rows that an error names; the others are counted."""
+"""Maximum number of rows that an error names; the others are counted."""
 
 
 class Given(msgspec.Struct):
-    """A row that is to be written."""
+    """A row to be written."""
 
     label: Hashable
-    """Its label in the DataFrame, or its place among the rows."""
+    """Its label in the DataFrame, or its position among the rows."""
     values: dict[str, Any]
     drawn: str = ""
-    """The key's column that a sequence gave."""
+    """The key column whose value came from a sequence."""
     unkeyed: bool = False
-    """The server makes the key as it inserts the row."""
+    """Whether the server generates the key when it inserts the row."""
 
 
 class Checks(msgspec.Struct):
-    """Collects what is wrong with rows, and raises it as one error."""
+    """Collects the errors of rows, and raises them as one."""
 
     composer: Composer
     rows: int
@@ -50,14 +50,14 @@ class Checks(msgspec.Struct):
 
     @contextlib.contextmanager
     def of(self, label: Hashable) -> Iterator[None]:
-        """What the block raises is wrong with the row of this label."""
+        """Record an error raised in the block as one of the row with this label."""
         try:
             yield
         except InvalidEditError as error:
             self._found.append((label, error))
 
     def end(self) -> None:
-        """Raise what was found, if anything was."""
+        """Raise the recorded errors, if any."""
         if not self._found:
             return
         said = [f"row {label!r}: {error.reason}" for label, error in self._found[:_SHOWN]]
@@ -73,7 +73,7 @@ class Checks(msgspec.Struct):
 
 
 def columns_of(data: object) -> list[str]:
-    """The names that rows give values to, as far as they are known without reading all of them."""
+    """Return the names that rows give values to, as far as known without reading all of them."""
     import pandas as pd
 
     if isinstance(data, pd.DataFrame):
@@ -85,16 +85,16 @@ def columns_of(data: object) -> list[str]:
 
 
 def rows_given(composer: Composer, data: object, verb: str) -> list[Given]:
-    """The rows of a DataFrame or a sequence of dicts; only their columns are checked.
+    """Return the rows of a DataFrame or a sequence of dicts; only their columns are checked.
 
-    A named index is columns, an unnamed one is not read. In a DataFrame NaN, NaT and NA are null.
+    A named index is read as columns, an unnamed one is ignored. In a DataFrame NaN, NaT and NA are null.
 
     Raises
     ------
     TypeError
         If it is neither.
     InvalidEditError
-        If a column is not there, or twice.
+        If a column is unknown, or occurs twice.
     """
     import pandas as pd
 
@@ -137,7 +137,7 @@ def rows_given(composer: Composer, data: object, verb: str) -> list[Given]:
 
 
 def cells_of(data: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
-    """The rows of a DataFrame as Python values; None where there is nothing."""
+    """Return the rows of a DataFrame as Python values, with None for missing values."""
     columns = []
     for place in range(data.shape[1]):
         column = data.iloc[:, place]
@@ -150,9 +150,9 @@ def cells_of(data: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
 
 
 def keyed(composer: Composer, data: pd.DataFrame) -> pd.DataFrame:
-    """With the keys as its index: where that has no name and the key is among the columns, from these.
+    """Return ``data`` indexed by key: from the key's columns, if the index has no name and they exist.
 
-    An index of numbers without a name may number the rows, as after ``reset_index``: it is no key.
+    An unnamed index of numbers may just number the rows, as after ``reset_index``: it is not a key.
     """
     import pandas as pd
 
@@ -175,14 +175,14 @@ def keyed(composer: Composer, data: pd.DataFrame) -> pd.DataFrame:
 
 
 def _renamed(composer: Composer) -> str:
-    """What gives an index the key's name."""
+    """Return the call that gives an index the key's name."""
     names = list(composer.schema.key)
     said = f'"{names[0]}"' if len(names) == 1 else str(names)
     return f".rename_axis({said})"
 
 
 def keys_given(composer: Composer, data: object) -> list[Hashable]:
-    """The keys that a DataFrame, an Index or another collection of keys names."""
+    """Return the keys in a DataFrame, an Index or another collection of keys."""
     import pandas as pd
 
     if isinstance(data, pd.DataFrame):
@@ -195,9 +195,9 @@ def keys_given(composer: Composer, data: object) -> list[Hashable]:
 def typed_keys(
     composer: Composer, rows: Sequence[Given], on: Sequence[str] = ()
 ) -> list[Key | None]:
-    """The key of each row, None where a part of it is not given; raises if one is there twice.
+    """Return the key of each row, None where a part of it is missing; raise if one occurs twice.
 
-    The rows were found by the columns ``on``, which their writer knows, instead of the key.
+    ``on`` are the columns by which the rows were found instead of the key; errors name these.
     """
     names = composer.schema.key
     keys: list[Key | None] = []
@@ -227,13 +227,13 @@ def typed_keys(
 
 
 def known(composer: Composer, names: Collection[Any]) -> None:
-    """Raise for columns that the table does not have, with the names that are like theirs."""
+    """Raise for columns that the table does not have, suggesting similar names."""
     there = list(composer.schema.types)
     unknown = [name for name in names if name not in composer.schema.types]
     if not unknown:
         return
     if set(there) == set(composer.schema.key):
-        composer.typed(dict.fromkeys(unknown))  # says that no row was there to name the columns
+        composer.typed(dict.fromkeys(unknown))  # explains that no row was there to name the columns
     said = [f"no column {name!r}{near(name, there)}" for name in unknown]
     raise composer.invalid(f"{', '.join(said)}; there are {', '.join(there)}", str(unknown[0]))
 
@@ -253,7 +253,7 @@ def find_by(
     rows: Sequence[Given],
     shown: Mapping[Key, Row | None],
 ) -> None:
-    """Put the keys of the rows that are ``shown`` into those given, as the columns ``on`` tell."""
+    """Fill in the keys of the given rows from the ``shown`` rows, matched by the columns ``on``."""
     places: dict[tuple[str, ...], Key] = {}
 
     def value_of(row: Mapping[str, Any]) -> tuple[str, ...] | None:

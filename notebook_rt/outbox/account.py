@@ -1,6 +1,6 @@
-"""Whose an operation is: the project and the login under which it was made, and leaves.
+"""The owner of an operation: the project and the login under which it was made, and is sent.
 
-A queue's file may be shared (``queue_path``); who signs in sees and sends only what is their own.
+A queue's file may be shared (``queue_path``); each login sees and sends only its own operations.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import msgspec
 
 
 class Owner(msgspec.Struct, frozen=True):
-    """One login of one project; ``str`` is how the file has it."""
+    """One login of one project; ``str`` is its form in the file."""
 
     project: str
     """The project's URL."""
     login: str
     """A user's id, or the role of the key. Never a key or a token."""
     session: str = ""
-    """The one session whose it is (``queue_scope="session"``); empty: all of the login's."""
+    """The one session that owns it (``queue_scope="session"``); empty: all sessions of the login."""
 
     def __str__(self) -> str:
-        # As the URL's fragment, of which a project's has none; a login may have any letter in it.
+        # As the URL's fragment, which a project's URL does not have; a login may contain any character.
         session = f"#{self.session}" if self.session else ""
         return f"{self.project.rstrip('/')}{session} {self.login}"
 
     @classmethod
     def read(cls, text: str) -> Owner:
-        """The owner that a file names; of an older file's row, an empty one.
+        """Return the owner that a file names; for a row of an older file, an empty one.
 
         >>> Owner.read(str(Owner("https://x.supabase.co", "6f1c")))
         Owner(project='https://x.supabase.co', login='6f1c', session='')
@@ -38,7 +38,7 @@ class Owner(msgspec.Struct, frozen=True):
 
     @property
     def role(self) -> str:
-        """The PostgreSQL role of the login's requests, unless its token names one of its own.
+        """The PostgreSQL role of the login's requests, unless its token names another role.
 
         >>> Owner("https://x.supabase.co", "6f1c").role
         'authenticated'
@@ -47,7 +47,7 @@ class Owner(msgspec.Struct, frozen=True):
 
     @property
     def words(self) -> str:
-        """For people. A login's name is its own choice: quoted, so that it says nothing else."""
+        """The owner in words. A login may choose its name: quoted, it cannot imitate other text."""
         if not self.login:
             return "an unknown login"
         session = f", session {self.session[:80]!r}" if self.session else ""

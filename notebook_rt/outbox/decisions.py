@@ -1,6 +1,6 @@
-"""The merge decisions that the queue's file keeps, and those that somebody must still make.
+"""The merge decisions that the queue's file keeps, and conflicts that still need a decision.
 
-Each function runs inside a transaction of the caller's.
+Each function runs inside a transaction of the caller.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from notebook_rt.edits.ops import Json, Op
 from notebook_rt.model.stored import decode, encode
 
 KEPT = 10_000
-"""Decisions made that are kept."""
+"""Number of past decisions that are kept."""
 
 
 def find(
@@ -24,7 +24,7 @@ def find(
     *,
     only_open: bool,
 ) -> list[Record]:
-    """The decisions of an owner, about a table, or all, oldest first."""
+    """Return the decisions of an owner, about a table, or all, oldest first."""
     wanted = {"owner": owner, "schema": schema, "target": target}
     given = {name: value for name, value in wanted.items() if value is not None}
     where = " and ".join([*(f"{name} = ?" for name in given), "open" if only_open else "true"])
@@ -61,9 +61,9 @@ def keep(db: sqlite3.Connection, op: Op, records: Iterable[dict[str, Json]]) -> 
 def unkept(
     db: sqlite3.Connection, op: str, records: Iterable[dict[str, Json]]
 ) -> list[dict[str, Json]]:
-    """Those of an operation's decisions that are not kept yet.
+    """Return the decisions about an operation that are not stored yet.
 
-    One that has asked merges again what others of its columns were merged with already.
+    An operation that has asked merges its other columns again, which may already have been merged.
     """
     rows = db.execute("select record from conflicts where op = ? and not open", (op,))
     known = [_undated(decode(row["record"])) for row in rows]
@@ -75,10 +75,10 @@ def _undated(record: dict[str, Json]) -> dict[str, Json]:
 
 
 def close(db: sqlite3.Connection, numbers: Iterable[int]) -> None:
-    """Forget open ones that were decided."""
+    """Delete open conflicts that were decided."""
     db.executemany("delete from conflicts where number = ?", [(number,) for number in numbers])
 
 
 def drop_open(db: sqlite3.Connection, op: Op) -> None:
-    """Forget what an operation asked, which is dropped itself."""
+    """Delete the open conflicts of an operation that is being dropped."""
     db.execute("delete from conflicts where op = ? and open", (op.id,))

@@ -1,7 +1,7 @@
-"""The way of operations to the server: as statements or one by one, merged with the row where it moved.
+"""Delivery of operations to the server: as statements or one by one, merged with the row where it changed.
 
-What is sent ``edits/statements.py`` says, and ``decide.py`` what an answer means; what became of an
-operation is put down and told by ``Outcomes``.
+``edits/statements.py`` defines what is sent, and ``decide.py`` what an answer means. ``Outcomes``
+stores the outcome of each operation and reports it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from notebook_rt.outbox.rest import Rest
 from notebook_rt.outbox.writing import Writer
 
 _PARALLEL = 10
-"""Rounds of statements at a time between two looks at whether the lease is still ours."""
+"""Rounds of statements between two checks that this kernel still holds the lease."""
 _MERGES = 8
-"""Times that one row is merged anew before the worker looks after the others."""
+"""Number of times that one row is merged again before the worker handles the others."""
 
 _DENIED = (
     "the server did nothing, though the row is as it was: a row-level security policy of {} does not "
@@ -43,13 +43,13 @@ _SKIPPED = (
 
 
 class _Job(msgspec.Struct):
-    """An operation as it stands while it is carried out: merged anew, with the row's version."""
+    """The current state of an operation while it is carried out: merged again, with the row's version."""
 
     op: Op
 
 
 class Delivery:
-    """The way of operations to the server, and what is known of it.
+    """Delivery of operations to the server, and what is known about the server.
 
     Parameters are those of `Worker`.
     """
@@ -66,34 +66,34 @@ class Delivery:
         self._outbox = outbox
         self._outcomes = outcomes
         self._left: set[str] = set()
-        """What of this batch may have left for the server, by its id."""
+        """Ids of the operations of this batch that may have been sent to the server."""
         self._clock = clock
         self._strategies = strategies
         self._at_once = at_once
-        """Statements that are under way at a time."""
+        """Number of concurrent statements."""
         self._writer = Writer(rest)
 
     @property
     def many(self) -> bool:
-        """The server carries out many updates of any values in one request."""
+        """Whether the server carries out many updates of any values in one request."""
         return bool(self._writer.many)
 
     def begin(self) -> None:
-        """A new batch was taken."""
+        """Reset the state for a new batch."""
         self._outcomes.waiting.clear()
         self._left.clear()
 
     async def interrupted(self, ops: Sequence[Op]) -> None:
-        """The batch of ``ops`` ends before its time: what has not left is not in doubt."""
+        """Handle the early end of the batch ``ops``: operations that were not sent are not in doubt."""
         unsent = [op for op in ops if op.id not in self._left]
         if unsent:
-            # Where it cannot be put down, it is in doubt, and asked about.
+            # If this cannot be stored, they are in doubt, and the user is asked.
             with contextlib.suppress(LeaseLostError, QueueError):
                 await self._outcomes.store(self._outbox.unsent, unsent)
 
     @contextlib.contextmanager
     def _leaving(self, *ops: Op) -> Iterator[None]:
-        """A request about ``ops`` is made here, which may have an effect."""
+        """Track a request about ``ops`` that may have an effect."""
         ids = {op.id for op in ops} - self._left
         self._left |= ids
         try:
@@ -103,11 +103,11 @@ class Delivery:
             raise
 
     async def send(self, group: Sequence[Op]) -> None:
-        """Carry out what may leave together."""
+        """Carry out operations that may be sent together."""
         self._outcomes.leaving(group)
         try:
             await self._send(group)
-        finally:  # it is not taken again before it is put down
+        finally:  # it is not taken again before it is stored
             await self._outcomes.settled()
 
     async def _send(self, group: Sequence[Op]) -> None:
@@ -126,9 +126,9 @@ class Delivery:
         return None
 
     async def look_for_many(self, groups: Sequence[Sequence[Op]]) -> bool:
-        """Ask once, where many rows wait, whether the server has the function for them.
+        """Check once, if many rows wait, whether the server has the function for them.
 
-        False: there was no answer, and all of it waits.
+        Return False if there was no answer; then all of them wait.
         """
         of_rows = [group for group in groups if group[0].kind in ("update", "delete")]
         if self._writer.many is not None or sum(map(len, of_rows)) < 2:
@@ -152,14 +152,14 @@ class Delivery:
                 await self._outcomes.still_ours()
             left = iter(some)
             ways = (self._in_turn(left) for _ in range(min(self._at_once, len(some))))
-            # To the last one, whatever happens to the others: none goes on behind the next step's back.
+            # Wait for all of them, even if some fail: none may continue during the next step.
             ends = await asyncio.gather(*ways, return_exceptions=True)
             for end in ends:
                 if isinstance(end, BaseException):
                     raise end
 
     async def _in_turn(self, parts: Iterator[Sequence[Op]]) -> None:
-        """Carry out one statement after the other, until no more are there or may leave."""
+        """Carry out one statement after the other, until none is left or may be sent."""
         for ops in parts:
             if self._outcomes.stopped:
                 await self._outcomes.put_back(ops)
@@ -173,11 +173,11 @@ class Delivery:
                 await self._write_all(ops)
 
     async def _choose_way(self, group: Sequence[Op]) -> Sequence[Op]:
-        """Put down which sums go through the ledger, before they leave; returns what may still leave.
+        """Store which sums go through the ledger, before they are sent; return what may still be sent.
 
-        A sum that was taken, and of which neither this nor a row's version was noted, never left: by
-        whatever way, the note is durable first. So nobody need be asked about it, even if the ledger is
-        not there (any more).
+        A sum that was taken, but for which neither this nor a row's version was noted, was never sent: in
+        both cases the note is durable first. So the user need not be asked about it, even if the ledger
+        does not exist (any more).
         """
         sums = [op for op in group if statements.only_once(op)]
         if not sums:
@@ -220,9 +220,9 @@ class Delivery:
         self._outcomes.offline = False
 
     async def _write_all(self, group: Sequence[Op]) -> None:
-        """Several rows in one statement; whichever the server did not take goes on by itself.
+        """Write several rows in one statement; those that the server did not take are sent one by one.
 
-        A statement that is refused for a row of it is halved, until that row is alone.
+        A statement that is refused because of one row is halved, until that row is alone.
         """
         try:
             with self._leaving(*group):
@@ -264,9 +264,9 @@ class Delivery:
                 await self._one(op)
 
     async def _insert_unkeyed(self, group: Sequence[Op]) -> None:
-        """Insert rows whose keys the server makes: once, whatever becomes of the answer.
+        """Insert rows whose keys the server generates: once, even if the answer is lost.
 
-        Without it nothing tells whether the rows are in, so they are set aside.
+        Without an answer it is unknown whether the rows were inserted, so they are set aside.
         """
         for op in group:
             if op.sent:
@@ -299,7 +299,7 @@ class Delivery:
             await self._outcomes.no_all(new, answer, read=decide.timed_out(answer))
 
     async def _write_many(self, group: Sequence[Op]) -> None:
-        """Updates or deletes by the function that carries each out; what it cannot goes on by itself."""
+        """Send updates or deletes by the function that carries out each; send the rest one by one."""
         try:
             with self._leaving(*group):
                 answer = await self._writer.send(statements.through_many(group))
@@ -310,7 +310,7 @@ class Delivery:
         results = decide.results_of(answer, len(group))
         if results is None:
             ruling = decide.judge(answer, 0, 0.0)
-            if decide.no_ledger(answer) or ruling.meaning == "done":  # dropped, or made anew, since
+            if decide.no_ledger(answer) or ruling.meaning == "done":  # dropped or replaced since
                 self._writer.many = False
             elif len(group) > 1 and (ruling.meaning == "refused" or decide.timed_out(answer)):
                 await self._halves(group)
@@ -332,7 +332,7 @@ class Delivery:
         await self._each(alone)
 
     async def _halves(self, group: Sequence[Op]) -> None:
-        """Carry out a statement that was refused as two, one after the other."""
+        """Carry out a refused statement as two, one after the other."""
         middle = (len(group) + 1) // 2
         for half in filter(None, (group[:middle], group[middle:])):
             if self._outcomes.stopped or self._outcomes.waiting:
@@ -376,7 +376,7 @@ class Delivery:
                 await self._outcomes.no(op, problem, read=True)
                 return
             if row is not None and op.kind != "insert" and decide.unchanged(op, row):
-                # Once more by the row's version: the server may tell apart what is one here.
+                # Once more by the row's version: the server may distinguish values that are equal here.
                 if denied and (not by_xmin or str(row.get("xmin")) == op.xmin):
                     await self._outcomes.fail(op, _DENIED.format(op.target, op.kind))
                     return
@@ -392,7 +392,7 @@ class Delivery:
         await self._outcomes.back(job.op, until=self._clock() + NETWORK_WAIT)
 
     async def _upsert(self, op: Op) -> None:
-        """Insert a row, or set its columns; once more does no harm, so a lost answer is not asked about."""
+        """Insert a row, or set its columns; repeating it is harmless, so a lost answer is not asked about."""
         answer = await self._writer.write(op)
         update = decide.as_update(op, answer)
         if update is not None:
@@ -407,7 +407,7 @@ class Delivery:
             await self._outcomes.fail(op, _SKIPPED.format(op.target))
 
     async def _insert_unseen(self, op: Op) -> None:
-        """Insert a row that may not be read: without it back, and without its key compared."""
+        """Insert a row that may not be read: without returning it or comparing its key."""
         answer, row = await self._writer.insert_unseen(op)
         in_already = op.sent and op.own_key and decide.same_key(op, answer)
         if in_already or decide.judge(answer, 0, 0.0).meaning == "done":
@@ -416,9 +416,9 @@ class Delivery:
             await self._outcomes.no(op, answer)
 
     async def _settle_moved(self, op: Op) -> tuple[Answer | None, bool]:
-        """Settle a write that gave its row another key, and whose answer was lost, if the row is there.
+        """Settle a write that changed its row's key, and whose answer was lost, if the row is there.
 
-        The first is the answer that says why that could not be told.
+        The first item is the answer that explains why this could not be determined.
         """
         row, problem = await self._writer.fetch(replace(op, key=key_after(op)))
         if row is None or not decide.may_have_moved(op, row):
@@ -427,9 +427,9 @@ class Delivery:
         return None, True
 
     async def _look_first(self, job: _Job) -> bool | None:
-        """Compare here what the server cannot, and note the row's version for the write.
+        """Compare here the values that the server cannot compare, and note the row's version for the write.
 
-        True: write; False: it was merged, look again; None: it came to an end.
+        Return True to write, False if it was merged and must be looked up again, None if it has ended.
         """
         op = job.op
         row, problem = await self._writer.fetch(op)
@@ -449,7 +449,7 @@ class Delivery:
         if row is None or lost or not decide.unchanged(op, row):
             return False if await self._merge(job, row, moved) else None
         if "xmin" in row:
-            # Durable before it leaves: after a lost answer it tells whether the row moved.
+            # Durable before it is sent: after a lost answer it shows whether the row changed.
             job.op = replace(op, xmin=str(row["xmin"]))
             await self._outcomes.store(self._outbox.back, replace(job.op, sent=True))
         elif statements.only_once(op):
@@ -463,11 +463,11 @@ class Delivery:
         return True
 
     async def _add(self, job: _Job) -> None:
-        """An update with sums or unions, exactly once through the ledger."""
+        """Send an update with sums or unions, exactly once through the ledger."""
         for _ in range(_MERGES):
             op = job.op
             answer = await self._writer.send(statements.through_ledger(op))
-            if decide.no_ledger(answer):  # dropped since: what left before is in doubt
+            if decide.no_ledger(answer):  # dropped since: what was sent before is in doubt
                 self._writer.ledger = False
                 await self._write(job)
                 return
@@ -514,7 +514,7 @@ class Delivery:
             await self._outcomes.no_all(group, answer)
 
     async def _merge(self, job: _Job, row: dict[str, Json] | None, moved: bool | None) -> bool:
-        """Merge with the row of now; False: nothing is left to send (now)."""
+        """Merge with the current row; return False if nothing is left to send (now)."""
         op = job.op
         strategies = self._strategies(op) or decide.strategies_of(op)
         typed = None if row is None else decide.row_of(op, row)
@@ -531,7 +531,5 @@ class Delivery:
             await self._outcomes.merged_away(op, row, records)
             return False
         job.op = decide.op_of(op, left)
-        await self._outcomes.merged(
-            replace(job.op, sent=True), records
-        )  # it goes out again at once
+        await self._outcomes.merged(replace(job.op, sent=True), records)  # it is sent again at once
         return True

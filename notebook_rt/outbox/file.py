@@ -1,7 +1,6 @@
-"""The queue's file: where it is, its tables, and how an older or a damaged one is taken over.
+"""The queue's file: its path, its tables, and how an older or a damaged one is taken over.
 
-A damaged file is no reason not to start: it is set aside, with what can be read of it saved
-(``salvage``).
+A damaged file does not prevent the start: it is set aside, and its readable part is saved (``salvage``).
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ MIGRATIONS: list[str] = [
     create index conflicts_target on conflicts (schema, target, number);
     create index conflicts_op on conflicts (op);
     """,
-    # Whose each row is (account.py); '' is unknown. Each owner's kernels have a lease of their own.
+    # The owner of each row (account.py); '' is unknown. Each owner's kernels have their own lease.
     """
     alter table ops add column owner text not null default '';
     alter table conflicts add column owner text not null default '';
@@ -83,7 +82,7 @@ MIGRATIONS: list[str] = [
         syncs integer not null default 0
     ) without rowid;
     """,
-    # What an older version sent may have left through the ledger: it did not say so.
+    # Operations that an older version sent may have used the ledger: it did not record that.
     """
     update ops set body = json_set(body, '$.untold', json('true'))
     where sent = 1 and kind = 'update' and json_valid(body);
@@ -111,20 +110,20 @@ MIGRATIONS: list[str] = [
     create index ops_barrier on ops (owner, seq) where barrier = 1;
     """,
 ]
-"""Each takes the file one version further; never changed, only added to."""
+"""Each step raises the file's version by one; steps are never changed, only added."""
 
 IN_MEMORY = Path(":memory:")
 LOCKED_SECONDS = 10.0
-"""How long a write waits for another kernel's to end."""
+"""How long a write waits for another kernel's write to end."""
 
 
 def directory() -> Path:
-    """Where the queues are, unless a session was given another place."""
+    """Return the default directory of the queues."""
     return Path(platformdirs.user_state_dir("notebook_rt")) / "outbox"
 
 
 def path_for(owner: Owner) -> Path:
-    """The file of one project and login, in the user's state directory."""
+    """Return the path of one project and login's file, in the user's state directory."""
     netloc = urlsplit(owner.project).netloc
     host = "".join(c if c.isalnum() or c in ".-" else "_" for c in netloc).strip(".")[:80]
     named = f"{owner.project.rstrip('/')}\n{owner.login}"
@@ -133,15 +132,15 @@ def path_for(owner: Owner) -> Path:
 
 
 def open_file(path: Path) -> sqlite3.Connection:
-    """Open (or make) the queue's file, brought to this version; commits do not sync (``normal``).
+    """Open (or create) the queue's file, migrated to this version; commits do not sync (``normal``).
 
-    With ``:memory:`` no file is made: the queue of who has not written yet.
+    With ``:memory:`` no file is created: the queue of a session that has not written yet.
 
     Raises
     ------
     QueueError
-        If the file cannot be made or opened, a damaged one cannot be set aside, a newer version of
-        the package wrote it, or it is no queue but something of the user's.
+        If the file cannot be created or opened, a damaged one cannot be set aside, a newer version of
+        the package wrote it, or it is not a queue but another file of the user.
     """
     if path == IN_MEMORY:
         return _connect(path)
@@ -166,7 +165,7 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 def _open_alone(path: Path) -> sqlite3.Connection:
     if not salvage.is_unfinished(path):
-        # Made here, with its mode, before SQLite does: there is no moment in which others can read.
+        # Created here, with its mode, before SQLite does, so that other users can read it at no time.
         salvage.make_private(path)
         _check_owner(path)
         try:
@@ -223,9 +222,10 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _check_owner(path: Path) -> None:
-    """Refuse a file that somebody else has, or may have, written: what is in it would be sent.
+    """Refuse a file that another user has, or may have, written: its operations would be sent.
 
-    The lock and SQLite's own files beside it, too. Only looked at, not opened (see `make_private`).
+    The same holds for the lock and SQLite's files next to it. Files are only checked, not opened (see
+    `make_private`).
     """
     if not hasattr(os, "geteuid"):
         return
@@ -245,7 +245,7 @@ def _check_owner(path: Path) -> None:
 
 
 def _close_to_others(path: Path) -> None:
-    """Take from others the right to read what is known to be a queue by now."""
+    """Remove other users' read permission from a file that is now known to be a queue."""
     if not hasattr(os, "geteuid"):
         return
     for file in _files(path):
@@ -255,7 +255,7 @@ def _close_to_others(path: Path) -> None:
 
 
 def _files(path: Path) -> list[Path]:
-    """The queue's file, the lock, and what SQLite may have beside it."""
+    """Return the queue's file, the lock, and the files that SQLite may create next to it."""
     return [path.with_name(path.name + end) for end in ("", ".lock", "-wal", "-shm", "-journal")]
 
 

@@ -1,8 +1,9 @@
-"""Which of an owner's kernels on one file sends: a row in it, with a fencing number.
+"""Which of an owner's kernels on one file sends: a row in the file, with a fencing number.
 
-Every owner (project and login) has a lease of its own, so that nobody waits for another's kernel to
-end. The number goes up whenever the lease changes hands, so a kernel that slept through its end is told
-apart from the holder, even if it has the same name. A holder whose process is dead holds nobody up.
+Every owner (project and login) has its own lease, so that owners do not wait for each other's kernels.
+The number increases whenever the lease changes hands, so a kernel that slept through the end of its
+lease is distinguished from the holder, even if it has the same name. A holder whose process is dead
+does not delay others.
 """
 
 from __future__ import annotations
@@ -25,34 +26,34 @@ class LeaseLostError(QueueError):
 
 
 def kernel_name() -> str:
-    """A new name: ``host:process:random``, and ``-began`` where the system says when a process did."""
+    """Return a new name: ``host:process:random``, and ``-began`` if the process's start time is known."""
     began = _began(os.getpid())
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}{began and '-'}{began}"
 
 
 def _began(process: int) -> str:
-    """When a living process began, as the system counts; empty: it does not say (it is not Linux)."""
+    """Return when a living process started, in the system's units; empty if unknown (not Linux)."""
     try:
         stat = Path(f"/proc/{process}/stat").read_bytes()
     except OSError:
         return ""
-    # Field 22 (proc(5)), in ticks since the machine began; the second one is a name in parentheses.
+    # Field 22 (proc(5)), in ticks since boot; the second field is a name in parentheses.
     return stat.rpartition(b")")[2].split()[19].decode()
 
 
 class Lease(msgspec.Struct):
-    """One kernel's side of the lease. Each method runs inside a transaction of the caller's."""
+    """One kernel's side of the lease. Each method runs inside a transaction of the caller."""
 
     owner: str
-    """Whose operations are sent (``str`` of an `Owner`)."""
+    """Owner of the operations that are sent (``str`` of an `Owner`)."""
     kernel: str = msgspec.field(default_factory=kernel_name)
     """See `kernel_name`."""
     seconds: float = LEASE_SECONDS
     fence: int = 0
-    """Our number; 0: we never had it."""
+    """The number of this kernel's lease; 0: it never had one."""
 
     def take(self, db: sqlite3.Connection, now: float) -> bool:
-        """Take or extend it. False: another living kernel has it."""
+        """Take or extend the lease. Return False if another living kernel has it."""
         kernel, fence, until = self._held(db)
         if (kernel, fence) == (self.kernel, self.fence):
             if until > now + self.seconds * 2 / 3:
@@ -71,12 +72,12 @@ class Lease(msgspec.Struct):
         return True
 
     def check(self, db: sqlite3.Connection) -> None:
-        """Raise `LeaseLostError` if it is another's."""
+        """Raise `LeaseLostError` if another kernel has the lease."""
         if self._held(db)[:2] != (self.kernel, self.fence):
             raise LeaseLostError("another kernel sends from this queue now")
 
     def release(self, db: sqlite3.Connection) -> None:
-        """Let another have it at once."""
+        """Let another kernel take the lease at once."""
         db.execute(
             "update leases set until = 0, kernel = '' where owner = ? and kernel = ? and fence = ?",
             (self.owner, self.kernel, self.fence),
@@ -84,7 +85,7 @@ class Lease(msgspec.Struct):
         self.fence = 0
 
     def sync(self, db: sqlite3.Connection) -> None:
-        """Write something, so that the commit syncs the file; SQLite skips a page that is the same."""
+        """Write a change, so that the commit syncs the file; SQLite skips an unchanged page."""
         db.execute(
             "insert into leases values (?, '', 0, 0, 1) "
             "on conflict (owner) do update set syncs = syncs + 1",
@@ -99,14 +100,14 @@ class Lease(msgspec.Struct):
 
 
 def is_alive(kernel: str) -> bool:
-    """Whether the process that a lease names lives; of another machine, yes until it expires.
+    """Return whether the process that a lease names is alive; on another machine, True until it expires.
 
-    Another process may have the number of one that ended: it began at another time.
+    A different process may have the number of an ended one: its start time differs.
     """
     process, _, random = kernel.rpartition(":")
     host, _, rest = process.partition(":")
     if os.name == "nt" or host != socket.gethostname() or not rest.isdigit():
-        return True  # on Windows signal 0 is no question: it would interrupt the process
+        return True  # on Windows signal 0 cannot be used to check: it would interrupt the process
     try:
         os.kill(int(rest), 0)
     except ProcessLookupError:

@@ -1,8 +1,8 @@
-"""What became of operations: durable first, then told.
+"""Outcomes of operations: stored durably first, then reported.
 
-In: what the server did with them, and its answers that are no success. Out: the queue's file, and a
-``Listener``. The file is read and written on a thread of its own, so that neither a sync of the disk nor
-another kernel's lock stops the heartbeats.
+Its input is what the server did with operations, and its error answers. Its output is the queue's file
+and calls of a ``Listener``. The file is read and written on a separate thread, so that neither a disk
+sync nor another kernel's lock delays the heartbeats.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ T = TypeVar("T")
 
 
 class Listener(Protocol):
-    """Who is told what became of operations; called on the loop thread, after it is durable."""
+    """Receives the outcomes of operations; called on the loop thread, after they are durable."""
 
     def leaving(self, ops: Sequence[Op]) -> None:
-        """They are on their way."""
+        """The operations are being sent."""
 
     def settled(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]]) -> None:
-        """Done; with the rows that the server answered, where it answered one."""
+        """The operations are done; with the rows that the server returned, if any."""
 
     def rebased(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
-        """Merged with the server's row; ``op`` is what is left to send, or asks."""
+        """An operation was merged with the server's row; ``op`` is what is left to send, or asks."""
 
     def failed(self, op: Op) -> None:
-        """Set aside with the server's words."""
+        """An operation was set aside, with the server's error message."""
 
     def columns_suspect(self, op: Op) -> None:
-        """It was refused for what a column is or may hold: what is known of that may be old."""
+        """An operation was refused because of a column's properties: what is known of them may be stale."""
 
     def stuck(self, words: str) -> None:
-        """Nothing leaves: the queue's file cannot be written."""
+        """Nothing is sent: the queue's file cannot be written."""
 
     def elsewhere(self) -> None:
         """Another process wrote to the file."""
 
     def tick(self) -> None:
-        """About twice a second."""
+        """Called about twice a second."""
 
 
 class Outcomes:
-    """See the module; and what follows of them for what may leave next.
+    """See the module; also tracks what the outcomes imply for what may be sent next.
 
     Parameters are those of `Worker`.
     """
@@ -72,51 +72,51 @@ class Outcomes:
         max_attempts: int,
     ) -> None:
         self.offline = False
-        """The last request found no network."""
+        """Whether the last request found no network."""
         self.unauthorized = ""
-        """The server's words when it refused the login, until there is a new one."""
+        """The server's message when it refused the login, until there is a new login."""
         self.retry_at = 0.0
-        """Nothing leaves before."""
+        """Time before which nothing is sent."""
         self.waiting: list[Op] = []
-        """Taken with this batch, then returned to the queue: later operations that depend on it must wait."""
+        """Taken with this batch, then returned to the queue: dependent later operations must wait."""
         self.ended = 0
-        """Operations that came to an end here: they are settled, set aside, or ask."""
+        """Number of operations that have ended here: they are settled, set aside, or ask."""
         self._outbox = outbox
         self._listener = listener
         self._clock = clock
         self._random = random
         self._max_attempts = max_attempts
         self._done: list[tuple[Op, Json]] = []
-        """What waits to be put down as done."""
+        """Done operations that are not stored yet."""
         self._settling: asyncio.Task[None] | None = None
-        """Waits to put them down, with all that are done by then."""
+        """The task that will store them, together with all that are done by then."""
         self._settlings: set[asyncio.Task[None]] = set()
         self._committing = asyncio.Lock()
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="notebook_rt-outbox")
 
     @property
     def stopped(self) -> bool:
-        """Nothing may leave now."""
+        """Whether nothing may be sent now."""
         return bool(self.unauthorized) or (self.retry_at > 0 and self.retry_at > self._clock())
 
     async def still_ours(self) -> None:
-        """Extend the lease; raises `LeaseLostError` if it is another kernel's."""
+        """Extend the lease; raise `LeaseLostError` if another kernel holds it."""
         if not await self.on_disk(self._outbox.lease, self._clock()):
             raise LeaseLostError(f"another kernel sends from {self._outbox.path} now")
 
     def leaving(self, ops: Sequence[Op]) -> None:
-        """They are on their way."""
+        """Report that operations are being sent."""
         self.tell(self._listener.leaving, ops)
 
     def settle(self, *done: tuple[Op, dict[str, Json] | None]) -> None:
-        """Have it put down that operations are done, and told; `_settled` waits for it."""
+        """Schedule storing and reporting operations as done; `settled` waits for it."""
         self._done += done
         if self._settling is None:
             self._settling = asyncio.ensure_future(self._settle_done())
             self._settlings.add(self._settling)
 
     async def _settle_done(self) -> None:
-        """One commit, which waits for the disk, for all that is done by the time the last one ends."""
+        """Store, in one commit that waits for the disk, everything done by the end of the previous commit."""
         async with self._committing:
             done, self._done, self._settling = self._done, [], None
             await self.store(self._outbox.settle_all, done)
@@ -124,9 +124,9 @@ class Outcomes:
         self.tell(self._listener.settled, done)
 
     async def settled(self) -> None:
-        """Wait until all that is done is put down; raises why it could not be."""
+        """Wait until everything done is stored; raise the error if it could not be."""
         some = set(self._settlings)
-        # What the server has done is put down in any case: nobody who is cancelled takes it along.
+        # What the server has done is stored in any case: a cancelled caller must not cancel it.
         ends = await asyncio.shield(asyncio.gather(*some, return_exceptions=True))
         self._settlings -= some
         for end in ends:
@@ -134,7 +134,7 @@ class Outcomes:
                 raise end
 
     async def merged(self, op: Op, records: Sequence[dict[str, Json]]) -> None:
-        """Merged with the server's row; ``op`` is what is left to send, or asks."""
+        """Store that an operation was merged with the server's row; ``op`` is what is left, or asks."""
         await self.store(self._outbox.back, op, records)
         self.ended += op.state == "asking"
         self.tell(self._listener.rebased, op, records)
@@ -142,7 +142,7 @@ class Outcomes:
     async def merged_away(
         self, op: Op, row: dict[str, Json] | None, records: Sequence[dict[str, Json]]
     ) -> None:
-        """Merged with the server's row, and nothing is left to send."""
+        """Store that an operation was merged with the server's row, and nothing is left to send."""
         await self.store(self._outbox.settle, op, row, records)
         self.ended += 1
         if records:
@@ -150,11 +150,11 @@ class Outcomes:
         self.tell(self._listener.settled, [(op, row)])
 
     async def no(self, op: Op, answer: Answer, *, read: bool = False) -> None:
-        """An answer that is not a success; to a ``read``, which has no effect that could be lost."""
+        """Handle an error answer; one to a ``read`` has no effect that could be lost."""
         await self.no_all([op], answer, read=read)
 
     async def no_all(self, ops: Sequence[Op], answer: Answer, *, read: bool = False) -> None:
-        """The answer to several operations, as one commit."""
+        """Handle the error answer to several operations, in one commit."""
         jitter = self._random() * 0.2
         rulings = [self._judged(op, answer, jitter, read) for op in ops]
         waiting: list[Op] = []
@@ -179,7 +179,7 @@ class Outcomes:
                 self.tell(self._listener.columns_suspect, op)
 
     def _judged(self, op: Op, answer: Answer, jitter: float, read: bool) -> tuple[Op, Ruling]:
-        """What an answer means to an operation, in words for its user; and that as it stands then."""
+        """Return the operation's new state, and what the answer means for it, with a message for the user."""
         ruling = decide.judge(answer, op.attempts, self._clock(), jitter, self._max_attempts)
         if read:
             ruling = replace(ruling, lost=False)
@@ -195,10 +195,10 @@ class Outcomes:
         return op, ruling
 
     async def later(self, group: Sequence[Op], answer: Answer) -> bool:
-        """Return the rows of a statement whose answer says that all of it waits, or needs another login.
+        """Return a statement's rows to the queue if the answer makes all of them wait, or needs a new login.
 
-        Not those that would be set aside: each goes on by itself, since one of them may be what makes
-        the server fail; nor those of a statement that took too long, and takes less in parts.
+        Not rows that would be set aside: each is sent on its own, since one of them may cause the server's
+        failure. Nor those of a statement that timed out, which takes less time in parts.
         """
         attempts = max(op.attempts for op in group)
         ruling = decide.judge(answer, attempts, 0.0, max_attempts=self._max_attempts)
@@ -208,7 +208,7 @@ class Outcomes:
         return True
 
     async def no_answer(self, ops: Sequence[Op], error: NoAnswerError) -> None:
-        """The network is away: it waits, and that is no attempt."""
+        """Handle a missing network: the operations wait, and it does not count as an attempt."""
         self.offline = True
         wait = NETWORK_WAIT * (1 + 0.2 * self._random())
         self.retry_at = max(self.retry_at, self._clock() + wait)
@@ -220,7 +220,7 @@ class Outcomes:
         await self.store(self._outbox.back_all, waiting)
 
     async def put_back(self, ops: Sequence[Op]) -> None:
-        """Return what was marked as left when it was taken, and has not."""
+        """Return operations that were marked as sent when they were taken, but were not sent."""
         await self.store(self._outbox.back_all, ops)
         self.waiting += ops
 
@@ -237,7 +237,7 @@ class Outcomes:
         self.tell(self._listener.failed, failed)
 
     def tell(self, fn: Callable[..., object], *args: object) -> None:
-        """What happened is durable already: a listener that fails stops nothing."""
+        """Notify a listener. The outcome is already durable, so a listener that fails stops nothing."""
         try:
             fn(*args)
         except Exception:
@@ -246,7 +246,7 @@ class Outcomes:
     # --- the file --------------------------------------------------------------------------------
 
     async def on_disk(self, fn: Callable[..., T], *args: Any) -> T:
-        """Call something that reads or writes the file, on the thread for it."""
+        """Call a function that reads or writes the file, on the thread for it."""
         try:
             done = asyncio.get_running_loop().run_in_executor(self._disk, fn, *args)
         except RuntimeError:  # Python is ending: no executor takes work any more
@@ -254,12 +254,12 @@ class Outcomes:
         return await done
 
     async def store(self, fn: Callable[..., None], *args: Any) -> None:
-        """Have something put down, and tell who looks at the queue."""
+        """Store a change, and notify the queue's subscribers."""
         await self.on_disk(fn, *args)
         self.tell(self._outbox.tell)
 
     async def end(self) -> None:
-        """Put down what is done, and let another kernel send."""
+        """Store what is done, and let another kernel send."""
         await asyncio.gather(*self._settlings, return_exceptions=True)
         try:
             await self.on_disk(self._outbox.release)

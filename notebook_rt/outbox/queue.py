@@ -1,15 +1,15 @@
-"""The durable queue: what was put in is in the file when the call returns (promises, edits).
+"""The durable queue: an operation is in the file when the call returns (promises, edits).
 
-SQLite in WAL mode, one ``BEGIN IMMEDIATE`` a call. What the user does is committed with
+SQLite in WAL mode, one ``BEGIN IMMEDIATE`` per call. User actions are committed with
 ``synchronous=NORMAL``: a killed kernel loses nothing, because the operating system has the pages.
-The worker's steps are committed with ``FULL``, which syncs everything before them too: nothing
-leaves for the server before it would survive a power cut, and `flush` bounds what waits offline.
+The worker's steps are committed with ``FULL``, which also syncs everything before them: an operation
+is sent only once it would survive a power cut, and `flush` limits what is unsynced while offline.
 
-Several kernels share a file. One of them at a time holds the *lease* and sends; a fencing number
-goes up whenever it changes hands, and every step of the worker is refused once it is not the
-holder's any more. Several logins may share one, too: each sees, sends and leases only its own.
-Operations of one *lane* (a row, a topic) leave in their order: only the first is not ``blocked``,
-and one that failed blocks the rest.
+Several kernels share a file. One of them at a time holds the *lease* and sends. A fencing number
+increases whenever the lease changes hands, and every step of a worker that no longer holds it is
+refused. Several logins may share a file, too: each sees, sends and leases only its own operations.
+Operations of one *lane* (a row, a topic) are sent in order: only the first is not ``blocked``, and a
+failed one blocks the rest.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from notebook_rt.outbox.salvage import is_damage
 from notebook_rt.outbox.sessions import Session
 
 TURNS = 16
-"""How many times the statements that may be under way are taken together: between two takings none is
-under way, and the file is written."""
+"""Maximum rounds of concurrent statements that are taken together: between two takes none is in flight,
+and the file is written."""
 ROWS_AT_ONCE = 1_000
-"""Operations that are taken at a time, at the most."""
+"""Maximum number of operations taken at a time."""
 KEPT_DONE = 10_000
-"""Settled operations that other kernels on the file can still ask about."""
+"""Number of settled operations that other kernels on the file can still look up."""
 
 
 class Outbox:
@@ -56,19 +56,19 @@ class Outbox:
     Parameters
     ----------
     path : Path
-        The file; made with mode 0600 if it is not there.
+        The file; created with mode 0600 if it does not exist.
     owner : Owner, optional
-        Whose operations are put in, seen and sent; others' are not touched. What an older version
-        left in the file without an owner is the first one's who opens it. Default: everybody's are
-        seen, as ``notebook-rt queue`` needs it.
+        Whose operations are put in, seen and sent; those of other owners are not touched. Operations
+        that an older version left in the file without an owner go to the first owner who opens it.
+        Default: the operations of all owners are seen, as ``notebook-rt queue`` needs it.
     kernel : str, optional
-        Who this is, for the lease; told apart from every other kernel by default.
+        The name of this kernel, for the lease; unique by default.
 
     Raises
     ------
     QueueError
-        If the file cannot be made or written: the disk is full, the directory read-only. What was
-        to be put in is then not in it.
+        If the file cannot be created or written: the disk is full, or the directory is read-only.
+        The operations are then not in it.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class Outbox:
         if kernel is not None:
             self._lease.kernel = kernel
         self.session = Session(self._lease.kernel, sessions.program(), time.time())
-        """Who puts operations in here."""
+        """The session that puts operations in here."""
         self._noted = False
         self._edited = False
         self._reached = 0
-        """Operations that were taken last time, where they were many."""
+        """Number of operations taken last time, if it was large."""
         self.more = True
-        """Something may be ready to leave that the last `take` has not given."""
+        """Whether there may be operations ready to send that the last `take` has not returned."""
         self._lock = threading.RLock()
         self._pid = os.getpid()
         self._changed: Signal[()] = Signal()
@@ -124,17 +124,17 @@ class Outbox:
             self._db.close()
 
     def subscribe(self, fn: Callable[[], object]) -> Callable[[], None]:
-        """Call ``fn`` after every change made through this object; returns what ends it."""
+        """Call ``fn`` after every change made through this object; return a function that ends it."""
         return self._changed.add(fn)
 
     def tell(self) -> None:
-        """Say that the queue has changed: who makes the worker's steps says so, where they were made from."""
+        """Notify subscribers of a change. The caller of the worker's steps calls it, on its own thread."""
         self._changed.tell()
 
     # --- putting in ------------------------------------------------------------------------------
 
     def put(self, *ops: Op, merge: bool = True) -> list[Put]:
-        """Commit operations, all or none; those of a row that have not left become one.
+        """Commit operations, all or none; unsent operations of one row become one.
 
         Raises
         ------
@@ -159,11 +159,11 @@ class Outbox:
 
     @property
     def edited(self) -> bool:
-        """Whether anything was put in here."""
+        """Whether any operation was put in here."""
         return self._edited
 
     def pause(self, paused: bool) -> None:
-        """Have nobody send what is put in here; or have it sent, and what other sessions left paused."""
+        """Stop sending operations put in here; or send them, and those that other sessions left paused."""
         self.session = replace(self.session, paused=paused)
         with self._writing(synced=True) as db:
             sessions.note(db, self.session)
@@ -173,7 +173,7 @@ class Outbox:
         self._decided()
 
     def adopt(self, earlier: Collection[str]) -> None:
-        """Make this session's what it has put in under ``earlier`` ids, paused or not."""
+        """Assign to this session the operations put in under ``earlier`` ids, paused or not."""
         known = [one for one in self.sessions() if one in earlier and one != self.session.id]
         if known:
             with self._writing() as db:
@@ -191,51 +191,51 @@ class Outbox:
     def ops(
         self, *, schema: str | None = None, target: str | None = None, state: OpState | None = None
     ) -> list[Op]:
-        """What is in the queue, in order."""
+        """Return the operations in the queue, in order."""
         found = self._select("*", "order by seq", schema=schema, target=target, state=state)
         with _errors(self.path):
             return list(map(rows.op_of, found))
 
     def versions(self, schema: str, target: str) -> dict[str, float]:
-        """The ids of what is in the queue for a table, in order, and when each was last edited."""
+        """Return the ids of a table's operations, in order, and when each was last edited."""
         found = self._select("id, made_at", "order by seq", schema=schema, target=target)
         return {row["id"]: row["made_at"] for row in found}
 
     def states(self, schema: str, target: str) -> dict[str, str]:
-        """The ids of what is in the queue for a table, and whether each waits, failed or asks."""
+        """Return the ids of a table's operations, and whether each waits, failed or asks."""
         return dict(map(tuple, self._select("id, state", schema=schema, target=target)))
 
     def counts(self) -> dict[str, int]:
-        """How many wait, failed, and ask."""
+        """Return how many operations wait, failed, and ask."""
         found = self._select("state, count(*)", "group by state")
         return {"waiting": 0, "failed": 0, "asking": 0, **dict(map(tuple, found))}
 
     def refused(self, **wanted: str) -> tuple[int, Op | None]:
-        """How many failed (of one ``schema`` and ``target``), and the last of them."""
+        """Return how many failed (of one ``schema`` and ``target``), and the last of them."""
         return self._last("failed", **wanted)
 
     def undecided(self) -> tuple[tuple[int, Op | None], tuple[int, Op | None]]:
-        """How many were refused, and how many ask, each with the last of them."""
+        """Return how many were refused, and how many ask, each with the last of them."""
         return self.refused(), self._last("asking")
 
     def _last(self, state: OpState, **wanted: str) -> tuple[int, Op | None]:
-        """How many are in this state, and the last of them."""
+        """Return how many are in this state, and the last of them."""
         ((number, last),) = self._select("count(*), max(seq)", state=state, **wanted)
         return (number, self.get(self._select("id", seq=last)[0]["id"])) if number else (0, None)
 
     def sessions(self) -> dict[str, Session]:
-        """The sessions that put in what is here, by their id."""
+        """Return the sessions that put operations in here, by their id."""
         with self._lock, _errors(self.path):
             return sessions.find(self._db)
 
     def left(self) -> list[Op]:
-        """What waits of other sessions that were paused when they ended."""
+        """Return the waiting operations of other sessions that were paused when they ended."""
         with self._lock, _errors(self.path):
             ended = sessions.left(self._db, self.session.id)
         return [op for op in self.ops(state="waiting") if op.session in ended] if ended else []
 
     def others(self) -> dict[Owner, int]:
-        """How many operations of others the file holds, which nobody sees or sends here."""
+        """Return the number of operations of each other owner, which are neither seen nor sent here."""
         with self._lock, _errors(self.path):
             found = self._db.execute(
                 "select owner, count(*) from ops where owner != ? group by owner",
@@ -244,12 +244,12 @@ class Outbox:
             return {Owner.read(owner): number for owner, number in found}
 
     def changed(self) -> int:
-        """A number that is another one after another process wrote to the file."""
+        """Return a number that changes when another process writes to the file."""
         with self._lock, _errors(self.path):
             return int(self._db.execute("pragma data_version").fetchone()[0])
 
     def fate(self, op: str) -> tuple[bool, dict[str, Json] | None]:
-        """Whether an operation is settled, and the row that the server answered."""
+        """Return whether an operation is settled, and the row that the server returned."""
         with self._lock, _errors(self.path):
             row = self._db.execute("select row from done where id = ?", (op,)).fetchone()
         return row is not None, decode(row["row"]) if row and row["row"] else None
@@ -257,14 +257,14 @@ class Outbox:
     # --- the user's decisions --------------------------------------------------------------------
 
     def retry(self, op: str | None = None) -> int:
-        """Send again what failed, and send what waits of sessions that ended while they were paused.
+        """Send failed operations again, and send those of sessions that ended while they were paused.
 
-        All of it by default; the number of operations.
+        All of them by default. Return the number of operations.
         """
         where, given = self._where(id=op, state="failed")
         with self._writing() as db:
             done = self._take_over(db, sessions.left(db, self.session.id), op)
-            # Of these nothing tells whether they are in: who sends one again says that they are not.
+            # The outcome of these is unknown: sending one again asserts that it was not applied.
             done += db.execute(
                 "update ops set state = 'waiting', attempts = 0, not_before = 0, error = '', "
                 "sent = sent and not (kind = 'rpc' or "
@@ -276,14 +276,14 @@ class Outbox:
         return done
 
     def hurry(self) -> None:
-        """Let what is only held back for a moment, to be taken back, leave now."""
+        """Send operations now that are only held back briefly so that they can be undone."""
         where, given = self._where(state="waiting", attempts=0, error="")
         with self._writing() as db:
             db.execute(f"update ops set not_before = 0 where not_before > 0 and {where}", given)
         self._decided()
 
     def discard(self, op: str) -> list[Op]:
-        """Drop an operation, and those that stand on it: later edits of a row never inserted."""
+        """Drop an operation, and those that depend on it: later edits of a row never inserted."""
         with self._writing() as db:
             found = self._find(db, op)
             if found is None:
@@ -300,8 +300,8 @@ class Outbox:
     def decline(self, op: str, theirs: Mapping[str, Json], now: float) -> list[Op]:
         """Drop an operation that gives way to another writer's row ``theirs``, and nothing else.
 
-        The later edits of an insert's row are edits of ``theirs`` from now on. The first that takes
-        ``theirs`` away from its key asks: it was made of another row.
+        The later edits of an insert's row become edits of ``theirs``. The first one that removes ``theirs``
+        from its key asks, because it was made for another row.
         """
         with self._writing() as db:
             found = self._find(db, op)
@@ -318,14 +318,14 @@ class Outbox:
         return [found]
 
     def mend(self, op: Op, *, decided: Iterable[int] = (), asks: bool = False) -> bool:
-        """Put another version of a failed or asking operation in its place, to be sent now.
+        """Replace a failed or asking operation by another version, to be sent now.
 
         Parameters
         ----------
         decided
             The numbers of the open conflicts that this decides.
         asks
-            Others of its conflicts are still open: it stays where it is.
+            Whether other conflicts of it are still open: then it stays as it is.
         """
         with self._writing() as db:
             stored = self._find(db, op.id)
@@ -334,7 +334,7 @@ class Outbox:
             decisions.close(db, decided)
             sessions.note(db, self.session)
             self._noted = True
-            # What may be in already is not known by its key alone any more: its values are others.
+            # A row that may already be inserted is no longer identified by its key alone: its values differ.
             mended = replace(op, own_key=op.own_key and not stored.sent, session=self.session.id)
             if not asks:
                 mended = replace(
@@ -346,7 +346,7 @@ class Outbox:
         return True
 
     def take_back(self, puts: Iterable[Put]) -> list[Put]:
-        """Undo what `put` gave, the last first; those that had not left, nor been edited since."""
+        """Undo the results of `put`, the last first, unless they were sent or edited since."""
         with self._writing() as db:
             undone = [
                 put for put in reversed([*puts]) if rows.take_back(db, self._lease.owner, put)
@@ -359,17 +359,17 @@ class Outbox:
     def conflicts(
         self, schema: str | None = None, target: str | None = None, *, only_open: bool = False
     ) -> list[Record]:
-        """The kept merge decisions, oldest first."""
+        """Return the recorded merge decisions, oldest first."""
         with self._lock, _errors(self.path):
             return decisions.find(self._db, self._owner, schema, target, only_open=only_open)
 
     def unkept(self, op: Op, records: Sequence[dict[str, Json]]) -> list[dict[str, Json]]:
-        """Those merge decisions about an operation that are not kept yet."""
+        """Return the merge decisions about an operation that are not recorded yet."""
         with self._lock, _errors(self.path):
             return decisions.unkept(self._db, op.id, records)
 
     def record(self, op: Op, *records: dict[str, Json]) -> None:
-        """Keep what a person decided."""
+        """Record the user's decisions."""
         with self._writing() as db:
             decisions.keep(db, op, records)
         self._decided()
@@ -377,7 +377,7 @@ class Outbox:
     # --- the worker's steps ----------------------------------------------------------------------
 
     def lease(self, now: float) -> bool:
-        """Take or extend the lease. False: another living kernel has it."""
+        """Take or extend the lease. Return False if another living kernel has it."""
         with self._writing(synced=True) as db:
             return self._lease.take(db, now)
 
@@ -389,7 +389,7 @@ class Outbox:
             self._lease.release(db)
 
     def flush(self) -> None:
-        """Make what was put in survive a power cut, if it does not yet."""
+        """Make all operations survive a power cut, if they do not yet."""
         with self._lock:
             if self._unsynced:
                 with self._writing(synced=True) as db:
@@ -398,11 +398,11 @@ class Outbox:
                 self._unsynced = False
 
     def take(self, limit: int, now: float, many: bool = False) -> list[Op]:
-        """The next operations to send, marked as having left; none without the lease.
+        """Return the next operations to send, marked as sent; none without the lease.
 
-        As many as leave in a few turns of ``limit`` statements, which are several rows each where that may
-        be (any updates, with ``many``).
-        ``sent`` of what is returned says whether it had left *before*, unanswered.
+        As many as fit in a few rounds of ``limit`` statements, each for several rows where possible (any
+        updates, with ``many``). ``sent`` of the returned operations is whether they had been sent *before*,
+        unanswered.
         """
         with self._writing(synced=True) as db:
             if not self._lease.take(db, now):
@@ -414,8 +414,8 @@ class Outbox:
     def _next(
         self, db: sqlite3.Connection, limit: int, now: float, many: bool
     ) -> tuple[list[Op], bool]:
-        """What leaves in at most `TURNS` times ``limit`` statements (a single one, alone, where that is 1),
-        and whether more waits.
+        """Return what fits in at most `TURNS` times ``limit`` statements (one statement alone if ``limit``
+        is 1), and whether more waits.
         """
         paused = sessions.held(db, self.session.id)
         asked, (ops, more) = limit, rows.ready(db, self._lease.owner, limit, now, paused)
@@ -428,11 +428,11 @@ class Outbox:
             if number > TURNS * limit or any(op.kind == "broadcast" for op in further):
                 break
             ops, more = further, still_more
-            self._reached = len(ops)  # the next are mostly of the same kind
+            self._reached = len(ops)  # the next ones are mostly of the same kind
         return ops, more
 
     def next_at(self) -> float | None:
-        """When the next operation may leave; None: nothing waits."""
+        """Return when the next operation may be sent, or None if nothing waits."""
         where, given = self._where(state="waiting", blocked=0)
         with self._lock, _errors(self.path):
             paused = sessions.held(self._db, self.session.id)
@@ -440,20 +440,20 @@ class Outbox:
         return None if moment is None else float(moment)
 
     def waits(self) -> bool:
-        """Whether anything waits that is not blocked; cheap, however much does."""
+        """Return whether any unblocked operation waits; cheap for any number of operations."""
         where, given = self._where(state="waiting", blocked=0)
         with self._lock, _errors(self.path):
             paused = sessions.held(self._db, self.session.id)
             return rows.waits(self._db, where, given, paused)
 
     def settle(self, op: Op, row: Json = None, records: Sequence[dict[str, Json]] = ()) -> None:
-        """An operation is done; ``row`` is what the server answered."""
+        """Mark an operation as done; ``row`` is the server's answer."""
         self.settle_all([(op, row)], records)
 
     def settle_all(
         self, done: Sequence[tuple[Op, Json]], records: Sequence[dict[str, Json]] = ()
     ) -> None:
-        """Several operations are done, as one commit; ``records`` are of the first."""
+        """Mark several operations as done, in one commit; ``records`` belong to the first."""
         with self._fenced() as db:
             if records:
                 decisions.keep(db, done[0][0], records)
@@ -464,7 +464,7 @@ class Outbox:
             db.execute("delete from done where seq <= ?", (done[-1][0].seq - KEPT_DONE,))
 
     def unsent(self, ops: Iterable[Op]) -> None:
-        """What was taken has certainly not left: it is as sent as it was before, if it still waits."""
+        """Restore the earlier ``sent`` of taken operations that were certainly not sent and still wait."""
         with self._fenced() as db:
             db.executemany(
                 "update ops set sent = ? where id = ? and state = 'waiting'",
@@ -472,19 +472,19 @@ class Outbox:
             )
 
     def back(self, op: Op, records: Sequence[dict[str, Json]] = ()) -> None:
-        """An operation returns to the queue as ``op`` says: its state, times and words."""
+        """Return an operation to the queue with the state, times and error of ``op``."""
         with self._fenced() as db:
             decisions.keep(db, op, records)
             rows.store(db, op)
 
     def back_all(self, ops: Sequence[Op]) -> None:
-        """Several operations return to the queue, as one commit."""
+        """Return several operations to the queue, in one commit."""
         with self._fenced() as db:
             for op in ops:
                 rows.store(db, op)
 
     def _take_over(self, db: sqlite3.Connection, left: Sequence[str], op: str | None = None) -> int:
-        """Make this session's what the sessions ``left`` have put in; how much of it waits."""
+        """Assign the operations of the sessions ``left`` to this one; return how many of them wait."""
         if not left:
             return 0
         where, given = self._where(id=op)
@@ -500,7 +500,7 @@ class Outbox:
     # --- inside ----------------------------------------------------------------------------------
 
     def _where(self, **wanted: object) -> tuple[str, list[object]]:
-        """A condition on our operations (or everybody's), and its values; None: any."""
+        """Return a condition on the owner's operations (or all), and its values; None: any."""
         given = {name: value for name, value in wanted.items() if value is not None}
         if self._owner is not None:
             given = {"owner": self._owner, **given}
@@ -517,7 +517,7 @@ class Outbox:
         return None if row is None else rows.op_of(row)
 
     def _claim(self, owner: str) -> None:
-        """Take what an older version left without an owner, or a session of our login that is over."""
+        """Claim operations that an older version left without an owner, or an ended session of our login."""
         with self._lock, _errors(self.path):
             found = self._db.execute("select owner from ops union select owner from conflicts")
             left = [row["owner"] for row in found if self._is_left(owner, row["owner"])]
@@ -545,7 +545,7 @@ class Outbox:
             raise QueueError(f"the queue {self.path} was opened before a fork: connect again")
         with self._lock, _errors(self.path):
             if not self._closed and _identity(self.path) != self._file:
-                # Another kernel found it damaged, and put what it could read into a new file.
+                # Another kernel found it damaged, and saved what was readable in a new file.
                 self._db.close()
                 self._noted = False
                 self._open()
@@ -563,13 +563,13 @@ class Outbox:
                 raise
 
     def _decided(self) -> None:
-        """The user has changed the queue: there may be more to send."""
+        """Note that the user has changed the queue: there may be more to send."""
         self.more = True
         self.tell()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file has this name now."""
+    """Return which file has this name now."""
     try:
         found = os.stat(path)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""How the worker's requests travel: the ``Rest`` protocol, and one over the HTTP client.
+"""Transport of the worker's requests: the ``Rest`` protocol, and an implementation over the HTTP client.
 
-The worker must know whether a request that failed can have reached the server. A connection that
-was refused cannot; one that broke after the first byte left can.
+The worker must know whether a failed request can have reached the server. A request whose connection was
+refused cannot; one whose connection broke after the first byte was sent can.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from notebook_rt.net.answers import no_supabase, not_written
 from notebook_rt.net.http import HttpClient, NoAnswerError
 
 REQUEST_SECONDS = 10.0
-"""Less than the lease: while a request is out, no other kernel begins to send."""
+"""Less than the lease: while a request is in flight, no other kernel starts sending."""
 _FIREWALL = (401, 403, 451)
-"""What a firewall answers with a page to what it does not let through, for its text or its sender."""
+"""Statuses of the page with which a firewall refuses a request, because of its text or its sender."""
 
 
 class Rest(Protocol):
-    """What the worker needs of the network."""
+    """The interface to the network that the worker needs."""
 
     async def send(self, request: Request) -> Answer:
-        """Carry one request out, with a new token if the server refuses ours; any status is an answer.
+        """Send a request, with a new token if the server refuses the current one; any status is an answer.
 
-        Raises `NoAnswerError` if none came.
+        Raises `NoAnswerError` if none arrived.
         """
 
 
@@ -40,7 +40,7 @@ class HttpRest:
 
     async def send(self, request: Request) -> Answer:
         try:
-            # Exact: a base value that went through a float would match no numeric.
+            # Exact: a base value that was converted to a float would match no numeric.
             answer = await self._http.send(request, exact_numbers=True)
         except AnswerTooLargeError as error:
             raise NoAnswerError(self._http.url, str(error), sent=True) from error
@@ -50,7 +50,7 @@ class HttpRest:
         raise NoAnswerError(self._http.url, stranger, sent=True)
 
     async def _there(self) -> bool:
-        """Whether the project answers, so that what came in its place was for one request only."""
+        """Return whether the project answers, so that the foreign answer concerned one request only."""
         probe = Request("HEAD", "/rest/v1/")
         try:
             answer = await self._http.send(probe)

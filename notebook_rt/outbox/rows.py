@@ -1,8 +1,8 @@
-"""Operations as rows of the queue's file; each function runs inside a transaction of the caller's.
+"""Operations as rows of the queue's file; each function runs inside a transaction of the caller.
 
-The rules of a lane are here: only its first row is not ``blocked``, operations of one row of a
-table that have not left become one (`ops.coalesce`), and an edit of what was refused mends that
-write, with what was parked behind it. Each owner has lanes of its own.
+It implements the rules of a lane: only its first row is not ``blocked``; unsent operations of one row of
+a table become one (`ops.coalesce`); and an edit of a refused write mends it, together with the operations
+parked behind it. Each owner has its own lanes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _UPDATE = """update ops set kind = :kind, body = :body, made_at = :made_at,
     expires_at = :expires_at, state = :state, sent = :sent, attempts = :attempts,
     not_before = :not_before, error = :error, session = :session, barrier = :barrier where id = :id"""
 _LANES = 500
-"""Lanes that are asked for in one statement."""
+"""Maximum number of lanes per query."""
 
 
 def put(
@@ -47,15 +47,15 @@ def put(
     session: str = "",
     is_paused: Callable[[str], bool] = lambda session: False,
 ) -> list[Put]:
-    """Add an owner's operations of a session at the end, in order, or make one of those that can be.
+    """Append an owner's operations of a session, in order, or combine them with earlier ones if possible.
 
     Parameters
     ----------
     is_paused
-        Whether a session is paused: no operation of it becomes one with another session's.
+        Whether a session is paused: its operations are not combined with those of another session.
     """
     ops = [op if op.lane else replace(op, lane=lane_of(op.schema, op.target, op.key)) for op in ops]
-    # Where one is put in, `_merge` asks about its lane itself.
+    # For a single operation, `_merge` looks up its lane.
     lanes = [op.lane for op in ops if op.kind in WRITES] if merge else []
     taken = _taken(db, owner, lanes) if len(ops) > 1 else set(lanes)
     results: list[Put] = []
@@ -77,7 +77,7 @@ def put(
 
 
 def _taken(db: sqlite3.Connection, owner: str, lanes: Sequence[str]) -> set[str]:
-    """Those of ``lanes`` in which something waits."""
+    """Return those of ``lanes`` that contain an operation."""
     found: set[str] = set()
     for start in range(0, len(lanes), _LANES):
         some = lanes[start : start + _LANES]
@@ -92,7 +92,7 @@ def _taken(db: sqlite3.Connection, owner: str, lanes: Sequence[str]) -> set[str]
 def _merge(
     db: sqlite3.Connection, owner: str, op: Op, session: str, is_paused: Callable[[str], bool]
 ) -> Put | None:
-    """Make ``op`` one with the last of its lane; None: they stay two."""
+    """Combine ``op`` with the last of its lane; None: they stay two."""
     last = db.execute(
         "select * from ops where owner = ? and lane = ? order by seq desc limit 1",
         (owner, op.lane),
@@ -120,7 +120,7 @@ def _merge(
 
 
 def _would_overtake(db: sqlite3.Connection, owner: str, op: Op, place: int) -> bool:
-    """Whether ``op``, put in at an earlier place, leaves before something that it must not pass.
+    """Return whether ``op``, at an earlier position, would be sent before one that it must not pass.
 
     A row that was inserted offline and edited later may refer to one that was inserted in between.
     """
@@ -134,9 +134,9 @@ def _would_overtake(db: sqlite3.Connection, owner: str, op: Op, place: int) -> b
 
 
 def _mend(db: sqlite3.Connection, owner: str, op: Op, session: str) -> Put | None:
-    """Make ``op`` one with the first of its lane, which was refused; None: it is not about that.
+    """Combine ``op`` with the first of its lane, which was refused; None: it is not about that one.
 
-    A refused edit has left the line: edited again, it leaves after everything that it must not pass.
+    A refused edit has lost its position: edited again, it is sent after everything that it must not pass.
     """
     found = db.execute(
         "select * from ops where owner = ? and lane = ? order by seq", (owner, op.lane)
@@ -146,7 +146,7 @@ def _mend(db: sqlite3.Connection, owner: str, op: Op, session: str) -> Put | Non
     if failed.state != "failed" or not about or any(one.sent for one in parked):
         return None
     if failed.sent and ((failed.kind == "insert" and not failed.upsert) or only_once(failed)):
-        return None  # it may be in: only what it was is recognised
+        return None  # it may have been applied: only its original form would be recognized
     whole: Op | None = failed
     for one in (*parked, op):
         if whole is None or one.state != "waiting":
@@ -168,9 +168,9 @@ def _mend(db: sqlite3.Connection, owner: str, op: Op, session: str) -> Put | Non
 
 
 def take_back(db: sqlite3.Connection, owner: str, done: Put) -> bool:
-    """Undo a `put`; False: it has left, and may be in, or another edit is in it by now.
+    """Undo a `put`; return False if it was sent and may be applied, or has another edit in it by now.
 
-    What the server refused is not in.
+    A refused operation was not applied.
     """
     if done.op is None:
         if done.before is not None:
@@ -192,17 +192,17 @@ def take_back(db: sqlite3.Connection, owner: str, done: Put) -> bool:
 
 
 def _add(db: sqlite3.Connection, owner: str, ops: Iterable[Op]) -> None:
-    """Put operations that were in the file before at its end."""
+    """Append operations that were in the file before."""
     db.executemany(_INSERT, [{**_values(op), "owner": owner} for op in ops])
 
 
 def store(db: sqlite3.Connection, op: Op) -> None:
-    """Put another version of an operation in its place."""
+    """Replace an operation by another version."""
     db.execute(_UPDATE, _values(op))
 
 
 def remove(db: sqlite3.Connection, op: Op) -> None:
-    """Take an operation away; the next of its lane may leave."""
+    """Remove an operation; the next one of its lane may be sent."""
     db.execute("delete from ops where id = ?", (op.id,))
     db.execute(
         "update ops set blocked = 0 "
@@ -212,7 +212,7 @@ def remove(db: sqlite3.Connection, op: Op) -> None:
 
 
 def later(db: sqlite3.Connection, op: Op) -> Iterator[Op]:
-    """What stands behind an operation in its lane, in order."""
+    """Return the operations behind one in its lane, in order."""
     rows = db.execute(
         "select * from ops where owner = ? and lane = ? and seq > ? order by seq",
         (op.owner, op.lane, op.seq),
@@ -223,14 +223,14 @@ def later(db: sqlite3.Connection, op: Op) -> Iterator[Op]:
 def ready(
     db: sqlite3.Connection, owner: str, limit: int, now: float, paused: Sequence[str] = ()
 ) -> tuple[list[Op], bool]:
-    """What may leave now, in order: the first of each lane that depends on nothing which waits before
-    it, and broadcasts behind one another. And whether more waits, which may leave once that is done.
+    """Return what may be sent now, in order: the first of each lane that depends on no earlier waiting
+    operation, and broadcasts one behind the other. Also return whether more waits, to be sent afterwards.
 
-    What is set aside, of a session that is ``paused``, or not sent yet because it may be taken back,
-    holds up its own lane alone.
+    An operation that is set aside, belongs to a ``paused`` session, or is held back so that it can be
+    undone blocks only its own lane.
     """
     _expire(db, owner, now)
-    # By the primary key, lazily: mostly the first few rows are what is looked for.
+    # By the primary key, lazily: usually the first few rows suffice.
     found = db.execute(
         "select * from ops not indexed where owner = ? and state = 'waiting' and lane not in "
         "(select lane from ops where owner = ? and state in ('failed', 'asking')) "
@@ -246,7 +246,7 @@ def ready(
         if len(ops) == limit:
             break
         if len(held) > 1 and row["kind"] != "broadcast":
-            continue  # nothing of it passes the second one, which did not pass the first
+            continue  # nothing passes the second held operation, which did not pass the first
         op = op_of(row)
         if op.lane in quiet:
             continue
@@ -272,14 +272,14 @@ def ready(
 
 
 def next_at(db: sqlite3.Connection, where: str, given: list[object], paused: Sequence[str]) -> Any:
-    """When the next waiting edit that is not blocked may leave."""
+    """Return when the next waiting operation that is not blocked may be sent."""
     return db.execute(
         f"select min(not_before) from ops where {where} {_not_of(paused)}", [*given, *paused]
     ).fetchone()[0]
 
 
 def waits(db: sqlite3.Connection, where: str, given: list[object], paused: Sequence[str]) -> bool:
-    """Whether there is a waiting edit that is not blocked."""
+    """Return whether there is a waiting operation that is not blocked."""
     found = db.execute(
         f"select 1 from ops where {where} {_not_of(paused)} limit 1", [*given, *paused]
     )
@@ -291,7 +291,7 @@ def _not_of(paused: Sequence[str]) -> str:
 
 
 def _expire(db: sqlite3.Connection, owner: str, now: float) -> None:
-    """Drop edits that are no longer to be sent."""
+    """Drop operations that have expired."""
     expired = db.execute(
         "select * from ops where expires_at <= ? and owner = ?", (now, owner)
     ).fetchall()
@@ -300,7 +300,7 @@ def _expire(db: sqlite3.Connection, owner: str, now: float) -> None:
 
 
 def claim(db: sqlite3.Connection, owner: str, left: str) -> None:
-    """Make this owner's what another one left; ``""`` is the unknown one of an older file."""
+    """Assign to this owner the rows of another one; ``""`` is the unknown owner of an older file."""
     db.execute("update conflicts set owner = ? where owner = ?", (owner, left))
     db.execute("update ops set owner = ? where owner = ?", (owner, left))
     db.execute("delete from leases where owner = ?", (left,))
@@ -313,7 +313,7 @@ def claim(db: sqlite3.Connection, owner: str, left: str) -> None:
 
 
 def op_of(row: sqlite3.Row) -> Op:
-    """The operation that a row of the file holds."""
+    """Return the operation stored in a row of the file."""
     return Op(
         id=row["id"],
         kind=row["kind"],

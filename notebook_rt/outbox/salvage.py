@@ -1,8 +1,8 @@
-"""A damaged queue's file: kept aside under another name, what can be read of it put into a new one.
+"""Recovery of a damaged queue's file: it is kept under another name, its readable part put into a new one.
 
-Whoever opens a queue's file does it `alone`, so a file is set aside once, by one process. A kill at
-any moment loses nothing: the new file is complete, as ``….saved``, before the damaged one gives way,
-and whoever opens the queue next goes on from there.
+Every process opens a queue's file in `alone`, so a file is set aside once, by one process. A kill at any
+moment loses nothing: the new file is complete, as ``….saved``, before the damaged one is replaced, and
+the next process that opens the queue continues from there.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from notebook_rt.outbox.stored import unbody
 Connect: TypeAlias = Callable[[Path], sqlite3.Connection]
 
 ALONE_SECONDS: Final = 60.0
-"""How long is waited for another process that opens the file, or saves what can be read of it."""
+"""How long to wait for another process that opens the file, or recovers it."""
 _making = threading.Lock()
 _DAMAGED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error says that the file is damaged."""
+    """Return whether an error reports that the file is damaged."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
 
 
 def is_strange(path: Path) -> bool:
-    """Whether a file is there that was never opened as a queue (`alone`), and is no database."""
+    """Return whether a file exists that was never opened as a queue (`alone`), and is not a database."""
     if _lock(path).exists() or not path.is_file():
         return False
     with path.open("rb") as file:
@@ -42,16 +42,16 @@ def is_strange(path: Path) -> bool:
 
 
 def is_torn(connection: sqlite3.Connection) -> bool:
-    """Whether what SQLite takes for whole is not: a row's JSON."""
+    """Return whether a row's JSON is damaged, which SQLite does not detect."""
     rows = connection.execute("select cast(body as blob) as body from ops")
     return not all(_is_whole("ops", row) for row in rows)
 
 
 def make_private(path: Path) -> None:
-    """Make a file that others cannot read, if it is not there.
+    """Create a file that other users cannot read, if it does not exist.
 
-    One that is there is not opened: closing it would end the locks that SQLite has on it in this
-    process (sqlite.org/howtocorrupt.html, 2.2).
+    An existing file is not opened: closing it would release SQLite's locks on it in this process
+    (sqlite.org/howtocorrupt.html, 2.2).
     """
     with _making, contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
@@ -59,9 +59,9 @@ def make_private(path: Path) -> None:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Keep every other process from opening the queue's file meanwhile.
+    """Keep other processes from opening the queue's file meanwhile.
 
-    An empty database's lock: it is everywhere SQLite is, and ends with the process.
+    Uses the lock of an empty database: it works wherever SQLite does, and ends with the process.
     """
     lock = _lock(path)
     make_private(lock)
@@ -72,20 +72,20 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a process was killed while it set the file aside."""
+    """Return whether a process was killed while it set the file aside."""
     return _saved(path).exists()
 
 
 def save(path: Path, connect: Connect) -> None:
-    """Put what can be read of a damaged file into a new one, which `replace` puts in its place.
+    """Copy the readable part of a damaged file into a new one, which `replace` puts in its place.
 
     Parameters
     ----------
     connect
-        Opens a file as a queue; makes it if it is not there.
+        Opens a file as a queue; creates it if it does not exist.
     """
     with tempfile.TemporaryDirectory(prefix=".salvage-", dir=path.parent) as name:
-        # A copy is read: the damaged file stays as it is, for somebody who knows more.
+        # A copy is read: the damaged file stays unchanged, for experts.
         copy, new = Path(name) / "damaged", Path(name) / "new"
         for suffix in ("", "-wal"):
             with contextlib.suppress(FileNotFoundError):
@@ -95,7 +95,7 @@ def save(path: Path, connect: Connect) -> None:
             fresh.execute("begin immediate")
             for table in _WHOLE:
                 _fill(fresh, table, _readable(copy, table))
-            # What stood before an operation may be what was lost.
+            # The earlier operations of a lane may have been lost.
             fresh.execute(
                 "update ops set blocked = exists (select 1 from ops as earlier where "
                 "earlier.owner = ops.owner and earlier.lane = ops.lane and earlier.seq < ops.seq)"
@@ -105,16 +105,16 @@ def save(path: Path, connect: Connect) -> None:
 
 
 def replace(path: Path) -> Path:
-    """Put the saved file in the damaged one's place; where the damaged one is kept."""
+    """Replace the damaged file by the saved one; return where the damaged one is kept."""
     number = 1
     while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
         if aside.samefile(path):
-            break  # somebody was killed right here
+            break  # a process was killed at this point
         number += 1
     else:
         try:
             aside.hardlink_to(path)
-        except OSError:  # not every file system has them
+        except OSError:  # not every file system supports hard links
             shutil.copy2(path, aside)
     with contextlib.suppress(FileNotFoundError):
         path.with_name(path.name + "-wal").replace(aside.with_name(aside.name + "-wal"))
@@ -137,7 +137,7 @@ _WHOLE: Final[dict[str, Callable[[sqlite3.Row], object]]] = {
     "done": lambda row: row["row"] is None or decode(row["row"]),
     "sessions": lambda row: row["started"] + row["paused"],
 }
-"""The tables that are saved, and what fails for a row that was torn."""
+"""The tables that are saved, and a function that fails for a damaged row."""
 
 
 def _is_whole(table: str, row: sqlite3.Row) -> bool:
@@ -164,12 +164,12 @@ def _fill(fresh: sqlite3.Connection, table: str, rows: Iterator[sqlite3.Row]) ->
 
 
 def _readable(copy: Path, table: str) -> Iterator[sqlite3.Row]:
-    """The rows of a table of a damaged file, from both ends until a page cannot be read."""
+    """Yield the rows of a table of a damaged file, from both ends until a page cannot be read."""
     by = {"ops": "seq", "conflicts": "number", "done": "id", "sessions": "id"}[table]
-    # The table itself, by its key: an index may be what is damaged.
+    # The table itself, by its key, because an index may be damaged.
     index = "" if by == "id" else "not indexed"
     for order in ("asc", "desc"):
         with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(copy)) as db:
             db.row_factory = sqlite3.Row
-            db.text_factory = bytes  # one row's torn text must not end the reading
+            db.text_factory = bytes  # one row's damaged text must not end the reading
             yield from db.execute(f"select * from {table} {index} order by {by} {order}")

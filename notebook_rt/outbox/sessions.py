@@ -1,9 +1,9 @@
-"""Which session of which notebook or script put an operation into the queue, and who is paused.
+"""Which session of which notebook or script put an operation into the queue, and which are paused.
 
-A session has a row from its first operation, or its first pause, until nothing of it is left. What was
-edited in a session that is paused is sent by no other; if it ends while it is paused, that goes on
-until somebody says that it be sent (`Outbox.retry`). Each function runs inside a transaction of the
-caller's.
+A session has a row from its first operation, or its first pause, until no operation of it is left. The
+operations of a paused session are sent by no other session. If it ends while paused, this lasts until
+the user requests that they be sent (`Outbox.retry`). Each function runs inside a transaction of the
+caller.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Session(msgspec.Struct, frozen=True):
 
 
 def program() -> str:
-    """The file name of this process' notebook or script; empty: it has none.
+    """Return the file name of this process' notebook or script; empty if it has none.
 
     Jupyter puts a notebook's path into ``JPY_SESSION_NAME``.
     """
@@ -44,7 +44,7 @@ def program() -> str:
 
 
 def note(db: sqlite3.Connection, session: Session) -> None:
-    """Put a session down, and forget those of which nothing is left."""
+    """Store a session, and delete ended ones without operations."""
     known = db.execute("select paused from sessions where id = ?", (session.id,)).fetchone()
     if known is not None and bool(known["paused"]) == session.paused:
         return
@@ -59,29 +59,29 @@ def note(db: sqlite3.Connection, session: Session) -> None:
 
 
 def end(db: sqlite3.Connection, session: Session, now: float) -> None:
-    """A session is over; paused or not, as it was."""
+    """Store that a session has ended; it stays paused if it was."""
     db.execute("update sessions set ended = ? where id = ?", (now, session.id))
 
 
 def is_paused(db: sqlite3.Connection, session: str) -> bool:
-    """Whether a session is paused, or was when it ended."""
+    """Return whether a session is paused, or was when it ended."""
     found = db.execute("select 1 from sessions where id = ? and paused", (session,))
     return found.fetchone() is not None
 
 
 def held(db: sqlite3.Connection, but: str) -> list[str]:
-    """The other sessions that are paused, or were when they ended."""
+    """Return the other sessions that are paused, or were when they ended."""
     rows = db.execute("select id from sessions where paused and id != ?", (but,))
     return [row["id"] for row in rows]
 
 
 def left(db: sqlite3.Connection, but: str) -> list[str]:
-    """The other sessions that were paused when they ended."""
+    """Return the other sessions that were paused when they ended."""
     return [session for session in held(db, but) if is_over(db, session)]
 
 
 def is_over(db: sqlite3.Connection, session: str) -> bool:
-    """Whether a session has ended, or was killed."""
+    """Return whether a session has ended, or was killed."""
     ended = db.execute(
         "select 1 from sessions where id = ? and ended is not null", (session,)
     ).fetchone()
@@ -89,7 +89,7 @@ def is_over(db: sqlite3.Connection, session: str) -> bool:
 
 
 def find(db: sqlite3.Connection) -> dict[str, Session]:
-    """All that are known, by their id."""
+    """Return all known sessions, by their id."""
     return {
         row["id"]: Session(
             row["id"], row["name"], row["started"], bool(row["paused"]), row["ended"]
@@ -99,12 +99,12 @@ def find(db: sqlite3.Connection) -> dict[str, Session]:
 
 
 def is_ended(session: Session) -> bool:
-    """Whether it has ended, or was killed."""
+    """Return whether a session has ended, or was killed."""
     return session.ended is not None or not is_alive(session.id)
 
 
 def whose(op: Op, sessions: Mapping[str, Session]) -> str:
-    """The session that edited an operation last, in a few words; empty: it is not known."""
+    """Describe the session that last edited an operation in a few words; empty if unknown."""
     session = sessions.get(op.session)
     if session is None:
         return ""

@@ -1,4 +1,4 @@
-"""What of an operation the queue's file stores as JSON."""
+"""The parts of an operation that the queue's file stores as JSON."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _BODY: Final = (
 
 
 def body(op: Op) -> str:
-    """What of an operation is stored as one JSON document; empty parts are left out."""
+    """Return the stored parts of an operation as one JSON document, without empty parts."""
     return encode({name: value for name in _BODY if (value := getattr(op, name))}).decode()
 
 
 def unbody(text: str | bytes) -> dict[str, Json]:
-    """The fields of ``body``."""
+    """Return the fields of ``body``."""
     fields = decode(text)
     if not isinstance(fields, dict):
         raise TypeError("an operation's body is an object")

@@ -1,7 +1,7 @@
 """The worker: takes operations from the queue's head, ten at a time, as long as there are any.
 
-On the loop thread; how one is carried out is in ``delivery``, what became of it in ``outcomes``. Between
-two batches it looks at the file for what other kernels wrote.
+It runs on the loop thread. ``delivery`` carries operations out and ``outcomes`` handles their results.
+Between two batches it checks the file for operations of other kernels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from notebook_rt.outbox.rest import Rest
 logger = logging.getLogger("notebook_rt")
 
 WATCH_SECONDS = 0.5
-"""How often the file is looked at for what other kernels wrote, and what cannot leave is synced."""
+"""Interval at which the file is checked for other kernels' changes, and unsent operations are synced."""
 
 
 class Worker:
@@ -34,13 +34,13 @@ class Worker:
     Parameters
     ----------
     outbox, rest, listener
-        The queue, the way to the server, and who is told.
+        The queue, the connection to the server, and the listener for outcomes.
     clock : callable
         Seconds since the epoch, in server time.
     random : callable
         A number in [0, 1), for jitter.
     strategies : callable, optional
-        How an operation merges, with the functions, if a frame that merges so is open here.
+        How an operation merges, with the functions, if a frame with these strategies is open here.
     """
 
     def __init__(
@@ -63,31 +63,31 @@ class Worker:
         self._clock = clock
         self._batch = batch
         self.waking = asyncio.Event()
-        """Set when there may be something new in the queue."""
+        """Set when there may be new operations in the queue."""
         self._busy = asyncio.Lock()
         self._taking = asyncio.Lock()
         self._changed = -1
         self._trouble = ""
-        """What was said last of why nothing leaves."""
+        """The last logged reason why nothing is sent."""
 
     async def undecided(self) -> tuple[tuple[int, Op | None], tuple[int, Op | None]]:
-        """How many operations were refused, and how many ask, each with the last of them."""
+        """Return how many operations were refused, and how many ask, each with the last of them."""
         return await self.outcomes.on_disk(self.outbox.undecided)
 
     # --- from outside, on the loop thread --------------------------------------------------------
 
     def wake(self) -> None:
-        """Something changed: a new operation, the network, the login."""
+        """Continue at once after a change: a new operation, the network, the login."""
         self.outcomes.unauthorized = ""
         self.outcomes.retry_at = 0.0
         self.waking.set()
 
     def pause(self) -> None:
-        """Send nothing more until `resume`; what is on its way is still settled."""
+        """Stop sending until `resume`; operations in flight are still settled."""
         self.paused = True
 
     async def taken(self) -> None:
-        """Wait until what is being taken from the queue is."""
+        """Wait until the take from the queue in progress has ended."""
         async with self._taking:
             pass
 
@@ -109,7 +109,7 @@ class Worker:
                     ended = await self.step()
                     self._trouble = ""
                 except LeaseLostError:
-                    pass  # the kernel that has it now goes on
+                    pass  # the kernel that now holds the lease continues
                 except Exception as error:
                     self._say(error)
                     await asyncio.sleep(WATCH_SECONDS)
@@ -121,7 +121,7 @@ class Worker:
             await self.outcomes.end()
 
     async def step(self) -> int:
-        """Take a batch and carry it out; how many operations came to an end."""
+        """Take a batch and carry it out; return the number of operations that ended."""
         delivery, outcomes = self.delivery, self.outcomes
         async with self._busy:
             async with self._taking:
@@ -148,7 +148,7 @@ class Worker:
             if outcomes.stopped or not all(may_pass(group[0], one) for one in outcomes.waiting):
                 await outcomes.put_back(group)
                 continue
-            if place:  # the first leaves right after the lease was taken with it
+            if place:  # the first group is sent right after its take extended the lease
                 await outcomes.still_ours()
             await delivery.send(group)
         return outcomes.ended - before
@@ -156,7 +156,7 @@ class Worker:
     # --- the file --------------------------------------------------------------------------------
 
     def _say(self, error: Exception) -> None:
-        """Say why nothing leaves: once, however often it is tried again."""
+        """Report why nothing is sent, once for repeated errors."""
         if str(error) == self._trouble:
             return
         self._trouble = str(error)

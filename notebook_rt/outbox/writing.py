@@ -1,8 +1,8 @@
-"""How the server is asked, as far as it lets this login: what it gives back of a row.
+"""Requests for operations, as far as the server permits this login to read rows back.
 
-In: operations. Out: the server's answers. A login may be allowed to read some columns of a table only,
-or to insert rows that it may not see: what is refused for what it asks back is asked for less, and
-that is remembered.
+Its input is operations, its output the server's answers. A login may be allowed to read only some columns
+of a table, or to insert rows that it may not see. If a request is refused because of what it reads back,
+it is repeated with less, and that is remembered.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ TableName: TypeAlias = tuple[str, str]
 
 
 class Writer:
-    """The requests of operations, and what was learnt of the server by them."""
+    """The requests of operations, and what they have shown about the server."""
 
     def __init__(self, rest: Rest) -> None:
         self.ledger: bool | None = None
-        """It has the function for sums; None: that was not asked yet (`look_for_ledger`)."""
+        """Whether the server has the function for sums; None: not checked yet (`look_for_ledger`)."""
         self.many: bool | None = None
-        """It has the function for many operations; None: that was not asked yet (`look_for_many`)."""
+        """Whether it has the function for many operations; None: not checked yet (`look_for_many`)."""
         self._rest = rest
         self._no_xmin: set[TableName] = set()
         self._narrow: set[TableName] = set()
-        """Tables of which not every column may be read."""
+        """Tables with columns that may not be read."""
 
     def gives_xmin(self, op: Op) -> bool:
-        """Whether the operation's table may have a version of each row."""
+        """Return whether the operation's table may have a version of each row."""
         return not {_table(op)} & (self._no_xmin | self._narrow)
 
     async def look_for_ledger(self, op: Op) -> Answer | None:
-        """Ask whether there is a ledger; the answer that does not tell, if it is one."""
+        """Check whether there is a ledger; return the answer if it leaves that open."""
         try:
             answer = await self.send(statements.ledger_probe(op))
         except NoAnswerError as error:
@@ -52,7 +52,7 @@ class Writer:
         return None
 
     async def look_for_many(self, op: Op) -> None:
-        """Ask whether there is a function for many operations, once that can be told."""
+        """Check whether there is a function for many operations, if the answer shows it."""
         try:
             answer = await self.send(statements.many_probe(op))
         except NoAnswerError as error:
@@ -67,7 +67,7 @@ class Writer:
         return await self._rest.send(request)
 
     async def write(self, op: Op, *, by_xmin: bool = False) -> Answer:
-        """The conditional write, with the row back."""
+        """Send the conditional write, and return the row with the answer."""
         table = _table(op)
         answer = await self.send(
             statements.write(op, by_xmin=by_xmin, narrow=table in self._narrow)
@@ -79,11 +79,11 @@ class Writer:
         return answer
 
     async def write_all(self, group: Sequence[Op]) -> Answer:
-        """Several inserts or deletes as one statement."""
+        """Send several inserts, deletes or updates as one statement."""
         return await self.send(statements.write_all(group, narrow=_table(group[0]) in self._narrow))
 
     async def insert_unkeyed(self, group: Sequence[Op]) -> Answer:
-        """Insert rows whose keys the server makes, with the rows back; a refusal had no effect."""
+        """Insert rows whose keys the server generates, and return the rows; a refusal had no effect."""
         table = _table(group[0])
         answer = await self.send(statements.insert_unkeyed(group, narrow=table in self._narrow))
         if decide.forbidden(answer) and table not in self._narrow:
@@ -93,9 +93,10 @@ class Writer:
         return answer
 
     async def insert_unseen(self, op: Op) -> tuple[Answer, dict[str, Json] | None]:
-        """Insert a row that may not be read as it is written: the answer, and the row if it may be now.
+        """Insert a row that may not be read when it is written; return the answer, and the row if it can be
+        read afterwards.
 
-        A trigger that makes its owner a member, say, is run after the policy has been looked at.
+        For example, a trigger that makes its owner a member runs after the policy is checked.
         """
         answer = await self.send(statements.write(op, unseen=True))
         if decide.judge(answer, 0, 0.0).meaning != "done":
@@ -107,14 +108,14 @@ class Writer:
         return answer, row
 
     async def fetch(self, op: Op) -> tuple[dict[str, Json] | None, Answer | None]:
-        """The server's row of now, or the answer that says why it cannot be read."""
+        """Return the server's current row, or the answer that explains why it cannot be read."""
         table = _table(op)
         try:
             answer = await self._fetch(op)
             if answer.status == 400 and self.gives_xmin(op):
                 self._no_xmin.add(table)
                 answer = await self._fetch(op)
-                if not 200 <= answer.status < 300:  # it was not that
+                if not 200 <= answer.status < 300:  # that was not the cause
                     self._no_xmin.discard(table)
             if decide.forbidden(answer) and table not in self._narrow:
                 self._narrow.add(table)
@@ -126,7 +127,7 @@ class Writer:
             raise
         if not 200 <= answer.status < 300:
             return None, answer
-        if not isinstance(answer.body, list):  # somebody between us and the server speaks
+        if not isinstance(answer.body, list):  # an intermediary has answered
             return None, Answer(502, f"no answer of the REST interface: {answer.body}")
         return (answer.body[0] if answer.body else None), None
 

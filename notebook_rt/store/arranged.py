@@ -1,8 +1,8 @@
-"""A derived table as it is shown: its index, its dtypes those of pandas.
+"""A derived table as it is shown, with its index and with pandas' dtypes.
 
-In go a table that is in the order of its hidden column `RANK`, and the dtypes that pandas' expression
-would give, out comes the view. A column's dtype is pandas' and not the table's own where the two
-differ: what is filtered out of a nullable column stays nullable, though no null is left in it.
+From a table in the order of its hidden column `RANK`, and the dtypes that pandas' expression would return,
+it makes the view. Where pandas' dtype for a column differs from the table's own, pandas' is used: rows
+filtered from a nullable column stay nullable, even without a null.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from notebook_rt.store.touched import HIDDEN_PREFIX, RANK
 class Arranged(Ordered):
     """The rows of ``table``, which is in the order of its ranks.
 
-    ``index`` are the columns that are shown as the index: by default the key; empty, the index counts.
+    ``index`` names the columns that are shown as the index: by default the key; if empty, a RangeIndex.
     """
 
     def __init__(self, table: Table, index: Sequence[str] | None = None) -> None:
@@ -36,7 +36,7 @@ class Arranged(Ordered):
         self.dtypes: Mapping[str, Any] = {}
         """The dtype of each column and each level of the index, by name."""
         self.blank: Mapping[str, str] = {}
-        """Columns that a row without a partner leaves empty, and the hidden column that says so."""
+        """Maps columns that are empty without a partner to the hidden column that marks such rows."""
         self._cast: Mapping[str, Any] | None = None
 
     def snapshot(self) -> pd.DataFrame:
@@ -101,22 +101,24 @@ class Arranged(Ordered):
         return levels[0]
 
     def _level(self, name: str, index: pd.Index) -> pd.Index:
-        """A column of the key as the level of an index that holds it, with its dtype."""
+        """Return a column of the key as an index level, with its dtype; ``index`` contains it."""
         wanted, level = self.dtypes.get(name), index
         if isinstance(index, pd.MultiIndex):
             level = index.get_level_values(name)
         return level if wanted is None or level.dtype == wanted else level.astype(wanted)
 
     def _as_pandas(self, name: str, column: pd.Series, wanted: Any) -> pd.Series:
-        """``column`` with the dtype that pandas gives it; where that is object, its typed values."""
+        """Return ``column`` with the dtype that pandas gives it; if that is object, its typed values."""
         if not is_object_dtype(wanted):
             return as_dtype(column, wanted)
-        values = self.table.columns()[name].everything()  # not `arrays`: its moments have no zone
+        values = self.table.columns()[
+            name
+        ].everything()  # not `arrays`: its timestamps have no time zone
         found = objects(self._blanked(name, values))
         return pd.Series(found, column.index, dtype=object, copy=False)
 
     def _blanked(self, name: str, values: Sequence[Any]) -> Sequence[Any]:
-        """Values with NaN, as pandas has it, for a partner that is not there."""
+        """Return values with NaN, as in pandas, for a missing partner."""
         if name not in self.blank:
             return values
         says = self.blank[name]
@@ -125,7 +127,7 @@ class Arranged(Ordered):
 
 
 def as_dtype(column: pd.Series, wanted: Any) -> pd.Series:
-    """A table's own column with the dtype that pandas gives it, which is not object."""
+    """Return a table's own column with the dtype that pandas gives it, which is not object."""
     if column.dtype == "Int64" and wanted == np.dtype("float64"):
         return pd.Series(column.to_numpy("float64", na_value=np.nan), column.index, copy=False)
     return column.astype(wanted)

@@ -1,4 +1,4 @@
-"""Lists of Python values to the arrays that hold them, without guessing what they mean."""
+"""Conversion of lists of Python values to arrays, without guessing their meaning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 
 def objects(values: Sequence[Any]) -> np.ndarray:
-    """``values`` as a one-dimensional object array, lists and all."""
+    """Return ``values`` as a one-dimensional object array, even if they are lists."""
     found = np.empty(len(values), dtype=object)
     for place, value in enumerate(values):
         found[place] = value
@@ -19,7 +19,7 @@ def objects(values: Sequence[Any]) -> np.ndarray:
 
 
 def exact_arrow(values: Sequence[Decimal | None]) -> pa.Array | None:
-    """Decimals as Arrow's; None where Arrow has no such decimal: NaN, infinities, over 76 digits."""
+    """Return Decimals as an Arrow array; None if Arrow has no such decimal: NaN, infinity, over 76 digits."""
     try:
         found = pa.array(values)
     except (pa.ArrowInvalid, TypeError):  # TypeError: an infinity

@@ -1,4 +1,4 @@
-"""What every column of a table can do, whatever holds its values (``columns.py``)."""
+"""The interface of every column of a table, however its values are stored (``columns.py``)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from notebook_rt.store.dense import Positions, Step
 
 
 class Parts(msgspec.Struct, frozen=True, eq=False):
-    """What a column holds, in the layout in which it holds it; it never changes."""
+    """The contents of a column, in its own layout; they never change."""
 
     data: NDArray[Any] | pa.ChunkedArray
-    """Numbers, truth, moments in microseconds; objects; Arrow's chunks of text."""
+    """Numbers, booleans, timestamps in microseconds; objects; Arrow's chunks of text."""
     mask: NDArray[np.bool_] | None = None
-    """Which of the numbers are null, where one is."""
+    """Which of the numbers are null, if any is."""
 
     def own(self) -> Parts:
-        """A copy that may be written to, with text as a table's column has it."""
+        """Return a writable copy, with text in the type of a table's column."""
         if isinstance(self.data, pa.ChunkedArray):  # Arrow's chunks never change
             return Parts(self.data.cast(pa.large_string()))
         return Parts(self.data.copy(), None if self.mask is None else self.mask.copy())
@@ -45,52 +45,52 @@ class ColumnStore(ABC):
 
     @abstractmethod
     def values(self, places: Positions) -> list[Any]:
-        """The typed values at ``places``."""
+        """Return the typed values at ``places``."""
 
     @abstractmethod
     def differs(self, places: Positions, values: Sequence[Any]) -> NDArray[np.bool_]:
-        """Where ``values`` are other than what is at ``places``."""
+        """Return where ``values`` differ from the values at ``places``."""
 
     @abstractmethod
     def advance(
         self, step: Step, places: Positions, values: Sequence[Any], added: Sequence[Any]
     ) -> tuple[ColumnStore, bool]:
-        """Take a step: set ``values`` at ``places`` (before it), let rows go, append ``added``.
+        """Apply a step: set ``values`` at ``places`` (before it), remove rows, append ``added``.
 
-        Returns the column that takes this one's place, and whether anything is other than before.
+        Return the column that replaces this one, and whether anything has changed.
         """
 
     @abstractmethod
     def null_count(self) -> int:
-        """How many values are null."""
+        """Return the number of null values."""
 
     def odd_count(self) -> int:
-        """How many values do not fit the column's type."""
+        """Return the number of values that do not fit the column's type."""
         return 0
 
     def value(self, place: int) -> Any:
-        """The typed value at one place."""
+        """Return the typed value at one place."""
         return self.values(np.array([place]))[0]
 
     @abstractmethod
     def series(self, index: pd.Index) -> pd.Series:
-        """The column over ``index`` for a snapshot; an earlier one's while nothing changed."""
+        """Return the column over ``index`` for a snapshot; the earlier one while nothing has changed."""
 
     @abstractmethod
     def array(self) -> Any:
-        """The column as the array of a new index, over a read-only view."""
+        """Return the column as the array of a new index, over a read-only view."""
 
     @abstractmethod
     def numpy(self) -> NDArray[Any]:
-        """The column for vectorised work: see ``Table.arrays``."""
+        """Return the column for vectorised work: see ``Table.arrays``."""
 
     @abstractmethod
     def arrow(self) -> pa.Array | pa.ChunkedArray | None:
-        """The column as Arrow has it, sharing memory where the layout allows; None if it cannot."""
+        """Return the column as Arrow has it, sharing memory if the layout allows; None if not possible."""
 
     @abstractmethod
     def parts(self) -> Parts:
-        """What it holds as it is now, without a copy; `columns.of_parts` makes a column of it."""
+        """Return the current contents, without a copy; `columns.of_parts` makes a column from them."""
 
     @property
     @abstractmethod
@@ -98,14 +98,14 @@ class ColumnStore(ABC):
         """Bytes of memory in use."""
 
     def everything(self) -> list[Any]:
-        """Every typed value."""
+        """Return every typed value."""
         return self.values(np.arange(len(self)))
 
 
 def differing(
     column: ColumnStore, places: Positions, values: Sequence[Any]
 ) -> tuple[Positions, Sequence[Any]]:
-    """The ``values`` that are other than what is at ``places``, and where."""
+    """Return the ``values`` that differ from those at ``places``, with their places."""
     if not len(places):
         return places, values
     differs = column.differs(places, values)
@@ -115,6 +115,6 @@ def differing(
 
 
 def family(pg_type: str, numeric: Numeric) -> Kind:
-    """The kind of ``pg_type``, where a numeric that is not exact is a float."""
+    """Return the kind of ``pg_type``, where a numeric that is not exact is a float."""
     found = kind(pg_type)
     return "float" if found == "decimal" and numeric == "float" else found

@@ -1,17 +1,17 @@
 """The columns of a table: typed values in, pandas arrays out, without a copy on a read (promise 12).
 
-There are three ways to keep a column, one interface for all:
+There are three kinds of columns with one interface:
 
-* `FixedColumn`: numbers, truth and moments, in a ``Dense`` of their own numpy dtype, with another one for
-  the mask as soon as there is a null;
-* `TextColumn`: Arrow chunks, pandas' own ``str``. A step makes new chunks of those that it touches; chunks
-  never change, so snapshots share them. A step that touches most of them makes one long chunk of all, and
-  the next one that touches few cuts it: a chunk then has at most 512 rows. Replacing one costs some 10 µs,
-  and putting two thousand of them together 100 to 400 µs;
-* `ObjectColumn`: everything that numpy has no number for, and for a time any other column that
-  holds a value which does not fit its type (``model.types``).
+* `FixedColumn`: numbers, booleans and timestamps, in a ``Dense`` of their own numpy dtype, with another one
+  for the mask as soon as there is a null;
+* `TextColumn`: Arrow chunks, pandas' own ``str``. A step makes new chunks of those that it changes; chunks
+  never change, so snapshots share them. A step that changes most of them makes one long chunk of all, and
+  the next one that changes few cuts it: a chunk then has at most 512 rows. Replacing one costs some 10 µs,
+  and joining two thousand of them 100 to 400 µs;
+* `ObjectColumn`: everything that numpy has no number for, and temporarily any other column that contains
+  a value which does not fit its type (``model.types``).
 
-A step may turn one into another, so `advance` returns the column that takes its place.
+A step may turn one into another, so `advance` returns the column that replaces it.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _UTC_DTYPE: Final = pd.DatetimeTZDtype("us", "UTC")
 def column_of(
     values: Sequence[Any], pg_type: str, backend: Backend, numeric: Numeric
 ) -> ColumnStore:
-    """The store that fits ``values``."""
+    """Return the store that fits ``values``."""
     found = family(pg_type, numeric)
     if found == "text" and set(map(type, values)) <= {str, NoneType}:
-        with suppress(UnicodeEncodeError):  # half of a surrogate pair, which Arrow has not
+        with suppress(UnicodeEncodeError):  # half of a surrogate pair, which Arrow does not support
             return TextColumn(pa.array(values, pa.large_string()), pg_type, backend, numeric)
     encoded = encode(values, found) if found in STORED else None
     if encoded is not None:
@@ -54,7 +54,7 @@ def column_of(
 
 
 def of_parts(parts: Parts, pg_type: str, backend: Backend, numeric: Numeric) -> ColumnStore:
-    """The column that holds ``parts``; arrays that may be written to are its own from now on."""
+    """Return the column that holds ``parts``; it owns writable arrays from now on."""
     if isinstance(parts.data, pa.ChunkedArray):
         return TextColumn(one_chunk(parts.data), pg_type, backend, numeric)
     if parts.data.dtype == object:
@@ -63,24 +63,24 @@ def of_parts(parts: Parts, pg_type: str, backend: Backend, numeric: Numeric) -> 
 
 
 def one_chunk(chunks: pa.ChunkedArray) -> pa.Array:
-    """All chunks as one; a single one is not copied."""
+    """Return all chunks as one; a single one is not copied."""
     if chunks.num_chunks == 1:
         return chunks.chunk(0)
     return pa.concat_arrays(chunks.chunks or [pa.array([], chunks.type)])
 
 
 def pick(column: ColumnStore, places: Positions) -> ColumnStore:
-    """A column of its own of the values at ``places``."""
+    """Return a separate column of the values at ``places``."""
     return column_of(column.values(places), column.pg_type, column.backend, column.numeric)
 
 
 def shared(column: ColumnStore) -> ColumnStore:
-    """A column of its own of all values, in the same memory until either of the two takes a step."""
+    """Return a separate column of all values, sharing memory until either of the two takes a step."""
     return of_parts(column.parts(), column.pg_type, column.backend, column.numeric)
 
 
 def take(column: ColumnStore, places: Positions) -> ColumnStore:
-    """A column of its own of the values at ``places``; null where the place is -1."""
+    """Return a separate column of the values at ``places``; null where the place is -1."""
     if not len(column):
         blank = [None] * len(places)
         return column_of(blank, column.pg_type, column.backend, column.numeric)
@@ -101,7 +101,7 @@ def take(column: ColumnStore, places: Positions) -> ColumnStore:
 
 
 class FixedColumn(ColumnStore):
-    """Numbers, truth and moments."""
+    """Numbers, booleans and timestamps."""
 
     def __init__(
         self,
@@ -168,7 +168,9 @@ class FixedColumn(ColumnStore):
 
     def differs(self, places: Positions, values: Sequence[Any]) -> NDArray[np.bool_]:
         encoded = encode(values, self.kind)
-        if encoded is None:  # a value that would not fit says nothing of those beside it
+        if (
+            encoded is None
+        ):  # one value that does not fit must not affect the comparison of the others
             return unequal(self.values(places), values)
         return self._differs(places, *encoded)
 
@@ -217,7 +219,7 @@ class FixedColumn(ColumnStore):
         data, mask, array = self._shown()
         guard = pd.Series(array, index=index, copy=False)
         if data is None:
-            return guard  # Arrow's arrays are never written to: there is nothing to guard
+            return guard  # Arrow's arrays are never written to: no guard is needed
         resting = _resting(self.kind, self.backend, mask is not None)
         if resting is None:
             return guard.copy()
@@ -230,7 +232,7 @@ class FixedColumn(ColumnStore):
         return self._shown()[2]
 
     def _shown(self) -> tuple[NDArray[Any] | None, NDArray[Any] | None, Any]:
-        """Views of the data and of the mask, and the array that pandas shows over them."""
+        """Return views of the data and of the mask, and the array that pandas shows over them."""
         if self.backend == "pyarrow":
             return None, None, pd.arrays.ArrowExtensionArray(self.arrow())
         data, mask = self._data.view(), self._shown_mask()
@@ -265,7 +267,7 @@ class FixedColumn(ColumnStore):
 
     @staticmethod
     def joined(parts: Sequence[FixedColumn]) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """The data and the mask of columns of one type, one after the other."""
+        """Return the data and the mask of columns of one type, one after the other."""
         data = np.concatenate([part._data.peek() for part in parts])
         if not any(part._mask for part in parts):
             return data, None
@@ -279,7 +281,7 @@ class FixedColumn(ColumnStore):
         return found
 
     def _shown_mask(self) -> NDArray[Any] | None:
-        """The mask for pandas, where the dtype has one."""
+        """Return the mask for pandas, if the dtype has one."""
         if self._moment:
             return None
         if self.backend is None and (
@@ -292,9 +294,9 @@ class FixedColumn(ColumnStore):
 
 
 class ComputedFloats(FixedColumn):
-    """Floats that pandas has computed, to which null is NaN; where it is, is looked up when first asked.
+    """Floats that pandas has computed, where null is NaN; the mask is computed when first needed.
 
-    A DataFrame is shown without it, and to look is a fifth of what a million products cost.
+    A DataFrame is shown without it, and computing it takes a fifth of the time of a million products.
     """
 
     def __init__(
@@ -306,11 +308,11 @@ class ComputedFloats(FixedColumn):
 
     @property
     def _mask(self) -> Dense | None:
-        # Every step asks before it writes (`advance`), so what is looked through is what was computed.
+        # Every step reads it before it writes (`advance`), so the mask is made from the computed data.
         if not self._looked:
             self._looked = True
             data = self._data.peek()
-            if len(data) and np.isnan(data.min()):  # much quicker than to look at each
+            if len(data) and np.isnan(data.min()):  # much faster than checking each
                 self._found = Dense(np.isnan(data))
         return self._found
 
@@ -324,7 +326,7 @@ _Maker = Callable[[NDArray[Any], NDArray[Any] | None], Any]
 
 @lru_cache
 def _array_maker(of: Kind, backend: Backend) -> _Maker:
-    """The function that makes pandas' array over a view of the data, and of the mask."""
+    """Return the function that makes pandas' array over a view of the data, and of the mask."""
     if of == "timestamptz":
         return lambda data, _: pd.array(data.view("M8[us]"), copy=False).view(_UTC_DTYPE)
     if of in ("timestamp", "date"):
@@ -342,11 +344,11 @@ Counts = tuple[int, ...]
 
 @lru_cache
 def _resting(of: Kind, backend: Backend, masked: bool) -> tuple[Counts, Counts] | None:
-    """The reference counts of a column's data and mask, and of their guard, when nobody reads them.
+    """Return the reference counts of a column's data and mask, and of their guard, without readers.
 
-    Found by trying: a guard is made as `FixedColumn.series` makes one, and a frame of it must be
-    seen to raise a count, and dropping it to bring the counts back. None if this pandas shares
-    memory in a way that the counts do not show: then every snapshot is a copy.
+    They are measured: a guard is made as in `FixedColumn.series`; a frame of it must raise a count, and
+    deleting the frame must restore the counts. None if this pandas shares memory in a way that the counts
+    do not show: then every snapshot is a copy.
     """
     data, mask = Buffer(np.zeros(2, STORED.get(of, "object"))), Buffer(np.zeros(2, bool))
     view, nulls = data.shown(2), mask.shown(2)
@@ -369,7 +371,7 @@ def _resting(of: Kind, backend: Backend, masked: bool) -> tuple[Counts, Counts] 
 
 
 class ObjectColumn(ColumnStore):
-    """Python objects: json, arrays, bytes, times, Decimals; and what does not fit its type."""
+    """Python objects: json, arrays, bytes, times, Decimals; and values that do not fit their type."""
 
     def __init__(
         self, values: Sequence[Any], pg_type: str, backend: Backend, numeric: Numeric
@@ -455,7 +457,7 @@ class ObjectColumn(ColumnStore):
         return [freeze(value) for value in values] if self.kind in ("json", "array") else values
 
     def _count_odd(self, values: Sequence[Any]) -> int:
-        """How many of ``values`` do not fit the column's type."""
+        """Return how many of ``values`` do not fit the column's type."""
         if self.kind not in CLASSES:
             return 0
         return sum(
@@ -465,7 +467,7 @@ class ObjectColumn(ColumnStore):
 
 
 def _has_empty_struct(kind: pa.DataType) -> bool:
-    """Whether a struct without fields is in it, which an empty object is and no Parquet file takes."""
+    """Return whether it contains a struct without fields, as of an empty object, which Parquet rejects."""
     if pa.types.is_struct(kind) and not kind.num_fields:
         return True
     return any(_has_empty_struct(kind.field(n).type) for n in range(kind.num_fields))
@@ -475,11 +477,11 @@ def _has_empty_struct(kind: pa.DataType) -> bool:
 
 CHUNK: Final = 512
 _POOL: Final = pa.system_memory_pool()
-"""Arrow's own pool gives freed memory back at once, and then a new chunk pays for its pages: 40 µs
-against 10."""
+"""Arrow's own pool returns freed memory at once, and then a new chunk pays for its pages: 40 µs against
+10."""
 
 _MANY: Final = 2
-"""With more changes a chunk than that, all of them are made anew in one pass."""
+"""With more changes per chunk than this, all chunks are rebuilt in one pass."""
 
 
 class TextColumn(ColumnStore):
@@ -497,13 +499,13 @@ class TextColumn(ColumnStore):
         self._measure(np.array([len(values)] if len(values) else [], "int64"))
 
     def _shorten(self) -> None:
-        """Cut what is much longer than a chunk should be."""
+        """Cut chunks that are much longer than a chunk should be."""
         if len(self._lengths) and int(self._lengths.max()) > 2 * CHUNK:
             self._chunks = [piece for chunk in self._chunks for piece in _cut(chunk)]
             self._measure(np.fromiter(map(len, self._chunks), "int64", len(self._chunks)))
 
     def _measure(self, lengths: Positions) -> None:
-        """Note the chunks' lengths, which are not asked for again: a thousand calls take long."""
+        """Store the chunks' lengths, to avoid computing them again: a thousand calls take long."""
         self._lengths = lengths
         self._starts = np.concatenate([[0], np.cumsum(lengths)])
 
@@ -571,11 +573,11 @@ class TextColumn(ColumnStore):
         return self, True
 
     def made_anew(self, changes: int) -> bool:
-        """Whether a step of so many updates and deletions makes all chunks anew, in Arrow's C++."""
+        """Return whether a step of that many updates and deletions rebuilds all chunks, in Arrow's C++."""
         return changes > _MANY * (1 + len(self) // CHUNK)
 
     def series(self, index: pd.Index) -> pd.Series:
-        # A new array a snapshot: one that a user had may have been written to through `.array`.
+        # A new array per snapshot: a user may have written to an earlier one through `.array`.
         return pd.Series(self.array(), index=index, copy=False)
 
     def array(self) -> Any:
@@ -593,9 +595,9 @@ class TextColumn(ColumnStore):
         return self.chunked()
 
     def chunked(self) -> pa.ChunkedArray:
-        """The chunks as one array."""
+        """Return the chunks as one array."""
         if self._array is None:
-            # One chunk at least: pandas' merge fails without any.
+            # At least one chunk: pandas' merge fails without any.
             chunks = self._chunks or [pa.array([], pa.large_string())]
             self._array = pa.chunked_array(chunks, pa.large_string())
         return self._array
@@ -607,7 +609,7 @@ class TextColumn(ColumnStore):
     def _renew_changed(
         self, step: Step, places: Positions, values: Sequence[Any], added: Sequence[Any]
     ) -> bool:
-        """Make all chunks anew, in one pass, if anything is other than before."""
+        """Rebuild all chunks, in one pass, if anything has changed."""
         new, more = pa.array(values, pa.large_string()), pa.array(added, pa.large_string())
         both = pa.concat_arrays([*self._chunks, new, more])
         old = both.take(pa.array(places))
@@ -627,7 +629,7 @@ class TextColumn(ColumnStore):
         return True
 
     def _replace(self, places: Positions, new: pa.Array, gone: Positions) -> None:
-        """Make the chunks anew that hold one of ``places`` or of ``gone``."""
+        """Rebuild the chunks that hold one of ``places`` or of ``gone``."""
         where = np.concatenate([places, gone])
         what = np.concatenate([np.arange(len(places)), np.full(len(gone), -1)])
         order = np.argsort(where, kind="stable")
@@ -647,7 +649,7 @@ class TextColumn(ColumnStore):
             self._measure(self._lengths[self._lengths > 0])
 
     def _insert(self, at: Positions, added: pa.Array) -> None:
-        """Put rows in, each with ``at`` rows ahead of it."""
+        """Insert rows, each with ``at`` rows ahead of it."""
         owners = np.minimum(
             np.searchsorted(self._starts, at, "right") - 1, max(0, len(self._chunks) - 1)
         )
@@ -683,7 +685,7 @@ def _cut(values: pa.Array) -> Iterator[pa.Array]:
 
 
 def _changed(chunk: pa.Array, changes: Iterable[tuple[int, int]], new: pa.Array) -> pa.Array:
-    """``chunk`` with ``changes``: places in it, each with a place in ``new``, or -1 to leave."""
+    """Return ``chunk`` with ``changes``: places in it, each with a place in ``new``, or -1 to remove it."""
     pieces, at = [], 0
     for place, source in changes:
         if place > at:

@@ -1,15 +1,15 @@
-"""What a table holds: its columns, which row a key means, and what was noted since the last step.
+"""The contents of a table: its columns, the map from keys to rows, and changes noted since the last step.
 
-In go typed operations, out come typed rows. A row has a number, given when it arrives and never given
-again, so numbers rise in the table's order, and a row's position is its number less the rows before it
-that have left. A row that is only hidden by an edit keeps its number, and comes back under it. What
-``write`` is given is only noted, the last word per row and column; ``step`` makes one ``Step`` of it,
-which every column takes that it touches (``store.dense``).
+Its input is typed operations, its output typed rows. A row gets a number when it arrives, which is never
+reused. So numbers increase in the table's order, and a row's position is its number minus the number of
+earlier rows that were removed. A row that is only hidden by an edit keeps its number and returns under
+it. ``write`` only notes changes, the last value per row and column; ``step`` turns them into one
+``Step``, which is applied to every column that it concerns (``store.dense``).
 
-A derived table says the order itself: a row's number is its rank (`RANK`), a row that comes is put in
-between its neighbours, and one that gets another rank leaves and comes.
+A derived table defines its own order: a row's number is its rank (`RANK`), a new row is inserted between
+its neighbours, and a row whose rank changes is removed and added.
 
-Nothing here locks or tells anybody: that is for ``store.table``.
+This module neither locks nor notifies: ``store.table`` does.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from notebook_rt.store.touched import RANK
 
 _NONE: Final[Positions] = np.empty(0, "int64")
 _PENDING: Final = 8192
-"""Rows whose changes are kept as dicts at most, or an eighth of the table; then they are taken."""
+"""Number of rows whose changes are kept as dicts, or an eighth of the table; beyond it, a step is due."""
 
 _SPARSE: Final = 1024
-"""Numbers of rows that left are kept at least so long before the rows are numbered anew."""
+"""Minimum number of removed rows' numbers that are kept before the rows are renumbered."""
 
 _BESIDE: Final = 100_000
-"""Rows from which on text that is made anew is made on a thread of its own, column by column."""
+"""Number of rows from which a text column that must be rebuilt is rebuilt on its own thread."""
 
 
 class Foreseen(msgspec.Struct):
-    """What operations will change, and the rows that they are about, before and after."""
+    """The changes that operations will make, and the rows that they concern, before and after."""
 
     changes: list[RowChange]
     moved: bool
@@ -56,11 +56,11 @@ class Foreseen(msgspec.Struct):
     old: dict[Key, dict[str, Any] | None]
     new: dict[Key, dict[str, Any] | None]
     numbers: dict[Key, int]
-    """Of the rows before."""
+    """Numbers of the rows before."""
 
 
 class Contents:
-    """See the module. Made of whole ``columns`` and their ``keys``; a column that is not among them is null.
+    """See the module. Made from whole ``columns`` and their ``keys``; a missing column is all null.
 
     Without ``keys``, they are collected from the columns when one is first looked up.
     """
@@ -94,19 +94,19 @@ class Contents:
         self._next = len(keys)
         self._changed: dict[int, Row] = {}
         self.fresh: dict[int, dict[str, Any]] = {}
-        """The rows that no column has yet, by their numbers."""
+        """Rows that are in no column yet, by their numbers."""
 
         self._gone: list[int] = []
         self._stillborn: list[int] = []
-        """Numbers of rows that came and left again before any step."""
+        """Numbers of rows that were added and removed again before any step."""
 
         self._places_kept: dict[Key, int] = {}
-        """The numbers of rows that are hidden, and may come back."""
+        """Numbers of rows that are hidden and may return."""
         self._returning = False
-        """Whether some of the ``fresh`` rows come back to a place between others."""
+        """Whether some of the ``fresh`` rows return to a position between others."""
 
         self._counted: Positions = _NONE
-        """The positions from 0 on, as `ranks` gave them last: read-only, and so shared."""
+        """The positions from 0 on, as `ranks` last returned them: read-only, and therefore shared."""
 
     def _collected_later(self) -> Keys:
         schema, ranks = self.schema, self.columns[RANK].numpy() if self.by_rank else None
@@ -140,14 +140,14 @@ class Contents:
         self.columns[column.name] = self._store([None] * len(self.keys), column)
 
     def drop_column(self, name: str) -> None:
-        """Drop a column that is not the key's; nothing is noted."""
+        """Drop a column that is not part of the key; nothing is noted."""
         columns = tuple(column for column in self.schema.columns if column.name != name)
         self._know(Schema(columns, self.schema.key, self.schema.numeric))
         del self.columns[name]
 
     @property
     def nbytes(self) -> int:
-        """Bytes: both sets of buffers, the text, and which row a key means."""
+        """Bytes used by both sets of buffers, the text, and the map from keys to rows."""
         columns = sum(column.nbytes for column in self.columns.values())
         return columns + self.keys.nbytes + self._dead.nbytes + self._counted.nbytes
 
@@ -155,13 +155,13 @@ class Contents:
 
     @property
     def noted(self) -> int:
-        """How many rows were noted since the last step."""
+        """Number of rows noted since the last step."""
         return len(self._changed) + len(self.fresh) + len(self._gone)
 
     def write(self, ops: Sequence[Op], numbers: Mapping[Key, int] | None = None) -> bool:
-        """Note ``ops``, in order; whether so much is noted by now that it is time for a step.
+        """Note ``ops``, in order; return whether so many changes are noted that a step is due.
 
-        ``numbers``: those of the keys that they are about, as they are before, where somebody has looked.
+        ``numbers`` are the current numbers of the operations' keys, if already looked up.
         """
         known = dict(self.keys.numbers({op.key for op in ops}) if numbers is None else numbers)
         if self.by_rank:
@@ -218,9 +218,9 @@ class Contents:
         return self.noted > _PENDING and self.noted > len(self.keys) // 8
 
     def _moving(self, ops: Sequence[Op], numbers: Mapping[Key, int]) -> Sequence[Op]:
-        """Operations of a table by rank: a row that gets another rank leaves, and comes there.
+        """Return the operations for a table by rank: a row whose rank changes is removed, then added there.
 
-        First all that leave, then all that come: a row may come where another one was.
+        All removals come first, then all additions: a row may be added at the rank of a removed one.
         """
         left: dict[Key, Delete] = {}
         come: dict[Key, Row] = {}
@@ -246,7 +246,7 @@ class Contents:
         return [*left.values(), *known, *(Upsert(key, row) for key, row in come.items())]
 
     def whole(self, key: Key, row: Row) -> dict[str, Any]:
-        """A new row: what is not given is null, but for the key, which the operation knows."""
+        """Return a new row: missing values are null, except the key, which the operation has."""
         names = self.schema.key
         if len(names) == 1:
             return {**self.blank, names[0]: key, **row}
@@ -254,7 +254,7 @@ class Contents:
         return {**self.blank, **dict(parts), **row}
 
     def foresee(self, ops: Sequence[Op]) -> Foreseen:
-        """What ``ops`` will change."""
+        """Return the changes that ``ops`` will make."""
         old, numbers = self.looked_up(dict.fromkeys(op.key for op in ops))
         new = dict(old)
         moved = False
@@ -274,7 +274,7 @@ class Contents:
     # --- reading rows -------------------------------------------------------------------------
 
     def row(self, number: int) -> dict[str, Any]:
-        """The row with this number as it is with everything that was noted: no arrays for one row."""
+        """Return the row with this number, with all noted changes; makes no arrays for a single row."""
         if number in self.fresh:
             return self._told(self.fresh[number])
         place = self.place(number)
@@ -284,13 +284,13 @@ class Contents:
         return row
 
     def rows(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
-        """The rows of ``keys`` as they are with everything that was noted."""
+        """Return the rows of ``keys``, with all noted changes."""
         return self.looked_up(keys)[0]
 
     def looked_up(
         self, keys: Iterable[Key]
     ) -> tuple[dict[Key, dict[str, Any] | None], dict[Key, int]]:
-        """As `rows`, and the numbers of those that there are."""
+        """As `rows`, with the numbers of the rows that exist."""
         found: dict[Key, dict[str, Any] | None] = dict.fromkeys(keys)
         numbers = self.keys.numbers(found.keys())
         stored: dict[Key, int] = {}
@@ -306,7 +306,7 @@ class Contents:
         return found, numbers
 
     def stored(self, numbers: Mapping[Key, int]) -> dict[Key, dict[str, Any]]:
-        """The rows with these numbers as the columns have them, without what was noted since."""
+        """Return the rows with these numbers as the columns hold them, without changes noted since."""
         if not numbers:
             return {}
         places = self.places(list(numbers.values()))
@@ -320,18 +320,18 @@ class Contents:
         }
 
     def _told(self, row: Row) -> dict[str, Any]:
-        """What of a noted row is in columns that the table has."""
+        """Return the values of a noted row that belong to columns of the table."""
         known = self.blank
         return {name: value for name, value in row.items() if name in known}
 
     def place(self, number: int) -> int:
-        """As `places`, of one row."""
+        """As `places`, for one row."""
         if self.by_rank:
             return int(self.columns[RANK].numpy().searchsorted(number))
         return number - int(self._dead.searchsorted(number)) if len(self._dead) else number
 
     def places(self, numbers: Sequence[int] | Positions) -> Positions:
-        """Where the rows with these numbers are in the columns."""
+        """Return the positions in the columns of the rows with these numbers."""
         found = np.array(numbers, "int64")
         if self.by_rank:
             return self.columns[RANK].numpy().searchsorted(found)
@@ -340,7 +340,7 @@ class Contents:
     # --- once nothing is noted ----------------------------------------------------------------
 
     def ranks(self, places: Positions | None = None) -> Positions:
-        """The rank of each row, or of those at ``places``: its number, or what its column `RANK` says."""
+        """Return the rank of each row, or of those at ``places``: its number, or its `RANK` value."""
         if self.by_rank:
             ranks = self.columns[RANK].numpy()
         elif len(self._dead):
@@ -357,7 +357,7 @@ class Contents:
         return ranks if places is None else ranks[places]
 
     def differing(self, keys: Sequence[Key], rows: Sequence[Row]) -> NDArray[np.bool_]:
-        """Which of ``rows`` are not here, or differ in a column that they give."""
+        """Return which of ``rows`` are missing here, or differ in a column that they contain."""
         known = self.keys.numbers(keys)
         found = np.array([key not in known for key in keys], bool)
         here = np.flatnonzero(~found)
@@ -370,9 +370,9 @@ class Contents:
         return found
 
     def changes_to(self, new: Contents) -> list[RowChange]:
-        """What is different in ``new``: what is gone, then what is new or changed, in its order.
+        """Return the differences of ``new``: deleted rows, then new or changed rows, in its order.
 
-        A column that only ``new`` has is null here; one that only this has is not compared.
+        A column that only ``new`` has is null here; a column that only this table has is not compared.
         """
         was, now = self.keys.as_dict(), new.keys.as_dict()
         gone = [key for key in was if key not in now]
@@ -394,23 +394,23 @@ class Contents:
     # --- taking a step ------------------------------------------------------------------------
 
     def to_change(self) -> Kept:
-        """The rows that a step will change or take away, as they are, and the keys that it will bring."""
+        """Return the current rows that a step will change or remove, and the keys that it will add."""
         places = self.places(np.sort(np.array([*self._changed, *self._gone], "int64")))
         columns = {name: pick(column, places) for name, column in self.columns.items()}
         came = [self.schema.key_of(row) for row in self.fresh.values()]
         return Kept(self.schema, columns, came)
 
     def step(self) -> tuple[bool, bool]:
-        """Bring what was noted into the columns, each row's last word once.
+        """Apply the noted changes to the columns, only the last change of each row.
 
-        Whether rows came, left or moved, and whether any column's series is another one now.
+        Return whether rows were added, removed or moved, and whether any column's series was replaced.
         """
         numbers = np.sort(np.array(self._gone, "int64"))
         gone = self.places(numbers)
         step = Step(*self._coming(gone))
         back = np.fromiter(self.fresh, "int64", len(self.fresh)) if self._returning else _NONE
         changed = np.fromiter(self._changed, "int64", len(self._changed))
-        order = np.argsort(changed)  # what is near in memory is quicker written one after the other
+        order = np.argsort(changed)  # writing neighbours in memory one after the other is faster
         rows = list(self._changed.values())
         rows, fresh = [rows[at] for at in order.tolist()], list(self.fresh.values())
         places = self.places(changed[order])
@@ -440,7 +440,7 @@ class Contents:
         in_parallel(
             [partial(advance, [name]) for name in texts], partial(advance, names - {*texts})
         )
-        # The key's columns last: what guards the others' buffers holds the index, and so the key's.
+        # Key columns last: the guard of the other columns' buffers holds the index, and so the key's.
         advance(self.schema.key)
         step.forget()
         if step.moves:
@@ -456,7 +456,7 @@ class Contents:
         return step.moves, other
 
     def _coming(self, gone: Positions) -> tuple[int, Positions, int, Positions | None]:
-        """What a step is made of: the rows before it, those that leave, how many come, and where."""
+        """Return the parts of a step: rows before it, removed rows, number of added rows and their places."""
         before = len(self.columns[RANK]) if self.by_rank else self.born - len(self._dead)
         if not self.by_rank and not self._returning:
             return before, gone, len(self.fresh), None
@@ -469,20 +469,20 @@ class Contents:
 
     @property
     def is_sparse(self) -> bool:
-        """Whether so many numbers are out of use that a step is followed by others for all rows."""
+        """Whether so many numbers are unused that a step is followed by renumbering all rows."""
         left = len(self._dead) + len(self._gone) + len(self._stillborn) - len(self._places_kept)
         return not self.by_rank and left > max(_SPARSE, len(self.keys))
 
     def holds(self, number: int) -> bool:
-        """Whether the columns have the row with this number: it came before the last step, and stays."""
+        """Return whether the columns hold this row: it was added before the last step and is not removed."""
         if number >= self.born:
             return False
         at = int(self._dead.searchsorted(number))
         return at == len(self._dead) or self._dead.item(at) != number
 
     def renumber(self) -> None:
-        """Number the rows anew, those among them that may come back, so that the list of the others that
-        left stays short.
+        """Renumber the rows, including those that may return, to keep the list of the other removed
+        numbers short.
         """
         kept = np.fromiter(self._places_kept.values(), "int64", len(self._places_kept))
         self._dead = np.setdiff1d(self._dead, kept)
@@ -494,7 +494,7 @@ class Contents:
 
 
 def _given(rows: Sequence[Row], places: Positions, name: str) -> tuple[Positions, list[Any]]:
-    """The values of a column in those of ``rows`` that have one, and those rows' places."""
+    """Return the values of a column in the ``rows`` that have one, and the places of those rows."""
     try:
         return places, list(map(itemgetter(name), rows))
     except KeyError:
@@ -503,10 +503,10 @@ def _given(rows: Sequence[Row], places: Positions, name: str) -> tuple[Positions
 
 
 def _overlaid(row: Row, given: Row, known: Collection[str]) -> dict[str, Any]:
-    """``row`` with what is ``given`` of the ``known`` columns.
+    """Return ``row`` updated with the ``given`` values of the ``known`` columns.
 
-    A value that is given as it is stays the same object, so that who looks for what has changed sees
-    at once that this has not.
+    An unchanged value stays the same object, so that a later comparison immediately finds it
+    unchanged.
     """
     found = dict(row)
     for name, value in given.items():
@@ -518,9 +518,9 @@ def _overlaid(row: Row, given: Row, known: Collection[str]) -> dict[str, Any]:
 def changes_between(
     old: Mapping[Key, Row | None], new: Mapping[Key, Row | None]
 ) -> Iterator[RowChange]:
-    """The effective changes of rows, in the order of ``new``'s keys; both have the same keys.
+    """Yield the effective changes of rows, in the order of ``new``'s keys; both have the same keys.
 
-    A column that a row has only since is null before.
+    A column that a row only has in ``new`` counts as null before.
     """
     for key, now in new.items():
         was = old[key]

@@ -1,16 +1,15 @@
 """A vector that is read without being copied: two buffers, left and right (promise 12).
 
-In go steps (rows that leave, values that are set, rows that come), out come read-only views of the
-whole vector in order. A step is never written into a buffer that somebody may be looking at: it
-goes to the other one, which first makes up for the step it missed; then the two change places. So
-a read costs nothing, a step costs what it changes (and the move of what lies behind a row that
-left; of what lies ahead of it, where that is little, as in a window that slides), and a view never
-changes. Only if somebody still holds a view of the other buffer, the buffer is left to them and a
-copy takes its place.
+Its input is steps (removed rows, changed values, added rows); its output is read-only views of the whole
+vector in order. A step is never written into a buffer that may have readers. It is written to the other
+buffer, which first applies the step that it missed; then the two swap. So a read costs nothing, and a
+step costs what it changes (plus moving the rows behind a removed one; or those ahead of it, if they are
+few, as in a sliding window), and a view never changes. Only if a view of the other buffer is still
+referenced, that buffer is left to its users and replaced by a copy.
 
-Whether somebody does is told by the buffer's reference count: numpy's views hold the array that
-owns the memory. On a build without the global lock counts prove nothing, and every step copies; so it
-does with ``NOTEBOOK_RT_ALWAYS_COPY=1``. Why this is safe: ``docs/design/store.md``.
+Whether it is referenced is determined by the buffer's reference count: numpy's views hold the array that
+owns the memory. On a build without the global lock the counts prove nothing, and every step copies; the
+same holds with ``NOTEBOOK_RT_ALWAYS_COPY=1``. Why this is safe: ``docs/design/store.md``.
 """
 
 from __future__ import annotations
@@ -33,29 +32,29 @@ _COUNTS_ARE_TRUE = (
     and os.environ.get("NOTEBOOK_RT_ALWAYS_COPY", "0") == "0"
 )
 _ROWS_A_HOLE = 1000
-"""Rows that are copied one by one in the time that it takes to close a hole between others."""
+"""Number of rows that are copied individually in the time that it takes to close one hole."""
 
 Runs = list[tuple[slice, slice]]
-"""Rows that stay neighbours: where they are in the end, and where they were."""
+"""Runs of rows that stay adjacent: their final positions, and their earlier ones."""
 
 
 class Step(msgspec.Struct, frozen=True, eq=False, dict=True):
-    """What happens to the rows of a table in one step: some leave, then some come.
+    """The changes to the rows of a table in one step: rows are removed, then rows are added.
 
-    What is worked out of it is kept until all of a table's columns have taken it.
+    Derived values are cached until all of a table's columns have applied the step.
     """
 
     before: int
-    """Rows before the step."""
+    """Number of rows before the step."""
 
     gone: Positions
-    """Positions of the rows that leave, before the step, sorted."""
+    """Sorted positions of the removed rows, before the step."""
 
     added: int
-    """Rows that come."""
+    """Number of added rows."""
 
     at: Positions | None = None
-    """For each row that comes how many of those that stay are ahead of it, rising; None: it comes at the
+    """For each added row, the number of staying rows ahead of it, increasing; None: all are added at the
     end."""
 
     _composed: dict[Step, Composed] = msgspec.field(default_factory=dict)
@@ -63,12 +62,12 @@ class Step(msgspec.Struct, frozen=True, eq=False, dict=True):
 
     @property
     def kept(self) -> int:
-        """Rows that stay."""
+        """Number of rows that stay."""
         return self.before - len(self.gone)
 
     @property
     def after(self) -> int:
-        """Rows after the step."""
+        """Number of rows after the step."""
         return self.kept + self.added
 
     @cached_property
@@ -80,29 +79,29 @@ class Step(msgspec.Struct, frozen=True, eq=False, dict=True):
 
     @cached_property
     def runs(self) -> Runs:
-        """The rows that stay, those together that stay neighbours."""
+        """The rows that stay, in runs that stay adjacent."""
         runs = _runs(self.gone, self.before)
         return runs if self.at is None else _parted(runs, self.at)
 
     @property
     def breaks(self) -> int:
-        """How many times rows that stay stop being neighbours, at most."""
+        """Maximum number of times that adjacent staying rows are separated."""
         return len(self.gone) + (0 if self.at is None else len(self.at))
 
     @cached_property
     def coming(self) -> slice | Positions:
-        """Where the rows that come are after the step."""
+        """Positions of the added rows after the step."""
         if self.at is None:
             return slice(self.kept, self.after)
         return self.at + np.arange(self.added)
 
     @property
     def moves(self) -> bool:
-        """Whether rows come or go at all."""
+        """Whether rows are added or removed at all."""
         return bool(self.added or len(self.gone))
 
     def landing(self, places: Positions) -> Positions:
-        """Where the rows at ``places``, all of which stay, are after the step."""
+        """Return the positions after the step of the rows at ``places``, all of which stay."""
         if not self.breaks:
             return places
         known = self._landed.get(id(places))
@@ -114,7 +113,7 @@ class Step(msgspec.Struct, frozen=True, eq=False, dict=True):
         return known[1]
 
     def stays(self, places: Positions) -> NDArray[np.bool_]:
-        """Which of the rows at ``places`` stay."""
+        """Return which of the rows at ``places`` stay."""
         if not len(self.gone):
             return np.ones(len(places), bool)
         nearest = np.minimum(np.searchsorted(self.gone, places), len(self.gone) - 1)
@@ -122,14 +121,14 @@ class Step(msgspec.Struct, frozen=True, eq=False, dict=True):
         return found
 
     def following(self, missed: Step) -> Composed:
-        """``missed`` and then this step as one."""
+        """Return ``missed`` and then this step as one."""
         known = self._composed.get(missed)
         if known is None:
             known = self._composed[missed] = _compose(missed, self)
         return known
 
     def forget(self) -> None:
-        """Let go of what was worked out: buffers that missed the step have it until the next one."""
+        """Clear the cached values, because buffers that missed the step hold it until the next one."""
         self._composed.clear()
         self._landed.clear()
         for name in ("staying", "runs", "coming"):
@@ -140,16 +139,16 @@ class Composed(msgspec.Struct, frozen=True):
     """Two steps as one, seen from before the first."""
 
     runs: Runs
-    """The rows that stay through both, those together that stay neighbours."""
+    """The rows that stay through both, in runs that stay adjacent."""
 
     tail: slice | Positions
-    """Where, between the two, the rows lie that the first added and the second left."""
+    """Positions, between the two, of the rows that the first added and the second kept."""
 
     landed: slice | Positions
-    """Where those are in the end."""
+    """Final positions of those rows."""
 
     ahead: int
-    """Holes that are closed from the front: those ahead of a run that is most of the table."""
+    """Number of holes closed from the front: those ahead of a run that is most of the table."""
 
 
 def _compose(first: Step, second: Step) -> Composed:
@@ -160,21 +159,21 @@ def _compose(first: Step, second: Step) -> Composed:
     cut = int(np.searchsorted(second.gone, first.kept))
     holes = first.gone
     if cut:
-        # The p-th row that the first step kept lay as many places on as rows left before it.
+        # The p-th row that the first step kept was as many positions later as rows were removed before it.
         shift = np.searchsorted(first.gone - np.arange(len(first.gone)), second.gone[:cut], "right")
         holes = np.sort(np.concatenate([holes, second.gone[:cut] + shift]))
     tail: slice | Positions = slice(first.kept, first.after)
     if cut < len(second.gone):
         tail = np.delete(np.arange(first.kept, first.after), second.gone[cut:] - first.kept)
     runs = _runs(holes, first.before)
-    # Closing from both ends was measured to be slower where it saves little: it must be worth it.
+    # Closing from both ends was measured to be slower where it saves little, so it must be worth it.
     most = [at for at, (_, of) in enumerate(runs) if 2 * (of.stop - of.start) > first.before]
     kept = first.before - len(holes)
     return Composed(runs, tail, slice(kept, second.kept), most[0] if most else 0)
 
 
 def _parted(runs: Runs, at: Positions) -> Runs:
-    """``runs`` of rows that stay, moved apart where others come between them."""
+    """Return ``runs`` of staying rows, moved apart where added rows come between them."""
     found = []
     for to, of in runs:
         first, last = np.searchsorted(at, [to.start, to.stop], "right").tolist()
@@ -187,7 +186,7 @@ def _parted(runs: Runs, at: Positions) -> Runs:
 
 
 def _through(first: Runs, second: Runs) -> Runs:
-    """The rows that stay through both of two steps."""
+    """Return the rows that stay through both of two steps."""
     found = []
     others = iter(second)
     to, of = next(others, (slice(0, 0), slice(0, 0)))
@@ -219,9 +218,9 @@ def _runs(holes: Positions, size: int) -> Runs:
 class Buffer:
     """Memory, and the guard that makes pandas copy before a user's write reaches it.
 
-    The guard is a Series over a view of the buffer; pandas' copy-on-write sees that the user's
-    frame is not the only one. What a user holds may be a view of the memory or an object that the
-    guard holds too (``chain``), so the references to all of them are counted.
+    The guard is a Series over a view of the buffer: pandas' copy-on-write detects that the user's frame is
+    not the only one. The user may hold a view of the memory or an object that the guard holds too
+    (``chain``), so the references to all of them are counted.
     """
 
     __slots__ = ("chain", "data", "guard", "resting", "start")
@@ -233,53 +232,53 @@ class Buffer:
     def __init__(self, data: NDArray[Any]) -> None:
         self.data = data
         self.start = 0
-        """Where the rows begin: those ahead of it have left."""
+        """Position of the first row: the rows ahead of it were removed."""
 
         self.release()
 
     def rows(self, size: int) -> NDArray[Any]:
-        """A view of ``size`` rows, to write to."""
+        """Return a writable view of ``size`` rows."""
         return self.data[self.start : self.start + size]
 
     def shown(self, size: int) -> NDArray[Any]:
-        """A view of ``size`` rows for others; ``setflags(write=True)`` raises, on its bases too.
+        """Return a view of ``size`` rows for readers; ``setflags(write=True)`` raises, on its bases too.
 
-        numpy lets a view be made writeable where what it is a view of is. A read-only memoryview
-        between the two is not; it holds the memory, so the counts tell of it as of a view.
+        numpy permits making a view writeable if its base is. A read-only memoryview between the two is not
+        writeable. It holds the memory, so the counts include it like a view.
         """
         shown = memoryview(self.data)[self.start : self.start + size]  # type: ignore[arg-type]  # arrays are buffers
         return np.asarray(shown.toreadonly())
 
     def lend(self, guard: object, chain: tuple[object, ...], resting: tuple[int, ...]) -> None:
-        """Keep ``guard`` while anybody has a view; ``resting`` are the counts when nobody has."""
+        """Keep ``guard`` while there are views; ``resting`` are the counts without any."""
         self.guard, self.chain, self.resting = guard, chain, resting
 
     def release(self) -> None:
-        """Let go of the guard."""
+        """Release the guard."""
         self.guard, self.chain, self.resting = None, (), _ALONE
 
     def counts(self) -> tuple[int, ...]:
-        """References to the memory and to each link of the chain."""
+        """Return the number of references to the memory and to each link of the chain."""
         return (sys.getrefcount(self.data), *(sys.getrefcount(link) for link in self.chain))
 
     def held(self) -> bool:
-        """Whether anybody but the guard has a view."""
+        """Return whether there are views other than the guard's."""
         return not _COUNTS_ARE_TRUE or any(map(int.__gt__, self.counts(), self.resting))
 
 
 _ORPHANS: list[Buffer] = []
 _ORPHANAGE = threading.RLock()
-"""Buffers of tables that are gone, in frames that users still have and may write to."""
+"""Buffers of deleted tables, in frames that users still have and may write to."""
 
 _most_orphans = 0
-"""With more of them it is looked which are still in a frame."""
+"""Number of orphans beyond which those no longer in a frame are removed."""
 
 
 def _adopt(buffers: Iterable[Buffer]) -> None:
     global _most_orphans
     with _ORPHANAGE:
         _ORPHANS.extend(filter(_wanted, buffers))
-        if len(_ORPHANS) > _most_orphans:  # not each time: a wide table has thousands at once
+        if len(_ORPHANS) > _most_orphans:  # not each time: a wide table adds thousands at once
             _ORPHANS[:] = filter(_wanted, _ORPHANS)
             _most_orphans = 2 * len(_ORPHANS)
 
@@ -298,9 +297,9 @@ class Dense:
     __slots__ = ("_back", "_front", "_lent", "_missed", "size")
 
     def __init__(self, data: NDArray[Any]) -> None:
-        """Take ``data``, which nobody else writes to: its memory is its own, or mapped privately.
+        """Take ``data``, which has no other writer: its memory is its own, or mapped privately.
 
-        What is read-only is shared, with another table's column most often: no step is written into it.
+        Read-only data is shared, most often with another table's column: no step is written into it.
         """
         self.size = len(data)
         self._front = Buffer(data)
@@ -309,7 +308,7 @@ class Dense:
         self._lent: list[Buffer] = []
 
     def __del__(self) -> None:
-        # Without its guard a frame that outlives the table could not be written to.
+        # Without its guard, a frame that outlives the table could not be written to.
         _adopt(buffer for buffer in (self._front, self._back, *self._lent) if buffer)
 
     @property
@@ -318,16 +317,16 @@ class Dense:
         return self._front.data.nbytes + (self._back.data.nbytes if self._back else 0)
 
     def view(self) -> NDArray[Any]:
-        """The vector as it is now, for ever; read-only, not a copy."""
+        """Return the current vector, read-only and without a copy; it never changes."""
         return self._front.shown(self.size)
 
     def peek(self) -> NDArray[Any]:
-        """The vector for a look that ends before the next step."""
+        """Return the vector for access that ends before the next step."""
         return self._front.rows(self.size)
 
     @property
     def guard(self) -> object:
-        """What `lend` was given for the vector as it is now."""
+        """The guard passed to `lend` for the current vector."""
         return self._front.guard
 
     def lend(self, guard: object, chain: tuple[object, ...], resting: tuple[int, ...]) -> None:
@@ -341,7 +340,7 @@ class Dense:
         values: NDArray[Any],
         added: NDArray[Any],
     ) -> None:
-        """Set ``values`` at ``places`` (before the step, none of them leaving), then move rows."""
+        """Set ``values`` at ``places`` (before the step, none of them removed), then move rows."""
         self._lent = [buffer for buffer in self._lent if buffer.held()]
         front, back = self.peek(), self._back
         landing = step.landing(places)
@@ -371,7 +370,7 @@ class Dense:
         self.size = step.after
 
     def _fits(self, back: Buffer, step: Step) -> bool:
-        # Where rows leave there must be room to slide, which the memory of a load has not.
+        # If rows are removed there must be room to slide, which the memory of a load does not have.
         wanted, capacity = step.after + bool(len(step.gone)), len(back.data)
         return wanted <= capacity <= max(4 * step.after, 1024) and not back.held()
 
@@ -379,7 +378,7 @@ class Dense:
 def _catch_up(
     back: Buffer, front: NDArray[Any], step: Step, missed: Step, written: Positions
 ) -> None:
-    """Take ``step`` in a buffer that missed the one before it, which wrote to ``written``."""
+    """Apply ``step`` to a buffer that missed the previous one, which wrote to ``written``."""
     both = step.following(missed)
     start = back.start + both.ahead
     if start + step.after > len(back.data):
@@ -394,11 +393,11 @@ def _catch_up(
 
 
 def _close(data: NDArray[Any], runs: Runs, old: int, new: int) -> None:
-    """Close the holes between ``runs`` in place; the rows began at ``old``, and begin at ``new``."""
+    """Close the holes between ``runs`` in place; the rows started at ``old``, and will start at ``new``."""
     moves = [(new + to.start, old + of.start, of.stop - of.start) for to, of in runs]
     back = [move for move in moves if move[0] > move[1]]
     up = [move for move in moves if move[0] < move[1]]
-    for to, of, length in (*reversed(back), *up):  # none is written over before it has moved
+    for to, of, length in (*reversed(back), *up):  # none is overwritten before it has moved
         data[to : to + length] = data[of : of + length]
 
 
@@ -417,10 +416,10 @@ def _copy_kept(back: Buffer, old: NDArray[Any], step: Step) -> None:
 
 
 def _capacity(size: int, before: int) -> int:
-    """Room for ``size`` rows and some to come, unless it is as it was."""
+    """Return the capacity for ``size`` rows and some more, or the previous one if that fits."""
     return before if size < before <= 2 * size else size + size // 32 + 16
 
 
 def many_holes(holes: int, size: int) -> bool:
-    """Whether it is quicker to copy each row that stays than to close the holes one by one."""
+    """Return whether copying each row that stays is faster than closing the holes one by one."""
     return holes * _ROWS_A_HOLE > size

@@ -1,7 +1,7 @@
-"""Typed values to numbers and back: what a column of fixed width writes to its buffers.
+"""Typed values to numbers and back, as a column of fixed width stores them in its buffers.
 
-In go typed values (``store.types``), out come numpy arrays, and the other way round. Moments are
-microseconds since 1970, nulls among them pandas' NaT.
+It converts typed values (``store.types``) to numpy arrays, and back. Dates and timestamps are
+microseconds since 1970, with pandas' NaT for null.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from notebook_rt.model.types import Kind, arrow_type, equal
 
 NULL_MOMENT: Final = np.iinfo("int64").min
-"""What pandas takes for NaT; no datetime of Python's comes near."""
+"""pandas' value for NaT; no Python datetime comes near it."""
 
 CLASSES: Final[dict[Kind, type]] = {
     "int": int,
@@ -31,7 +31,7 @@ CLASSES: Final[dict[Kind, type]] = {
     "date": dt.date,
     "text": str,
 }
-"""The class of a typed value that fits."""
+"""The class of a fitting typed value."""
 
 STORED: Final[dict[Kind, str]] = {
     "int": "int64",
@@ -41,7 +41,7 @@ STORED: Final[dict[Kind, str]] = {
     "timestamp": "int64",
     "date": "int64",
 }
-"""The numpy dtype of the kinds that are numbers."""
+"""The numpy dtype of the kinds stored as numbers."""
 
 _EPOCHS: Final[dict[Kind, Any]] = {
     "timestamptz": dt.datetime(1970, 1, 1, tzinfo=dt.UTC),
@@ -50,11 +50,11 @@ _EPOCHS: Final[dict[Kind, Any]] = {
 }
 _MICROSECOND: Final = dt.timedelta(microseconds=1)
 _FEW: Final = 32
-"""Up to so many moments Python's arithmetic is quicker than a call of Arrow's."""
+"""Up to this number of moments, Python's arithmetic is faster than a call of Arrow."""
 
 
 def encode(values: Sequence[Any], of: Kind) -> tuple[NDArray[Any], NDArray[np.bool_] | None] | None:
-    """Typed values as numbers, and which are null if any is; None if one does not fit."""
+    """Return typed values as numbers, and which are null if any is; None if a value does not fit."""
     if not values:
         return np.empty(0, STORED[of]), None
     classes = set(map(type, values))
@@ -78,14 +78,14 @@ def encode(values: Sequence[Any], of: Kind) -> tuple[NDArray[Any], NDArray[np.bo
 def _microseconds(
     values: Sequence[Any], nulls: NDArray[np.bool_] | None, of: Kind
 ) -> NDArray[np.int64]:
-    """Moments as numbers; durations go through Arrow in a quarter of the time that moments do."""
+    """Return moments as numbers; Arrow converts durations in a quarter of the time of moments."""
     epoch = _EPOCHS[of]
     if nulls is not None:
         values = [epoch if value is None else value for value in values]
     found: NDArray[np.int64]
     try:
         since = list(map(sub, values, repeat(epoch)))
-    except TypeError:  # a moment with a zone where none belongs, or without one
+    except TypeError:  # a moment with an unexpected time zone, or without an expected one
         found = stamps(pa.array(values, arrow_type(of)))
     else:
         if len(since) <= _FEW:
@@ -98,22 +98,22 @@ def _microseconds(
 
 
 def unequal(mine: Sequence[Any], values: Sequence[Any]) -> NDArray[np.bool_]:
-    """Where two sequences of typed values differ."""
+    """Return where two sequences of typed values differ."""
     pairs = zip(mine, values, strict=True)
     return np.fromiter((not equal(a, b) for a, b in pairs), bool, len(values))
 
 
 def stamps(array: pa.Array) -> NDArray[np.int64]:
-    """Arrow's dates or timestamps as microseconds since 1970, nulls as pandas' NaT."""
+    """Return Arrow's dates or timestamps as microseconds since 1970, with pandas' NaT for null."""
     found = array.cast(pa.timestamp("us", getattr(array.type, "tz", None))).cast(pa.int64())
     if found.null_count:
         found = found.fill_null(NULL_MOMENT)
-    # A copy where Arrow gave its own memory: a Dense owns what it writes to.
+    # A copy if Arrow returned its own memory: a Dense owns what it writes to.
     return np.array(found.to_numpy(zero_copy_only=False))
 
 
 def moments(found: NDArray[Any], of: Kind) -> list[Any]:
-    """The datetimes or dates of microseconds since 1970, None for NaT."""
+    """Return the datetimes or dates of microseconds since 1970, with None for NaT."""
     if of == "date":
         days: list[Any] = found.view("M8[us]").astype("M8[D]").tolist()
         return days

@@ -1,7 +1,7 @@
-"""A table for whoever speaks Arrow: pyarrow, polars, DuckDB.
+"""Export of a table through Arrow: for pyarrow, polars, DuckDB.
 
-In go the columns, out comes a ``pyarrow.Table`` that shares their memory where the layouts agree:
-numbers, moments and text do; truth is packed to bits, dates to days, objects are converted.
+The result is a ``pyarrow.Table`` that shares the columns' memory where the layouts agree: numbers,
+timestamps and text do; booleans are packed to bits, dates converted to days, objects converted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from notebook_rt.store.column import ColumnStore
 
 
 def arrow_table(schema: Schema, columns: Mapping[str, ColumnStore]) -> pa.Table:
-    """The columns, key columns first as in the schema, as a ``pyarrow.Table``."""
+    """Return the columns, key columns first as in the schema, as a ``pyarrow.Table``."""
     arrays = {}
     for name, column in columns.items():
         found = column.arrow()
@@ -32,7 +32,9 @@ def _text(pg_type: str, value: Any) -> str | None:
     if value is None:
         return value
     if isinstance(value, str):
-        return value.encode(errors="replace").decode()  # Arrow has no half of a surrogate pair
+        return value.encode(
+            errors="replace"
+        ).decode()  # Arrow does not support half a surrogate pair
     if isinstance(value, (list, dict)):
         return json.dumps(to_json(pg_type, value))  # Decimals as text: JSON has no NaN
     return to_rest(pg_type, value)

@@ -1,7 +1,7 @@
 """Lists and dicts that a user can read, copy and compare, but not change in place.
 
-The cells of a json or array column are shared by the table and every snapshot of it: a change in
-place would reach them all. Copies, pickles and ``thaw`` give plain lists and dicts.
+The cells of a json or array column are shared by the table and all its snapshots: a change in
+place would affect all of them. Copies, pickles and ``thaw`` return plain lists and dicts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def _refuse(self: object, *_: object, **__: object) -> NoReturn:
 
 
 class FrozenList(list[Any]):
-    """A list that refuses to be changed."""
+    """A list that cannot be changed."""
 
     __slots__ = ()
     __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
@@ -31,7 +31,7 @@ class FrozenList(list[Any]):
 
 
 class FrozenDict(dict[str, Any]):
-    """A dict that refuses to be changed."""
+    """A dict that cannot be changed."""
 
     __slots__ = ()
     __setitem__ = __delitem__ = __ior__ = _refuse
@@ -45,7 +45,7 @@ class FrozenDict(dict[str, Any]):
 
 
 def freeze(value: Any) -> Any:
-    """``value`` with every list and dict in it frozen."""
+    """Return ``value`` with every list and dict in it frozen."""
     kind = type(value)
     if kind is list:
         return FrozenList(map(freeze, value))
@@ -55,7 +55,7 @@ def freeze(value: Any) -> Any:
 
 
 def thaw(value: Any) -> Any:
-    """``value`` with plain lists and dicts."""
+    """Return ``value`` with plain lists and dicts."""
     if isinstance(value, list):
         return [thaw(item) for item in value]
     if isinstance(value, dict):

@@ -1,10 +1,10 @@
-"""A table that can say what a batch changed after the batch was applied.
+"""A table that can compute what a batch changed after the batch was applied.
 
-To tell the old and the new rows of a change costs more than to apply it, and in a flood most of them
-are never looked at: ``.log`` keeps the latest thousand. So with ``defer`` set, ``apply`` gives back
-`LaterChanges`: the batch's operations are noted, and the rows worked out when somebody looks, at
-the latest before the columns change (``Table._before_step``: until then they still hold the rows from
-before the first noted batch). What nobody holds any more by then is never worked out.
+Computing the old and the new rows of a change costs more than applying it, and in a flood of changes most
+of them are never accessed: ``.log`` keeps the latest thousand. So with ``defer`` set, ``apply`` returns
+`LaterChanges`: the batch's operations are noted, and the rows computed when they are first accessed, at
+the latest before the columns change (``Table._before_step``: until then the columns still hold the rows
+from before the first noted batch). Changes that are no longer referenced by then are never computed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from notebook_rt.store.contents import changes_between
 from notebook_rt.store.table import Table
 
 _MOST: Final = 16_384
-"""Operations noted; with more of them the columns take a step, however few rows they are about."""
+"""Number of noted operations; beyond it the columns take a step, however few rows are concerned."""
 
 
 class JournalledTable(Table):
-    """A ``Table`` whose ``apply`` may tell what changed later.
+    """A ``Table`` whose ``apply`` may compute the changes later.
 
     Examples
     --------
@@ -39,12 +39,12 @@ class JournalledTable(Table):
 
     def __init__(self, schema: Schema, dtype_backend: Backend = None) -> None:
         self.defer = False
-        """Whether ``apply`` tells later what changed, where it is asked to tell."""
+        """Whether ``apply`` defers computing the changes, if they are requested."""
         self._journal: list[tuple[Sequence[Op], weakref.ref[LaterChanges] | None]] = []
-        """The batches since the columns' last step; empty where none of them is told later."""
+        """The batches since the columns' last step; empty if none of them is deferred."""
         self._noted = 0
         self._left: dict[Key, int] = {}
-        """The rows of the columns that noted batches deleted: their keys' numbers."""
+        """Rows of the columns that noted batches deleted: maps their keys to their numbers."""
         super().__init__(schema, dtype_backend)
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
@@ -75,7 +75,7 @@ class JournalledTable(Table):
             self._take_step()
 
     def _before_step(self) -> None:
-        """Work out what is still looked at, while the columns hold the rows from before it."""
+        """Compute the changes still referenced, while the columns hold the rows from before the step."""
         if not self._journal:
             return
         journal, left = self._journal, self._left
@@ -94,7 +94,7 @@ class JournalledTable(Table):
                 told.settle(list(changes_between(old, {key: rows[key] for key in old})))
 
     def _last_words(self, batches: Sequence[Sequence[Op]], keys: Iterable[Key]) -> list[Op]:
-        """Of all operations on ``keys`` those that no later one covers, in their order."""
+        """Return the operations on ``keys`` that no later one overrides, in their order."""
         unsaid, found, known = set(keys), [], self._held.blank.keys()
         for ops in reversed(batches):
             for op in reversed(ops):
@@ -108,14 +108,14 @@ class JournalledTable(Table):
     def _rows_of_the_columns(
         self, keys: dict[Key, None], left: dict[Key, int]
     ) -> dict[Key, dict[str, Any] | None]:
-        """The rows of ``keys`` as the columns have them, without what was noted since."""
+        """Return the rows of ``keys`` as the columns hold them, without changes noted since."""
         held = self._held
         numbers = {**held.keys.numbers(keys), **{key: left[key] for key in keys if key in left}}
         there = {key: number for key, number in numbers.items() if held.holds(number)}
         return {**dict.fromkeys(keys), **held.stored(there)}
 
     def _play(self, ops: Sequence[Op], rows: dict[Key, dict[str, Any] | None]) -> None:
-        """Apply ``ops`` to those of ``rows`` that they are about; the dicts in it are not touched."""
+        """Apply ``ops`` to the ``rows`` that they concern; the dicts in it are not modified."""
         known = self._held.blank
         for op in ops:
             if op.key not in rows:

@@ -1,13 +1,13 @@
-"""Which row a key means: a dict of what came lately, and of many integers two sorted arrays.
+"""The map from keys to row numbers: a dict of recent keys, and two sorted arrays for many integers.
 
-In go keys with the numbers of their rows, out comes a row's number by its key, for one key or for a
-batch of them at once. A dict of a million integers takes 98 MB, two arrays of them 16. So as soon as
-the dict holds many keys and all of them are integers, they go into the arrays, where they are found by
-halving: some 0.4 µs more than in the dict for one key, a quarter of the dict's time for a batch. Any
-other key stays in the dict. Where a key is cannot be told from outside: 1, 1.0 and True are one.
+It is filled with keys and the numbers of their rows, and returns a row's number by its key, for one key or
+for a batch at once. A dict of a million integers takes 98 MB, two arrays of them 16. So once the dict
+holds many keys and all of them are integers, they are moved to the arrays, where they are found by binary
+search: some 0.4 µs slower than in the dict for one key, a quarter of the dict's time for a batch. Any
+other key stays in the dict. The results do not depend on where a key is: 1, 1.0 and True are equal.
 
-The keys of a whole table may be collected later (`Keys.later`): to sort a million of them takes as long as to
-sort the table, and who only reads it looks none up.
+The keys of a whole table may be collected later (`Keys.later`): sorting a million of them takes as long as
+sorting the table, and a caller that only reads it looks none up.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from notebook_rt.model.xmins import integers
 from notebook_rt.store.dense import Positions
 
 _RECENT: Final = 65_536
-"""Keys that the dict holds at most, or an eighth of those in the arrays; then they go there too."""
+"""Number of keys in the dict, or an eighth of those in the arrays; beyond it they are moved there."""
 
 _FEW: Final = 8
-"""Up to so many keys are looked up one by one."""
+"""Up to this number, keys are looked up one by one."""
 
 _INT64: Final = range(-(2**63), 2**63)
 
@@ -43,32 +43,32 @@ class Keys:
         self._recent: dict[Key, int] = {}
         self._sorted: Positions = np.empty(0, "int64")
         self._numbers: Positions = np.empty(0, "int64")
-        """The numbers of the sorted keys; -1: the key has left."""
+        """The numbers of the sorted keys; -1: the key was removed."""
 
         self._left = 0
-        """Sorted keys that have left."""
+        """Number of sorted keys that were removed."""
 
         self._rising = True
-        """Whether the numbers of new keys are higher than any before."""
+        """Whether the numbers of new keys are higher than all earlier ones."""
 
         self._most = _RECENT
-        """Keys in the dict from which on it is tried to sort them in."""
+        """Number of keys in the dict from which it is tried to sort them in."""
 
         self._later: Callable[[], Positions | Sequence[Key]] | None = None
-        """Gives the keys, which are not here yet."""
+        """Returns the keys, which are not collected yet."""
         self._later_numbers: Positions | None = None
         """Their numbers; None: from 0 on."""
         self._awaited = 0
-        """How many they are."""
+        """The count of these keys."""
 
     @classmethod
     def numbered(cls, keys: Positions | Sequence[Key]) -> Keys:
-        """``keys``, numbered from 0 on; an array of integers takes no dict.
+        """Return ``keys``, numbered from 0 on; an array of integers needs no dict.
 
         Raises
         ------
         ValueError
-            If two are equal.
+            If two keys are equal.
         """
         found = cls.later(len(keys), lambda: keys)
         found.collect()
@@ -81,9 +81,9 @@ class Keys:
         keys: Callable[[], Positions | Sequence[Key]],
         numbers: Positions | None = None,
     ) -> Keys:
-        """So many keys, which ``keys`` gives when one is first looked up, with these rising numbers.
+        """Return ``count`` keys, which ``keys`` returns at the first lookup, with these increasing numbers.
 
-        Without ``numbers`` they are numbered from 0 on. What is given must not change until then.
+        Without ``numbers`` they are numbered from 0 on. The arguments must not change until then.
         """
         found = cls()
         found._later, found._later_numbers, found._awaited = keys, numbers, count
@@ -95,7 +95,7 @@ class Keys:
         Raises
         ------
         ValueError
-            If two are equal.
+            If two keys are equal.
         """
         if self._later is None:
             return
@@ -123,7 +123,7 @@ class Keys:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory in use; of the dict's objects an estimate."""
+        """Bytes of memory in use; estimated for the dict's objects."""
         some = islice(self._recent.items(), 1000)
         objects = sum(sys.getsizeof(key) + sys.getsizeof(number) for key, number in some)
         return (
@@ -134,7 +134,7 @@ class Keys:
         )
 
     def get(self, key: Key) -> int | None:
-        """The number of ``key``, or None."""
+        """Return the number of ``key``, or None."""
         self.collect()
         number = self._recent.get(key)
         if number is None and len(self._sorted):
@@ -144,7 +144,7 @@ class Keys:
         return number
 
     def numbers(self, keys: Collection[Key]) -> dict[Key, int]:
-        """The numbers of those of ``keys`` that are here."""
+        """Return the numbers of those of ``keys`` that are here."""
         self.collect()
         if not len(self._sorted) or len(keys) <= _FEW:
             get = self.get if len(self._sorted) else self._recent.get
@@ -159,7 +159,7 @@ class Keys:
         return known
 
     def all_numbers(self, keys: Collection[Key]) -> Positions | None:
-        """The number of each of ``keys``; None if one is not here."""
+        """Return the number of each of ``keys``, or None if one is not here."""
         self.collect()
         places = self._places(keys) if len(self._sorted) and not self._recent else None
         if places is None or (places < 0).any():
@@ -170,21 +170,21 @@ class Keys:
         return None if (numbers < 0).any() else numbers
 
     def isdisjoint(self, keys: Collection[Key]) -> bool:
-        """Whether none of ``keys`` is here."""
+        """Return whether none of ``keys`` is here."""
         self.collect()
         if len(self._sorted):
             return not self.numbers(keys)
         return self._recent.keys().isdisjoint(keys)
 
     def in_order(self) -> list[Key]:
-        """Every key, in the order of the numbers."""
+        """Return all keys, in the order of the numbers."""
         self.collect()
         if self._rising:
             return [*self._by_number()[0].tolist(), *self._recent]
         return list(self.as_dict())
 
     def integers(self) -> Positions | None:
-        """Every key, sorted, if each is an int of at most 64 bits."""
+        """Return all keys, sorted, if each is an int of at most 64 bits."""
         self.collect()
         here = self._sorted[self._numbers >= 0] if self._left else self._sorted
         new = integers(self._recent)
@@ -194,7 +194,7 @@ class Keys:
         return np.insert(here, here.searchsorted(new), new) if len(here) else new
 
     def as_dict(self) -> Mapping[Key, int]:
-        """Every key with its number, in the order of the numbers; only to be read."""
+        """Return all keys with their numbers, in the order of the numbers; read-only."""
         self.collect()
         if not len(self._sorted) and self._rising:
             return self._recent
@@ -203,16 +203,16 @@ class Keys:
         return found if self._rising else dict(sorted(found.items(), key=itemgetter(1)))
 
     def update(self, new: Iterable[tuple[Key, int]]) -> None:
-        """Take new keys; their numbers rise and are higher than any before, but for `anywhere`."""
+        """Add new keys; their numbers increase and exceed all earlier ones, except after `anywhere`."""
         self.collect()
         self._recent.update(new)
 
     def anywhere(self) -> None:
-        """From now on new keys have any numbers."""
+        """Allow any numbers for new keys from now on."""
         self._rising = False
 
     def remove(self, keys: Sequence[Key]) -> None:
-        """Let go of ``keys``, each of which is here."""
+        """Remove ``keys``, each of which is here."""
         self.collect()
         recent = self._recent
         keys = [key for key in keys if recent.pop(key, None) is None]
@@ -221,20 +221,20 @@ class Keys:
             self._left += len(keys)
 
     def renumber(self, anew: Callable[[Positions], Positions]) -> None:
-        """Give each row the number that ``anew`` makes of the one it has; of -1 it makes -1."""
+        """Replace each row's number by the result of ``anew``, which maps -1 to -1."""
         self.collect()
         self._numbers = anew(self._numbers)
         numbers = anew(np.fromiter(self._recent.values(), "int64", len(self._recent)))
         self._recent = dict(zip(self._recent, numbers.tolist(), strict=True))
 
     def settle(self) -> None:
-        """Sort the dict's keys in if there are many, and forget sorted ones if many have left."""
+        """Move the dict's keys to the arrays if there are many, and drop removed keys if there are many."""
         self.collect()
         many = len(self._recent) > self._most
         if not many and self._left <= max(_RECENT, len(self._sorted) // 2):
             return
         new = integers(self._recent)
-        if new is None:  # not all at once now, but perhaps when half of them are others
+        if new is None:  # not possible now, but perhaps when half of the keys are others
             self._most = 2 * len(self._recent)
             return
         keep = self._numbers >= 0
@@ -242,15 +242,15 @@ class Keys:
         keys = np.concatenate([self._sorted[keep], new])
         numbers = np.concatenate([self._numbers[keep], numbers])
         if not _rising(keys):
-            order = np.argsort(keys, kind="stable")  # quick where most are in order
+            order = np.argsort(keys, kind="stable")  # fast if most are in order
             keys, numbers = keys[order], numbers[order]
         self._sorted, self._numbers, self._recent, self._left = keys, numbers, {}, 0
         self._most = max(_RECENT, len(keys) // 8)
 
     def _by_number(self) -> tuple[Positions, Positions]:
-        """The sorted keys that are here and their numbers, in the order of the numbers.
+        """Return the sorted keys that are here and their numbers, in the order of the numbers.
 
-        Those of the dict are higher: all of it is sorted in at once.
+        The numbers in the dict are higher, because all of its keys are moved at once.
         """
         here = self._numbers >= 0
         keys, numbers = self._sorted[here], self._numbers[here]
@@ -260,7 +260,7 @@ class Keys:
         return keys[order], numbers[order]
 
     def _place(self, key: Key) -> int:
-        """The place of ``key`` among the sorted ones, of which there are some; -1 if it has none."""
+        """Return the place of ``key`` among the sorted keys, which must exist; -1 if it has none."""
         whole = key if key.__class__ is int else _as_integer(key)
         if whole is None or whole not in _INT64:
             return -1
@@ -270,11 +270,11 @@ class Keys:
         return place
 
     def _places(self, keys: Collection[Key]) -> Positions:
-        """As `_place` for many keys."""
+        """As `_place`, for many keys."""
         wanted = integers(keys) if len(keys) > _FEW else None
         if wanted is None:
             return np.fromiter(map(self._place, keys), "int64", len(keys))
-        order = np.argsort(wanted)  # neighbours are found in memory that was just looked at
+        order = np.argsort(wanted)  # neighbours are found in memory that was just accessed
         found = np.empty(len(wanted), "int64")
         found[order] = self._sorted.searchsorted(wanted[order])
         found[found == len(self._sorted)] = 0
@@ -287,7 +287,7 @@ def _rising(values: Positions) -> bool:
 
 
 def _as_integer(key: Any) -> int | None:
-    """The integer that ``key``, of another class, is equal to."""
+    """Return the integer that ``key``, of another class, equals, or None."""
     try:
         whole = int(key)
         return whole if whole == key else None

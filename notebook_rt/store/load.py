@@ -1,8 +1,8 @@
 """The pages of a whole table, collected as columns (promise 2).
 
-In go pages of undecoded rows, column by column; out come the columns and keys of the table they make
-(``table.TableLoad``). A page becomes columns at once, so that what a load needs besides the table it
-makes is a page, not a table of Python objects.
+Its input is pages of undecoded rows; its output is the columns and keys of the resulting table
+(``table.TableLoad``). Each page is converted to columns at once, so that a load needs the memory of one
+page in addition to the table, not a table of Python objects.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from notebook_rt.store.encode import stamps
 from notebook_rt.store.keys import Keys
 
 _AS_JSON: Final[dict[Kind, type]] = {"int": int, "float": float, "bool": bool, "text": str}
-"""Kinds whose typed values are what JSON gives, if it gives this class."""
+"""Kinds whose typed values are equal to the JSON values, if these have this class."""
 
 
 class Pages:
-    """The pages of a whole table as columns, its keys, and what came twice."""
+    """The pages of a whole table as columns, its keys, and the rows that occurred twice."""
 
     def __init__(self, schema: Schema, backend: Backend) -> None:
         self.keys = Keys()
         self.again: list[Op] = []
-        """What overwrites an earlier row of the same key."""
+        """Operations that overwrite an earlier row with the same key."""
         self._schema = schema
         self._backend: Backend = backend
         self._parts: dict[str, list[ColumnStore]] = {name: [] for name in schema.names}
@@ -46,13 +46,13 @@ class Pages:
         return len(self.keys)
 
     def extend(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> None:
-        """Add a page of undecoded rows, with their ``keys`` where they are known; a key seen before
-        is overwritten.
+        """Add a page of undecoded rows, with their ``keys`` if known; a row with an already known key is
+        overwritten.
         """
         self.prepare(page, keys)()
 
     def prepare(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> Callable[[], None]:
-        """Do most of what `extend` does, while pages before this one are still to come; what is returned
+        """Do most of the work of `extend`, while earlier pages may still be missing; the returned function
         does the rest.
         """
         schema = self._schema
@@ -77,14 +77,14 @@ class Pages:
             self._parts[name].append(column)
 
     def columns(self) -> dict[str, ColumnStore]:
-        """The columns of which there are rows."""
+        """Return the columns, if there are rows."""
         whole = {name: joined(parts) for name, parts in self._parts.items()}
         return {name: column for name, column in whole.items() if column is not None}
 
     def _first_seen(
         self, page: Sequence[WireRow], keys: list[Key]
     ) -> tuple[list[WireRow], list[Key]]:
-        """The rows whose keys are new; the others overwrite them when the load is whole."""
+        """Return the rows whose keys are new; the others overwrite them when the load is complete."""
         rows: dict[Key, WireRow] = {}
         known = self.keys.numbers(keys)
         for key, row in zip(keys, page, strict=True):
@@ -97,7 +97,7 @@ class Pages:
 
 
 def _values(page: Sequence[WireRow], name: str) -> list[Json]:
-    """A column of a page; null where a row has none."""
+    """Return a column of a page; None where a row lacks it."""
     try:
         return list(map(itemgetter(name), page))
     except KeyError:
@@ -107,21 +107,21 @@ def _values(page: Sequence[WireRow], name: str) -> list[Json]:
 def page_column(
     values: list[Json], pg_type: str, backend: Backend, numeric: Numeric
 ) -> ColumnStore:
-    """A column of a page's JSON values."""
+    """Return a column of a page's JSON values."""
     of = family(pg_type, numeric)
     if of in ("timestamptz", "timestamp") and set(map(type, values)) <= {str, NoneType}:
         try:
             moments = pa.array(values, pa.string()).cast(arrow_type(pg_type))
             return FixedColumn(stamps(moments), None, pg_type, backend, numeric)
         except (pa.ArrowInvalid, UnicodeEncodeError):
-            pass  # infinity, BC, half of a surrogate pair, or a form that only the slow way knows
+            pass  # infinity, BC, half of a surrogate pair, or a format that only the slow path supports
     if of not in _AS_JSON or not set(map(type, values)) <= {_AS_JSON[of], NoneType}:
         values = decoded(decoder(pg_type, numeric), values)
     return column_of(values, pg_type, backend, numeric)
 
 
 def joined(parts: list[ColumnStore]) -> ColumnStore | None:
-    """One column of the parts of a load; None if no part has a row."""
+    """Return one column from the parts of a load; None if no part has a row."""
     parts = [part for part in parts if len(part)]
     if not parts:
         return None

@@ -1,11 +1,11 @@
-"""What a table was when somebody read it: the base of an edit made from that reading (promises, edits).
+"""The past state of a table at a read: the base of an edit made from that read (promises, edits).
 
-A `Mark` stands for the rows at one moment. It holds no copy: a step of the table hands it the rows
-that the step changes or takes away, as they were before, so a mark costs what has changed since, and
-a reading costs nothing. A mark lives as long as somebody holds it; readings between two steps share one.
+A `Mark` represents the rows at one moment. It holds no copy: each step of the table passes it the previous
+values of the rows that the step changes or removes. So a mark costs what has changed since, and a read
+costs nothing. A mark lives as long as it is referenced; reads between two steps share one.
 
-It is bounded: once more than ``MOST`` rows have changed since, the mark is out of reach, and
-``rows`` raises. When the whole table is replaced, the mark keeps the old one instead.
+It is bounded: once more than ``MOST`` rows have changed since, the mark is out of reach, and ``rows``
+raises. When the whole table is replaced, the mark keeps the old table instead.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from notebook_rt.store.column import ColumnStore
 
 MOST: Final = 100_000
-"""Rows that have changed since a mark, of which it still knows what they were."""
+"""Maximum number of rows changed since a mark whose previous values it keeps."""
 _STEPS: Final = 32
-"""Steps that are kept apart; then each of their rows is kept once."""
+"""Number of steps that are kept separately; beyond it, each of their rows is kept once."""
 
 
 class OutOfReachError(LookupError):
@@ -32,7 +32,7 @@ class OutOfReachError(LookupError):
 
 
 class Kept:
-    """The rows that one step changed or took away, as they were; and the keys that it brought.
+    """Previous values of the rows that one step changed or removed; and the keys that it added.
 
     Shared by all marks that are older than the step.
     """
@@ -50,24 +50,24 @@ class Kept:
 
     @cached_property
     def places(self) -> Mapping[Key, int]:
-        """Each key to its row's place; -1: there was no such row."""
+        """Maps each key to its row's place; -1: there was no such row."""
         key = self._schema.key
         parts = zip(*(self._columns[name].everything() for name in key), strict=True)
         keys = (self._schema.key_of(dict(zip(key, values, strict=True))) for values in parts)
         return {**dict.fromkeys(self._came, -1), **{key: at for at, key in enumerate(keys)}}
 
     def row(self, place: int) -> dict[str, Any]:
-        """The row at a place."""
+        """Return the row at a place."""
         return {name: column.value(place) for name, column in self._columns.items()}
 
     def everything(self) -> list[tuple[Any, ...]]:
-        """All rows, in the order of ``names``."""
+        """Return all rows, in the order of ``names``."""
         columns = [column.everything() for column in self._columns.values()]
         return list(zip(*columns, strict=True))
 
 
 class Stored(Protocol):
-    """The table that a mark is of, as far as a mark looks at it."""
+    """The interface to the table that a mark needs."""
 
     @property
     def lock(self) -> AbstractContextManager[Any]: ...
@@ -76,7 +76,7 @@ class Stored(Protocol):
 
 
 class Mark:
-    """The rows of ``table`` as they were when the mark was made. Made by ``Table.mark``."""
+    """The rows of ``table`` when the mark was made, by ``Table.mark``."""
 
     def __init__(self, table: Stored) -> None:
         self.table = table
@@ -87,14 +87,14 @@ class Mark:
         """The oldest known state of rows that have changed; None: there was no such row."""
 
     def add(self, kept: Kept) -> None:
-        """Keep what a step is about to change."""
+        """Keep the rows that a step is about to change."""
         self._steps.append(kept)
         self._noted += len(kept)
         if len(self._steps) > _STEPS or self._noted > MOST // 4:
             self._fold()
 
     def _fold(self) -> None:
-        """Keep of each row that has changed only what it was at first."""
+        """Keep only the oldest values of each changed row."""
         rows, self._noted = self._rows, 0
         for kept in self._steps:
             values = kept.everything()
@@ -107,7 +107,7 @@ class Mark:
         self._steps.clear()
 
     def rows(self, keys: Collection[Key]) -> dict[Key, dict[str, Any]]:
-        """The rows of ``keys`` as they were, typed; without those that were not there.
+        """Return the rows of ``keys`` at the time of the mark, typed, without those that did not exist.
 
         Raises
         ------
@@ -117,11 +117,11 @@ class Mark:
         while True:
             table = self.table
             with table.lock:
-                if self.table is table:  # else it has been replaced meanwhile
+                if self.table is table:  # else it was replaced meanwhile
                     return self._look(table, keys)
 
     def _look(self, table: Stored, keys: Collection[Key]) -> dict[Key, dict[str, Any]]:
-        found = table.stored(keys)  # takes a step where it must, and what that changes is kept
+        found = table.stored(keys)  # takes a step if necessary, whose changes are kept
         if self.lost:
             raise OutOfReachError("too many rows have changed since")
         for key in keys:
@@ -133,7 +133,7 @@ class Mark:
         return found
 
     def _kept(self, key: Key) -> Any:
-        """The row of ``key`` as it was, None if there was none; ``...``: it has not changed."""
+        """Return the past row of ``key``, or None if there was none; ``...``: it has not changed."""
         if key in self._rows:
             row = self._rows[key]
             return None if row is None else dict(zip(*row, strict=True))

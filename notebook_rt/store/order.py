@@ -1,11 +1,11 @@
-"""A table in the order of some columns, cut to the first rows (promise 8).
+"""A table in the order of some columns, limited to the first rows (promise 8).
 
-In goes a table, out come its keys and its snapshot in the order that the server's ``order by``
-gives: nulls last ascending and first descending unless said otherwise, the key breaking ties.
-Where the server's order cannot be known here (text has a collation, an enum its declaration) the
-server is asked, and whoever asked hands the keys over in the server's order with `Ordered.rank`. Rows
-are sorted by the terms before the first such one; of rows that are alike in these, those that are
-shown stay, each in the place that the server said last, and what it has not placed comes after them.
+It returns a table's keys and snapshot in the order of the server's ``order by``: nulls last ascending and
+first descending unless specified otherwise, with the key breaking ties. Where the server's order cannot
+be computed here (text has a collation, an enum its declaration), the server is asked, and the caller
+passes the keys in the server's order to `Ordered.rank`. Rows are sorted by the terms before the first
+such one. Among rows that are equal in these, the shown rows stay, each at the position that the server
+last reported; rows without a position follow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from notebook_rt.store.table import Table
 class Ordered:
     """The first ``limit`` rows of ``table`` in the order of ``by``; follows the table.
 
-    ``carried`` are columns that the table has for the order only: they are not shown.
+    ``carried`` are columns that the table has only for the order: they are not shown.
     """
 
     def __init__(
@@ -46,15 +46,15 @@ class Ordered:
         """The first terms, by which rows are sorted here."""
 
         self.sortable = len(self.known) == len(terms)
-        """Whether the order is known here; if not, `rank` must be told."""
+        """Whether the order is known here; if not, `rank` must be called."""
 
         self._ranked: dict[Key, int] = {}
         self._staying: frozenset[Key] = frozenset()
-        """The rows that were shown last, since the server has told its order."""
+        """The rows that were last shown, since the server reported its order."""
 
         self._order: tuple[int, np.ndarray] | None = None
         self._shown_keys: tuple[np.ndarray, frozenset[Key]] | None = None
-        """The keys of the places for which they were collected last."""
+        """The places for which the keys were last collected, and these keys."""
 
         self._snapshot: tuple[pd.DataFrame, pd.DataFrame] | None = None
 
@@ -63,19 +63,19 @@ class Ordered:
             return len(self._places())
 
     def keys(self) -> list[Key]:
-        """The keys of the view, in order."""
+        """Return the keys of the view, in order."""
         with self.table.lock:
             keys = list(self.table.keys())
             return [keys[place] for place in self._places()]
 
     def get(self, key: Key) -> dict[str, Any] | None:
-        """What the view shows under a typed ``key``; None: no row, or one outside ``limit``."""
+        """Return what the view shows under a typed ``key``; None: no row, or one outside ``limit``."""
         with self.table.lock:
             row = None if self.beyond([key]) else self.table.get(key)
             return None if row is None else self.visible(row)
 
     def beyond(self, keys: Iterable[Key]) -> list[Key]:
-        """Those of ``keys`` that the table has, but outside ``limit``."""
+        """Return those of ``keys`` that the table has, but outside ``limit``."""
         with self.table.lock:
             if self.limit is None or len(self.table) <= self.limit:
                 return []
@@ -86,7 +86,7 @@ class Ordered:
             return [key for key in keys if key not in shown and key in self.table]
 
     def snapshot(self) -> pd.DataFrame:
-        """The view as a DataFrame of the user's own; the same object until something changed."""
+        """Return the view as a DataFrame that the user owns; the same object until something changes."""
         with self.table.lock:
             whole = self.table.snapshot()
             if self._snapshot is None or self._snapshot[0] is not whole:
@@ -94,11 +94,11 @@ class Ordered:
             return self._snapshot[1]
 
     def visible(self, row: Row) -> dict[str, Any]:
-        """What is shown of a row."""
+        """Return the shown part of a row."""
         return {name: value for name, value in row.items() if name not in self.carried}
 
     def _shown(self, whole: pd.DataFrame) -> pd.DataFrame:
-        """The rows of the view; their dtypes are their own, whatever a row beyond ``limit`` holds."""
+        """Return the rows of the view; their dtypes do not depend on rows beyond ``limit``."""
         table, places = self.table, self._places()
         shown = whole.take(places)
         if self.carried:
@@ -114,17 +114,17 @@ class Ordered:
         return shown
 
     def to_arrow(self) -> pa.Table:
-        """The view as `Table.to_arrow` gives the table; its rows are copied into the order."""
+        """Return the view as `Table.to_arrow` returns the table; its rows are copied into the order."""
         with self.table.lock:
             return self.table.to_arrow().drop_columns(list(self.carried)).take(self._places())
 
     def positions(self) -> np.ndarray:
-        """Where the rows of the view are in the table, in order."""
+        """Return the positions in the table of the rows of the view, in order."""
         with self.table.lock:
             return self._places()
 
     def rank(self, keys: Sequence[Key]) -> None:
-        """Take the server's order of ``keys``, for an order that is not sortable here."""
+        """Set the server's order of ``keys``, for an order that cannot be computed here."""
         with self.table.lock:
             self._ranked = {key: place for place, key in enumerate(keys)}
             self._staying = frozenset()
@@ -132,12 +132,12 @@ class Ordered:
 
     @property
     def ranked(self) -> list[Key]:
-        """The keys in the order that was told last; empty, where it is known here."""
+        """The keys in the order last set by `rank`; empty if it is known here."""
         return list(self._ranked)
 
     @property
     def ranking(self) -> Mapping[Key, int]:
-        """Each key's place in that order; another object once it was told anew."""
+        """Each key's position in that order; a new object after each `rank`."""
         return self._ranked
 
     def _places(self) -> np.ndarray:
@@ -151,11 +151,11 @@ class Ordered:
         return self._order[1]
 
     def _state(self) -> int:
-        """What is another number when the order may be another."""
+        """Return a number that changes when the order may have changed."""
         return self.table.version
 
     def _ranks(self) -> list[np.ndarray]:
-        """What sorts rows that are alike in all that is known here."""
+        """Return the sort keys for rows that are equal in everything known here."""
         keys, last = list(self.table.keys()), len(self._ranked)
         ranks = np.array([self._ranked.get(key, last) for key in keys], "i8")
         if not self._staying:
@@ -173,9 +173,9 @@ class Ordered:
 
 
 def _codes(values: np.ndarray, pg_type: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the nulls and the NaNs are, and numbers that sort as the other values do.
+    """Return where the nulls and the NaNs are, and numbers that sort as the other values do.
 
-    To PostgreSQL a NaN is greater than every number.
+    In PostgreSQL a NaN is greater than every number.
     """
     none = np.zeros(len(values), bool)
     if values.dtype.kind == "M":
@@ -201,7 +201,7 @@ def _distinct(values: Iterable[Any], pg_type: str) -> list[Any]:
 
 
 def _moment(value: Any) -> tuple[int, Any]:
-    """A place for the moments that no datetime holds, among those that one does."""
+    """Return a sort key that orders moments beyond the range of datetime among those in it."""
     if not isinstance(value, str):
         return (0, value)
     if value.endswith("infinity"):

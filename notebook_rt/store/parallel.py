@@ -1,8 +1,8 @@
-"""Work done beside other work, on threads that live as long as it does.
+"""Work done in parallel, on threads that end with it.
 
-In go calls that mostly wait for numpy's or Arrow's C++, which let go of the global lock; they come
-back when all are done. The threads are made for the occasion (some 100 µs): none is left over for
-a forked process to wait for.
+It runs calls that mostly wait for C++ code of numpy or Arrow, which releases the global lock, and returns
+when all are done. The threads are created for each call (some 100 µs): none is left over for a forked
+process to wait for.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 def in_parallel(elsewhere: Sequence[Callable[[], None]], here: Callable[[], None]) -> None:
-    """Do each of ``elsewhere`` on a thread of its own and ``here`` on this one; wait for all.
+    """Run each of ``elsewhere`` on its own thread and ``here`` on this one; wait for all.
 
     Raises
     ------
     Exception
-        What any of them raised, the one that was done here first.
+        What any of them raised, that of ``here`` first.
     """
     if not elsewhere:
         here()

@@ -1,8 +1,8 @@
-"""Rows that are no longer there, in an order that only the server knows.
+"""Rows that no longer exist, in an order that only the server knows.
 
-In go the orders that the server has told of a table's rows, one after the other; out comes a view of any
-state of it. A place belongs to values, not to a row: what the server has once put before something else is
-before it in every state. Values that it never placed come last, as in the table itself (`Ordered`).
+From the successive orders of a table's rows that the server has reported, it makes a view of any state
+of the table. A place belongs to values, not to a row: values that the server once put before others are
+before them in every state. Values that it never placed come last, as in the table itself (`Ordered`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from notebook_rt.store.table import Table
 
 _SHARE: Final = 4
 _LEAST: Final = 10_000
-"""How many values are kept, for each that there is, and at the least."""
+"""Number of values kept per reported value, and the minimum."""
 
 
 class Places:
-    """The order of values, as the server has told it. Replaced as one: whoever reads needs no lock."""
+    """The server's order of values. It is replaced as one object: readers need no lock."""
 
     def __init__(self, by: Sequence[OrderBy]) -> None:
         self.by = tuple(by)
@@ -34,13 +34,13 @@ class Places:
         return len(self._places)
 
     def learn(self, table: Table, keys: Sequence[Key], without: Collection[Key] = ()) -> None:
-        """The server has these rows in this order; ``without`` those that show something else here."""
+        """Record the server's order of these rows, except ``without``, which have other values here."""
         with table.lock:
             there = dict(zip(table.keys(), self._values(table), strict=True))
         told = dict.fromkeys(there[key] for key in keys if key in there and key not in without)
         if len(self._places) > _SHARE * len(told) + _LEAST:
             self._places = {}
-        # What it says now counts. What it does not speak of stays behind what it was behind.
+        # The new order takes precedence. A value not in it stays behind the value that it followed.
         behind: dict[Hashable, list[Hashable]] = {}
         start = last = object()
         for value in self._places:
@@ -52,17 +52,17 @@ class Places:
         self._places = {value: place for place, value in enumerate(order)}
 
     def forget(self) -> None:
-        """It is another login's table."""
+        """Forget everything: the table belongs to another login now."""
         self._places = {}
 
     def of(self, table: Table) -> np.ndarray:
-        """The place of each row of ``table``, in its own order."""
+        """Return the place of each row of ``table``, in the table's order."""
         places = self._places
         last = len(places)
         return np.array([places.get(value, last) for value in self._values(table)], "i8")
 
     def _values(self, table: Table) -> list[Hashable]:
-        """What a row's place belongs to: the values that it is sorted by, and a key that is sorted there."""
+        """Return the values that places belong to: those sorted by, and a key that only the server sorts."""
         names = [term.column for term in self.by]
         key = [OrderBy(name) for name in table.schema.key]
         if len(known_here(key, table.schema.types)) < len(key):

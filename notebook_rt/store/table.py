@@ -1,11 +1,12 @@
-"""The columnar table: what is seen, as one pandas DataFrame (promises 2, 3.8 and 12).
+"""The columnar table: the data the user sees, as one pandas DataFrame (promises 2, 3.8 and 12).
 
-In go batches of typed operations and whole loads, out come typed rows by key and snapshots, whose
-index is the key and whose order is: as loaded, then as arrived; a deletion moves nothing.
+Its input is batches of typed operations and whole loads; its output is typed rows by key and
+snapshots. A snapshot's index is the key. Rows are ordered as loaded, then as arrived; a deletion moves
+no other row.
 
-``apply`` only notes what changes, in the table's ``Contents``; the next read, or a good many changes,
-makes one step of it. One thread writes, any thread reads; the lock is held for a batch or for a step,
-never for a whole table.
+``apply`` only notes changes, in the table's ``Contents``. The next read, or a large number of changes,
+applies them to the columns in one step. One thread writes and any thread reads; the lock is held for a
+batch or a step, never for a whole table.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Table:
     dtype_backend : {None, "numpy_nullable", "pyarrow"}
         As in pandas' readers; the dtypes are those of ``store.types``.
     columns : mapping, optional
-        What it holds: columns made for this table, of one length. By default it is empty.
+        The initial columns: made for this table, all of one length. Empty by default.
 
     Examples
     --------
@@ -64,7 +65,7 @@ class Table:
     ) -> None:
         self.dtype_backend: Backend = dtype_backend
         self.version = 0
-        """Rises with every batch that may have changed something."""
+        """Increases with every batch that may have changed something."""
 
         self.lock = threading.RLock()
         """Held for a batch or a step; hold it to make several reads of one state."""
@@ -72,13 +73,13 @@ class Table:
         self._index: pd.Index | None = None
         self._snapshot: pd.DataFrame | None = None
         self._marks: weakref.WeakSet[Mark] = weakref.WeakSet()
-        """Who wants to know what rows were before a step."""
+        """The marks that need the rows as they were before a step."""
 
         self._mark: weakref.ref[Mark] | None = None
-        """The mark of the columns as they are, if there is one."""
+        """The mark of the current columns, if there is one."""
 
         self._followers: weakref.WeakSet[Touched] = weakref.WeakSet()
-        """Who wants to know which rows a batch touches, and what they were."""
+        """The followers that need to know which rows a batch touches, and their previous values."""
 
         self._hold(Contents(schema, dtype_backend, columns))
 
@@ -107,14 +108,14 @@ class Table:
 
     @property
     def pending_keys(self) -> Collection[Key]:
-        """See ``Rows``: what is written is the overlay's."""
+        """See ``Rows``: pending edits belong to the overlay."""
         return ()
 
     def admit(self, key: Key, sent_at: float) -> None:
         """See ``Rows``."""
 
     def keys(self) -> Iterator[Key]:
-        """The keys, in the promised order."""
+        """Return the keys, in the promised order."""
         with self.lock:
             return iter(self._held.keys.in_order())
 
@@ -135,18 +136,18 @@ class Table:
             return [keys[at] for at in places[np.argsort(values[places])][::-1]]
 
     def get(self, key: Key) -> dict[str, Any] | None:
-        """The whole row, typed, or None."""
+        """Return the whole row, typed, or None."""
         with self.lock:
             number = self._held.keys.get(key)
             return None if number is None else self._held.row(number)
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
-        """The whole rows of many keys at once, typed; None where there is no row."""
+        """Return the whole rows of many keys, typed; None where there is no row."""
         with self.lock:
             return self._held.rows(keys)
 
     def mark(self) -> Mark:
-        """What stands for the rows as they are now; hold the lock to read the same rows."""
+        """Return a mark for the current rows; hold the lock to read the same rows."""
         with self.lock:
             self._take_step()
             mark = None if self._mark is None else self._mark()
@@ -157,19 +158,19 @@ class Table:
             return mark
 
     def stored(self, keys: Collection[Key]) -> dict[Key, dict[str, Any]]:
-        """The rows of ``keys`` as the columns have them, where there are: a mark asks for those that
-        no step has changed.
+        """Return those rows of ``keys`` that the columns hold. A mark asks for the rows that no step has
+        changed.
         """
         with self.lock:
             numbers = self._held.keys.numbers(keys)
             if any(key not in numbers or numbers[key] in self._held.fresh for key in keys):
-                # It may be one that was deleted, or take the place of one: a step tells the marks.
+                # A key may belong to a deleted row, or to its replacement: a step notifies the marks.
                 self._take_step()
                 numbers = self._held.keys.numbers(keys)
             return self._held.stored(numbers)
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
-        """Apply ``ops`` in order, as one change; return what changed if asked."""
+        """Apply ``ops`` in order, as one change. Return the changes if requested."""
         with self.lock:
             changes: list[RowChange] = []
             foreseen = None
@@ -191,11 +192,11 @@ class Table:
             return changes
 
     def load(self) -> TableLoad:
-        """Begin to collect a whole new table."""
+        """Start collecting a new whole table."""
         return TableLoad(self)
 
     def differing(self, page: Sequence[WireRow]) -> list[tuple[Key, Row]]:
-        """Decode ``page`` and return the rows that are not here or differ in a given column."""
+        """Decode ``page`` and return the rows that are missing here or differ in a given column."""
         rows = [self.schema.decode(row) for row in page]
         keys = [self.schema.key_of(row) for row in rows]
         with self.lock:
@@ -206,17 +207,17 @@ class Table:
     # --- following ----------------------------------------------------------------------------
 
     def follow(self) -> Touched:
-        """A follower, told of every batch for as long as somebody holds it."""
+        """Return a follower, which is notified of every batch as long as it is referenced."""
         with self.lock:
             follower = Touched()
             self._followers.add(follower)
             return follower
 
     def take_touched(self, follower: Touched) -> list[Delta] | None:
-        """What has changed since ``follower`` took it last, each row once; None: read the whole."""
+        """Return the changes since ``follower`` last took them, each row once; None: read the whole table."""
         with self.lock:
             if self._held.is_sparse:
-                self._take_step()  # now: it gives the rows other numbers than the deltas would have
+                self._take_step()  # now: it gives the rows numbers that differ from those of the deltas
             before, known = follower.take()
             whole, follower.whole = follower.whole, False
             if whole:
@@ -229,24 +230,24 @@ class Table:
             ]
 
     def ranks(self, places: Positions | None = None) -> Positions:
-        """The rank of each row, or of those at ``places``: its number, or what its column `RANK` says."""
+        """Return the rank of each row, or of those at ``places``: its number, or its `RANK` value."""
         with self.lock:
             self._take_step()
             return self._held.ranks(places)
 
     def numbered(self, numbers: Positions) -> Positions:
-        """Where the rows with these numbers are."""
+        """Return the positions of the rows with these numbers."""
         with self.lock:
             self._take_step()
             return self._held.places(numbers)
 
     def place(self, key: Key) -> Place | None:
-        """The row under a typed key, with its rank; None: there is none."""
+        """Return the row under a typed key, with its rank, or None if there is none."""
         with self.lock:
             return self._ranked((key,))[key]
 
     def columns(self) -> Mapping[str, ColumnStore]:
-        """The columns as they are now; hold the lock for as long as they are read."""
+        """Return the current columns; hold the lock while they are read."""
         with self.lock:
             self._take_step()
             return self._held.columns
@@ -254,17 +255,17 @@ class Table:
     def replace(
         self, columns: Mapping[str, ColumnStore], schema: Schema, *, want_changes: bool = False
     ) -> list[RowChange]:
-        """Become a table of ``columns``, made for this one, as one change; return what changed if asked."""
+        """Become a table of ``columns``, made for this one, as one change; return changes if requested."""
         return self._become(Contents(schema, self.dtype_backend, columns), want_changes)
 
     def _tell_followers(self, ops: Sequence[Op], foreseen: Foreseen | None) -> None:
-        """Have the followers remember the rows that ``ops`` are about, as they are."""
+        """Record for the followers the current values of the rows that ``ops`` change."""
         keys = dict.fromkeys(op.key for op in ops)
         before: dict[Key, Place | None] | None = None
         after: dict[Key, dict[str, Any] | None] | None = None
-        if foreseen is not None:  # the rows that are told are the listeners' to change
+        if foreseen is not None:  # copied, because listeners may change the rows that they receive
             before = _placed(_copied(foreseen.old), foreseen.numbers)
-            if not self._held.nested:  # those are noted otherwise than they are given
+            if not self._held.nested:  # nested values are noted in another form than they are given
                 after = _copied(foreseen.new)
         for follower in tuple(self._followers):
             if follower.whole:
@@ -284,7 +285,7 @@ class Table:
                     follower.after.pop(key, None)
 
     def _leave_followers(self) -> None:
-        """Have the followers read the whole: what they remember means nothing any more."""
+        """Make the followers read the whole table: what they recorded is no longer valid."""
         for follower in tuple(self._followers):
             follower.reset()
 
@@ -293,7 +294,7 @@ class Table:
         keys: Collection[Key],
         known: Mapping[Key, dict[str, Any] | None] = MappingProxyType({}),
     ) -> dict[Key, Place | None]:
-        """The rows of ``keys`` with their ranks; those that are ``known`` are not read."""
+        """Return the rows of ``keys`` with their ranks; rows in ``known`` are not read."""
         if known:
             rows = {key: known[key] for key in keys if key in known}
             rows |= self._held.rows([key for key in keys if key not in known])
@@ -303,10 +304,10 @@ class Table:
     # --- reading the whole --------------------------------------------------------------------
 
     def snapshot(self) -> pd.DataFrame:
-        """The table as a DataFrame of the user's own; the same object until something changed.
+        """Return the table as a DataFrame that the user owns; the same object until something changes.
 
-        It never changes, whatever arrives later, and what is written to it reaches neither the
-        table nor any other snapshot. Hidden columns are not in it.
+        It never changes, whatever arrives later, and writes to it reach neither the table nor any other
+        snapshot. It excludes hidden columns.
         """
         with self.lock:
             self._take_step()
@@ -318,46 +319,46 @@ class Table:
                     for name, column in self._held.columns.items()
                     if name in self.shown_names
                 ]
-                # Labels that are numbers, then the true ones: pandas looks up each label given.
+                # Numbers as labels first, then the real ones: pandas looks up each label given.
                 frame = pd.DataFrame(dict(enumerate(columns)), index=self._index, copy=False)
-                # The names of the labels are the user's to change.
+                # The user may change the names of the labels.
                 frame.columns, frame.index = self._labels.view(), self._index.view()
                 self._snapshot = frame
             return self._snapshot
 
     def arrays(self, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Columns as read-only numpy arrays in the promised order, for vectorised audits.
+        """Return columns as read-only numpy arrays in the promised order, for vectorised audits.
 
-        int, float and bool columns without nulls are int64, float64 and bool, without a copy;
-        moments ``M8[us]`` with NaT for null; everything else, and those with nulls or with values
-        that do not fit their type, objects with None for null.
+        int, float and bool columns without nulls are int64, float64 and bool, without a copy. Timestamps are
+        ``M8[us]``, with NaT for null. All other columns, and those with nulls or with values that do not fit
+        their type, are object arrays with None for null.
         """
         with self.lock:
             self._take_step()
             return {name: self._held.columns[name].numpy() for name in columns}
 
     def to_arrow(self) -> pa.Table:
-        """The table as Arrow's, key columns too; memory is shared where the layouts agree.
+        """Return the table as an Arrow table, with key columns; memory is shared where the layouts agree.
 
-        json becomes its text, and so do arrays that Arrow has no list type for.
+        json columns become their text, as do arrays that Arrow has no list type for.
         """
         with self.lock:
             self._take_step()
             return arrow_table(self.schema, self._held.columns)
 
     def parts(self) -> dict[str, Parts]:
-        """What each column holds, without a copy: what `restore` makes the table of again."""
+        """Return the contents of each column, without a copy, as `restore` takes them."""
         with self.lock:
             self._take_step()
             return {name: column.parts() for name, column in self._held.columns.items()}
 
     def restore(self, parts: Mapping[str, Parts]) -> None:
-        """Take the columns of a table with this schema, as ``parts`` gave them.
+        """Set the columns from ``parts``, taken from a table with this schema.
 
         Raises
         ------
         ValueError
-            If they are not of one length, or two rows have one key.
+            If they differ in length, or two rows have the same key.
         """
         schema, backend = self.schema, self.dtype_backend
         columns = {
@@ -372,30 +373,30 @@ class Table:
         self._become(new)
 
     def adopt(self, other: Table) -> None:
-        """Become ``other``, which has this schema, and which nobody has seen yet."""
+        """Take the contents of ``other``, which has this schema and has no other user yet."""
         self._become(other._held)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Arrow's stream interface: polars, DuckDB and pyarrow read the table through it."""
+        """Return Arrow's stream interface, through which polars, DuckDB and pyarrow read the table."""
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the table occupies: both sets of buffers, the text, and which row a key means."""
+        """Bytes that the table occupies: both sets of buffers, the text, and the map from keys to rows."""
         with self.lock:
             return self._held.nbytes
 
     # --- the table's shape --------------------------------------------------------------------
 
     def add_column(self, column: Column) -> None:
-        """Add a column that the server's table has got; its values are null."""
+        """Add a column that was added to the server's table; its values are null."""
         with self.lock:
             self._take_step()
             self._held.add_column(column)
             self._reshaped()
 
     def drop_column(self, name: str) -> None:
-        """Drop a column that the server's table has lost; a key column cannot go."""
+        """Drop a column that was removed from the server's table; a key column cannot be dropped."""
         with self.lock:
             self._take_step()
             self._held.drop_column(name)
@@ -408,7 +409,7 @@ class Table:
         self.version += 1
 
     def _become(self, new: Contents, want_changes: bool = False) -> list[RowChange]:
-        """Hold ``new``, which nobody has seen yet."""
+        """Replace the contents by ``new``, which has no other user yet."""
         with self.lock:
             changes: list[RowChange] = []
             if want_changes:
@@ -425,13 +426,13 @@ class Table:
     # --- taking a step ------------------------------------------------------------------------
 
     def _before_step(self) -> None:
-        """Do what must be done while the columns hold the rows from before what was noted.
+        """Do what must be done while the columns still hold the rows from before the noted changes.
 
         A hook for a table that does more; called with the lock held.
         """
 
     def _take_step(self) -> None:
-        """Bring what was noted into the columns, each row's last word once."""
+        """Apply the noted changes to the columns, only the last change of each row."""
         with uninterrupted():
             self._before_step()
             held = self._held
@@ -448,7 +449,7 @@ class Table:
                     self._leave_followers()
 
     def _tell_marks(self) -> None:
-        """Hand the marks the rows that the step will change, as they are."""
+        """Give the marks the current values of the rows that the step will change."""
         self._mark = None
         marks = list(self._marks)
         if not marks:
@@ -460,7 +461,7 @@ class Table:
                 self._marks.discard(mark)
 
     def _leave_to_marks(self) -> None:
-        """Leave the rows to the marks: others take their place."""
+        """Leave the current rows to the marks, because other rows replace them."""
         self._mark = None
         marks, self._marks = list(self._marks), weakref.WeakSet()
         if not marks:
@@ -476,7 +477,7 @@ class Table:
             return pd.RangeIndex(len(self))
         arrays = [self._held.columns[name].array() for name in self.schema.key]
         if len(arrays) > 1:
-            # A level holds nothing that cannot be hashed: lists and objects are there as their JSON text.
+            # A level holds only hashable values: lists and objects are stored as their JSON text.
             levels = [
                 pd.Index([key_part(v) for v in array], dtype=object)
                 if name in self._held.nested
@@ -492,7 +493,7 @@ class Table:
 
 @lru_cache(512)
 def _labels(*names: str) -> pd.Index:
-    """The labels of columns; pandas takes long to make them of names."""
+    """Return the index of column labels, cached because pandas is slow to make one from names."""
     return pd.Index(names)
 
 
@@ -510,24 +511,24 @@ def _copied(rows: Mapping[Key, dict[str, Any] | None]) -> dict[Key, dict[str, An
 
 
 def _moved(was: Place | None, now: Place | None) -> bool:
-    """Whether a row is other than it was, or elsewhere."""
+    """Return whether a row has changed or moved."""
     if was is None or now is None:
         return was is not now
     return was.rank != now.rank or differs(now.row, was.row)
 
 
 class TableLoad(Pages):
-    """A whole table being collected beside ``table`` (``model.rows.Load``)."""
+    """A whole table that is collected next to ``table`` (``model.rows.Load``)."""
 
     def __init__(self, table: Table) -> None:
         super().__init__(table.schema, table.dtype_backend)
         self._table = table
 
     def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> Sequence[RowChange]:
-        """Replace the table by what was collected with ``ops`` laid over it, as one change."""
+        """Replace the table by the collected rows with ``ops`` applied, as one change."""
         table = self._table
-        self.keys.settle()  # once: page by page it takes longer
-        with table.lock:  # its columns may be others by now
+        self.keys.settle()  # once: page by page takes longer
+        with table.lock:  # the table's columns may have changed by now
             new = Contents(table.schema, table.dtype_backend, self.columns(), self.keys)
             new.write([*self.again, *ops])
             if want_changes and new.noted:
@@ -536,9 +537,9 @@ class TableLoad(Pages):
 
 
 def differences(old: Table, new: Table) -> list[RowChange]:
-    """What is different in ``new``: what is gone, then what is new or changed, in its order.
+    """Return the differences of ``new``: deleted rows, then new or changed rows, in its order.
 
-    A column that only ``new`` has is null in ``old``; one that only ``old`` has is not compared.
+    A column that only ``new`` has is null in ``old``; a column that only ``old`` has is not compared.
     """
     with old.lock, new.lock:
         old._take_step()

@@ -1,10 +1,10 @@
-"""What is told of a table whose view is not the whole of it (promises 5 and 8).
+"""The changes to report for a table whose view is not the whole table (promises 5 and 8).
 
-The changes of a table are not those of its view where the view is cut to the first rows of an order,
-or where a column is kept for the order only. A row that leaves the view is told as deleted, one that
-enters it as inserted, and what lies outside it is not told. Where another table takes the place of
-the one that is shown, the differences between the two are told. So the first view with everything
-that was told since, in order, is the view.
+The changes of a table differ from those of its view if the view is limited to the first rows of an
+order, or if a column is kept only for the order. A row that leaves the view is reported as deleted, one
+that enters it as inserted, and rows outside it are not reported. If another table replaces the shown
+one, the differences between the two are reported. So the first view plus all changes reported since, in
+order, equals the view.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from notebook_rt.store.table import Table, differences
 
 
 class Telling:
-    """What was shown and told last, and what is to be told of changes. Used by one thread."""
+    """What was last shown and reported, and the changes to report next. Used by one thread."""
 
     def __init__(self) -> None:
         self._table: Table | None = None
         self._ordered: Ordered | None = None
         self._told: dict[Key, Row] = {}
-        """The rows of a view with a limit, as they were told."""
+        """The rows of a view with a limit, as they were reported."""
         self._news: list[RowChange] | None = None
-        """What another table has made different, until it is told."""
+        """The differences that another table has made, until they are reported."""
 
     @property
     def plain(self) -> bool:
@@ -36,9 +36,9 @@ class Telling:
         return ordered is None or (ordered.limit is None and not ordered.carried)
 
     def show(self, table: Table, ordered: Ordered | None = None) -> None:
-        """``table`` is shown from now on, in the view that ``ordered`` is if there is one.
+        """Show ``table`` from now on, in the view ``ordered`` if there is one.
 
-        The next `tell` gives what is different then; nothing, if this is the first table.
+        The next `tell` returns the differences; none, if this is the first table.
         """
         before, self._table, self._ordered = self._table, table, ordered
         if ordered is not None and ordered.limit is not None:
@@ -50,17 +50,17 @@ class Telling:
         self._news = [] if before is None else [*(self._news or ()), *found]
 
     def tell(self, changes: Sequence[RowChange]) -> Sequence[RowChange]:
-        """What is to be told after ``changes`` of the table; the table may be later than they are."""
+        """Return the changes to report after ``changes`` of the table, which may be newer than they are."""
         news, self._news = self._news, None
         ordered = self._ordered
         if ordered is not None and ordered.limit is not None:
             return [*(news or ()), *self._follow(ordered, {change.key for change in changes})]
-        if news is not None:  # the differences have what came while the table was read
+        if news is not None:  # the differences include what arrived while the table was read
             return news
         return changes if self.plain else self._visible(changes)
 
     def drop(self) -> Sequence[RowChange]:
-        """Nothing is shown until the next `show`; gives what is to be told of that."""
+        """Show nothing until the next `show`; return the changes to report."""
         table, ordered = self._table, self._ordered
         if table is None:
             return []
@@ -72,8 +72,8 @@ class Telling:
         return self.tell(())
 
     def _follow(self, ordered: Ordered, touched: Collection[Key] | None) -> list[RowChange]:
-        """From the rows that were told to those of the view; of the rows that have stayed only
-        ``touched`` are looked at (None: all).
+        """Return the changes from the reported rows to those of the view; of the rows that stay, only those
+        in ``touched`` are compared (None: all).
         """
         told = self._told
         with ordered.table.lock:
@@ -88,11 +88,11 @@ class Telling:
             if row is None:
                 told.pop(key, None)
             else:
-                told[key] = dict(row)  # what is told is the listener's
+                told[key] = dict(row)  # the reported row belongs to the listener
         return found
 
     def _visible(self, changes: Iterable[RowChange]) -> list[RowChange]:
-        """``changes`` without the columns that are not shown."""
+        """Return ``changes`` without the columns that are not shown."""
         ordered = self._ordered
         if ordered is None or not ordered.carried:
             return list(changes)

@@ -1,8 +1,8 @@
-"""Work that Ctrl-C does not cut in two.
+"""Work that Ctrl-C does not interrupt.
 
-A read takes the columns' step in the thread that reads, which may be the one where Python raises
-``KeyboardInterrupt``, between any two lines. In goes work that must be done whole; an interrupt that
-comes meanwhile is delivered when it is.
+A read applies the columns' step in the reading thread, which may be the one where Python raises
+``KeyboardInterrupt``, between any two lines. Work in `uninterrupted` is completed; an interrupt that
+arrives meanwhile is delivered afterwards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import FrameType
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold back SIGINT until the block has ended; in another thread than the main one do nothing."""
+    """Hold back SIGINT until the block has ended; in other threads than the main thread do nothing."""
     here = threading.get_ident() == threading.main_thread().ident
     handler = signal.getsignal(signal.SIGINT) if here else None
     if not callable(handler):
