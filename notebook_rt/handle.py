@@ -1,7 +1,7 @@
-"""What every live frame has: it is read, listened to, waited for and shown. ``LiveFrame`` is one.
+"""The interface that all live frames share: reading, listening, waiting and display. `LiveFrame` extends it.
 
-It owns nothing: what it shows is in ``store/``, what keeps it true in ``sync/`` and ``net/``. Every call is
-synchronous and thread-safe; ``await frame.ready()`` works from any loop.
+A handle owns no data: the rows are in ``store/``; ``sync/`` and ``net/`` keep them up to date. Every call is
+synchronous and thread-safe; ``await frame.ready()`` works from any event loop.
 """
 
 from __future__ import annotations
@@ -42,16 +42,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FRESH: Final = 1.0
-"""Seconds for which an error is raised again as it is, and not asked after: ``df`` may be read in a loop."""
+"""Seconds for which an error is raised again without asking the server: ``df`` may be read in a loop."""
 
 
 class Handle:
-    """The thin handle on what is kept up to date, as the user holds it: a `LiveFrame`, apart from what can be
-    derived of one.
-    """
+    """The object that the user holds: a `LiveFrame` without the methods that derive other frames."""
 
     editable = False
-    """Whether its rows can be written: a `LiveTable`'s can."""
+    """Whether its rows can be written, as those of a `LiveTable`."""
 
     def __init__(
         self,
@@ -80,7 +78,7 @@ class Handle:
         return printable(f"<{type(self).__name__} {feed.name} {self.status}{by}{rows}{why}>")
 
     def _untold(self) -> str:
-        """A reason to put behind the status; empty without one."""
+        """Return the reason to show after the status; empty if there is none."""
         return self._feed.why_empty()
 
     def __getattr__(self, name: str) -> Any:
@@ -137,28 +135,28 @@ class Handle:
         group: str = "",
         title: str = "",
     ) -> GridWidget:
-        """The live grid, with options.
+        """Return the live grid, with options.
 
         Parameters
         ----------
         columns : str or sequence of str, optional
-            Which, in this order. Default: all, the key's first.
+            The columns to show, in this order. Default: all, key columns first.
         formats : dict of str, optional
             Column to number format: ``",.2f"``, ``".1%"``, ``",d"``.
         height : int
-            In pixels, at most: a few rows take less.
+            Maximum height in pixels; a few rows take less.
         style : dict, optional
-            Column to how its cells are drawn: ``"bar"`` (as long as the number), ``"color"`` (as strong
-            as the number; of texts, each its own), ``"updown"`` (above and below zero), or a dict of
-            values to ``"blue"``, ``"green"``, ``"grey"``, ``"red"`` or ``"yellow"``.
+            Column to the style of its cells: ``"bar"`` (a bar as long as the number), ``"color"`` (a color as
+            strong as the number; for text, one color per value), ``"updown"`` (above and below zero), or a
+            dict of values to ``"blue"``, ``"green"``, ``"grey"``, ``"red"`` or ``"yellow"``.
         totals : dict, str or sequence of str, optional
-            Column to ``"sum"``, ``"mean"``, ``"median"``, ``"min"``, ``"max"`` or ``"count"`` of the rows
-            shown, in a line below them; names alone are summed.
+            Column to ``"sum"``, ``"mean"``, ``"median"``, ``"min"``, ``"max"`` or ``"count"`` of the
+            shown rows, in a line below them; columns without a function are summed.
         group : str, optional
-            Column by whose values the rows stand under headings that open and close, each with its count and
-            the ``totals`` of its rows.
+            Column to group by. Each value has a heading that opens and closes its rows, with their count and
+            ``totals``.
         title : str, optional
-            A caption above the grid, plain text, in place of the name. Default: the name.
+            Plain text shown above the grid. Default: the name.
 
         Returns
         -------
@@ -168,9 +166,9 @@ class Handle:
         Raises
         ------
         TypeError
-            If the title is no text, or the height no number of pixels.
+            If the title is not a string, or the height is not a number of pixels.
         ValueError
-            If a column is not there, or a format, a style or a total is invalid.
+            If a column does not exist, or a format, a style or a total is invalid.
 
         Examples
         --------
@@ -206,24 +204,24 @@ class Handle:
         points: int = 2_000,
         style: Callable[[Any], Any] | None = None,
     ) -> ChartWidget:
-        """A live chart. Waits for the first data; needs the extra ``plot``.
+        """Return a live chart. Waits for the first data; requires the extra ``plot``.
 
         Parameters
         ----------
         x : str, optional
             A column. Default: the key.
         y : str or sequence of str, optional
-            Columns; several are several lines. Default: the first three columns of numbers.
+            Columns; each is a line. Default: the first three numeric columns.
         kind : {"line", "area", "bar", "point", "tick", "hist"}
             How each row is drawn; ``"hist"`` counts the values of the first ``y`` instead.
         color : str, optional
-            A column, each of whose values has a color.
+            A column; each of its values gets a color.
         last : int, optional
-            Only the last so many rows.
+            Draw only this many rows, the last ones.
         points : int
-            How many are drawn at most; a line keeps its highest and lowest.
+            Maximum number of rows to draw; a line keeps its extreme values.
         style : callable, optional
-            Given the Altair chart, returns it changed: size, scales, titles.
+            Called with the Altair chart; returns the chart to draw, with another size, scales or titles.
 
         Returns
         -------
@@ -233,14 +231,14 @@ class Handle:
         Raises
         ------
         ValueError
-            If a column is not there, ``kind`` is invalid, ``last`` or ``points`` is less than 1, or
-            ``color`` is given and several ``y``.
+            If a column does not exist, ``kind`` is invalid, ``last`` or ``points`` is less than 1, or
+            ``color`` is given with several ``y``.
         TypeError
-            If ``style`` is no function.
+            If ``style`` is not a function.
         ImportError
             If the extra is not installed: ``pip install 'notebook_rt[plot]'``.
         NotebookRTError
-            What ``wait`` raises.
+            As raised by ``wait``.
         """
         from notebook_rt.widgets import display
 
@@ -251,66 +249,66 @@ class Handle:
         )
 
     def _ask_for(self, columns: Sequence[str]) -> None:
-        """Learn these columns, where no row was there to name them and they can be asked for by name."""
+        """Ask the server for these columns if no row has named them yet."""
 
     # Reading
 
     @property
     def schema(self) -> Schema | None:
-        """The columns with their PostgreSQL types, and the key; None before the first data."""
+        """The columns with their PostgreSQL types, and the key. None before the first data."""
         return self._feed.schema
 
     @property
     def name(self) -> str:
-        """The table's, the query's or the event's name."""
+        """The name of the table, query or event."""
         return self._feed.name
 
     @property
     def df(self) -> pd.DataFrame:
         """The current snapshot, index = primary key: consistent, never half-applied.
 
-        Each read is a DataFrame of its own, which shares its memory with the others until one is written
-        to: what you do to it reaches neither the table nor any other reader. `version` says whether
-        anything has changed since. The first read waits for the first data. A column of dates or times is
-        ``object`` while it holds what no datetime can be: ``infinity``, a year BC or past 9999.
+        Each read returns a new DataFrame that shares its memory with the others until one of them is written
+        to: a change that you make reaches neither the table nor another reader. `version` shows whether
+        the data has changed. The first read waits for the first data. A column of dates or times has dtype
+        ``object`` while it holds a value that no datetime can represent: ``infinity``, a year BC or past 9999.
 
         Raises
         ------
         NotebookRTError
-            By name, if the table cannot be had (not published, no key, wrong key, ...).
+            A subclass that names the reason, if the table cannot be read (not published, no key, ...).
         """
         return self._show(_snapshot, self._feed.snapshot).copy(deep=False)
 
     @property
     def _whole(self) -> pd.DataFrame:
-        """What `df` copies: the same object until something has changed, and nobody writes to it."""
+        """The snapshot that `df` copies: the same object until the data changes. It is never written to."""
         return self._show(_snapshot, self._feed.snapshot)
 
     def to_arrow(self) -> pa.Table:
-        """The current snapshot as a ``pyarrow.Table``, key columns included; raises as `df` does.
+        """Return the current snapshot as a ``pyarrow.Table``, key columns included. Raises as `df` does.
 
-        Numbers, moments and text share the table's memory, unless it is in an ``order``. json becomes
-        its text, and so do arrays that Arrow has no list type for.
+        Numbers, timestamps and text share the memory of the table, unless it has an ``order``. JSON becomes
+        text, as do arrays for which Arrow has no list type.
 
         Returns
         -------
         pyarrow.Table
-            One row a row, key columns first.
+            One row per row, key columns first.
         """
         return self._show(lambda shown: shown.to_arrow(), self._feed.arrow)
 
     def to_polars(self) -> polars.DataFrame:
-        """The current snapshot as a ``polars.DataFrame``, as `to_arrow`; polars must be installed.
+        """Return the current snapshot as a ``polars.DataFrame``, like `to_arrow`. Requires polars.
 
         Returns
         -------
         polars.DataFrame
-            One row a row, key columns first.
+            One row per row, key columns first.
 
         Raises
         ------
         ImportError
-            If it is not.
+            If polars is not installed.
         """
         try:
             import polars
@@ -320,16 +318,15 @@ class Handle:
         return cast("polars.DataFrame", polars.from_arrow(self.to_arrow()))
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Arrow's stream interface, as `to_arrow`: polars, DuckDB and pyarrow read a live frame."""
+        """Implement Arrow's stream interface: polars, DuckDB and pyarrow can read a live frame."""
         return self.to_arrow().__arrow_c_stream__(requested_schema)
 
     def _show(self, read: Callable[[Table | Ordered], T], unmarked: Callable[[], T | None]) -> T:
-        """What ``unmarked`` gives. `LiveTable` notes what ``read`` makes of the table: edits are made
-        from it."""
+        """Return the result of ``read``. `LiveTable` records it: edits are based on the rows shown."""
         return self._read(unmarked)
 
     def _read(self, snapshot: Callable[[], T | None]) -> T:
-        """What ``snapshot`` gives, once there is something; an error of the table is raised."""
+        """Return the result of ``snapshot`` once there is data; raise the error of the table."""
         note(self)
         self._feed.look()
         error = self._feed.error
@@ -349,18 +346,17 @@ class Handle:
     def status(self) -> Status:
         """``loading``, ``live``, ``polling``, ``stale``, ``closed`` or ``error``.
 
-        What is in ``error`` for a reason that may be mended in the database, such as a table that was
-        dropped, is asked for again, in the end about once a minute, and comes back by itself; ``wait``
-        and ``df`` ask at once.
+        A table in ``error`` for a reason that can be fixed in the database, such as a dropped table, is
+        retried automatically, eventually about once a minute; ``wait`` and ``df`` retry at once.
         """
         return "closed" if self._closed else self._feed.status
 
     @property
     def reason(self) -> str:
-        """Why the status is what it is; of what is polled also how old it is.
+        """The reason for the status; for a polled table also the age of its data.
 
-        Of a live table: why changes may have been lost since it was compared with the server last, if
-        anything hints at that; of one without a row, that a policy may hide its rows, and what to do.
+        For a live table: why changes may have been lost since the last comparison with the server, if there
+        is a sign of that; for an empty table, that a policy may hide its rows, and what to do.
         """
         feed, at = self._feed, self.synced_at
         if self.status == "loading" and feed.failure is not None:
@@ -370,44 +366,44 @@ class Handle:
 
     @property
     def version(self) -> int:
-        """Counts up with every change that became visible."""
+        """A counter that increases with every visible change."""
         self._feed.catch_up()
         return self._feed.version
 
     @property
     def synced_at(self) -> pd.Timestamp | None:
-        """When the table was last known to be the server's (UTC); None before the first data."""
+        """The last time at which the rows were known to equal the server's (UTC). None before the first data."""
         return self._feed.synced_at
 
     def __len__(self) -> int:
         return self._read(self._feed.count)
 
     def get(self, key: Hashable) -> dict[str, Any] | None:
-        """The row of ``key``, by column, or None; cheaper than ``df.loc``.
+        """Return the row with this key as a dict, or None. Cheaper than ``df.loc``.
 
-        It does not wait: before the first data there is no row.
+        It does not wait: before the first data it returns None.
 
         Parameters
         ----------
         key : hashable
-            As the index of ``df`` has it, or any form that `LiveTable.edit` takes: a date or its
+            As in the index of ``df``, or in any form that `LiveTable.edit` accepts: a date or its
             text, a ``uuid.UUID``, a numpy scalar; a tuple for a composite key.
 
         Returns
         -------
         dict or None
-            Columns to typed values, the key among them. None: ``df`` shows no such row.
+            Columns to typed values, including the key. None if ``df`` shows no such row.
 
         Raises
         ------
         InvalidKeyError
-            If no row can have such a key: a text where keys are integers, one value where they are several.
+            If no row can have such a key: text if keys are integers, one value for a composite key.
         """
         found = self._find(key)
         return None if found is None else found[1]
 
     def __contains__(self, key: Hashable) -> bool:
-        """Whether ``df`` shows a row of ``key``, in any form that `get` takes."""
+        """Return whether ``df`` shows a row with this key, in any form that `get` accepts."""
         try:
             return self._find(key) is not None
         except InvalidKeyError:
@@ -425,7 +421,7 @@ class Handle:
     # Waiting
 
     def wait(self, timeout: float | None = None) -> Self:
-        """Wait for the first data; shows a progress bar where that takes long. Ctrl-C works.
+        """Wait for the first data. Shows a progress bar if that takes long; Ctrl-C interrupts it.
 
         Parameters
         ----------
@@ -440,11 +436,11 @@ class Handle:
         Raises
         ------
         WaitTimeoutError
-            If it did not come in time.
+            If no data arrived in time.
         UnreachableError
-            If nobody answers at the URL, after some four seconds; it goes on trying.
+            If there is no answer from the URL for about four seconds; the session continues to retry.
         NotebookRTError
-            By name, if it will not come: `MissingTableError`, `NotPublishedError`,
+            If no data will arrive: `MissingTableError`, `NotPublishedError`,
             `NoPrimaryKeyError`, `PermissionDeniedError`, `AuthError`, ...
         """
         timeout = seconds(timeout)
@@ -468,7 +464,7 @@ class Handle:
             future.cancel()  # its caller has gone
 
     async def ready(self) -> Self:
-        """Wait for the first data without blocking the caller's loop; raises as ``wait`` does.
+        """Wait for the first data without blocking the caller's event loop. Raises as ``wait`` does.
 
         Returns
         -------
@@ -490,11 +486,11 @@ class Handle:
         return self
 
     def verify(self, timeout: float | None = None) -> Verdict:
-        """Compare with the server now, row by row, and repair what differs.
+        """Compare with the server now, row by row, and repair the differences.
 
         An audit does the same on a timer (``Options.audit_interval``). Waits for the first data. A
-        difference that a change on its way explains does not count: to know that takes some seconds. A row
-        that has changed just now is read again before the verdict.
+        difference that is explained by a change in transit does not count, which takes a few seconds to
+        find out. A row that has just changed is read again before the verdict.
 
         Parameters
         ----------
@@ -504,17 +500,17 @@ class Handle:
         Returns
         -------
         Verdict
-            Rows that were compared (of a query: read again; of a derived table: those of the tables that
-            it is made of), that differed, and the seconds it took.
+            The number of rows compared (for a query: read again; for a derived table: the rows of its
+            inputs), the number that differed, and the duration in seconds.
 
         Raises
         ------
         WaitTimeoutError
-            If the server could not be compared with in time; it goes on trying.
+            If the comparison did not finish in time; it continues in the background.
         TypeError
-            If this is a channel's frame or a replay: the server has nothing to compare it with.
+            If this is a channel's frame or a replay, for which the server has no rows.
         NotebookRTError
-            What ``wait`` raises.
+            As raised by ``wait``.
         """
         if why := self._feed.why_not_compared:
             raise TypeError(f'"{self.name}": {why}, so there is nothing to compare with')
@@ -546,27 +542,27 @@ class Handle:
     # Listening
 
     def on_change(self, fn: Callable[[ChangeBatch], Any]) -> Callable[[], None]:
-        """Call ``fn(batch)`` with each `ChangeBatch`, in order, on a thread of its own.
+        """Call ``fn(batch)`` with each `ChangeBatch`, in order, on a separate thread.
 
-        A coroutine function works too. One that raises is logged once and stays. What a cell has
-        registered is replaced when the cell is run again. Where the table comes to be in error (it was
-        dropped, a grant was taken away), nothing is called until it is back, and that is logged; `changes`
-        raises it.
+        ``fn`` may be a coroutine function. If it raises, the exception is logged once and ``fn`` stays
+        registered. Running a notebook cell again replaces the functions that the cell registered. If the
+        table gets into an error (it was dropped, a grant was revoked), the error is logged and ``fn`` is not
+        called until the table is back; `changes` raises the error.
 
         Parameters
         ----------
         fn : callable
-            Given the `ChangeBatch`.
+            Called with the `ChangeBatch`.
 
         Returns
         -------
         callable
-            Call it to unsubscribe.
+            A function that unsubscribes ``fn``.
 
         Raises
         ------
         TypeError
-            If ``fn`` is no function.
+            If ``fn`` is not a function.
         """
         told = self._told
         if told is None or not callable(fn):
@@ -581,7 +577,7 @@ class Handle:
 
     @property
     def _told(self) -> Callable[[ChangeBatch], object] | None:
-        """What hears of each batch before the user does."""
+        """The function that receives each batch before the user does."""
         return None
 
     def _listen(
@@ -591,11 +587,11 @@ class Handle:
         *,
         log_errors: bool = False,
     ) -> Callable[[], None]:
-        """Call ``call(batch)``, which is the user's ``fn`` or ends in it; log why the table is in error."""
+        """Call ``call(batch)``, which wraps the user's ``fn``; log why the table is in error."""
         self._check()
         feed = self._feed
         box = Mailbox(call, feed.options.buffer_size, f"{self.name}.on_change", feed.counters)
-        box.holds = self  # who listens keeps the frame, though no variable does
+        box.holds = self  # a listener keeps the frame alive without a variable
         detach = self._attach(box.put)
         be_quiet = feed.log_errors(box.what) if log_errors else lambda: None
 
@@ -607,9 +603,9 @@ class Handle:
         return feed.subscribers.add(fn, remove, self._removers)
 
     def _hear(self, call: Callable[[ChangeBatch], object]) -> Callable[[], None]:
-        """Call ``call(batch)`` on the loop: it is quick, does not raise, and keeps the frame.
+        """Call ``call(batch)`` on the event loop: it must be fast and must not raise. Keeps the frame alive.
 
-        A widget is only told to look again: a thread between would be woken to wake another one.
+        Widgets use it: they are only told to refresh, so a thread in between would do nothing but wake another.
         """
         self._check()
         return self._feed.subscribers.add(call, self._attach(call), self._removers)
@@ -617,7 +613,7 @@ class Handle:
     def _attach(
         self, put: Callable[[ChangeBatch], object], *, gather: bool = True
     ) -> Callable[[], None]:
-        """Have the loop call ``put`` with each batch; returns how to end that."""
+        """Have the loop call ``put`` with each batch; return a function that ends that."""
         feed = self._feed
         feed.look()
         listener = Gathering(put, self._debounce) if self._debounce and gather else put
@@ -634,48 +630,48 @@ class Handle:
         at_once: bool = False,
         debounce: float = 0.0,
     ) -> Callable[[], None]:
-        """Call ``enter(row)`` once for each row that begins to match, and ``leave(row)`` once it stops.
+        """Call ``enter(row)`` once for each row that starts to match, and ``leave(row)`` once it stops.
 
-        Once, whatever happens to the connection: rows that are read again tell nothing anew, and what
-        began or stopped to match meanwhile is told then. Each login has its own: another one's rows begin as
-        at first, and who comes back goes on. The functions are called as those of `on_change` are: in
-        order, on a thread of their own; one that raises is logged once and stays; what a cell has registered
-        is replaced when the cell is run again.
+        This holds across reconnects: rows that are only read again cause no call, and rows that started or
+        stopped to match in the meantime are reported then. The state is kept per login: after a change of
+        the login, the rows of the new one count as seen for the first time, and a login that returns
+        continues where it was. The functions are called like those of `on_change`: in order, on a separate
+        thread; an exception is logged once; running a cell again replaces the functions it registered.
 
         Parameters
         ----------
         condition : str, dict, list or callable
-            A filter as of `where`: ``"price=gt.250"``; or a function of a row, a dict, that says whether it
-            matches. It is asked about every row at first, then about those that change.
+            A filter as for `where`: ``"price=gt.250"``; or a function that takes a row, a dict, and returns
+            whether it matches. It is called for every row first, then for the rows that change.
         enter : callable
-            Given the row as it is now, a dict of columns to typed values.
+            Called with the current row, a dict of columns to typed values.
         leave : callable, optional
-            Given the row as it is now or, if it is gone, as it was; of one that went while no kernel
-            looked, its key alone. It is called only for a row that was told to ``enter``.
+            Called with the current row or, if it was deleted, with its last state; for a row deleted while
+            no kernel ran, with its key only. It is called only for rows that ``enter`` was called for.
         name : str, optional
-            Remember on disk what was told, for this project and login: a kernel that starts anew tells
-            nothing twice, and tells what has changed in between. The name is one alert's alone: what uses it
-            next in a session takes its place, and two kernels at the same time both tell.
+            Remember on disk, for this project and login, which rows were reported: a new kernel reports no
+            row twice, and reports the rows that changed in between. A name belongs to one alert: the next
+            `when` with the name in a session replaces it. Two kernels at the same time both report.
         at_once : bool
-            Whether rows that match already the first time are told. Otherwise they are when they have
-            stopped to match and begin again.
+            Whether to report rows that match at the first look. Otherwise such a row is reported after it has
+            stopped to match and starts again.
         debounce : float
-            Seconds for which a row must go on matching, or not matching, before it is told.
+            Seconds for which a row must keep matching, or not matching, before it is reported.
 
         Returns
         -------
         callable
-            Call it to end it.
+            A function that ends the alert.
 
         Raises
         ------
         FilterError
             If the filter cannot be read.
         DerivationError
-            If there is no such column, only the server could decide, or the rows have no key; where the
-            first data is still to come, it is logged then.
+            If a column does not exist, only the server can evaluate the filter, or the rows have no key. If
+            there is no data yet, the error is logged later.
         TypeError, ValueError
-            If what is to be called is no function, ``name`` is no text, or ``debounce`` is negative.
+            If ``enter`` or ``leave`` is not a function, ``name`` is not a string, or ``debounce`` is negative.
 
         Examples
         --------
@@ -692,14 +688,14 @@ class Handle:
         return self._feed.subscribers.add(enter, watching.stop, self._removers)
 
     def until(self, condition: Condition, timeout: float | None = None) -> dict[str, Any]:
-        """Wait until a row matches, and give it: at once, if one does already. Ctrl-C works.
+        """Wait until a row matches and return it; at once if a row matches already. Ctrl-C interrupts it.
 
         Parameters
         ----------
         condition : str, dict, list or callable
-            As of `when`.
+            As for `when`.
         timeout : float, optional
-            Seconds; with 0, only the rows that are there now are looked at.
+            Seconds; with 0, only the current rows are checked.
 
         Returns
         -------
@@ -709,13 +705,13 @@ class Handle:
         Raises
         ------
         WaitTimeoutError
-            If none does in time.
+            If no row matches in time.
         ClosedError
-            If the frame or its session is closed meanwhile.
+            If the frame or its session is closed while waiting.
         FilterError, DerivationError
-            As `when`; also what a function of yours raises.
+            As raised by `when`; exceptions of your function are raised, too.
         NotebookRTError
-            What `wait` raises, and why the table is in error, if it comes to that.
+            As raised by `wait`, and the error of the table if it gets into one.
 
         Examples
         --------
@@ -737,20 +733,20 @@ class Handle:
             watching.stop()
 
     def _check_all(self) -> None:
-        """Raise if it is closed or in error."""
+        """Raise if the frame is closed or in error."""
         self._check()
         self._check_error()
 
     def changes(self, timeout: float | None = None, *, for_: float | None = None) -> Changes:
-        """Iterate over batches of changes as they come, with ``for`` or ``async for``.
+        """Iterate over batches of changes as they arrive, with ``for`` or ``async for``.
 
-        The iterator keeps the frame: ``for batch in rt.table("orders").changes()`` needs no variable.
+        The iterator keeps the frame alive: ``for batch in rt.table("orders").changes()`` needs no variable.
 
         Parameters
         ----------
         timeout : float, optional
-            Seconds without a change after which the iteration ends. None: it ends with the frame or
-            its session.
+            Seconds without a change after which the iteration ends. None: it ends when the frame or its
+            session is closed.
         for_ : float, optional
             Seconds from now after which the iteration ends, whatever changes.
 
