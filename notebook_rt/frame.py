@@ -1,7 +1,8 @@
-"""``LiveFrame``: a live DataFrame as the user holds it, and what is derived of live frames.
+"""``LiveFrame``: a live DataFrame as the user holds it, and the frames derived from live frames.
 
-A query and a channel's frame are one; a table is one that can be written (``table.py``). How it is read,
-listened to and shown is in ``handle.py``; how what is derived is kept up, in ``sync/derive/``.
+Queries and the frames of channels are LiveFrames; a table is a LiveFrame that can be written (``table.py``).
+Reading, listening and display are in ``handle.py``; the incremental update of derived frames is in
+``sync/derive/``.
 """
 
 from __future__ import annotations
@@ -39,19 +40,20 @@ T = TypeVar("T")
 class LiveFrame(Handle):
     """A pandas DataFrame that keeps itself up to date: a table, a query or a channel's messages.
 
-    Made by ``Session.table``, ``Session.query`` and ``Channel.frame``. As a cell's last line it is the
-    live grid. What is asked of a closed one raises `ClosedError`; ``df`` still gives the last data.
+    Returned by ``Session.table``, ``Session.query`` and ``Channel.frame``. As the last line of a cell it
+    displays the live grid. The methods of a closed frame raise `ClosedError`; ``df`` still returns the last
+    data.
     """
 
     def map(self, fn: Callable[[pd.DataFrame], Any]) -> MappedFrame:
-        """A live view: ``fn(df)``, computed when it is read and the table has changed, or another
-        live frame that ``fn`` reads (its ``df``, ``get``, ``at``). Of several frames: `notebook_rt.map`.
+        """Return a live view of ``fn(df)``, computed when it is read after this frame has changed, or another
+        live frame that ``fn`` reads (by ``df``, ``get``, ``at``). For several frames: `notebook_rt.map`.
 
         Parameters
         ----------
         fn : callable
-            Given the snapshot, returns what is made of it: ``lambda df: df.groupby("symbol").mean()``.
-            As a cell's last line a DataFrame, Series or single value is shown live.
+            Called with the snapshot, returns the result: ``lambda df: df.groupby("symbol").mean()``.
+            As the last line of a cell, a DataFrame, Series or single value is displayed live.
 
         Returns
         -------
@@ -61,7 +63,7 @@ class LiveFrame(Handle):
         Raises
         ------
         TypeError
-            If ``fn`` is no function.
+            If ``fn`` is not a function.
         """
         from notebook_rt.mapped import MappedFrame
 
@@ -70,12 +72,12 @@ class LiveFrame(Handle):
     # Deriving
 
     def where(self, filter: FilterSource) -> LiveFrame:
-        """A live frame of the rows that a filter selects: ``df[mask]``, at the cost of what changed.
+        """Return a live frame of the rows that a filter selects: ``df[mask]``, updated incrementally.
 
         Parameters
         ----------
         filter : str, dict or list
-            As of ``Session.table``: ``"price=gte.100,symbol=in.(AAPL,MSFT)"``, ``{"symbol": "AAPL"}``.
+            As for ``Session.table``: ``"price=gte.100,symbol=in.(AAPL,MSFT)"``, ``{"symbol": "AAPL"}``.
 
         Returns
         -------
@@ -87,8 +89,8 @@ class LiveFrame(Handle):
         FilterError
             If the filter cannot be read.
         DerivationError
-            If there is no such column, a literal is no value of it, or only the server could decide: at
-            once where the columns are known, else when it is read.
+            If a column does not exist, a literal is not a value of its type, or only the server can evaluate
+            the filter: at once if the columns are known, else when the frame is read.
         """
         parsed = parse(filter)
         return DerivedFrame(
@@ -106,35 +108,35 @@ class LiveFrame(Handle):
         how: How = "left",
         suffixes: tuple[str, str] = ("", ""),
     ) -> LiveFrame:
-        """A live frame of the rows with the columns of their partners: ``df.join(other.df, on, how)``.
+        """Return a live frame of the rows joined with their partners: ``df.join(other.df, on, how)``.
 
         Parameters
         ----------
         other : LiveFrame
-            Of the same session. A row's partner is its row whose key is what ``on`` holds.
+            A frame of the same session. The partner of a row is the row whose key equals ``on``.
         on : str or sequence of str, optional
             Columns of this frame. Default: its key.
         how : {"left", "inner", "right", "outer"}
-            Which rows without a partner stay, their other columns empty. An outer join is in the order of its
-            keys, so it is not kept up but made anew with each change, as ``map`` does.
+            Which rows without a partner are kept, with nulls in the other columns. An outer join is in the
+            order of its keys, so it is not updated incrementally but computed again with each change.
         suffixes : tuple of str
-            What is added to the names of columns that both have.
+            Appended to the names of columns that both frames have.
 
         Returns
         -------
         LiveFrame
-            The rows in the order, with the index and the dtypes of pandas. Left and inner: its key is this
-            frame's. Right and outer by columns: this frame's key and the other's.
+            The rows with the order, index and dtypes of pandas. The key of a left or inner join is the key of
+            this frame; of a right or outer join by columns, this frame's key and the other's.
 
         Raises
         ------
         DerivationError
-            If ``how`` is another, the frames are of two sessions, or, once the columns are known, ``on`` is
-            not the other's key: use ``merge``. Also of a right or outer join ``on`` columns to a key of
-            several columns, while a row of the other's has no partner: pandas gives it another row's label;
-            use ``map``.
+            If ``how`` is invalid, the frames belong to two sessions, or, once the columns are known, ``on``
+            is not the key of the other frame: use ``merge``. Also for a right or outer join ``on`` columns to
+            a composite key while a row of the other frame has no partner, because pandas gives it the label
+            of another row: use ``map``.
         TypeError
-            If ``other`` is no live frame: use ``map``.
+            If ``other`` is not a live frame: use ``map``.
         """
         by = (on,) if isinstance(on, str) else None if on is None else tuple(on)
         return self._joined(other, derive.Keying(by, None, "join"), how, suffixes)
@@ -150,39 +152,39 @@ class LiveFrame(Handle):
         right_index: bool = False,
         suffixes: tuple[str, str] = ("_x", "_y"),
     ) -> LiveFrame:
-        """A live frame of the pairs of rows that hold the same: ``df.merge(other.df, ...)``.
+        """Return a live frame of the pairs of rows with equal values: ``df.merge(other.df, ...)``.
 
         Parameters
         ----------
         other : LiveFrame
-            Of the same session.
+            A frame of the same session.
         how : {"inner", "left", "right", "outer"}
-            Which rows without a partner stay, their other columns empty. An outer merge is in the order of
-            its keys, so it is not kept up but made anew with each change, as ``map`` does.
+            Which rows without a partner are kept, with nulls in the other columns. An outer merge is in the
+            order of its keys, so it is not updated incrementally but computed again with each change.
         on : str or sequence of str, optional
-            Columns, or levels of the index, of both. A null is the partner of a null.
+            Columns, or index levels, of both frames. A null matches a null.
         left_on, right_on : str or sequence of str, optional
-            Those of this frame and of the other, where they are called differently.
+            The columns of this frame and of the other, if their names differ.
         left_index, right_index : bool
-            By the index instead.
+            Merge by the index instead.
         suffixes : tuple of str
-            What is added to the names of columns that both have.
+            Appended to the names of columns that both frames have.
 
         Returns
         -------
         LiveFrame
-            The rows in the order, with the index and the dtypes of pandas: merged by columns, the index
-            counts. The key (of ``get`` and of changes) is this frame's key where a row has one partner
-            at most, the other's where that is so of the other's rows, else both, one after the other.
+            The rows with the order, index and dtypes of pandas: for a merge by columns, the index is a
+            RangeIndex. The key (for ``get`` and changes) is this frame's key if each of its rows has at most
+            one partner, the other frame's if that holds for its rows, else both together.
 
         Raises
         ------
         DerivationError
-            If ``how`` is another, it is not said by what to merge, the frames are of two sessions, or,
-            when it is read, it cannot be kept up, such as columns merged with an index of several columns
-            where a row of that frame has no partner and stays: use ``map``.
+            If ``how`` is invalid, the columns to merge by are not given, the frames belong to two sessions,
+            or, when it is read, the merge cannot be updated incrementally, such as columns merged with a
+            composite index where a row of that frame has no partner and is kept: use ``map``.
         TypeError
-            If ``other`` is no live frame: use ``map``.
+            If ``other`` is not a live frame: use ``map``.
 
         Examples
         --------
@@ -231,34 +233,34 @@ class LiveFrame(Handle):
         return DerivedFrame(name, (self, other), lambda: derive.Join(keying, how, suffixes), same)
 
     def select(self, *columns: str, **computed: Expression) -> LiveFrame:
-        """A live frame of some columns, and computed ones: ``df.assign(**computed)[[*columns, *computed]]``.
+        """Return selected and computed columns: ``df.assign(**computed)[[*columns, *computed]]``.
 
-        A function of yours is given a DataFrame, as ``df.assign`` gives it: the whole at first, and then
-        only the rows that have changed. So what it computes of a row must depend on that row alone:
-        ``df["price"] * df["size"]``, not ``df["price"].cumsum()``. Whether it does is tried with single rows
-        when the whole is computed, and refused if not. What that cannot show, such as a function that reads
-        the clock, another frame or a variable that changes, is not noticed: use ``map``.
+        A function is called with a DataFrame, as by ``df.assign``: first with all rows, later only with the
+        rows that changed. Its result for a row must therefore depend on that row only:
+        ``df["price"] * df["size"]``, not ``df["price"].cumsum()``. This is checked with single rows when all
+        rows are computed, and a function that fails the check is refused. The check cannot detect a function
+        that reads the clock, another frame or a variable that changes: use ``map`` for these.
 
         Parameters
         ----------
         *columns : str
-            In this order. Default: all. The key is the index in any case.
+            The columns to keep, in this order. Default: all. The key is always the index.
         **computed : callable or str
-            New column to a function of a DataFrame, or a text such as ``"price * size"``: columns (in
-            backticks where a name is no identifier), numbers, ``+ - * / // %``, comparisons, ``and``, ``or``,
-            ``not``. A later one sees those before it.
+            New column to a function of a DataFrame, or an expression such as ``"price * size"``: columns (in
+            backticks if the name is not an identifier), numbers, ``+ - * / // %``, comparisons, ``and``,
+            ``or``, ``not``. An expression can use the computed columns before it.
 
         Returns
         -------
         LiveFrame
-            The same rows, with the same index; dtypes are those of pandas.
+            The same rows with the same index and the dtypes of pandas.
 
         Raises
         ------
         DerivationError
-            At once, if a text is not of that language; once the columns are known, if one is not there;
-            when it is read, if a function raises, does not compute row by row, or gives what is neither
-            number, truth, text nor moment: use ``map``.
+            At once if an expression is invalid; once the columns are known, if one does not exist; when the
+            frame is read, if a function raises, does not compute row by row, or returns values other than
+            numbers, booleans, text and timestamps: use ``map``.
 
         Examples
         --------
@@ -282,27 +284,27 @@ class LiveFrame(Handle):
         ascending: bool | Sequence[bool] = True,
         na_position: NaPosition = "last",
     ) -> LiveFrame:
-        """A live frame of the rows in order: ``df.sort_values(by, ascending=, na_position=, kind="stable")``.
+        """Return the rows in order: ``df.sort_values(by, ascending=, na_position=, kind="stable")``.
 
         Parameters
         ----------
         by : str or sequence of str
-            Columns, those of the key among them. Text is sorted as pandas does, by code point.
+            Columns, which may include key columns. Text is sorted by code point, as in pandas.
         ascending : bool or sequence of bool
-            For all columns, or for each.
+            For all columns, or one value for each.
         na_position : {"last", "first"}
-            Where the nulls go.
+            The position of nulls.
 
         Returns
         -------
         LiveFrame
-            The rows; those that are alike stay in this frame's order.
+            The rows; rows that compare equal keep the order of this frame.
 
         Raises
         ------
         DerivationError
-            At once, if the parameters do not fit each other; once the columns are known, if one is not there
-            or is of a type that has no order, such as json: use ``map``.
+            At once if the parameters do not match each other; once the columns are known, if one does not
+            exist or has a type without an order, such as json: use ``map``.
         """
         ordering = derive.Ordering(by, ascending, na_position, "sort")
         name = f"{self.name}.sort({', '.join(ordering.by)})"
@@ -315,31 +317,31 @@ class LiveFrame(Handle):
         ascending: bool | Sequence[bool] = False,
         na_position: NaPosition = "last",
     ) -> LiveFrame:
-        """A live frame of the first rows in an order, the greatest unless said otherwise.
+        """Return a live frame of the first rows in an order, by default those with the greatest values.
 
-        It is ``df.sort_values(by, ascending=ascending, kind="stable").head(n)``, which without nulls is
+        This equals ``df.sort_values(by, ascending=ascending, kind="stable").head(n)``, which without nulls is
         ``df.nlargest(n, by)``, or ``df.nsmallest(n, by)`` with ``ascending=True``.
 
         Parameters
         ----------
         n : int
-            How many rows.
+            The number of rows.
         by : str or sequence of str
-            Columns, those of the key among them.
+            Columns, which may include key columns.
         ascending : bool or sequence of bool
-            Whether the least come first; for all columns, or for each.
+            Whether the smallest values come first; for all columns, or one value for each.
         na_position : {"last", "first"}
-            Where the nulls go.
+            The position of nulls.
 
         Returns
         -------
         LiveFrame
-            The rows in order; of those that are alike the first ones of this frame.
+            The rows in order; of rows that compare equal, the first ones of this frame.
 
         Raises
         ------
         DerivationError
-            As ``sort``.
+            As raised by ``sort``.
 
         Examples
         --------
@@ -353,23 +355,23 @@ class LiveFrame(Handle):
         )
 
     def distinct(self, columns: str | Sequence[str] = ()) -> LiveFrame:
-        """A live frame of the first row of each combination of values: ``df.drop_duplicates(columns)``.
+        """Return the first row of each combination of values: ``df.drop_duplicates(columns)``.
 
         Parameters
         ----------
         columns : str or sequence of str, optional
-            Whose values are compared. Default: all but the key.
+            The columns to compare. Default: all except the key.
 
         Returns
         -------
         LiveFrame
-            Whole rows, in this frame's order, with its index and dtypes.
+            Whole rows with the order, index and dtypes of this frame.
 
         Raises
         ------
         DerivationError
-            Once the columns are known, if one is not there, is of the key, or is of a type that is not
-            compared, such as json: use ``map``.
+            Once the columns are known, if one does not exist, belongs to the key, or has a type that cannot
+            be compared, such as json: use ``map``.
         """
         names = (columns,) if isinstance(columns, str) else tuple(columns)
         return DerivedFrame(
@@ -382,26 +384,26 @@ class LiveFrame(Handle):
     def groupby(
         self, by: str | Sequence[str], *, sort: bool = True, dropna: bool = True
     ) -> LiveGroupBy:
-        """Group the rows by the values of columns, as ``DataFrame.groupby``; say what of them by ``agg``.
+        """Group the rows by the values of columns, as ``DataFrame.groupby``; aggregate them with ``agg``.
 
         Parameters
         ----------
         by : str or sequence of str
-            Columns, those of the key among them. A row with a null in one of them is in no group.
+            Columns, which may include key columns. A row with a null in one of them is in no group.
         sort : bool
-            The groups are in the order of their values; in that of their first rows they are not kept up.
+            Must be True: groups are ordered by their values.
         dropna : bool
-            A group of nulls is not kept up.
+            Must be True: rows with null groups are left out.
 
         Returns
         -------
         LiveGroupBy
-            Its ``agg`` gives the live frame.
+            An object whose ``agg`` returns the live frame.
 
         Raises
         ------
         DerivationError
-            With ``sort=False`` or ``dropna=False``, or by what is no column's name: use `map`.
+            If ``sort`` or ``dropna`` is False, or ``by`` is not a column name: use `map`.
         """
         if not (sort and dropna):
             asked = "sort=False" if not sort else "dropna=False"
@@ -415,30 +417,30 @@ class LiveFrame(Handle):
     def rolling(
         self, window: str | pd.Timedelta, *, on: str, by: str | Sequence[str]
     ) -> LiveRolling:
-        """For each row, the rows of its group in a time before it, as ``groupby(by).rolling(window, on=on)``.
+        """Take the rows of each group in a time window: ``groupby(by).rolling(window, on=on)``.
 
         Parameters
         ----------
         window : str or Timedelta
-            How long, such as ``"5min"``: from then, not included, to the row itself.
+            The length, such as ``"5min"``: from then, excluded, to the row itself, included.
         on : str
-            The column of moments. In each group the rows must be in its order, as pandas asks.
+            The column of timestamps. In each group the rows must be in its order, as in pandas.
         by : str or sequence of str
             Columns to group by. A row with a null in one of them is in no group.
 
         Returns
         -------
         LiveRolling
-            Its ``agg`` gives the live frame.
+            An object whose ``agg`` returns the live frame.
         """
         return LiveRolling(self, window, on, (by,) if isinstance(by, str) else tuple(by))
 
 
 class DerivedFrame(LiveFrame):
-    """What an operator makes of live frames: as live as they are, and all that a live frame is.
+    """The result of an operator on live frames, itself a live frame.
 
-    What the columns of those frames show to be wrong is raised when it is made, if they are loaded by then;
-    else its status is ``error`` once they are.
+    Errors that the columns of the inputs reveal are raised when the frame is created, if the inputs are
+    loaded by then; otherwise its status becomes ``error`` once they are.
     """
 
     def __init__(
@@ -469,37 +471,37 @@ class DerivedFrame(LiveFrame):
 
     @property
     def memory_usage(self) -> int:
-        """Bytes that the result and what the operator keeps take, about; its inputs are not counted."""
+        """Return the approximate size in bytes of the result and the operator's state, without the inputs."""
         return self._feed.nbytes
 
     @property
     def status(self) -> Status:
-        """The worst of the statuses of the frames that it is derived of."""
+        """The worst status of the frames that it is derived from."""
         if self._closed or any(frame.status == "closed" for frame in self._frames):
             return "closed"
         return "error" if self._feed.error is not None else self._feed.status
 
     @property
     def reason(self) -> str:
-        """Why the status is what it is."""
+        """The reason for the status."""
         return str(self._feed.error or self._feed.why_empty() or self._feed.reason)
 
     @property
     def synced_at(self) -> pd.Timestamp | None:
-        """When all of what it is derived of was last known to be the server's (UTC)."""
+        """The last time at which all inputs were known to equal the server's rows (UTC)."""
         times = [frame.synced_at for frame in self._frames]
         known = [time for time in times if time is not None]
         return min(known) if len(known) == len(times) else None
 
     def _read(self, snapshot: Callable[[], T | None]) -> T:
-        self._feed.error = None  # what an input was refused for may be gone
+        self._feed.error = None  # the reason why an input was refused may be gone
         try:
             return super()._read(snapshot)
         except NotebookRTError as error:
             raise fresh(error) from error.__cause__
 
     def wait(self, timeout: float | None = None) -> Self:
-        """Wait for the first data of the frames that it is derived of, and derive it.
+        """Wait for the first data of the inputs, and derive this frame.
 
         Parameters
         ----------
@@ -514,9 +516,9 @@ class DerivedFrame(LiveFrame):
         Raises
         ------
         NotebookRTError
-            What ``wait`` of those frames raises.
+            As raised by ``wait`` of the inputs.
         DerivationError
-            If it cannot be derived.
+            If the frame cannot be derived.
         """
         self._check()
         until = None if timeout is None else time.monotonic() + timeout
@@ -526,7 +528,7 @@ class DerivedFrame(LiveFrame):
         return self
 
     async def ready(self) -> Self:
-        """Wait for the first data without blocking the caller's loop; raises as ``wait`` does.
+        """Wait for the first data without blocking the caller's event loop. Raises as ``wait`` does.
 
         Returns
         -------
@@ -545,7 +547,7 @@ class DerivedFrame(LiveFrame):
             raise fresh(error) from error.__cause__
 
     def verify(self, timeout: float | None = None) -> Verdict:
-        """Compare the frames that it is derived of with the server, and it with what is derived anew.
+        """Compare the inputs with the server, and this frame with one that is derived again from scratch.
 
         Parameters
         ----------
@@ -555,12 +557,12 @@ class DerivedFrame(LiveFrame):
         Returns
         -------
         Verdict
-            Rows that were compared and that differed, in all.
+            The total number of rows compared and of rows that differed.
 
         Raises
         ------
         NotebookRTError
-            What ``verify`` of those frames raises.
+            As raised by ``verify`` of the inputs.
         """
         began = time.monotonic()
         found = [frame.verify(timeout) for frame in self._frames]
@@ -572,32 +574,32 @@ class DerivedFrame(LiveFrame):
         )
 
     def changes(self, timeout: float | None = None, *, for_: float | None = None) -> Changes:
-        """Iterate over batches of changes as they come; as of every live frame.
+        """Iterate over batches of changes as they arrive, as for every live frame.
 
         Parameters
         ----------
         timeout : float, optional
             Seconds without a change after which the iteration ends.
         for_ : float, optional
-            Seconds from now after which the iteration ends, whatever changes.
+            Seconds from now after which the iteration ends, even if changes arrive.
 
         Returns
         -------
         Changes
             The iterator, of `ChangeBatch`.
         """
-        self._feed.advance()  # what changes from now on is told
+        self._feed.advance()  # changes from now on are reported
         return super().changes(timeout, for_=for_)
 
     def _attach(
         self, put: Callable[[ChangeBatch], object], *, gather: bool = True
     ) -> Callable[[], None]:
         try:
-            self._feed.advance()  # what changes from now on is told
+            self._feed.advance()  # changes from now on are reported
         except DerivationError:
-            if not self._feed.why_undeclared:  # else each row has yet to come
+            if not self._feed.why_undeclared:  # otherwise every row is still to come
                 raise
-        # Who listens to it keeps it: by what it is derived of, since nothing else holds it.
+        # A listener keeps the frame alive, through its inputs: nothing else refers to it.
         held = [frame._attach(lambda batch: self._held()) for frame in self._frames]
         detach = super()._attach(put, gather=gather)
 
@@ -609,7 +611,7 @@ class DerivedFrame(LiveFrame):
         return end
 
     def _held(self) -> None:
-        """Nothing: that it can be called keeps it alive."""
+        """Do nothing: a reference to this method keeps the frame alive."""
 
     _feed: DerivedFeed
 
@@ -619,9 +621,9 @@ def _leave(feed: DerivedFeed, reader: weakref.ref[DerivedFrame]) -> None:
 
 
 class _Aggregated:
-    """What has ``agg`` and nothing else of pandas' groups; says how the rest is written here."""
+    """Base of the objects that have ``agg``; other attributes of pandas' groups raise a helpful error."""
 
-    if not TYPE_CHECKING:  # a checker would take any name for an attribute
+    if not TYPE_CHECKING:  # otherwise type checkers accept any attribute name
 
         def __getattr__(self, name: str) -> Any:
             from notebook_rt.sync.derive.aggregates import FUNCTIONS
@@ -637,7 +639,7 @@ class _Aggregated:
 
 
 class LiveGroupBy(_Aggregated):
-    """The groups of a live frame's rows; made by ``LiveFrame.groupby``."""
+    """The groups of a live frame's rows, returned by ``LiveFrame.groupby``."""
 
     def __init__(self, frame: LiveFrame, by: tuple[str, ...]) -> None:
         self._frame = frame
@@ -649,30 +651,30 @@ class LiveGroupBy(_Aggregated):
     def agg(
         self, *unnamed: object, **columns: tuple[str, str | Callable[[pd.Series], Any]]
     ) -> LiveFrame:
-        """A live frame of a row a group: ``df.groupby(by).agg(...)``, at the cost of what changed.
+        """Return a live frame with one row per group: ``df.groupby(by).agg(...)``, updated incrementally.
 
-        A function of yours is called again with all values of each group that has changed.
+        A custom function is called again with all values of each group that has changed.
 
         Parameters
         ----------
         *unnamed : object
-            Refused: each new column is named.
+            Not accepted: every new column needs a name.
         **columns : tuple of (str, str or callable)
-            New column to a column and its function: ``n=("id", "count")``. By name: all, any, count, first,
-            last, max, mean, median, min, nunique, size, std, sum, var. Or a function of a Series.
+            New column to a column and its function: ``n=("id", "count")``. Functions by name: all, any, count,
+            first, last, max, mean, median, min, nunique, size, std, sum, var. Or a function of a Series.
 
         Returns
         -------
         LiveFrame
-            One row a group, sorted by the groups, which are its index; dtypes are those of pandas.
+            One row per group, sorted by the groups, which are its index; with the dtypes of pandas.
 
         Raises
         ------
         DerivationError
-            If a column is not there, or a function is not kept up, at once or when the column's type is
-            known: use ``map``.
+            If a column does not exist, or a function cannot be updated incrementally, at once or when the
+            type of the column is known: use ``map``.
         TypeError
-            If no column is given, or one not by a name, and as a column and its function.
+            If no column is given, or one is not given as ``name=(column, function)``.
 
         Examples
         --------
@@ -691,7 +693,7 @@ class LiveGroupBy(_Aggregated):
 
 
 class LiveRolling(_Aggregated):
-    """The windows of a live frame's rows; made by ``LiveFrame.rolling``."""
+    """The windows of a live frame's rows, returned by ``LiveFrame.rolling``."""
 
     def __init__(
         self, frame: LiveFrame, window: str | pd.Timedelta, on: str, by: tuple[str, ...]
@@ -705,14 +707,14 @@ class LiveRolling(_Aggregated):
         return f"<LiveRolling {self._window} of {self._frame!r}>"
 
     def agg(self, *unnamed: object, **columns: tuple[str, str]) -> LiveFrame:
-        """A live frame of a row a row, as pandas' ``agg`` of the windows; those that changed are computed.
+        """Return a live frame with one row per row, as pandas' ``agg`` of the windows, updated incrementally.
 
         Parameters
         ----------
         *unnamed : object
-            Refused: each new column is named.
+            Not accepted: every new column needs a name.
         **columns : tuple of (str, str)
-            New column to a column of numbers and its function: ``volume=("size", "sum")``. There are count,
+            New column to a numeric column and its function: ``volume=("size", "sum")``. Functions: count,
             first, last, max, mean, median, min, nunique, std, sum, var.
 
         Returns
@@ -723,10 +725,11 @@ class LiveRolling(_Aggregated):
         Raises
         ------
         DerivationError
-            If the window is no time, a column is not there, is one of the groups or ``on``, or a function is
-            not kept up; when it is read, if the rows of a group are not in the order of ``on``: use ``map``.
+            If the window is not a time, a column does not exist, is a group column or ``on``, or a function
+            cannot be updated incrementally; when the frame is read, if the rows of a group are not in the
+            order of ``on``: use ``map``.
         TypeError
-            If no column is given, or one not by a name, and as a column and its function.
+            If no column is given, or one is not given as ``name=(column, function)``.
 
         Examples
         --------
@@ -745,7 +748,7 @@ class LiveRolling(_Aggregated):
 
 
 def _named(unnamed: Sequence[object], columns: Mapping[str, object]) -> None:
-    """Refuse what is not ``name=(column, function)``."""
+    """Raise unless each argument is ``name=(column, function)``."""
     if not unnamed and not columns:
         raise TypeError("agg: name each new column, such as .agg(mean=('price', 'mean'))")
     for given in unnamed:
@@ -772,34 +775,34 @@ def concat(
     keys: Sequence[str] | Sequence[int] | None = None,
     name: str = "source",
 ) -> LiveFrame:
-    """A live frame of the rows of several, one after the other: ``pd.concat([a.df, b.df], keys=keys)``.
+    """Return a live frame of the rows of several frames: ``pd.concat([a.df, b.df], keys=keys)``.
 
-    Its index is theirs, so no two of them may have a row with the same key; with ``keys`` they may: then
-    the first level of the index says of which frame a row is.
+    The index consists of the indexes of the frames, so two frames must not have a row with the same key.
+    With ``keys`` they may: the first level of the index then identifies the frame.
 
     Parameters
     ----------
     frames : sequence of LiveFrame, or dict of them
-        Of one session, with keys of the same columns. A dict says ``keys``, too. A column that one does not
-        have is empty there.
+        Frames of one session, with the same key columns. A dict also provides ``keys``. A column that a frame
+        does not have is null there.
     keys : sequence of str or of int, optional
         A name for each frame.
     name : str
-        What the level of the index that ``keys`` makes is called: ``names=[name]`` of ``pd.concat``.
+        The name of the index level of ``keys``: ``names=[name]`` of ``pd.concat``.
 
     Returns
     -------
     LiveFrame
-        The rows; dtypes are those of pandas.
+        The rows, with the dtypes of pandas.
 
     Raises
     ------
     DerivationError
-        If the frames are of two sessions, or ``keys`` are not one for each frame and all different; once
-        the columns are known, if a column has another type in another frame or their keys are other
-        columns; when it is read, if two have a row with the same key and there are no ``keys``.
+        If the frames belong to two sessions, or ``keys`` are not different names, one for each frame; once
+        the columns are known, if a column has different types or the frames have different key columns;
+        when the frame is read, if two frames have a row with the same key and there are no ``keys``.
     TypeError
-        If ``frames`` are no live frames.
+        If ``frames`` are not live frames.
 
     Examples
     --------
@@ -824,14 +827,14 @@ def concat(
 
 
 def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> MappedFrame:
-    """A live view of several frames: ``fn(a.df, b.df)``, computed when it is read and one has changed.
+    """Return a live view of several frames: ``fn(a.df, b.df)``, computed when it is read after a change.
 
     Parameters
     ----------
     frames : sequence of LiveFrame
-        Whose snapshots ``fn`` is given, in this order. They are read one after the other.
+        ``fn`` is called with their snapshots, in this order. They are read one after the other.
     fn : callable
-        Returns what is made of them. Other live frames that it reads are followed, too.
+        Returns the result. Other live frames that it reads are followed, too.
 
     Returns
     -------
@@ -841,7 +844,7 @@ def map(frames: LiveFrame | Sequence[LiveFrame], fn: Callable[..., Any]) -> Mapp
     Raises
     ------
     TypeError
-        If ``fn`` is no function, or ``frames`` are no live frames.
+        If ``fn`` is not a function, or ``frames`` are not live frames.
 
     Examples
     --------

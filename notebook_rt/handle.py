@@ -270,7 +270,7 @@ class Handle:
         Each read returns a new DataFrame that shares its memory with the others until one of them is written
         to: a change that you make reaches neither the table nor another reader. `version` shows whether
         the data has changed. The first read waits for the first data. A column of dates or times has dtype
-        ``object`` while it holds a value that no datetime can represent: ``infinity``, a year BC or past 9999.
+        ``object`` while it holds a value that no datetime can have: ``infinity``, a year BC or past 9999.
 
         Raises
         ------
@@ -372,7 +372,7 @@ class Handle:
 
     @property
     def synced_at(self) -> pd.Timestamp | None:
-        """The last time at which the rows were known to equal the server's (UTC). None before the first data."""
+        """The last time at which the rows were known to equal the server's (UTC), or None."""
         return self._feed.synced_at
 
     def __len__(self) -> int:
@@ -605,7 +605,7 @@ class Handle:
     def _hear(self, call: Callable[[ChangeBatch], object]) -> Callable[[], None]:
         """Call ``call(batch)`` on the event loop: it must be fast and must not raise. Keeps the frame alive.
 
-        Widgets use it: they are only told to refresh, so a thread in between would do nothing but wake another.
+        Widgets use it: they are only told to refresh, and need no thread of their own.
         """
         self._check()
         return self._feed.subscribers.add(call, self._attach(call), self._removers)
@@ -671,7 +671,7 @@ class Handle:
             If a column does not exist, only the server can evaluate the filter, or the rows have no key. If
             there is no data yet, the error is logged later.
         TypeError, ValueError
-            If ``enter`` or ``leave`` is not a function, ``name`` is not a string, or ``debounce`` is negative.
+            If ``enter`` or ``leave`` is not a function, ``name`` not a string, or ``debounce`` negative.
 
         Examples
         --------

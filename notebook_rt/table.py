@@ -1,7 +1,7 @@
 """``LiveTable``: a live frame whose rows can be written (promises, edits).
 
-An edit goes to the table's `Editor`, which checks it, puts it down in the queue's file and
-shows it. Looking at what is pending makes no file.
+An edit goes to the table's `Editor`, which checks it, stores it in the queue's file and
+shows it. Reading the pending edits does not create a file.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ HOW_TO_EDIT = (
 
 
 def _row(method: str, values: object, columns: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of one row, as a dict and by name."""
+    """Return the columns of one row, given as a dict and by name."""
     if values is None or isinstance(values, Mapping):
         return {**(values or {}), **columns}
     how = ""
@@ -63,7 +63,7 @@ def _row(method: str, values: object, columns: Mapping[str, Any]) -> dict[str, A
 
 
 def _many(given: object) -> bool:
-    """Whether these are several rows; a Series is one, and is answered with how rows are given."""
+    """Return whether these are several rows. A Series raises an error that explains how to pass rows."""
     one = isinstance(given, (str, bytes, Mapping)) or (
         hasattr(given, "to_dict") and getattr(given, "ndim", 0) == 1
     )
@@ -74,40 +74,40 @@ class Edits(Protocol):
     """The writing side of one table (``runtime/table_edits.py``)."""
 
     def open(self, right: Right | None = None, columns: Collection[str] = ()) -> Editor:
-        """Its editor, which knows these columns even where no row was there to name them; the queue's
-        file is made if it is not there.
+        """Return the editor of the table, which knows its columns even if no row has named them yet. Creates
+        the queue's file if it does not exist.
 
-        Refuses a ``right`` that this login has no grant for, where the project tells its grants.
+        Raises if the login has no grant for ``right``, where the project reports its grants.
         """
 
     def known(self) -> Editor | None:
-        """Its editor, if there is a queue."""
+        """Return the editor of the table, if there is a queue."""
 
     def granted(self, right: Right) -> bool:
-        """Whether this login has the grant, as far as is known; never waits."""
+        """Return whether the login has the grant, as far as is known. Never waits."""
 
     def insert(self, values: Mapping[str, Any]) -> Hashable:
-        """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
+        """Insert a row and return its key. Missing key columns are generated or drawn from their sequence."""
 
     def write_many(
         self, data: object, *, upsert: bool = False, on: Sequence[str] = ()
     ) -> WriteReport:
-        """Insert or upsert rows; what they lack of the key is made or drawn."""
+        """Insert or upsert rows. Missing key columns are generated or drawn from their sequence."""
 
     def fills(self, column: Column) -> bool:
-        """Whether a new row may go without this column of the key, as far as is known."""
+        """Return whether a new row may omit this key column, as far as is known."""
 
     def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], None]) -> Callable[[], None]: ...
 
     def columns_suspect(self) -> None:
-        """What is known of the columns has refused something: learn them again."""
+        """Load the columns again, because a value was refused by what is known of them."""
 
 
 class LiveTable(LiveFrame):
-    """A table of the project as a pandas DataFrame that keeps itself up to date, and can be written.
+    """A table of the project as a pandas DataFrame that keeps itself up to date and can be edited.
 
-    Made by ``Session.table``. What is edited is shown at once, kept in the queue's file, written and
-    merged with what others changed.
+    Returned by ``Session.table``. An edit is shown at once, stored in the queue's file, written to the
+    server, and merged with the changes of other clients.
     """
 
     editable = True
@@ -124,46 +124,46 @@ class LiveTable(LiveFrame):
         super().__init__(feed, release, session, debounce)
         self._edits = edits
         self._shown = Shown()
-        """What this handle has shown: what edits through it are made from."""
+        """The rows that this handle has shown: its edits are based on them."""
 
     # The past
 
     def history(
         self, span: Any = "1h", *, most_bytes: int = 256 << 20, on_disk: bool = False
     ) -> History:
-        """Record the table's past from now on: what changed, and when it was committed.
+        """Record the table's past from now on: the changes and their commit times.
 
-        Waits for the first data and, where the table was opened a moment ago, until its changes are
-        followed: some tenths of a second, 5 s at the most. A table has one history: asked for again, it
-        goes on, bounded anew.
+        Waits for the first data and, if the table was just opened, until its changes are
+        followed: a few tenths of a second, at most 5 s. A table has one history: calling this again
+        returns it, with the new bounds.
 
         Parameters
         ----------
         span : str, timedelta or float
-            How much is kept: ``"1h"``, ``"30min"``, seconds. What is older may be forgotten.
+            The time span to keep: ``"1h"``, ``"30min"``, seconds. Older changes may be forgotten.
         most_bytes : int
-            Memory that it takes at most; before it takes more, the oldest is forgotten. Default: 256 MB.
-            On disk it takes as much at most.
+            Maximum memory; the oldest changes are forgotten first. Default: 256 MB. The same limit applies
+            to the disk.
         on_disk : bool
-            Whether it is written to the disk, too, and begins with what an earlier kernel wrote for this
-            project, login and table; the time between is a gap. One kernel writes; another one says so,
-            and records in memory. ``sign_out`` and ``notebook-rt cache clear`` remove it. Asked for once,
-            it stays so until the history is closed.
+            Whether to store the history on disk, too, and to start with the history that an earlier kernel
+            stored for this project, login and table; the time in between is a gap. Only one kernel writes;
+            another one reports that and records in memory. ``sign_out`` and ``notebook-rt cache clear``
+            remove it. The setting applies until the history is closed.
 
         Returns
         -------
         History
-            Its ``as_of``, ``diff``, ``changes_df``, ``of``, ``replay`` and ``to_parquet``. Recording ends
-            with its ``close``, or with the table.
+            With ``as_of``, ``diff``, ``changes_df``, ``of``, ``replay`` and ``to_parquet``. Recording ends
+            when it or the table is closed.
 
         Raises
         ------
         ValueError
-            If ``span`` is no span, or ``most_bytes`` is not above 0.
+            If ``span`` is not a time span, or ``most_bytes`` is not above 0.
         TypeError
             If ``on_disk`` is neither True nor False.
         NotebookRTError
-            What ``wait`` raises.
+            As raised by ``wait``.
 
         Examples
         --------
@@ -188,7 +188,7 @@ class LiveTable(LiveFrame):
 
     @property
     def _recording(self) -> Recording | None:
-        """What is recorded of the past; None: nothing."""
+        """The recording of the table's past, or None."""
         return cast("TableDriver", self._feed).recording
 
     # Reading
@@ -199,20 +199,20 @@ class LiveTable(LiveFrame):
         return value
 
     def get(self, key: Hashable) -> dict[str, Any] | None:
-        """The row of ``key``, by column, or None; cheaper than ``df.loc``, and it does not wait.
+        """Return the row with this key as a dict, or None. Cheaper than ``df.loc``; does not wait.
 
-        What it shows is what an edit of this handle is made from.
+        Later edits through this handle are based on the returned row.
 
         Parameters
         ----------
         key : hashable
-            As the index of ``df`` has it, or any form that `edit` takes: a date or its text, a
+            As in the index of ``df``, or in any form that `edit` accepts: a date or its text, a
             ``uuid.UUID``, a numpy scalar; a tuple for a composite key.
 
         Returns
         -------
         dict or None
-            Columns to typed values, the key among them. None: ``df`` shows no such row.
+            Columns to typed values, including the key. None if ``df`` shows no such row.
         """
         found = self._find(key)
         if found is None:
@@ -238,33 +238,33 @@ class LiveTable(LiveFrame):
         editable: bool | str | Sequence[str] = True,
         by: str | None = None,
     ) -> GridWidget:
-        """The live grid, with options. Of a table with a `history` it has a time slider.
+        """Return the live grid, with options. For a table with a `history` it has a time slider.
 
         Parameters
         ----------
         columns : str or sequence of str, optional
-            Which, in this order. Default: all, the key's first.
+            The columns to show, in this order. Default: all, key columns first.
         formats : dict of str, optional
             Column to number format: ``",.2f"``, ``".1%"``, ``",d"``.
         height : int
-            In pixels, at most: a few rows take less.
+            Maximum height in pixels; a few rows take less.
         style : dict, optional
-            Column to how its cells are drawn: ``"bar"`` (as long as the number), ``"color"`` (as strong
-            as the number; of texts, each its own), ``"updown"`` (above and below zero), or a dict of
-            values to ``"blue"``, ``"green"``, ``"grey"``, ``"red"`` or ``"yellow"``.
+            Column to the style of its cells: ``"bar"`` (a bar as long as the number), ``"color"`` (a color as
+            strong as the number; for text, one color per value), ``"updown"`` (above and below zero), or a
+            dict of values to ``"blue"``, ``"green"``, ``"grey"``, ``"red"`` or ``"yellow"``.
         totals : dict, str or sequence of str, optional
-            Column to ``"sum"``, ``"mean"``, ``"median"``, ``"min"``, ``"max"`` or ``"count"`` of the rows
-            shown, in a line below them; names alone are summed.
+            Column to ``"sum"``, ``"mean"``, ``"median"``, ``"min"``, ``"max"`` or ``"count"`` of the
+            shown rows, in a line below them; columns without a function are summed.
         group : str, optional
-            Column by whose values the rows stand under headings that open and close, each with its count and
-            the ``totals`` of its rows.
+            Column to group by. Each value has a heading that opens and closes its rows, with their count and
+            ``totals``.
         title : str, optional
-            A caption above the grid, plain text, in place of the name. Default: the name.
+            Plain text shown above the grid. Default: the name.
         editable : bool, str or sequence of str
-            Which columns may be edited in place. True: all but the key's, and rows can be added and
+            The columns that can be edited in place. True: all except the key; rows can also be added and
             deleted.
         by : str, optional
-            The column in which the table notes who wrote a row, for the history of a cell in the menu.
+            The column that records who wrote a row, for the history of a cell in the menu.
             Default: ``updated_by``, ``modified_by``, ``changed_by``, ``edited_by`` or
             ``last_modified_by``, if there is one.
 
@@ -276,12 +276,11 @@ class LiveTable(LiveFrame):
         Raises
         ------
         TypeError
-            If the title is no text, or the height no number of pixels.
+            If the title is not a string, or the height is not a number of pixels.
         ValueError
-            If a column is not there, or a format, a style or a total is invalid.
+            If a column does not exist, or a format, a style or a total is invalid.
         UnreachableError
-            If a column is named that is not known yet, since the table has no row, and the server does
-            not answer what it is.
+            If a named column is not known yet, because the table has no row, and the server does not answer.
         """
         from notebook_rt.widgets import display
 
@@ -325,43 +324,43 @@ class LiveTable(LiveFrame):
         base: Mapping[str, Any] | pd.Series[Any] | pd.DataFrame | None = None,
         **columns: Any,
     ) -> None:
-        """Change columns of a row: shown now, queued, written, merged.
+        """Change columns of a row. The edit is shown at once, queued, written and merged.
 
-        What others changed meanwhile is told from what the values were made from: the row ``base``, else
-        what this handle last showed of each cell (by ``df``, ``get``, ``at``, ``to_arrow``, ``changes``, or
-        an edit of its own; each thread has its own last), else what is there now. asyncio's tasks on one
-        thread share what was shown last: one that awaits between a read and its edit is to say
-        ``base=row``. A value equal to that changes nothing. A value may also be a function of the old
-        one, such as ``lambda n: n - 1``: it is called once, in this thread, with the value of now.
+        Changes that other clients make in the meantime are detected relative to the base of the edit: the row
+        ``base``, else the value of each cell that this handle last showed (by ``df``, ``get``, ``at``,
+        ``to_arrow``, ``changes``, or an edit; separately for each thread), else the current value. asyncio
+        tasks of one thread share the values last shown: a task that awaits between a read and its edit
+        should pass ``base=row``. A value that equals the base changes nothing. A value may also be a
+        function of the old value, such as ``lambda n: n - 1``: it is called once, in this thread.
 
         Parameters
         ----------
         key : hashable
             The row's key; a tuple for a composite key.
         values : dict, optional
-            Columns and what they become, for columns whose names are no Python names, or are ``base``.
+            Columns to new values, for columns whose names are not identifiers, or are ``base``.
         base : dict, Series or DataFrame, optional
-            The row that the values were made from, where it is not what was last shown: what ``get``
-            gave, ``df.loc[key]``, or a DataFrame of one row. It must have the columns that are edited.
+            The row that the values were computed from, if it is not the row last shown: the result of
+            ``get``, ``df.loc[key]``, or a DataFrame of one row. It must have the edited columns.
         **columns
-            Columns and what they become: values, or functions of the old value.
+            Columns to new values, or to functions of the old value.
 
         Raises
         ------
         TypeError
-            If ``values`` is no dict.
+            If ``values`` is not a dict.
         PermissionDeniedError
-            If this login has no grant for it, where the project has the SQL of ``notebook-rt doctor
-            --sql``, which tells; elsewhere the server refuses it, and the queue says why.
+            If the login has no grant for it and the project has the SQL of ``notebook-rt doctor --sql``;
+            without that SQL, the server refuses the edit later, and the queue has the reason.
         InvalidEditError
-            If there is no such row or column, a value does not fit the column's type, or ``base`` is
-            not the row; or if what was shown is not known any more, since more than 100,000 rows
-            have changed or were shown one by one: read the row again, or say ``base``.
+            If the row or a column does not exist, a value does not fit the column's type, or ``base`` is
+            another row; or if the row last shown is no longer known, because more than 100,000 rows have
+            changed or were shown one by one: read the row again, or pass ``base``.
         QueueError
-            If it could not be put down in the queue's file; then it is not shown either.
+            If it could not be stored in the queue's file; it is not shown then.
         NotebookRTError
-            What ``wait`` raises: the first edit waits for the first data. What a function of yours raises
-            is raised here, and nothing is changed.
+            As raised by ``wait``: the first edit waits for the first data. An exception of your function is
+            raised, and nothing is changed.
 
         Examples
         --------
@@ -377,7 +376,7 @@ class LiveTable(LiveFrame):
     def _edit_shown(
         self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]
     ) -> None:
-        """Change columns of a row, from what a grid has ``shown`` of them; else from what is there."""
+        """Change columns of a row, based on the values that a grid has ``shown`` or the current ones."""
         self._changing(values).edit(key, values, base=shown or None)
 
     @overload
@@ -392,48 +391,48 @@ class LiveTable(LiveFrame):
         /,
         **columns: Any,
     ) -> Hashable | WriteReport:
-        """Insert a row, and give its key; or many rows, and report of them.
+        """Insert a row and return its key; or insert many rows and return a report.
 
-        Many rows are checked before anything is queued: if a cell is wrong, the error names its row and
-        column (the first few), and none is queued. What the server refuses it refuses row by row: the other
-        rows are written, and the report says which were not, and why. They leave in few requests, in their
-        order.
+        Many rows are checked before any is queued: if a cell is invalid, the error names its row and
+        column (the first few), and no row is queued. The server refuses single rows: the other rows are
+        written, and the report lists the refused rows with the reasons. The rows are sent in few requests,
+        in their order.
 
-        A key that is not given is made here if its type is uuid, and drawn from its sequence if it is an
-        integer and the project has the SQL of ``notebook-rt doctor --sql``: the first time, and now and
-        then, that is a request to the server. Without that SQL the server makes the integer key as it
-        inserts the row: the call waits for its answer, and cannot be made offline or in a `batch`. If the
-        answer is lost the row is not sent again unasked, so that it is never in twice.
+        A missing key is generated locally if its type is uuid, and drawn from its sequence if it is an
+        integer and the project has the SQL of ``notebook-rt doctor --sql``, which sometimes needs a request
+        to the server. Without that SQL the server creates the integer key when it inserts the row: the call
+        waits for the answer, and cannot be made offline or in a `batch`. If the answer is lost, the row is
+        not sent again automatically, so that it is never inserted twice.
 
-        If somebody else inserts a row of that key meanwhile, theirs is not overwritten: it is an open
-        conflict of the whole row (`resolve`), unless ``merge=`` is ``"server"`` or ``"local"``.
+        If another client inserts a row with the same key in the meantime, that row is not overwritten: it is
+        an open conflict of the whole row (`resolve`), unless ``merge=`` is ``"server"`` or ``"local"``.
 
         Parameters
         ----------
         rows : dict, DataFrame or iterable of dict, optional
-            Columns and what they hold, of one row (for columns whose names are no Python names), or of many.
-            Of a DataFrame, a named index is columns, an unnamed one is not read; NaN, NaT and NA mean null.
+            Columns to values of one row (for columns whose names are not identifiers), or of many rows. The
+            named index of a DataFrame is columns, an unnamed one is ignored; NaN, NaT and NA mean null.
         **columns
-            Columns and what they hold, of one row; those left out get the server's defaults.
+            Columns to values of one row; omitted columns get the server's defaults.
 
         Returns
         -------
         hashable or WriteReport
-            Of one row, its key, as `get` and `edit` take it and changes have it: a date is a
-            ``datetime.date``, for which ``df.loc`` wants a Timestamp. Of many, what becomes of them.
+            For one row, its key, as `get` and `edit` accept it and changes contain it: a date is a
+            ``datetime.date``, while ``df.loc`` needs a Timestamp. For many rows, the report.
 
         Raises
         ------
         TypeError
-            If ``rows`` is none of these.
+            If ``rows`` has another type.
         InvalidEditError
-            If there is a row with this key already, or the key is there twice, the key is not given and can
-            be neither made nor drawn now, a column is not there, a value does not fit, or the server, which
-            was to make the key, refuses the row.
+            If a row with this key exists already or the key occurs twice, the key is missing and can be
+            neither generated nor drawn now, a column does not exist, a value does not fit, or the server
+            refuses a row whose key it was to create.
         AnswerLostError
-            If the server was to make the key and its answer was lost: the row may be in.
+            If the server was to create the key and its answer was lost: the row may have been inserted.
         QueueError, NotebookRTError
-            As `edit`.
+            As raised by `edit`.
 
         Examples
         --------
@@ -451,37 +450,37 @@ class LiveTable(LiveFrame):
         *,
         on: str | Sequence[str] | None = None,
     ) -> WriteReport:
-        """Insert rows, or where there is one of that key already, set its columns.
+        """Insert rows, or set the columns of rows that exist already.
 
-        As the database's own upsert, it says how the rows are to be: what others changed of these columns
-        meanwhile is overwritten, and not merged. `edit_many` writes only on top of what was seen. Columns
-        that are not named stay as they are, and a row that is as it is shown is not sent.
+        Like an upsert in SQL, it overwrites the changes that other clients made to these columns in the
+        meantime, without a merge; `edit_many` merges. Columns that are not given keep their values, and a row
+        that equals the shown row is not sent.
 
-        Everything is checked before anything is queued, and the server refuses row by row, as in `insert`.
+        All rows are checked before any is queued, and the server refuses single rows, as in `insert`.
 
         Parameters
         ----------
         rows : dict, DataFrame or iterable of dict
-            One row or many, with their keys: as columns, or as a DataFrame's named index. NaN, NaT and NA in
-            a DataFrame mean null. A row whose key is null is inserted, as by `insert`.
+            One row or many rows with their keys, as columns or as the named index of a DataFrame. NaN, NaT
+            and NA in a DataFrame mean null. A row whose key is null is inserted, as by `insert`.
         on : str or sequence of str, optional
-            Columns of a unique constraint by which a row is found instead of the key, among the rows
-            that are shown. Default: the key.
+            Columns of a unique constraint that identify a row instead of the key, among the shown rows.
+            Default: the key.
 
         Returns
         -------
         WriteReport
-            What becomes of the rows.
+            The outcome for each row.
 
         Raises
         ------
         TypeError
-            If ``rows`` is none of these.
+            If ``rows`` has another type.
         InvalidEditError
-            If the key is not among the columns, or is there twice, a column is not there, a value does not
-            fit, or two rows that are shown have the same ``on``.
+            If the key is not among the columns or occurs twice, a column does not exist, a value does not
+            fit, or two shown rows have the same ``on``.
         QueueError, NotebookRTError
-            As `edit`.
+            As raised by `edit`.
 
         Examples
         --------
@@ -509,29 +508,29 @@ class LiveTable(LiveFrame):
         *,
         after: float = 0.0,
     ) -> WriteReport | None:
-        """Delete a row, or the rows of many keys.
+        """Delete one row, or many rows by their keys.
 
         Parameters
         ----------
         key : hashable, list, Index, Series, array or DataFrame
-            The row's key; a tuple for a composite key. Many: a list, an Index, a Series or an array of
-            keys, or a DataFrame with the keys as its index or among its columns.
+            The row's key; a tuple for a composite key. For many rows: a list, an Index, a Series or an array
+            of keys, or a DataFrame with the keys as its index or among its columns.
         after : float
-            Seconds that it waits in the queue before it is sent, in which `undo` takes it back.
+            Seconds that the delete waits in the queue before it is sent; `undo` can revert it until then.
 
         Returns
         -------
         WriteReport or None
-            Of many, what becomes of the rows.
+            For many rows, the outcome for each.
 
         Raises
         ------
         InvalidEditError
-            If there is no such row; of many, nothing is deleted then.
+            If a row does not exist; no row is deleted then.
         TypeError, ValueError
-            If ``after`` is no number, negative or infinite.
+            If ``after`` is not a number, negative or infinite.
         QueueError, NotebookRTError
-            As `edit`.
+            As raised by `edit`.
         """
         after = duration(after, "after")
         editor = self._loaded().open("delete")
@@ -546,52 +545,52 @@ class LiveTable(LiveFrame):
         *,
         base: pd.DataFrame | pd.Series[Any] | None = None,
     ) -> WriteReport:
-        """Change many rows, all or none: index = key, columns = the columns to set.
+        """Change many rows: the index is the key, the columns are the columns to set.
 
-        Where the index has no name and the key is among the columns, as in a file that was just read, it is
-        taken from there. NaN, NaT and NA mean null, as in a DataFrame that was read from SQL.
+        If the index has no name and the key is among the columns, as in a file that was just read, the key is
+        taken from there. NaN, NaT and NA mean null. If a value is invalid, no row is queued.
 
-        Each row is written on the condition of what it was made from, and merged with what others changed
-        meanwhile, as by `edit`. What the server refuses it refuses row by row: the others are written. With
-        the SQL of ``notebook-rt doctor --sql`` a few hundred rows are one request.
+        Each row is written conditionally on its base, and merged with the changes of other clients, as by
+        `edit`. The server refuses single rows: the others are written. With the SQL of ``notebook-rt doctor
+        --sql``, a few hundred rows are one request.
 
         Parameters
         ----------
         changes : DataFrame or Series
-            A Series is one column, named as it is.
+            A Series is one column, with its name.
         base : DataFrame or Series, optional
-            What the changes were made from, where it is not what this handle last showed (see `edit`):
-            an earlier ``df``, say. It must have the rows and columns that are changed.
+            The rows that the changes were computed from, if they are not the rows last shown (see `edit`),
+            such as an earlier ``df``. It must have the changed rows and columns.
 
         Returns
         -------
         WriteReport
-            What becomes of the rows; its ``changed`` is how many it changes.
+            The outcome for each row; ``changed`` is the number of rows changed.
 
         Raises
         ------
         TypeError
-            If it is neither a DataFrame nor a Series.
+            If ``changes`` is neither a DataFrame nor a Series.
         InvalidEditError
-            If a row or a column is not there, or is named twice, or a value does not fit: the error names
-            the rows and columns; or if ``base`` lacks what is changed, or what was shown is not known any
-            more.
+            If a row or a column does not exist or occurs twice, or a value does not fit: the error names
+            the rows and columns. Also if ``base`` lacks a changed row or column, or the rows last shown are
+            no longer known.
         QueueError, NotebookRTError
-            As `edit`.
+            As raised by `edit`.
         """
         named = getattr(changes, "columns", ())
         return self._changing(named).edit_many(changes, self._shown, base)
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
-        """Keep and show what is edited in the block as one; nothing of it if it raises.
+        """Store and show the edits of the block as one; discard all of them if the block raises.
 
-        It is written in the order in which it was edited, and no transaction on the server: what that
-        refuses is set aside alone, and the rest is written. A function of your own (`Session.rpc`) does all
-        or nothing.
+        The edits are written in their order. This is not a transaction on the server: an edit that the server
+        refuses is set aside, and the others are written. For all or nothing, call a function of your own
+        (`Session.rpc`).
 
-        Only this thread's edits; everything else goes on meanwhile. A block in a block is a part
-        of it, and takes nothing but itself back if it raises. So are blocks of several tables:
+        The block contains only the edits of this thread. A nested block is a part of the outer one, and
+        discards only its own edits if it raises. The same applies to blocks of several tables:
         ``with orders.batch(), items.batch():`` keeps an order before the items that refer to it.
         """
         with self._loaded().open().batch():
@@ -604,22 +603,21 @@ class LiveTable(LiveFrame):
         return At(self._loaded().open(), self._shown, self._edits.open)
 
     def undo(self) -> bool:
-        """Take back the last edit (or batch) of this table that has not left, or that the server
-        refused; False: there is nothing to take back.
+        """Revert the last edit (or batch) of this table that has not been sent, or that the server refused.
 
-        In a ``batch`` block, the last edit of it. What the server did not answer may be written, and
-        is not taken back: `discard` drops it.
+        In a ``batch`` block, this is the last edit of the block. An edit that was sent but not answered may
+        have been written and is not reverted: `discard` drops it.
 
         Returns
         -------
         bool
-            Whether something was taken back.
+            Whether an edit was reverted.
         """
         editor = self._known()
         return editor is not None and editor.undo(self._shown)
 
     def verify(self, timeout: float | None = None) -> Verdict:
-        """Compare with the server now, as `LiveFrame.verify`.
+        """Compare with the server now, as `LiveFrame.verify` does.
 
         Parameters
         ----------
@@ -629,13 +627,13 @@ class LiveTable(LiveFrame):
         Returns
         -------
         Verdict
-            Rows that were compared and that differed; ``unwritten`` are the keys of those that ``df`` shows
-            with edits of yours that wait, were refused or are in conflict.
+            The number of rows compared and different; ``unwritten`` has the keys of rows that ``df`` shows
+            with edits of yours that are pending, refused or in conflict.
 
         Raises
         ------
         NotebookRTError
-            As `LiveFrame.verify`.
+            As raised by `LiveFrame.verify`.
         """
         found = super().verify(timeout)
         editor = self._edits.known()
@@ -643,17 +641,17 @@ class LiveTable(LiveFrame):
 
     @property
     def reason(self) -> str:
-        """Why the status is what it is, as `LiveFrame.reason`; and what of your edits the server refused,
-        or waits for your decision, which ``df`` still shows.
+        """The reason for the status, as `LiveFrame.reason`; also the edits that ``df`` shows although they were
+        refused or wait for your decision.
         """
         return "; ".join(one for one in (super().reason, self._asking()) if one)
 
     def _asking(self) -> str:
-        """What of the edits asks for something; empty: nothing does."""
+        """Return a text about the edits that need a decision; empty if there are none."""
         editor = self._edits.known()
         if editor is None or self._closed:
             return ""
-        with contextlib.suppress(QueueError):  # a damaged file; who edits is told
+        with contextlib.suppress(QueueError):  # the file is damaged: an edit raises
             number = len(editor.open_conflicts())
             open_ones = f"{number} conflict{'s' * (number != 1)} to resolve, see .conflicts"
             return "; ".join(filter(None, (editor.refused(), open_ones if number else "")))
@@ -664,49 +662,50 @@ class LiveTable(LiveFrame):
 
     @property
     def pending(self) -> pd.DataFrame:
-        """The edits of this table that are not written yet, in order: one row each, index their id.
+        """The edits of this table that are not written yet, in order: one row per edit, indexed by its id.
 
-        ``kind`` (``insert``, ``upsert``, ``update``, ``delete``), ``key``, ``values`` and the ``base`` they
-        were made from (dicts as JSON has them), ``state`` and ``attempts`` as in ``Session.queue.df``,
-        ``error`` (the server's words), and ``at`` (datetime64, UTC), when it was made.
+        Columns: ``kind`` (``insert``, ``upsert``, ``update``, ``delete``), ``key``, ``values`` and their
+        ``base`` (dicts of JSON values), ``state`` and ``attempts`` as in ``Session.queue.df``, ``error`` (the
+        server's message), and ``at`` (datetime64, UTC), the time of the edit.
         """
         editor = self._known()
         return pending_df([]) if editor is None else editor.pending
 
     @property
     def conflicts(self) -> pd.DataFrame:
-        """Every merge decision, oldest first, and what asks for yours: one row each.
+        """Every merge decision, oldest first, and the conflicts that wait for yours: one row each.
 
-        ``at`` (datetime64, UTC), ``key``, ``column`` (None: the whole row, which one of you deleted, or
-        both inserted),
-        ``base``, ``mine``, ``theirs`` and ``result`` (values as JSON has them), ``rule`` (the strategy, or
-        how it was resolved), ``who`` (the other one, where the row has a column ``updated_by``), and ``open``
-        (bool): `resolve` it.
+        Columns: ``at`` (datetime64, UTC), ``key``, ``column`` (None: the whole row, which one side deleted or
+        both inserted), ``base``, ``mine``, ``theirs`` and ``result`` (JSON values), ``rule`` (the strategy,
+        or how it was resolved), ``who`` (the other user, if the row has a column ``updated_by``), and ``open``
+        (bool): the conflict waits for `resolve`.
         """
         editor = self._known()
         return conflicts_df([]) if editor is None else editor.conflicts
 
     def marks(self) -> dict[tuple[Hashable, str], tuple[str, str]]:
-        """``(key, column)`` to ``("pending" | "failed" | "conflict", why)`` of edited cells; of a
-        deleted row, all of them.
+        """Return edited cells: ``(key, column)`` to ``("pending" | "failed" | "conflict", why)``.
+
+        Of a deleted row, it contains all cells.
 
         Returns
         -------
         dict
-            A tuple of key and column to a tuple of state and reason.
+            Tuples of key and column to tuples of state and reason.
         """
         editor = self._known()
         return {} if editor is None or editor.overlay is None else editor.marks()
 
     def leaving(self) -> dict[Hashable, Mapping[str, Any]]:
-        """The rows that ``df`` has no more though that is not final: their keys to what they are, typed.
+        """Return rows that ``df`` no longer shows although their deletion is not final.
 
-        Deleted here and not written yet; or deleted there, with edits of yours that are not decided.
+        They were deleted here and the delete is not written yet; or another client deleted them, and edits of
+        yours wait for a decision.
 
         Returns
         -------
         dict
-            Keys to rows.
+            Keys to rows of typed values.
         """
         editor = self._known()
         return {} if editor is None else dict(editor.leaving())
@@ -726,32 +725,32 @@ class LiveTable(LiveFrame):
         key : hashable
             The row's key.
         column : str, optional
-            One column. Default: everything that is open of the row.
+            One column. Default: all open conflicts of the row.
         choice : {"mine", "theirs"}
-            What stands.
+            The value to keep.
         value : object, optional
-            A third value instead, for one column; None is null.
+            Another value instead, for one column; None is null.
 
         Raises
         ------
         ConflictError
-            If nothing is open there.
+            If there is no open conflict.
         ValueError
-            If ``choice`` is neither, or a value is given without the column.
+            If ``choice`` is invalid, or a value is given without a column.
         InvalidEditError
-            If the value does not fit the column's type, or ``key`` no key.
+            If the value does not fit the column's type, or ``key`` is not a key.
         QueueError, NotebookRTError
-            As `edit`.
+            As raised by `edit`.
         """
         editor = self._loaded().open()
         editor.resolve(key, column, choice, value=value)
         row = editor.row(key)
-        if row is not None:  # who decides knows what stands
+        if row is not None:  # the caller has seen the values
             shown = row if column is None else {column: row[column]}
             self._shown.cells(editor.key(key), shown)
 
     def discard(self, key: Hashable) -> int:
-        """Drop the pending edits of a row, refused ones too; the server's row is seen again.
+        """Drop the pending and refused edits of a row; the server's row is shown again.
 
         Parameters
         ----------
@@ -761,34 +760,34 @@ class LiveTable(LiveFrame):
         Returns
         -------
         int
-            How many there were.
+            The number of edits dropped.
 
         Raises
         ------
         InvalidEditError
-            If ``key`` is no key.
+            If ``key`` is not a key.
         """
         editor = self._known()
         return 0 if editor is None else editor.discard(key, self._shown)
 
     def on_merge(self, fn: Callable[[Sequence[Mapping[str, Any]]], Any]) -> Callable[[], None]:
-        """Call ``fn(records)`` after each merge of your edits with what others changed, on a thread of
-        its own; the records are as the rows of `conflicts`.
+        """Call ``fn(records)`` after each merge of your edits with changes of other clients, on a separate
+        thread. The records have the fields of `conflicts`.
 
         Parameters
         ----------
         fn : callable
-            Given the records, a sequence of dicts.
+            Called with the records, a sequence of dicts.
 
         Returns
         -------
         callable
-            Call it to unsubscribe.
+            A function that unsubscribes ``fn``.
 
         Raises
         ------
         TypeError
-            If ``fn`` is no function.
+            If ``fn`` is not a function.
         """
         edits = self._writable()
         box = Mailbox(fn, what=f"{self._feed.name}.on_merge", counted=self._feed.counters)
@@ -813,7 +812,7 @@ class LiveTable(LiveFrame):
         return edits
 
     def _changing(self, columns: Collection[str]) -> Editor:
-        """The table's editor, where this login may change these columns, as far as is known."""
+        """Return the table's editor if the login may change these columns, as far as is known."""
         return self._loaded().open("update", columns)
 
     def _known(self) -> Editor | None:
