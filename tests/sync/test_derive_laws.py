@@ -867,6 +867,16 @@ def test_a_name_of_the_index_and_of_a_column_is_refused_with_what_helps() -> Non
     same(join.view.snapshot(), left.snapshot().join(renamed.view.snapshot(), on="g"), "join")
 
 
+def test_a_running_sum_of_integers_with_a_null_is_refused_as_one() -> None:
+    """pandas sums up an array with a mask in place, which a table's does not allow."""
+    table = Table(Schema((Column("id", "int8"), Column("v", "int8")), ("id",)))
+    table.apply([Upsert(key, {"id": key, "v": key or None}) for key in range(4)])
+    selected = Derived(Select((), {"sum": lambda df: df["v"].cumsum()}), None)
+    selected.bind([Source(table)])
+    with pytest.raises(DerivationError, match="not computed row by row; use map"):
+        selected.advance(want_changes=True)
+
+
 def test_frames_are_joined_by_integers_that_another_join_made_floats() -> None:
     def table(name: str, rows: dict[int, int]) -> Table:
         made = Table(Schema((Column("id", "int8"), Column(name, "int8")), ("id",)))
