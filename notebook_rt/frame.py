@@ -647,7 +647,9 @@ class LiveGroupBy(_Aggregated):
         return f"<LiveGroupBy {', '.join(self._by)} of {self._frame!r}>"
 
     def agg(
-        self, *unnamed: object, **columns: tuple[str, str | Callable[[pd.Series], Any]]
+        self,
+        *unnamed: object,
+        **columns: tuple[str, str | Callable[[pd.Series], Any]] | pd.NamedAgg,
     ) -> LiveFrame:
         """A live frame of a row a group: ``df.groupby(by).agg(...)``, at the cost of what changed.
 
@@ -657,7 +659,7 @@ class LiveGroupBy(_Aggregated):
         ----------
         *unnamed : object
             Refused: each new column is named.
-        **columns : tuple of (str, str or callable)
+        **columns : tuple of (str, str or callable), or pandas.NamedAgg
             New column to a column and its function: ``n=("id", "count")``. By name: all, any, count, first,
             last, max, mean, median, min, nunique, size, std, sum, var. Or a function of a Series.
 
@@ -678,8 +680,8 @@ class LiveGroupBy(_Aggregated):
         --------
         >>> by_symbol = trades.groupby("symbol").agg(volume=("size", "sum"))  # doctest: +SKIP
         """
-        _named(unnamed, columns)
-        aggregates = [derive.Aggregate(name, *given) for name, given in columns.items()]
+        named = _named(unnamed, columns)
+        aggregates = [derive.Aggregate(name, *given) for name, given in named.items()]
         derive.GroupBy(self._by, aggregates)  # refused now, if at all
         name = f"{self._frame.name}.groupby({', '.join(self._by)})"
         return DerivedFrame(
@@ -704,14 +706,14 @@ class LiveRolling(_Aggregated):
     def __repr__(self) -> str:
         return f"<LiveRolling {self._window} of {self._frame!r}>"
 
-    def agg(self, *unnamed: object, **columns: tuple[str, str]) -> LiveFrame:
+    def agg(self, *unnamed: object, **columns: tuple[str, str] | pd.NamedAgg) -> LiveFrame:
         """A live frame of a row a row, as pandas' ``agg`` of the windows; those that changed are computed.
 
         Parameters
         ----------
         *unnamed : object
             Refused: each new column is named.
-        **columns : tuple of (str, str)
+        **columns : tuple of (str, str), or pandas.NamedAgg
             New column to a column of numbers and its function: ``volume=("size", "sum")``. There are count,
             first, last, max, mean, median, min, nunique, std, sum, var.
 
@@ -732,20 +734,20 @@ class LiveRolling(_Aggregated):
         --------
         >>> recent = trades.rolling("5min", on="at", by="symbol").agg(v=("size", "sum"))  # doctest: +SKIP
         """
-        _named(unnamed, columns)
+        named = _named(unnamed, columns)
         window, on, by = self._window, self._on, self._by
-        derive.Rolling(window, on, by, columns)  # refused now, if at all
+        derive.Rolling(window, on, by, named)  # refused now, if at all
         name = f"{self._frame.name}.rolling({window!r})"
         return DerivedFrame(
             name,
             (self._frame,),
-            lambda: derive.Rolling(window, on, by, columns),
-            ("rolling", window, on, by, tuple(columns.items())),
+            lambda: derive.Rolling(window, on, by, named),
+            ("rolling", window, on, by, tuple(named.items())),
         )
 
 
-def _named(unnamed: Sequence[object], columns: Mapping[str, object]) -> None:
-    """Refuse what is not ``name=(column, function)``."""
+def _named(unnamed: Sequence[object], columns: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """New columns to their column and function; refuses what is not ``name=(column, function)``."""
     if not unnamed and not columns:
         raise TypeError("agg: name each new column, such as .agg(mean=('price', 'mean'))")
     for given in unnamed:
@@ -754,8 +756,16 @@ def _named(unnamed: Sequence[object], columns: Mapping[str, object]) -> None:
             pairs = list(given.items())
         said = ", ".join(f"{column}=({column!r}, {function!r})" for column, function in pairs)
         raise TypeError(f"agg: name each new column, such as .agg({said})")
+
+    import pandas as pd
+
+    named: dict[str, tuple[Any, Any]] = {}
     for name, given in columns.items():
-        if not isinstance(given, tuple) or len(given) != 2:
+        if isinstance(given, pd.NamedAgg) and given == pd.NamedAgg(given.column, given.aggfunc):
+            named[name] = (given.column, given.aggfunc)
+        elif isinstance(given, tuple) and len(given) == 2:
+            named[name] = given
+        else:
             from notebook_rt.sync.derive.aggregates import FUNCTIONS, meant
 
             hint = ""
@@ -765,6 +775,7 @@ def _named(unnamed: Sequence[object], columns: Mapping[str, object]) -> None:
                 f"agg: {name}= is a column and its function, such as {name}=('price', 'mean'), not {given!r}"
                 f"{hint}"
             )
+    return named
 
 
 def concat(

@@ -267,6 +267,14 @@ def test_what_cannot_be_derived_is_refused_by_name(trades: nrt.LiveTable) -> Non
         trades.groupby("symbol").agg(symbol=("size", "sum"))
 
 
+def test_the_column_and_the_function_may_be_named_as_in_pandas(trades: nrt.LiveTable) -> None:
+    named = {"volume": pd.NamedAgg("size", "sum"), "n": pd.NamedAgg(column="id", aggfunc="count")}
+    same(
+        trades.groupby("symbol").agg(**named).df,
+        trades.df.reset_index().groupby("symbol").agg(**named),
+    )
+
+
 def test_groups_that_are_not_kept_up_are_refused_by_the_words_of_pandas(
     trades: nrt.LiveTable,
 ) -> None:
@@ -631,6 +639,10 @@ def test_what_a_function_of_the_users_raises_is_an_error_with_its_lines(
         ),
         (lambda t: t.rolling(5, on="price", by="id").agg(v=("size", "sum")), "5 rows is not kept"),
         (lambda t: t.join(t, suffixes="_r"), "suffixes are two"),
+        (
+            lambda t: t.groupby("symbol").agg(v=pd.NamedAgg("size", "quantile", 0.9)),
+            "v= is a column and its function, .*, not NamedAgg",
+        ),
         (lambda t: t.groupby(None), "takes columns by name, not None; use map"),
         (lambda t: t.groupby(len), "takes columns by name, not <built-in"),
         (lambda t: t.select(["size"]), "select takes columns by name"),
