@@ -482,7 +482,8 @@ class DerivedFrame(LiveFrame):
     @property
     def reason(self) -> str:
         """Why the status is what it is."""
-        return str(self._feed.error or self._feed.why_empty() or self._feed.reason)
+        why_empty = self._feed.why_empty() if self.status != "error" else ""
+        return str(self._feed.error or why_empty or self._feed.reason)
 
     @property
     def synced_at(self) -> pd.Timestamp | None:
@@ -490,6 +491,11 @@ class DerivedFrame(LiveFrame):
         times = [frame.synced_at for frame in self._frames]
         known = [time for time in times if time is not None]
         return min(known) if len(known) == len(times) else None
+
+    def _raise_error(self) -> None:
+        """An input that cannot be shown: what was last derived of it would look as if it were true."""
+        for frame in self._frames:
+            frame._raise_error()
 
     def _read(self, snapshot: Callable[[], T | None]) -> T:
         self._feed.error = None  # what an input was refused for may be gone

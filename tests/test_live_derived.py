@@ -726,3 +726,24 @@ def test_a_literal_that_is_no_value_of_its_column_says_how_to_write_it(
             table.when(filter, print)
     assert table.where({"at": {"gt": pd.Timestamp("2026-01-01", tz="UTC")}}).df.empty
     assert table.where("day=gte.2026-01-31,price=gt.1e3").df.empty
+
+
+def test_what_is_derived_of_a_table_that_was_dropped_raises_what_the_table_does(
+    stack: LocalStack, session: nrt.Session, trades: nrt.LiveTable, make_table: Callable[..., str]
+) -> None:
+    name = make_table("symbol text primary key, sector text")
+    stack.sql(f"insert into {name} values ('a', 'x')")
+    stocks = session.table(name).wait(scaled(10))
+    joined = trades.join(stocks, on="symbol")
+    counted = joined.groupby("sector").agg(n=("size", "count"))
+    assert counted.df["n"].sum() > 0
+    stack.sql(f"drop table {name}; notify pgrst, 'reload schema'")
+    until(lambda: joined.status == "error", 20, lambda: repr(joined))
+    for frame in (stocks, joined, counted):
+        with pytest.raises(errors.MissingTableError, match=name):
+            frame.df  # noqa: B018  # that it raises is what is read
+    stack.sql(f"delete from {trades.name}")
+    until(lambda: len(trades.df) == 0)
+    assert joined.status == "error"
+    assert name in joined.reason
+    assert "no row that role" not in joined.reason
