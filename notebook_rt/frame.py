@@ -484,7 +484,8 @@ class DerivedFrame(LiveFrame):
     @property
     def reason(self) -> str:
         """The reason for the status."""
-        return str(self._feed.error or self._feed.why_empty() or self._feed.reason)
+        why_empty = self._feed.why_empty() if self.status != "error" else ""
+        return str(self._feed.error or why_empty or self._feed.reason)
 
     @property
     def synced_at(self) -> pd.Timestamp | None:
@@ -492,6 +493,11 @@ class DerivedFrame(LiveFrame):
         times = [frame.synced_at for frame in self._frames]
         known = [time for time in times if time is not None]
         return min(known) if len(known) == len(times) else None
+
+    def _raise_error(self) -> None:
+        """Raise the error of an input that cannot be shown: the rows derived from it may be wrong."""
+        for frame in self._frames:
+            frame._raise_error()
 
     def _read(self, snapshot: Callable[[], T | None]) -> T:
         self._feed.error = None  # the reason why an input was refused may be gone
@@ -649,7 +655,9 @@ class LiveGroupBy(_Aggregated):
         return f"<LiveGroupBy {', '.join(self._by)} of {self._frame!r}>"
 
     def agg(
-        self, *unnamed: object, **columns: tuple[str, str | Callable[[pd.Series], Any]]
+        self,
+        *unnamed: object,
+        **columns: tuple[str, str | Callable[[pd.Series], Any]] | pd.NamedAgg,
     ) -> LiveFrame:
         """Return a live frame with one row per group: ``df.groupby(by).agg(...)``, updated incrementally.
 
@@ -659,9 +667,10 @@ class LiveGroupBy(_Aggregated):
         ----------
         *unnamed : object
             Not accepted: every new column needs a name.
-        **columns : tuple of (str, str or callable)
-            New column to a column and its function: ``n=("id", "count")``. Functions by name: all, any, count,
-            first, last, max, mean, median, min, nunique, size, std, sum, var. Or a function of a Series.
+        **columns : tuple of (str, str or callable), or pandas.NamedAgg
+            New column to a column and its function: ``n=("id", "count")``. Functions by name: all, any,
+            count, first, last, max, mean, median, min, nunique, size, std, sum, var. Or a function of a
+            Series.
 
         Returns
         -------
@@ -680,8 +689,8 @@ class LiveGroupBy(_Aggregated):
         --------
         >>> by_symbol = trades.groupby("symbol").agg(volume=("size", "sum"))  # doctest: +SKIP
         """
-        _named(unnamed, columns)
-        aggregates = [derive.Aggregate(name, *given) for name, given in columns.items()]
+        named = _named(unnamed, columns)
+        aggregates = [derive.Aggregate(name, *given) for name, given in named.items()]
         derive.GroupBy(self._by, aggregates)  # refused now, if at all
         name = f"{self._frame.name}.groupby({', '.join(self._by)})"
         return DerivedFrame(
@@ -706,14 +715,14 @@ class LiveRolling(_Aggregated):
     def __repr__(self) -> str:
         return f"<LiveRolling {self._window} of {self._frame!r}>"
 
-    def agg(self, *unnamed: object, **columns: tuple[str, str]) -> LiveFrame:
-        """Return a live frame with one row per row, as pandas' ``agg`` of the windows, updated incrementally.
+    def agg(self, *unnamed: object, **columns: tuple[str, str] | pd.NamedAgg) -> LiveFrame:
+        """Return one row per row, as pandas' ``agg`` of the windows, updated incrementally.
 
         Parameters
         ----------
         *unnamed : object
             Not accepted: every new column needs a name.
-        **columns : tuple of (str, str)
+        **columns : tuple of (str, str), or pandas.NamedAgg
             New column to a numeric column and its function: ``volume=("size", "sum")``. Functions: count,
             first, last, max, mean, median, min, nunique, std, sum, var.
 
@@ -735,20 +744,20 @@ class LiveRolling(_Aggregated):
         --------
         >>> recent = trades.rolling("5min", on="at", by="symbol").agg(v=("size", "sum"))  # doctest: +SKIP
         """
-        _named(unnamed, columns)
+        named = _named(unnamed, columns)
         window, on, by = self._window, self._on, self._by
-        derive.Rolling(window, on, by, columns)  # refused now, if at all
+        derive.Rolling(window, on, by, named)  # refused now, if at all
         name = f"{self._frame.name}.rolling({window!r})"
         return DerivedFrame(
             name,
             (self._frame,),
-            lambda: derive.Rolling(window, on, by, columns),
-            ("rolling", window, on, by, tuple(columns.items())),
+            lambda: derive.Rolling(window, on, by, named),
+            ("rolling", window, on, by, tuple(named.items())),
         )
 
 
-def _named(unnamed: Sequence[object], columns: Mapping[str, object]) -> None:
-    """Raise unless each argument is ``name=(column, function)``."""
+def _named(unnamed: Sequence[object], columns: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return new columns with their column and function; raise for other arguments."""
     if not unnamed and not columns:
         raise TypeError("agg: name each new column, such as .agg(mean=('price', 'mean'))")
     for given in unnamed:
@@ -757,8 +766,16 @@ def _named(unnamed: Sequence[object], columns: Mapping[str, object]) -> None:
             pairs = list(given.items())
         said = ", ".join(f"{column}=({column!r}, {function!r})" for column, function in pairs)
         raise TypeError(f"agg: name each new column, such as .agg({said})")
+
+    import pandas as pd
+
+    named: dict[str, tuple[Any, Any]] = {}
     for name, given in columns.items():
-        if not isinstance(given, tuple) or len(given) != 2:
+        if isinstance(given, pd.NamedAgg) and given == pd.NamedAgg(given.column, given.aggfunc):
+            named[name] = (given.column, given.aggfunc)
+        elif isinstance(given, tuple) and len(given) == 2:
+            named[name] = given
+        else:
             from notebook_rt.sync.derive.aggregates import FUNCTIONS, meant
 
             hint = ""
@@ -768,6 +785,7 @@ def _named(unnamed: Sequence[object], columns: Mapping[str, object]) -> None:
                 f"agg: {name}= is a column and its function, such as {name}=('price', 'mean'), not {given!r}"
                 f"{hint}"
             )
+    return named
 
 
 def concat(

@@ -329,11 +329,7 @@ class Handle:
         """Return the result of ``snapshot`` once there is data; raise the error of the table."""
         note(self)
         self._feed.look()
-        error = self._feed.error
-        if error is not None:
-            if time.monotonic() < self._feed.failed_at + FRESH:
-                raise fresh(error)
-            self.wait()  # it is raised, unless it has been mended
+        self._raise_error()
         found = snapshot()
         if found is None:
             self.wait()
@@ -341,6 +337,13 @@ class Handle:
             if found is None:
                 raise ClosedError(f'table "{self.name}"')
         return found
+
+    def _raise_error(self) -> None:
+        error = self._feed.error
+        if error is not None:
+            if time.monotonic() < self._feed.failed_at + FRESH:
+                raise fresh(error)
+            self.wait()  # it is raised, unless it has been mended
 
     @property
     def status(self) -> Status:
@@ -362,7 +365,8 @@ class Handle:
         if self.status == "loading" and feed.failure is not None:
             return str(feed.failure)  # what the first read has met, and goes on trying
         as_of = f"; as of {at:%H:%M:%S} UTC" if self.status == "polling" and at is not None else ""
-        return feed.why_empty() or feed.reason + as_of
+        why_empty = feed.why_empty() if self.status != "error" else ""
+        return why_empty or feed.reason + as_of
 
     @property
     def version(self) -> int:

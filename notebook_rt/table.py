@@ -641,8 +641,8 @@ class LiveTable(LiveFrame):
 
     @property
     def reason(self) -> str:
-        """The reason for the status, as `LiveFrame.reason`; also the edits that ``df`` shows although they were
-        refused or wait for your decision.
+        """The reason for the status, as `LiveFrame.reason`; also the edits that ``df`` shows although they
+        were refused or wait for your decision.
         """
         return "; ".join(one for one in (super().reason, self._asking()) if one)
 
@@ -677,8 +677,8 @@ class LiveTable(LiveFrame):
 
         Columns: ``at`` (datetime64, UTC), ``key``, ``column`` (None: the whole row, which one side deleted or
         both inserted), ``base``, ``mine``, ``theirs`` and ``result`` (JSON values), ``rule`` (the strategy,
-        or how it was resolved), ``who`` (the other user, if the row has a column ``updated_by``), and ``open``
-        (bool): the conflict waits for `resolve`.
+        or how it was resolved), ``who`` (the other user, if the row has a column ``updated_by``), and
+        ``open`` (bool): the conflict waits for `resolve`.
         """
         editor = self._known()
         return conflicts_df([]) if editor is None else editor.conflicts

@@ -267,6 +267,14 @@ def test_what_cannot_be_derived_is_refused_by_name(trades: nrt.LiveTable) -> Non
         trades.groupby("symbol").agg(symbol=("size", "sum"))
 
 
+def test_the_column_and_the_function_may_be_named_as_in_pandas(trades: nrt.LiveTable) -> None:
+    named = {"volume": pd.NamedAgg("size", "sum"), "n": pd.NamedAgg(column="id", aggfunc="count")}
+    same(
+        trades.groupby("symbol").agg(**named).df,
+        trades.df.reset_index().groupby("symbol").agg(**named),
+    )
+
+
 def test_groups_that_are_not_kept_up_are_refused_by_the_words_of_pandas(
     trades: nrt.LiveTable,
 ) -> None:
@@ -631,6 +639,10 @@ def test_what_a_function_of_the_users_raises_is_an_error_with_its_lines(
         ),
         (lambda t: t.rolling(5, on="price", by="id").agg(v=("size", "sum")), "5 rows is not kept"),
         (lambda t: t.join(t, suffixes="_r"), "suffixes must be two"),
+        (
+            lambda t: t.groupby("symbol").agg(v=pd.NamedAgg("size", "quantile", 0.9)),
+            "v= is a column and its function, .*, not NamedAgg",
+        ),
         (lambda t: t.groupby(None), "takes columns by name, not None; use map"),
         (lambda t: t.groupby(len), "takes columns by name, not <built-in"),
         (lambda t: t.select(["size"]), "select takes columns by name"),
@@ -714,3 +726,24 @@ def test_a_literal_that_is_no_value_of_its_column_says_how_to_write_it(
             table.when(filter, print)
     assert table.where({"at": {"gt": pd.Timestamp("2026-01-01", tz="UTC")}}).df.empty
     assert table.where("day=gte.2026-01-31,price=gt.1e3").df.empty
+
+
+def test_what_is_derived_of_a_table_that_was_dropped_raises_what_the_table_does(
+    stack: LocalStack, session: nrt.Session, trades: nrt.LiveTable, make_table: Callable[..., str]
+) -> None:
+    name = make_table("symbol text primary key, sector text")
+    stack.sql(f"insert into {name} values ('a', 'x')")
+    stocks = session.table(name).wait(scaled(10))
+    joined = trades.join(stocks, on="symbol")
+    counted = joined.groupby("sector").agg(n=("size", "count"))
+    assert counted.df["n"].sum() > 0
+    stack.sql(f"drop table {name}; notify pgrst, 'reload schema'")
+    until(lambda: joined.status == "error", 20, lambda: repr(joined))
+    for frame in (stocks, joined, counted):
+        with pytest.raises(errors.MissingTableError, match=name):
+            frame.df  # noqa: B018  # that it raises is what is read
+    stack.sql(f"delete from {trades.name}")
+    until(lambda: len(trades.df) == 0)
+    assert joined.status == "error"
+    assert name in joined.reason
+    assert "no row that role" not in joined.reason

@@ -838,12 +838,43 @@ def test_the_index_of_a_merge_is_named_as_pandas_names_it_where_there_is_no_row(
     a, b = left.snapshot(), right.snapshot()
     wanted = with_index_of(a, keying.merge(a, b, how, ("_x", "_y")))
     if {*wanted.index.names} & {*wanted.columns}:
-        with pytest.raises(DerivationError, match="both frames have k"):
+        with pytest.raises(DerivationError, match="k would be in the index and a column"):
             merge.advance(want_changes=True)
         return
     merge.advance(want_changes=True)
     assert merge.view is not None
     same(merge.view.snapshot(), wanted, how)
+
+
+def test_a_name_of_the_index_and_of_a_column_is_refused_with_what_helps() -> None:
+    left = Table(Schema((Column("id", "int8"), Column("g", "text")), ("id",)))
+    right = Table(Schema((Column("g", "text"), Column("id", "int8"), Column("m", "int8")), ("g",)))
+    left.apply([Upsert(1, {"id": 1, "g": "a"})])
+    right.apply([Upsert("a", {"g": "a", "id": 7, "m": 8})])
+    join = Derived(Join(Keying(("g",), None, "join"), "left", ("_l", "_r")), None)
+    join.bind([Source(left), Source(right)])
+    with pytest.raises(DerivationError, match=r"such as .select\(..., my_id='id'\), or use map"):
+        join.advance(want_changes=True)
+    renamed = Derived(Select(("m",), {"my_id": "id"}), None)
+    renamed.bind([Source(right)])
+    renamed.advance(want_changes=True)
+    assert renamed.table is not None
+    join = Derived(Join(Keying(("g",), None, "join"), "left", ("_l", "_r")), None)
+    join.bind([Source(left), Source(renamed.table, renamed.view)])
+    join.advance(want_changes=True)
+    assert join.view is not None
+    assert renamed.view is not None
+    same(join.view.snapshot(), left.snapshot().join(renamed.view.snapshot(), on="g"), "join")
+
+
+def test_a_running_sum_of_integers_with_a_null_is_refused_as_one() -> None:
+    """pandas sums up an array with a mask in place, which a table's does not allow."""
+    table = Table(Schema((Column("id", "int8"), Column("v", "int8")), ("id",)))
+    table.apply([Upsert(key, {"id": key, "v": key or None}) for key in range(4)])
+    selected = Derived(Select((), {"sum": lambda df: df["v"].cumsum()}), None)
+    selected.bind([Source(table)])
+    with pytest.raises(DerivationError, match="not computed row by row; use map"):
+        selected.advance(want_changes=True)
 
 
 def test_frames_are_joined_by_integers_that_another_join_made_floats() -> None:

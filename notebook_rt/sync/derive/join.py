@@ -229,16 +229,26 @@ class Join(Operator):
         for at, name in enumerate(pairs):
             if name in dropped and name in theirs and name not in mine:  # a level of the left
                 shown.insert(at, Taken(name, name, name))
-        names = [one.name for one in (*shown, *index)]
-        if len(set(names)) < len(names):
-            both_have = ", ".join(sorted({name for name in names if names.count(name) > 1}))
-            raise DerivationError(
-                f"{keying.said}: both frames have {both_have}; say suffixes=('_mine', '_theirs')"
-            )
+        self._refuse_twice([one.name for one in shown], [one.name for one in index])
         self._columns, self._index = tuple(shown), tuple(one.name for one in index)
         self.index = self._index
         self._shown = (*index, *shown)
         self._name_key(left, right, index)
+
+    def _refuse_twice(self, shown: Sequence[str], index: Sequence[str]) -> None:
+        """Refuse a name that two columns have, or a column and a level of the index: it would be one."""
+        twice = sorted({name for name in shown if shown.count(name) > 1})
+        if twice:
+            raise DerivationError(
+                f"{self.keying.said}: both frames have {', '.join(twice)}; say suffixes=('_mine', '_theirs')"
+            )
+        both = sorted({*shown} & {*index})
+        if both:
+            raise DerivationError(
+                f"{self.keying.said}: {', '.join(both)} would be in the index and a column of the result; "
+                f"select the column by another name before, such as .select(..., my_{both[0]}={both[0]!r}), "
+                "or use map"
+            )
 
     def _name_key(self, left: Source, right: Source, index: Sequence[Taken]) -> None:
         """The key: the left row's if it has one partner at most, the right row's if so, else both."""
