@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from notebook_rt.model.types import Backend, Kind, Numeric, arrow_type, dtype, fits
+from notebook_rt.store import cumulative
 from notebook_rt.store.arrays import exact_arrow, objects
 from notebook_rt.store.column import ColumnStore, Parts, differing, family
 from notebook_rt.store.dense import Buffer, Dense, Positions, Step
@@ -37,6 +38,7 @@ from notebook_rt.store.encode import CLASSES, NULL_MOMENT, STORED, encode, momen
 from notebook_rt.store.frozen import freeze
 
 _UTC_DTYPE: Final = pd.DatetimeTZDtype("us", "UTC")
+cumulative.copy_read_only()
 
 
 def column_of(

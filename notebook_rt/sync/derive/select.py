@@ -112,7 +112,7 @@ class Select(Operator):
         try:
             if self._formulas:
                 return {name: one(frame) for name, one in self.computed.items()}
-            found = self._assigned(frame)
+            found = frame.assign(**self.computed)
         except DerivationError:
             raise
         except Exception as error:
@@ -120,15 +120,6 @@ class Select(Operator):
                 f"select {', '.join(self.computed)}: {type(error).__name__}: {error}"
             ) from error
         return {name: found[name] for name in self.computed}
-
-    def _assigned(self, frame: pd.DataFrame) -> pd.DataFrame:
-        try:
-            return frame.assign(**self.computed)
-        except ValueError as error:
-            if "read-only" not in str(error):
-                raise
-        # pandas writes into an array with a mask that is summed up (`cumsum`); a table's is read-only.
-        return frame.copy().assign(**self.computed)
 
     def _stored(
         self, source: Source, name: str, series: pd.Series, *, copy: bool = True
