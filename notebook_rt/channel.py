@@ -1,7 +1,7 @@
-"""``Channel`` and ``Presence``: broadcasts and who is there, as the user holds them.
+"""``Channel`` and ``Presence``: broadcasts and the users who are present.
 
-Thin handles over a ``Room`` on the loop thread. Everything that comes over a channel was written by
-other people: payloads, names and keys are handed on as data and never become HTML or code here.
+Thin handles over a ``Room`` on the loop thread. Everything received over a channel was written by
+other people: payloads, names and keys are passed on as data and never become HTML or code here.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from notebook_rt.runtime.room import RoomStatus  # here for jedi's sake: see session.py
 
 Queue = Callable[[str, str, Any, bool, float | None], SendResult]
-"""Puts a broadcast into the queue: topic, event, payload, private, ttl."""
+"""Function that puts a broadcast into the queue: topic, event, payload, private, ttl."""
 
 
 class Channel:
-    """A topic of the project: send, listen, see who is there. Made by ``Session.channel``.
+    """A topic of the project: send, listen, and see who is present. Returned by ``Session.channel``.
 
-    What is asked of a closed one raises `ClosedError`.
+    The methods of a closed channel raise `ClosedError`.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Channel:
         self._presence: Presence | None = None
         self._closed = False
 
-    if not TYPE_CHECKING:  # so that a type checker still knows which names there are
+    if not TYPE_CHECKING:  # type checkers still know the names
 
         def __getattr__(self, name: str) -> Any:
             said = f"{type(self).__name__!r} has no {name!r}{of_channel(name, public(type(self)))}"
@@ -75,14 +75,14 @@ class Channel:
 
     @property
     def replicating(self) -> bool:
-        """Whether broadcasts from the database (``realtime.send``) reach the channel, as far as the
-        server says. Only asked for private channels. False before the server has said so, and with a
-        server that never does: a channel can be joined a moment before the database's messages come.
+        """Whether broadcasts from the database (``realtime.send``) reach the channel, as reported by the
+        server. Known for private channels only. False until the server has reported it; a channel can be
+        joined a moment before it receives the database's messages.
         """
         return not self._closed and self._room.replicating
 
     def wait(self, timeout: float | None = None) -> Channel:
-        """Wait until the channel is joined and, where its `presence` was asked for, who is there is known.
+        """Wait until the channel is joined and, if its `presence` was used, the presence state is known.
 
         Parameters
         ----------
@@ -97,14 +97,14 @@ class Channel:
         Raises
         ------
         WaitTimeoutError
-            If it is not after ``timeout`` seconds.
+            If it is not joined after ``timeout`` seconds.
         ChannelRefusedError
-            If this login may not enter it.
+            If this login may not join it.
         AuthError
-            If the server does not take the access token, and no other one can be had
-            (`TokenExpiredError`: its time is over); after `Session.set_auth` it joins.
+            If the server rejects the access token and there is no other one (`TokenExpiredError`: it has
+            expired); after `Session.set_auth` the channel joins.
         UnreachableError
-            If the URL does not answer; it goes on trying.
+            If the URL does not answer; the session continues to retry.
         """
         timeout = seconds(timeout)
         self._check()
@@ -120,7 +120,7 @@ class Channel:
         return self
 
     async def ready(self) -> Channel:
-        """Wait until the channel is joined, from any loop; raises as ``wait`` does.
+        """Wait until the channel is joined, from any event loop. Raises as ``wait`` does.
 
         Returns
         -------
@@ -134,27 +134,27 @@ class Channel:
     # Broadcasts
 
     def on(self, event: str, fn: Callable[[Any], Any]) -> Callable[[], None]:
-        """Call ``fn(payload)`` with each broadcast of ``event``, in order, on a thread of its own.
+        """Call ``fn(payload)`` with each broadcast of ``event``, in order, on a separate thread.
 
-        For ``"*"`` it is called with a `Message` (``event``, ``payload``, ``at``, ``meta``) of every
-        broadcast. What it raises is logged once and stops nothing.
+        For ``"*"`` it is called with a `Message` (``event``, ``payload``, ``at``, ``meta``) for every
+        broadcast. An exception is logged once, and the calls continue.
 
         Parameters
         ----------
         event : str
             The event, or ``"*"`` for all.
         fn : callable
-            Given the payload; for ``"*"`` the `Message`.
+            Called with the payload; for ``"*"`` with the `Message`.
 
         Returns
         -------
         callable
-            Call it to unsubscribe.
+            A function that unsubscribes ``fn``.
 
         Raises
         ------
         TypeError
-            If ``event`` is no text, or ``fn`` no function.
+            If ``event`` is not a string, or ``fn`` is not a function.
         """
         self._check()
         check_event(event)
@@ -185,9 +185,9 @@ class Channel:
         Parameters
         ----------
         event : str
-            As it was given to `on`.
+            As passed to `on`.
         fn : callable, optional
-            Default: everything that listens to ``event`` through this handle.
+            Default: all functions registered for ``event`` through this handle.
         """
         for entry in list(self._listening):
             if entry[0] == event and fn in (None, entry[1]):
@@ -197,37 +197,38 @@ class Channel:
     def send(
         self, event: str, payload: Mapping[str, Any], *, ack: bool = False, ttl: float | None = None
     ) -> SendResult:
-        """Send a broadcast: over the socket, else over REST, else it is queued.
+        """Send a broadcast over the socket, else over REST; without a network it is queued.
 
-        To a private channel that is still joining it is sent once the join is answered, for which it
-        waits ``Options.join_timeout`` at most: only the join says whether this login is let in.
+        A broadcast to a private channel that is still joining is sent once the join is answered, after at
+        most ``Options.join_timeout``: only the join shows whether this login may send.
 
         Parameters
         ----------
         event : str
             Its name.
         payload : dict
-            What JSON can say; numpy's and pandas' values, moments, Decimals and sets become it.
+            JSON values; values of numpy and pandas, dates, times, Decimals and sets are converted.
         ack : bool
-            Wait until the server says that it has it, ``Options.join_timeout`` at most.
+            Wait for the server's acknowledgement, at most ``Options.join_timeout``.
         ttl : float, optional
-            Seconds after which a queued broadcast is worth nothing any more and is dropped.
+            Seconds after which a queued broadcast is dropped.
 
         Returns
         -------
         SendResult
-            ``queued=True``: it waits for the network.
+            ``queued=True`` if it waits for the network.
 
         Raises
         ------
         RefusedError, ChannelRefusedError, AuthError, WaitTimeoutError
-            If the server refuses it or the channel, or does not answer with ``ack``, or to a private
-            channel's join. A payload above 256 KB, which not every plan takes, always waits for the answer.
+            If the server refuses the broadcast or the channel, or does not answer with ``ack`` or to the
+            join of a private channel. A payload above 256 KB, which not every plan accepts, always waits for
+            the answer.
         TypeError, ValueError
-            If the event is no text, the payload is no dict, or it has no form in JSON; or if ``ttl`` is
-            no number, negative or infinite.
+            If the event is not a string, the payload is not a dict or cannot be written as JSON, or ``ttl``
+            is not a number, negative or infinite.
         QueueError
-            If it is to wait, and cannot be put down in the queue's file.
+            If it has to wait and cannot be stored in the queue's file.
         """
         self._check()
         check_event(event)
@@ -243,7 +244,7 @@ class Channel:
     def messages(self) -> pd.DataFrame:
         """The latest ``Options.log_size`` broadcasts, oldest first, one row each.
 
-        ``at`` (datetime64, UTC, by this machine's clock), ``event`` (str), ``payload`` (object),
+        Columns: ``at`` (datetime64, UTC, by this machine's clock), ``event`` (str), ``payload`` (object),
         ``replayed`` (bool: it was sent before the channel was joined).
         """
         import pandas as pd
@@ -257,28 +258,28 @@ class Channel:
     def frame(
         self, event: str, *, key: str | Sequence[str] | None = None, limit: int = 10_000
     ) -> LiveFrame:
-        """Broadcasts of ``event`` as a live DataFrame: empty at first; ``wait`` waits for a message.
+        """Return the broadcasts of ``event`` as a live DataFrame; ``wait`` waits for the first message.
 
         Parameters
         ----------
         event : str
             Its name.
         key : str or sequence of str, optional
-            Fields of the payload, each text, a number or a bool: the last value of each key is a row.
-            None: a log, a row a message, with its number ``n`` as the index and the time of receipt
-            ``at``; a payload's own ``n`` and ``at`` are the columns ``n_`` and ``at_``.
+            Fields of the payload (text, numbers or bools): each key has one row with its latest message.
+            None: a log with one row per message, indexed by its number ``n``, with the time of receipt
+            ``at``; the payload's own ``n`` and ``at`` become ``n_`` and ``at_``.
         limit : int
-            Rows kept, 1 or more; the oldest go.
+            Maximum number of rows, 1 or more; the oldest are dropped.
 
         Returns
         -------
         LiveFrame
-            The frame; it begins empty.
+            The frame.
 
         Raises
         ------
         TypeError
-            If ``event`` is no text.
+            If ``event`` is not a string.
         ValueError
             If ``limit`` is less than 1.
         """
@@ -295,7 +296,7 @@ class Channel:
 
     @property
     def presence(self) -> Presence:
-        """Who is there, and what others see of us. A channel that is joined without it joins again."""
+        """The users who are present. A channel that was joined without presence joins again."""
         self._check()
         if self._presence is None:
             self._thread.call(self._room.enable_presence)
@@ -303,7 +304,7 @@ class Channel:
         return self._presence
 
     def close(self) -> None:
-        """Let go. The last handle on a channel leaves it."""
+        """Release the handle. The last handle of a channel leaves it."""
         if not self._closed:
             for _, _, unsubscribe in self._listening:
                 unsubscribe()
@@ -332,7 +333,7 @@ class Channel:
 
 
 class Presence:
-    """Who is in a channel, and what they say of themselves; made by ``Channel.presence``."""
+    """The users in a channel and their state, returned by ``Channel.presence``."""
 
     def __init__(self, room: Room, channel: Channel) -> None:
         self._room = room
@@ -350,28 +351,28 @@ class Presence:
 
     @property
     def key(self) -> str:
-        """The key under which others see us."""
+        """The key under which other clients see this session."""
         return self._room.presence_key
 
     def track(self, state: Mapping[str, Any] | None = None, /, **meta: Any) -> None:
-        """Others see us, with these fields.
+        """Show this session to other clients, with these fields.
 
-        Calls in quick succession are sent as few, the latest of them within a second of the first. The server
-        takes five in 30 s: in a series that goes on, each further wait is three times as long, and the last
-        state comes then. What moves all the time is a broadcast.
+        Calls in quick succession are combined; the latest is sent within a second of the first. The server
+        accepts five in 30 s, so in a longer series each wait is three times as long as the one before. Use a
+        broadcast for values that change all the time.
 
         Parameters
         ----------
         state : dict, optional
-            The fields as Supabase's own clients take them.
+            The fields as a dict, as in Supabase's own clients.
         **meta
-            The fields by name, over those of ``state``: what JSON can say, numpy's and pandas' values and
-            moments too; the widgets show ``name``, ``username`` or the like, and ``status="away"``.
+            The fields by name, which override ``state``: JSON values, also values of numpy and pandas, dates
+            and times. The widgets show ``name``, ``username`` and the like, and ``status="away"``.
 
         Raises
         ------
         TypeError, ValueError
-            If a field has no form in JSON.
+            If a field cannot be written as JSON.
         ChannelRefusedError, AuthError
             If the server has refused the channel.
         """
@@ -382,36 +383,36 @@ class Presence:
         meta = {**(state or {}), **meta}
         self._channel._check()
         self._thread.call(self._room.track, plain(meta, f'channel "{self._room.topic}", presence'))
-        self._room.holds = self._channel  # whoever is seen stays, though no variable holds it
+        self._room.holds = self._channel  # a tracked presence stays alive without a variable
 
     def update(self, **meta: Any) -> None:
-        """Change some of the fields of ``track``; the others stay. Raises as it does.
+        """Change some of the fields of ``track`` and keep the others. Raises as ``track`` does.
 
         Parameters
         ----------
         **meta
-            The fields that change.
+            The fields to change.
         """
         self.track(**{**(self._room.tracked or {}), **meta})
 
     def untrack(self) -> None:
-        """Others do not see us any more."""
+        """Hide this session from other clients."""
         self._channel._check()
         self._room.holds = None
         self._thread.call(self._room.track, None)
 
     @property
     def people(self) -> list[Person]:
-        """Everybody who is there, in the order they came."""
+        """All users who are present, in the order in which they joined."""
         return list(self._room.people.present.values())
 
     @property
     def df(self) -> pd.DataFrame:
-        """One row a person, index their key (str).
+        """One row per user, indexed by the key (str).
 
-        ``joined`` and ``last_seen`` (datetime64, UTC, by this machine's clock: first seen here, and the
-        last word of them), ``connections`` (int64), ``you`` (bool), and the fields that they track, those
-        of their latest connection; one that is called as one of these has an underscore behind (``joined_``).
+        Columns: ``joined`` and ``last_seen`` (datetime64, UTC, by this machine's clock: first seen here, and
+        last update), ``connections`` (int64), ``you`` (bool), and the tracked fields of the user's latest
+        connection; a field with one of these names gets an underscore (``joined_``).
         """
         import pandas as pd
 
@@ -438,47 +439,47 @@ class Presence:
         return frame.astype({"connections": "int64", "you": bool})
 
     def on_join(self, fn: Callable[[Person], Any]) -> Callable[[], None]:
-        """Call ``fn(person)`` for everybody who comes, on a thread of its own.
+        """Call ``fn(person)`` for each user who joins, on a separate thread.
 
         Parameters
         ----------
         fn : callable
-            Given the `Person`.
+            Called with the `Person`.
 
         Returns
         -------
         callable
-            Call it to unsubscribe.
+            A function that unsubscribes ``fn``.
 
         Raises
         ------
         TypeError
-            If ``fn`` is no function.
+            If ``fn`` is not a function.
         """
         return self._on(fn, came=True)
 
     def on_leave(self, fn: Callable[[Person], Any]) -> Callable[[], None]:
-        """Call ``fn(person)`` for everybody who goes, on a thread of its own.
+        """Call ``fn(person)`` for each user who leaves, on a separate thread.
 
         Parameters
         ----------
         fn : callable
-            Given the `Person`.
+            Called with the `Person`.
 
         Returns
         -------
         callable
-            Call it to unsubscribe.
+            A function that unsubscribes ``fn``.
 
         Raises
         ------
         TypeError
-            If ``fn`` is no function.
+            If ``fn`` is not a function.
         """
         return self._on(fn, came=False)
 
     def on_change(self, fn: Callable[[], Any]) -> Callable[[], None]:
-        """Call ``fn()`` when anything of it changed, on a thread of its own.
+        """Call ``fn()`` when the presence changed, on a separate thread.
 
         Parameters
         ----------
@@ -488,12 +489,12 @@ class Presence:
         Returns
         -------
         callable
-            Call it to unsubscribe.
+            A function that unsubscribes ``fn``.
 
         Raises
         ------
         TypeError
-            If ``fn`` is no function.
+            If ``fn`` is not a function.
         """
         return self._listen(fn, lambda box, came, gone: box.put())
 
@@ -536,13 +537,13 @@ def _moment(seconds: float) -> dt.datetime:
 
 
 def check_event(event: object) -> None:
-    """Refuse what is no name of an event."""
+    """Raise unless this is the name of an event."""
     if not isinstance(event, str):
         raise TypeError(f"the name of an event must be a string, not {event!r}")
 
 
 def check_topic(name: str) -> str:
-    """``name`` as a topic, or a ValueError that says what is wrong with it."""
+    """Return ``name`` as a topic, or raise a ValueError that explains the problem."""
     if not isinstance(name, str) or not name or name.startswith("realtime:"):
         raise ValueError(f'a channel needs a name without "realtime:", not {name!r}')
     return name

@@ -172,7 +172,7 @@ class History:
         return frame
 
     def diff(self, start: Any, end: Any = None) -> pd.DataFrame:
-        """What was different at a later moment: one row for each row that was.
+        """Return the difference between two moments: one row for each row that differs.
 
         Parameters
         ----------
@@ -184,13 +184,13 @@ class History:
         DataFrame
             ``kind`` (``"insert"``, ``"update"``, ``"delete"``), ``key``, ``old`` and ``new`` (whole rows, or
             None) as in ``LiveFrame.log``, and ``changed``: the names of the columns that differ (tuple of
-            str). ``kind`` is str, the others are object. With ``end`` before ``start``, what it takes to go
-            back.
+            str). ``kind`` is str, the others are object. With ``end`` before ``start``, the changes that
+            lead back.
 
         Raises
         ------
         HistoryError, ValueError
-            As `as_of`.
+            As raised by `as_of`.
 
         Warns
         -----
@@ -209,7 +209,7 @@ class History:
         return pd.DataFrame(rows, columns=names).astype({"kind": "str"})
 
     def changes_df(self, start: Any = None, end: Any = None) -> pd.DataFrame:
-        """All changes after one moment and up to another, in their order, a row each.
+        """Return all changes after one moment and up to another, in order, one row each.
 
         Parameters
         ----------
@@ -220,14 +220,14 @@ class History:
         -------
         DataFrame
             ``_commit_timestamp`` (datetime64, UTC), ``_change_type`` (``"insert"``, ``"update"``,
-            ``"delete"``) and ``_cause``, then the table's columns, the key among them, as the change left
-            them; of a deleted row, as it was. Of a change that was found by a read, such as the outcome
-            of a gap (``reconcile``, ``audit``, ``poll``, ``snapshot``), the time is that of the reading.
+            ``"delete"``) and ``_cause``, then the table's columns, including the key, after the
+            change; for a deleted row, before it. A change that was found by a read, such as the outcome
+            of a gap (``reconcile``, ``audit``, ``poll``, ``snapshot``), has the time of the read.
 
         Raises
         ------
         HistoryError, ValueError
-            As `as_of`; also if nothing is recorded yet, or ``end`` is before ``start``.
+            As raised by `as_of`; also if nothing is recorded yet, or ``end`` is before ``start``.
         """
         import pandas as pd
 
@@ -243,22 +243,22 @@ class History:
     def of(
         self, key: Hashable, column: str | None = None, *, by: str | None = None
     ) -> pd.DataFrame:
-        """What happened to one row, or to one cell of it.
+        """Return the history of one row, or of one cell.
 
         Parameters
         ----------
         key : hashable
-            The row's, in any form that ``LiveFrame.get`` takes.
+            The row's key, in any form that ``LiveFrame.get`` accepts.
         column : str, optional
-            Only what this cell was.
+            Return the history of this cell only.
         by : str, optional
-            A column in which the table notes who wrote the row, such as ``"updated_by"``.
+            A column that records who wrote the row, such as ``"updated_by"``.
 
         Returns
         -------
         DataFrame
-            A row a change: ``at`` (datetime64, UTC), ``kind`` (str; ``"snapshot"``: what it was when the
-            history began), ``cause`` (str); ``by`` (object), if asked for; ``changed``, the columns that
+            One row per change: ``at`` (datetime64, UTC), ``kind`` (str; ``"snapshot"``: the state when the
+            history began), ``cause`` (str); ``by`` (object), if requested; ``changed``, the columns that
             differ (tuple of str); ``old`` and ``new`` (object), the row's or the cell's values.
 
         Raises
@@ -266,7 +266,7 @@ class History:
         HistoryError
             If nothing is recorded.
         ValueError
-            If there is no such column, or the key is no key.
+            If the column does not exist, or the key is not valid.
         """
         import pandas as pd
 
@@ -291,7 +291,9 @@ class History:
                 shown = (old and old.get(column), new and new.get(column))
             rows.append((timestamp(step.at), step.kind, step.cause, who, changed, *shown))
         names = ["at", "kind", "cause", "by", "changed", "old", "new"]
-        frame = pd.DataFrame(rows, columns=names, dtype=object)  # an integer stays one beside None
+        frame = pd.DataFrame(
+            rows, columns=names, dtype=object
+        )  # integers stay integers beside None
         frame["at"] = pd.to_datetime(frame["at"], utc=True).dt.as_unit("us")
         frame = frame.astype({"kind": "str", "cause": "str"})
         return frame if by is not None else frame.drop(columns="by")
@@ -301,35 +303,35 @@ class History:
     def to_parquet(
         self, path: str | os.PathLike[str], *, every: float = 60.0
     ) -> Callable[[], None]:
-        """Write what is recorded to a directory of Parquet files, and go on writing.
+        """Write the recorded changes to a directory of Parquet files, and continue to write new ones.
 
-        Each file is whole as soon as it is there, so that polars, DuckDB and
-        ``pandas.read_parquet(path, dtype_backend="pyarrow")`` read the directory at any time. Without that
-        backend pandas makes floats of whole numbers beside nulls, which hold 53 bits.
+        Each file is complete as soon as it appears, so that polars, DuckDB and
+        ``pandas.read_parquet(path, dtype_backend="pyarrow")`` can read the directory at any time. Without
+        that backend pandas reads integers with nulls as floats, which have 53 bits.
 
         Parameters
         ----------
         path : path
-            The directory; it is made if it is not there. It must be empty, or of an earlier call: one that
-            still goes on is gone on with, so that nothing is written twice.
+            The directory; it is created if it does not exist. It must be empty, or belong to an earlier call:
+            a call that is still active is continued, so that nothing is written twice.
         every : float
-            Seconds between two files, where something changed.
+            Seconds between two files, if something changed.
 
         Returns
         -------
         callable
-            Call it to write what is left and stop; closing the history does so, too.
+            A function that writes the rest and stops; closing the history does so, too.
 
         Raises
         ------
         FileExistsError
-            If there is something else at ``path``, or another table's history is being written there.
+            If ``path`` contains something else, or another table's history is being written there.
         OSError
-            If the first file cannot be written. Later ones are tried again.
+            If the first file cannot be written. Later files are retried.
         ValueError
             If ``every`` is not positive.
         TypeError
-            If it is no number.
+            If ``every`` is not a number.
         """
         if not duration(every, "every") > 0:
             raise ValueError(f"every must be a number of seconds above 0, not {every!r}")
@@ -339,7 +341,7 @@ class History:
         return writer.stop
 
     def replay(self, speed: float = 10.0, start: Any = None, end: Any = None) -> Replay:
-        """A live frame that plays what is recorded, from one moment to another.
+        """Return a live frame that plays the recorded changes from one moment to another.
 
         Parameters
         ----------
@@ -351,13 +353,13 @@ class History:
         Returns
         -------
         Replay
-            A live frame: ``df``, ``on_change``, ``plot``, ``groupby``, ... It begins at once. What is
-            forgotten before it is played is skipped.
+            A live frame: ``df``, ``on_change``, ``plot``, ``groupby``, ... It starts at once. Changes that
+            are forgotten before they are played are skipped.
 
         Raises
         ------
         HistoryError, ValueError
-            As `changes_df`; also if ``speed`` is not positive.
+            As raised by `changes_df`; also if ``speed`` is not positive.
 
         Examples
         --------
@@ -373,7 +375,7 @@ class History:
     # The end
 
     def close(self) -> None:
-        """Stop recording, for everybody who has a history of this table; what was recorded can be read."""
+        """Stop recording, for all histories of this table. The recorded changes can still be read."""
         if not self._recording.closed:
             self._driver.thread.call(self._recording.close)
 
@@ -406,11 +408,11 @@ class History:
         return after, until
 
     def _moment(self, time: Any) -> int:
-        # The server's clock is known to a second: what was heard is not to come.
+        # The server's clock is known to a second: a received change is not in the future.
         clock, last = self._recording.now(), self._recording.read(lambda past: past.last) or 0
         now = last if clock < last <= clock + AHEAD else clock
         when, latest = microseconds(time, now), max(now, last)
-        # Who says this machine's time says "now", also where its clock is ahead of the server's.
+        # This machine's time means "now", also if its clock is ahead of the server's.
         here = time_ns() // 1000
         ours = here if here <= now + AHEAD else now
         if when > max(latest, ours) + CLOCKS_DIFFER:
@@ -433,7 +435,7 @@ class History:
         return f'table "{name}" is known from {known} UTC on, not at {asked}: {why}'
 
     def _warn(self, *moments: Moment) -> None:
-        """Say which of the moments that somebody looks at lie in a gap."""
+        """Warn about moments that lie in a gap."""
         for moment in moments:
             if moment.gap is not None:
                 text = self._warning(moment.when, moment.gap)
@@ -457,14 +459,14 @@ def _bytes(number: int) -> str:
 
 
 def _changed(old: Any, new: Any) -> tuple[str, ...]:
-    """The columns that differ."""
+    """Return the names of the columns that differ."""
     if old is None or new is None:
         return tuple(old or new or ())
     return tuple(name for name in new if name not in old or not equal(old[name], new[name]))
 
 
 def _frame(told: Told, causes: Sequence[str]) -> pd.DataFrame:
-    """Changes as a DataFrame; of a deletion the row as it was."""
+    """Return changes as a DataFrame; for a deletion, the row before it."""
     import pandas as pd
 
     schema, backend = told.schema, None

@@ -1,7 +1,7 @@
-"""What a session opens: the part of ``Session`` that makes tables, queries and channels.
+"""The part of ``Session`` that opens tables, queries and channels.
 
-Asking twice for the same thing gives two handles on one subscription and one store, counted; the
-last that is closed or garbage-collected ends it.
+Requesting the same object twice returns two handles on one subscription and one store; it ends when the
+last handle is closed or garbage-collected.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from notebook_rt.sqlview import SqlFrame
 
 REPLAYED: Final = 25
-"""Messages that the server replays at most."""
+"""Maximum number of messages that the server replays."""
 
 
 class Opening:
@@ -62,7 +62,7 @@ class Opening:
         def _check(self) -> None: ...
 
     def _asked(self, asking: Coroutine[Any, Any, Page]) -> Page:
-        """What the server answers to what is asked once; a failure says so."""
+        """Return the server's answer to a single request; raise if it fails."""
         try:
             return self._thread.wait(asking)
         except (ServerError, RateLimitedError) as error:
@@ -75,20 +75,20 @@ class Opening:
 
     @property
     def tables(self) -> pd.DataFrame:
-        """What may be watched: one row a table or view that this login may read.
+        """The tables and views that this login can read, one row each, as a DataFrame.
 
-        Index the name (str). ``key`` and ``columns``, those it may read (tuples of str), ``published``
-        (bool: whether its changes are streamed; else it is polled), ``row_security`` (bool) and ``grants``
-        (tuple of str): the last three are None where only the API's description is there. Asked for with
-        each look.
+        The index is the name (str). Columns: ``key`` and ``columns`` (tuples of str), ``published`` (bool:
+        whether changes are streamed; otherwise the table is polled), ``row_security`` (bool) and ``grants``
+        (tuple of str). The last three are None if only the API's description is available. The server is
+        asked with each access.
 
         Raises
         ------
         NoTablesError
-            If the project tells its tables to secret keys only, as a hosted one does, and the SQL of
-            ``notebook-rt doctor --sql`` is not there.
+            If the project describes its tables to secret keys only, as hosted projects do, and does not have
+            the SQL of ``notebook-rt doctor --sql``.
         UnreachableError, AuthError
-            If no project answers, or it refuses the login.
+            If the project does not answer, or refuses the login.
         """
         self._check()
         page = self._asked(self._project.rest.describe(self.schema, None))
@@ -117,63 +117,63 @@ class Opening:
         keep: bool | None = None,
         source: Source | None = None,
     ) -> LiveTable:
-        """A table as a live DataFrame.
+        """Return a table as a live DataFrame.
 
         Parameters
         ----------
         name : str
-            The table.
+            The name of the table.
         filter : str, dict or list of them, optional
-            Realtime's filter language: ``"user_id=eq.42,status=in.(open,held)"``, a comma for *and*,
+            A filter in Realtime's syntax: ``"user_id=eq.42,status=in.(open,held)"``, a comma for *and*,
             ``not.`` before an operator to negate it. The operators are ``eq``, ``neq``, ``lt``, ``lte``,
             ``gt``, ``gte``, ``in``, ``like``, ``ilike`` (``%`` is any text), ``is`` (``null``, ``true``,
             ``false``), ``isdistinct``, ``match`` and ``imatch`` (regular expressions). Or a dict of
             column to value, to a list of values, or to comparisons: ``{"user_id": 42, "status":
-            ["open", "held"], "price": {"gte": 10, "lt": 20}}``. For *or*, a list of filters of which
-            one must hold, or ``"or=(price.gte.10,status.eq.held)"``; Realtime has no *or*, so all the
-            table's changes come over the socket then.
+            ["open", "held"], "price": {"gte": 10, "lt": 20}}``. For *or*, a list of filters, or
+            ``"or=(price.gte.10,status.eq.held)"``; Realtime has no *or*, so all changes of the table are
+            received then.
         columns : str or sequence of str, optional
-            Only these, ``"name,price"`` or ``["name", "price"]`` (the key always comes along). A name
-            with a comma in it needs the sequence, here and in ``key``.
+            Only these columns, ``"name,price"`` or ``["name", "price"]`` (the key is always included). A
+            name with a comma requires the sequence, here and in ``key``.
         key : str or sequence of str, optional
-            The columns that tell rows apart: unique and never null. Default: the primary key, as the
-            optional SQL or the API's description tells it, or as it is found out by asking.
+            The columns that identify a row: unique and never null. Default: the primary key, known from the
+            optional SQL or the API's description, or found by requests.
         order : str or sequence of str, optional
-            ``"price.desc,name"``, ``"price.desc.nullslast"``; the key breaks ties. Default: the key's order
-            at first, then the order of arrival.
+            ``"price.desc,name"``, ``"price.desc.nullslast"``; the key breaks ties. Default: the order of
+            the key for the first read, then the order of arrival.
         limit : int, optional
-            Only the first so many rows of the order, 1 or more.
+            Only this many rows, the first ones of the order; 1 or more.
         schema : str, optional
-            Another schema than the session's.
+            A schema other than the session's.
         dtype_backend : {None, "numpy_nullable", "pyarrow"}
-            As in pandas' readers; `notebook_rt.model.types` has the dtype of each PostgreSQL type.
+            As in pandas' readers; `notebook_rt.model.types` lists the dtype of each PostgreSQL type.
         numeric : {"float", "decimal"}, optional
-            What PostgreSQL's ``numeric`` becomes: float64, or ``Decimal`` with every digit. Default:
+            The dtype of PostgreSQL's ``numeric``: float64, or ``Decimal`` with every digit. Default:
             ``Options.numeric``.
         merge : str, function or dict of them by column, optional
-            What happens to a cell that both you and somebody else changed: ``"lww"`` (default: the
-            later wins, by the row's ``updated_at`` and the edit's time on the server's clock; without
+            How to merge a cell that both you and another client changed: ``"lww"`` (default: the later
+            change wins, by the row's ``updated_at`` and the edit's time on the server's clock; without
             that column, yours, which reaches the server last), ``"server"`` (theirs), ``"local"``
             (yours), ``"union"`` (of lists), ``"delta"`` (numbers: your difference is added to theirs),
-            ``"ask"`` (``resolve`` decides), or a function of ``(base, mine, theirs, row)`` that gives
+            ``"ask"`` (you call ``resolve``), or a function of ``(base, mine, theirs, row)`` that returns
             the value.
         lazy : bool
-            Subscribe when it is first looked at, and leave when nobody looks any more.
+            Subscribe when the table is first used, and leave when it is no longer used.
         priority : {"normal", "high", "low"}
-            Who keeps streaming when there are more channels than the project allows.
+            Which tables keep streaming if there are more channels than the project allows.
         debounce : float
-            Seconds for which changes are gathered before ``on_change`` is called with all of them as
-            one batch, a change a row; 0: at once. ``df`` and the widgets never wait.
+            Seconds for which changes are collected before ``on_change`` is called with one batch of them,
+            one change per row; 0: at once. ``df`` and the widgets never wait.
         keep : bool, optional
-            Keep it on disk for the next kernel, which then shows it before it has a network: ``stale``,
-            as of when it was read last, until it was compared with the server. For this login only,
-            with whatever its row policies let it see. Default: ``Options.keep``.
+            Store the table on disk, for this login only. The next kernel shows it before it has a network,
+            with the status ``stale`` and the time of the last read, until it was compared with the server.
+            Default: ``Options.keep``.
         source : {"auto", "changes", "broadcast"}, optional
-            How changes come. ``"changes"``: by Postgres Changes. ``"broadcast"``: by broadcast from the
-            database, for which it needs the SQL of ``notebook-rt doctor --sql TABLE``; without it the
-            table is in error. ``"auto"``: so where the database does it and this login may read it,
-            else by Postgres Changes. Where the SQL was made with ``--scope user_id``, the filter has to
-            name the value: ``filter={"user_id": ...}``. ``repr`` says which it is. Default:
+            How changes are received. ``"changes"``: Postgres Changes. ``"broadcast"``: broadcast from the
+            database, which needs the SQL of ``notebook-rt doctor --sql TABLE``; without it the table is in
+            error. ``"auto"``: broadcast if the database has that SQL and the login may read the topic, else
+            Postgres Changes. If the SQL was created with ``--scope user_id``, the filter must contain
+            the value: ``filter={"user_id": ...}``. ``repr`` shows the source. Default:
             ``Options.source``.
 
         Raises
@@ -181,7 +181,7 @@ class Opening:
         FilterError
             If the filter or the order cannot be read, or the limit is invalid.
         TypeError
-            If the name or ``schema`` is no text, ``debounce`` no number, or ``keep`` neither True nor False.
+            If the name or ``schema`` is not a string, ``debounce`` not a number, or ``keep`` not a bool.
         ValueError
             If ``debounce`` is negative, an option has an invalid value, or the name is ``"."`` or ``".."``.
 
@@ -220,7 +220,7 @@ class Opening:
         )
         release = _Release(self._thread, self._project, shared_as, priority)
         frame = LiveTable(driver, release, self, TableEdits(self._writes, driver), debounce)
-        # A handle that nobody holds any more (its cell was run again) lets go by itself, unless it
+        # A handle that is no longer referenced (its cell was run again) is released, unless it
         # has a listener: the listener holds it.
         weakref.finalize(frame, release).atexit = False
         return frame
@@ -241,28 +241,28 @@ class Opening:
         dtype_backend: Backend = None,
         schema: str | None = None,
     ) -> LiveQuery:
-        """A view, a join or a function as a live DataFrame, fetched again when a table changes.
+        """Return a view, a join or a function as a live DataFrame, fetched again when a table changes.
 
-        Realtime streams tables only; so what is made of tables is asked for again, ``debounce``
-        seconds after one of them changed. Many changes are one request, never two are under way,
-        and after the last change the answer that is shown was asked for later than it.
+        Realtime streams tables only, so the view is fetched again ``debounce`` seconds after one of its
+        tables changed. Many changes cause one request, and there is one request at a time. After the last
+        change, the answer shown was requested later than the change.
 
         Parameters
         ----------
         view_or_rpc : str
-            The view's or the function's name.
+            The name of the view or function.
         depends_on : str or sequence of str
-            The published tables it is made of: ``"trades"``, ``"schema.trades"``, or a tuple
-            ``("schema", "any.name")``. What others change is seen at the next
-            ``Options.audit_interval``; with no table at all it is polled.
+            The published tables that it reads: ``"trades"``, ``"schema.trades"``, or a tuple
+            ``("schema", "any.name")``. Changes of other tables are seen after the next
+            ``Options.audit_interval``; without any table, the view is polled.
         params : dict, optional
-            The function's arguments by name; ``{}`` says that it is a function without any.
+            The function's arguments by name; ``{}`` for a function without arguments.
         key : str or sequence of str, optional
-            Columns that tell the rows apart: the index, and how ``on_change`` and ``.log`` compare.
+            Columns that identify a row: the index, used to compare in ``on_change`` and ``.log``.
             None: whole rows are compared, and the index is a ``RangeIndex``.
         filter, columns, order, limit
-            As for `table`; the server applies them. Without ``order`` the rows come as the server
-            gives them, and from more than ``Options.page_size`` on in the order of the key.
+            As for `table`; applied by the server. Without ``order``, the rows have the server's order, and
+            above ``Options.page_size`` rows the order of the key.
         debounce : float, optional
             Seconds; default ``Options.debounce``.
         dtype_backend : {None, "numpy_nullable", "pyarrow"}
@@ -270,15 +270,15 @@ class Opening:
             bool, int8, float8, timestamptz, timestamp, date or text by the JSON values' form, json
             for anything mixed; a type only ever widens.
         schema : str, optional
-            Another schema than the session's.
+            A schema other than the session's.
 
         Raises
         ------
         FilterError
             If the filter or the order cannot be read, or the limit is invalid.
         TypeError, ValueError
-            If ``params`` is no dict or has no form in JSON, the name is no text, ``debounce`` is negative
-            or no number, or ``dtype_backend`` is invalid.
+            If ``params`` is not a dict or cannot be written as JSON, the name is not a string, ``debounce``
+            is negative or not a number, or ``dtype_backend`` is invalid.
 
         Examples
         --------
@@ -317,15 +317,15 @@ class Opening:
         *,
         key: str | Sequence[str] | None = None,
     ) -> SqlFrame:
-        """A SQL query over tables of the project, as live as they are; DuckDB runs it here.
+        """Return a live SQL query over tables of the project, run by DuckDB in this process.
 
-        Each table that the query reads is opened as by `table`, and all of its rows come here; of more
-        than a few million, open what is needed with ``filter=`` and give that to `notebook_rt.sql`.
+        Each table that the query reads is opened as by `table`, and all its rows are loaded. For more
+        than a few million rows, open a table with ``filter=`` and pass it to `notebook_rt.sql`.
 
         Parameters
         ----------
         query : str
-            One SELECT, in DuckDB's SQL; ``schema.table`` for another schema than the session's.
+            One SELECT in DuckDB's SQL; ``schema.table`` for a schema other than the session's.
         params, key
             As for `notebook_rt.sql`.
 
@@ -337,9 +337,9 @@ class Opening:
         Raises
         ------
         SqlError
-            If the query is no single SELECT, or cannot be parsed.
+            If the query is not a single SELECT, or cannot be parsed.
         TypeError
-            If it reads no table, or ``params`` is neither a dict nor a sequence.
+            If the query reads no table, or ``params`` is neither a dict nor a sequence.
         ImportError
             If DuckDB is not installed: ``pip install 'notebook_rt[sql]'``.
 
@@ -364,7 +364,7 @@ class Opening:
         replay: Mapping[str, int] | None = None,
         presence_key: str | None = None,
     ) -> Channel:
-        """A channel: broadcasts and presence.
+        """Return a channel, for broadcasts and presence.
 
         Parameters
         ----------
@@ -375,18 +375,18 @@ class Opening:
         priority : {"normal", "high", "low"}
             As for tables.
         receive_own : bool
-            Whether what this session sends comes back to it.
+            Whether the session receives its own broadcasts.
         replay : dict, optional
             ``{"since": milliseconds since the epoch, "limit": at most 25}``: private channels only.
         presence_key : str, optional
-            Under which others see this session. Default: a random one, the same after reconnects.
+            The key under which other clients see this session. Default: random, the same after reconnects.
 
         Raises
         ------
         TypeError
-            If ``replay`` is no dict, or ``presence_key`` no text.
+            If ``replay`` is not a dict, or ``presence_key`` not a string.
         ValueError
-            If the name is not a valid topic, ``priority`` is invalid, ``replay`` is asked for of a public
+            If the name is not a valid topic, ``priority`` is invalid, ``replay`` is given for a public
             channel or has other fields, or the channel is open in this session with other settings.
 
         Examples
@@ -421,7 +421,7 @@ class Opening:
 
 
 class _Release:
-    """Lets go of what was opened, once, from any thread, however often it is called."""
+    """Releases an opened object once, from any thread, even if it is called several times."""
 
     def __init__(
         self,
@@ -450,7 +450,7 @@ def _one_of(name: str, given: object, kind: object) -> None:
 
 
 def _check_replay(replay: Mapping[str, Any], private: bool) -> None:
-    """The server refuses the join of a channel that asks for another replay, again and again."""
+    """Raise for a replay that the server would refuse with every join."""
     if not private:
         raise ValueError(
             "replay is for private channels only: channel(name, private=True, replay=...)"

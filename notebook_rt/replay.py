@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Replay(LiveFrame):
-    """A recorded past that is played, as a live frame; made by ``History.replay``.
+    """A live frame that plays the recorded past, returned by ``History.replay``.
 
-    Its ``status`` is ``stale``, since it is not what the server has now; ``reason`` and ``synced_at``
-    say which moment it shows.
+    Its ``status`` is ``stale``, since it does not show the server's current rows; ``reason`` and
+    ``synced_at`` show the moment.
     """
 
     _feed: ReplayFeed
@@ -33,15 +33,15 @@ class Replay(LiveFrame):
 
     @property
     def playing(self) -> bool:
-        """Whether it goes on by itself."""
+        """Whether the replay is playing."""
         return self._feed.playing
 
     def pause(self) -> None:
-        """Stay at the moment that is shown."""
+        """Stop at the moment that is shown."""
         self._feed.thread.call(self._feed.pause)
 
     def play(self, speed: float | None = None) -> None:
-        """Go on from the moment that is shown; from the start, if it is over.
+        """Continue from the moment that is shown; restart if the replay is over.
 
         Parameters
         ----------
@@ -51,7 +51,7 @@ class Replay(LiveFrame):
         Raises
         ------
         HistoryError
-            If all of it has been forgotten meanwhile.
+            If all of it has been forgotten in the meantime.
         ValueError
             If ``speed`` is not positive.
         """
@@ -79,9 +79,9 @@ class Replay(LiveFrame):
         Raises
         ------
         HistoryError
-            If it is not between the replay's start and end, or has been forgotten meanwhile.
+            If it is not between the replay's start and end, or has been forgotten in the meantime.
         ValueError
-            If it is no moment.
+            If it is not a moment.
         """
         self._check()
         feed = self._feed

@@ -1,8 +1,8 @@
-"""``connect`` and ``Session``: one project, one login, everything live that is made of it.
+"""``connect`` and ``Session``: one project with one login, and its live objects.
 
-A session shares: asking twice for the same table gives two handles on one subscription and one
-store, counted, gone with the last. What it does runs on the process' loop thread; its methods are
-synchronous and thread-safe.
+A session shares resources: requesting the same table twice returns two handles on one subscription and one
+store, which are released with the last handle. The work runs on the loop thread of the process; the methods
+are synchronous and thread-safe.
 """
 
 from __future__ import annotations
@@ -78,34 +78,34 @@ def connect(
 ) -> Session:
     """Connect to a Supabase project.
 
-    Returns at once; the connection is made in the background, and what is wrong with it is raised
-    where data is waited for.
+    Returns at once; the connection is made in the background, and its errors are raised by the methods that
+    wait for data.
 
     Parameters
     ----------
     url : str or supabase client, optional
-        The project's URL, as the dashboard or any of Supabase's libraries has it, or its reference.
-        Or a client that ``supabase.create_client`` or ``acreate_client`` made: its URL, key, schema
-        and login are taken over, and its sign-ins, refreshes and sign-outs followed until
-        `Session.sign_in` or `Session.set_auth` is called here.
+        The project's URL, as in the dashboard or Supabase's libraries, or its reference.
+        Or a client returned by ``supabase.create_client`` or ``acreate_client``: its URL, key, schema
+        and login are used, and its sign-ins, refreshes and sign-outs are followed until
+        `Session.sign_in` or `Session.set_auth` is called on the session.
 
         ``"local"`` starts the embedded stack of this machine, or attaches to it if it runs.
-        Default: ``$SUPABASE_URL``; where no variable names a project, a notebook or a prompt gets
-        the embedded stack, and says so, and a script gets `NoProjectError`.
+        Default: ``$SUPABASE_URL``. If no variable names a project, a notebook or an interactive prompt uses
+        the embedded stack and reports that; a script raises `NoProjectError`.
     key : str, optional
         The publishable (or anon) key. Default: ``$SUPABASE_KEY``; for the embedded stack its own
-        anon key. ``.env`` files are not read. A secret key passes every policy: in a notebook it is
-        warned about once.
+        anon key. ``.env`` files are not read. A secret key bypasses every policy: a notebook warns about
+        it once.
     schema : str, optional
-        The PostgreSQL schema that tables and functions are looked for in. Default: the client's, else
+        The PostgreSQL schema of tables and functions. Default: the client's, else
         ``"public"``.
     access_token : str, optional
         A user's token (a JWT); see also `Session.sign_in`.
     queue_path : path, optional
         The file of unsent writes. Default: one for each project and login, in the user's state
-        directory. Sessions may share one: each login sees and sends only its own.
+        directory. Sessions can share one: each login sees and sends only its own writes.
     options : Options, optional
-        The numbers that the session runs by, such as ``nrt.Options(poll_interval=2.0)``.
+        The settings of the session, such as ``nrt.Options(poll_interval=2.0)``.
 
     Returns
     -------
@@ -115,19 +115,18 @@ def connect(
     Raises
     ------
     UnreachableError
-        If ``url`` is no URL of a project.
+        If ``url`` is not the URL of a project.
     NoKeyError
-        If there is no key, or what is given is not a valid key.
+        If there is no key, or the given one is not valid.
     NoProjectError
-        If no project is named: in a script, and wherever a key is given, or another variable, such as
+        If no project is named: in a script, or if a key is given or another variable, such as
         ``NEXT_PUBLIC_SUPABASE_URL``, looks like a project's.
     QueueError
-        If ``queue_path`` is a file that is no queue, or cannot be opened.
+        If ``queue_path`` is a file that is not a queue, or cannot be opened.
     StackError
-        If the embedded stack is asked for and cannot be started; `notebook_rt.local.start` names
-        the reasons.
+        If the embedded stack cannot be started; `notebook_rt.local.start` lists the reasons.
     TypeError, ValueError
-        If something is not of its kind: ``options`` that are no `Options`, a token that is not valid.
+        If an argument has the wrong type: ``options`` that are not `Options`, an invalid token.
 
     Examples
     --------
@@ -179,7 +178,7 @@ _warned_of_secret = False
 
 
 def _warn_of_secret(credentials: Credentials, url: str) -> None:
-    """Once a process, and not for a stack of this machine, whose keys open nothing else."""
+    """Warn once per process; not for a stack on this machine, whose keys are valid nowhere else."""
     global _warned_of_secret
     if _warned_of_secret or not has_front_end() or is_loopback(url):
         return
@@ -195,20 +194,22 @@ def _warn_of_secret(credentials: Credentials, url: str) -> None:
 
 
 CLOSE_SECONDS = 5.0
-"""The longest that ``close`` waits; what is left goes on behind it."""
+"""Maximum duration of ``close`` in seconds; the rest continues in the background."""
 
 _cells: dict[str, list[tuple[object, str, weakref.ref[Session]]]] = {}
-"""The sessions that each notebook cell connected: in which run of it, to which project."""
+"""The sessions that each notebook cell opened: in which run of the cell, to which project."""
 
 
 def connected(session: Session, project: str | None = None) -> Session:
-    """A cell that is run again begins anew: what it had connected to the same project is closed.
+    """Close the session that an earlier run of the same cell opened to the same project.
 
-    Callbacks, presence and what the kernel keeps of a cell's output would hold it for ever.
-    ``project`` says which project it is, where its URL is another one each time.
+    Callbacks, presence and the kernel's output cache would otherwise keep it alive forever.
+    ``project`` identifies the project if its URL is different each time.
     """
     project = project or session.url
-    at_session_end(session._finalizer)  # a visitor of a marimo app who leaves closes what is theirs
+    at_session_end(
+        session._finalizer
+    )  # when a visitor leaves a marimo app, their sessions are closed
     run = running()
     if run is None or run.cell is None:
         return session
@@ -226,11 +227,11 @@ def connected(session: Session, project: str | None = None) -> Session:
 
 
 class Session(Opening):
-    """A project, live. Made by `connect`; use it as a context manager or ``close()`` it.
+    """A connection to a project. Returned by `connect`; use it as a context manager or call ``close()``.
 
-    It also closes when nothing holds it or one of its frames any more, and when the cell that made
-    it is run again and connects to the same project. Calls that need the server raise `ClosedError`
-    then.
+    It also closes when neither it nor one of its frames is referenced any more, and when the cell that
+    opened it is run again and connects to the same project. After that, calls that need the server raise
+    `ClosedError`.
     """
 
     def __init__(
@@ -246,7 +247,7 @@ class Session(Opening):
         client: SupabaseClient | None = None,
     ) -> None:
         self.url = project_url(url)
-        warn_if_readable(self.url, stacklevel=3)  # who called connect()
+        warn_if_readable(self.url, stacklevel=3)  # the caller of connect()
         check_text(schema, "schema")
         self.schema = schema
         if not isinstance(options, Options | None):
@@ -255,7 +256,7 @@ class Session(Opening):
             check_jwt(checked_token(access_token))
         self.options = options or Options()
         self.stack = stack
-        """The local stack, where the session uses it; `demo` gives it one of its own."""
+        """The local stack, if the session uses it; `demo` passes a stack of its own."""
         self._thread: LoopThread = shared()
         followed = None
         if client is not None:
@@ -277,7 +278,7 @@ class Session(Opening):
         if followed is not None:
             self._thread.call(self._project.login.follow, followed)
 
-    if not TYPE_CHECKING:  # a type checker knows the names that there are
+    if not TYPE_CHECKING:  # type checkers know the names
 
         def __getattr__(self, name: str) -> Any:
             said = f"{type(self).__name__!r} has no {name!r}{of_session(name, public(type(self)))}"
@@ -296,12 +297,12 @@ class Session(Opening):
             return {"text/plain": repr(self)}
         return _show("session_bundle", self)
 
-    # What waits to be sent
+    # Unsent edits
 
     @property
     def queue(self) -> Queue:
-        """What waits to be sent, a `Queue`: ``len``, ``.df``, ``.retry``, ``.edit``, ``.discard``,
-        ``.rpc``, ``.pause``, ``.resume``, ``.flush``, ``.export``; displays as its widget.
+        """The edits that wait to be sent, a `Queue`: ``len``, ``.df``, ``.retry``, ``.edit``, ``.discard``,
+        ``.rpc``, ``.pause``, ``.resume``, ``.flush``, ``.export``. Displayed as a widget.
         """
         self._check()
         writes = self._writes
@@ -327,33 +328,33 @@ class Session(Opening):
         *,
         schema: str | None = None,
     ) -> Any:
-        """Call a function now, and give its result. `Queue.rpc` waits for the network instead;
-        `query` keeps what a function returns up to date.
+        """Call a function of the database now and return its result. `Queue.rpc` waits for the network
+        instead; `query` keeps the result of a function up to date.
 
         Parameters
         ----------
         function : str
             Its name.
         params : dict, optional
-            Its arguments by name: what JSON can say, numpy's and pandas' values and moments too.
+            Its arguments by name: JSON values, also values of numpy and pandas, dates and times.
         schema : str, optional
-            Another schema than the session's.
+            A schema other than the session's.
 
         Returns
         -------
         object
-            As JSON has it: a value, a dict, a list of rows (``pd.DataFrame(...)`` takes it), or None.
+            The JSON value: a scalar, a dict, a list of rows (for ``pd.DataFrame(...)``), or None.
 
         Raises
         ------
         TypeError, ValueError
-            If ``function`` is no text, or ``params`` is no dict or has no form in JSON.
+            If ``function`` is not a string, or ``params`` is not a dict or cannot be written as JSON.
         UnreachableError
-            If no project answers within ``Options.request_timeout``.
+            If the project does not answer within ``Options.request_timeout``.
         MissingQueryError
-            If there is no such function, or none with these parameters.
+            If there is no function with this name and these parameters.
         NotebookRTError
-            By name, what the server says: `RefusedError`, `AuthError`, ...
+            The server's error: `RefusedError`, `AuthError`, ...
 
         Examples
         --------
@@ -373,15 +374,15 @@ class Session(Opening):
             raise MissingQueryError(schema or self.schema, function, error.hint) from None
         return page.value if page.scalar else list(page.rows)
 
-    # How it goes
+    # Status
 
     def status_bar(self, presence: Presence | None = None) -> StatusBar:
-        """Health, unsaved writes and people in one line: a widget.
+        """Return a widget with health, unsaved edits and the users who are present, in one line.
 
         Parameters
         ----------
         presence : Presence, optional
-            Of the channel whose people are shown: ``channel.presence``. Default: no people.
+            The presence of a channel, ``channel.presence``. Default: no users are shown.
 
         Returns
         -------
@@ -391,7 +392,7 @@ class Session(Opening):
         Raises
         ------
         TypeError
-            If ``presence`` is something else, such as the channel itself.
+            If ``presence`` has another type, such as the channel itself.
         """
         from notebook_rt.channel import Presence
         from notebook_rt.widgets import display
@@ -405,7 +406,7 @@ class Session(Opening):
         return display.status_bar(self, presence)
 
     def notes(self) -> NotesWidget:
-        """What happens, as a few lines: merged, queued, failed, live again. A widget.
+        """Return a widget with the latest events: merged, queued, failed, live again.
 
         Returns
         -------
@@ -423,120 +424,120 @@ class Session(Opening):
 
     @property
     def health(self) -> Health:
-        """The worst that is true, and why; displays as its widget, and prints as its sentences.
+        """The health of the session: the worst status that applies, and its reason. Displayed as a widget,
+        printed as sentences.
 
         ``health.status`` is, worst first, ``closed``, ``offline``, ``stale``, ``connecting``,
-        ``polling``, ``behind`` (what was applied last is older than ``Options.behind_after``, or
-        changes wait to be applied, or may have been lost since the last audit), ``drifting`` (the
-        last audit found a difference, and repaired it), ``refused`` (an edit of yours, or one that
-        is in conflict, which ``df`` still shows), ``slow`` (over ``Options.slow_ms``) or
-        ``healthy``; ``reason`` says why, and besides all that only you can mend (``needs``), whatever the
-        word is: tables in error, too few channels, what was refused; ``latency_ms`` the last
-        heartbeat's way there and back in milliseconds, ``since_s`` the seconds for which the status
-        has been this one, ``next_audit_s`` the seconds until the next audit and ``audited_s`` those since
-        the last.
+        ``polling``, ``behind`` (the last applied change is older than ``Options.behind_after``, or
+        changes wait to be applied or may have been lost since the last audit), ``drifting`` (the
+        last audit found and repaired a difference), ``refused`` (an edit was refused or is in conflict, and
+        ``df`` still shows it), ``slow`` (over ``Options.slow_ms``) or ``healthy``. ``reason`` has the reason
+        and, with any status, everything that only you can fix (``needs``): tables in error, too few channels,
+        refused edits. ``latency_ms`` is the round trip of the last heartbeat in milliseconds, ``since_s`` the
+        seconds since the status changed, ``next_audit_s`` the seconds until the next audit and ``audited_s``
+        those since the last.
         """
         return replace(self._project.health(), display=partial(_show, "health_bundle", self))
 
     @property
     def metrics(self) -> SessionMetrics:
-        """What is counted, as ``.as_dict()``, ``.df`` and ``metrics[name]``; see `SessionMetrics`."""
+        """The session's counters: ``.as_dict()``, ``.df`` and ``metrics[name]``; see `SessionMetrics`."""
         return SessionMetrics(self._project.metrics())
 
     def retry(self) -> None:
-        """Try to connect now, with all of ``Options.max_retries`` tries before it, and ask again for each
-        table that is in error.
+        """Try to connect now, with the full ``Options.max_retries`` again, and retry each table that is in
+        error.
         """
         self._check()
         self._thread.post(self._project.retry)
 
     def on_status(self, fn: Callable[[State, str], Any]) -> Callable[[], None]:
-        """Call ``fn(status, reason)`` with each new `status` and why, on a thread of its own.
+        """Call ``fn(status, reason)`` with each new `status` and its reason, on a separate thread.
 
         Parameters
         ----------
         fn : callable
-            Given the status and the reason, both str.
+            Called with the status and the reason, both str.
 
         Returns
         -------
         callable
-            Call it to unsubscribe.
+            A function that unsubscribes ``fn``.
 
         Raises
         ------
         TypeError
-            If ``fn`` is no function.
+            If ``fn`` is not a function.
         """
         return self._listen(fn, "Session.on_status", self._project.state_listeners.add)
 
     def on_health(self, fn: Callable[[Health], Any]) -> Callable[[], None]:
-        """Call ``fn(health)`` when the verdict or the latency may be another one, on a thread of its
-        own.
+        """Call ``fn(health)`` when the health or the latency may have changed, on a separate
+        thread.
 
         Parameters
         ----------
         fn : callable
-            Given the `Health`.
+            Called with the `Health`.
 
         Returns
         -------
         callable
-            Call it to unsubscribe.
+            A function that unsubscribes ``fn``.
 
         Raises
         ------
         TypeError
-            If ``fn`` is no function.
+            If ``fn`` is not a function.
         """
         return self._listen(fn, "Session.on_health", self._project.health_listeners.add)
 
     def on_note(self, fn: Callable[[str, str], Any]) -> Callable[[], None]:
-        """Call ``fn(kind, text)`` with each note, on a thread of its own.
+        """Call ``fn(kind, text)`` with each note, on a separate thread.
 
-        The kind is ``"merged"``, ``"conflict"`` (you are to decide), ``"queued"`` or ``"failed"`` (edits),
-        ``"unavailable"`` (live updates are not to be had) and ``"live"`` (they are again), ``"limit"`` (one
-        of the plan's is near), or ``"info"``.
+        The kind is ``"merged"``, ``"conflict"`` (needs your decision), ``"queued"`` or ``"failed"`` (edits),
+        ``"unavailable"`` and ``"live"`` (live updates stopped or returned), ``"limit"`` (a limit of the plan
+        is near), or ``"info"``.
 
         Parameters
         ----------
         fn : callable
-            Given the kind and the text, both str.
+            Called with the kind and the text, both str.
 
         Returns
         -------
         callable
-            Call it to unsubscribe.
+            A function that unsubscribes ``fn``.
 
         Raises
         ------
         TypeError
-            If ``fn`` is no function.
+            If ``fn`` is not a function.
         """
         return self._listen(fn, "Session.on_note", self._project.note_listeners.add)
 
     def every(self, seconds: float, fn: Callable[[], Any]) -> Callable[[], None]:
-        """Call ``fn()`` every so many seconds while the session lives, on a thread of its own.
+        """Call ``fn()`` periodically while the session is open, on a separate thread.
 
-        A call that takes longer than that delays the next; one that raises is logged once, and called
-        again. What a cell has registered is replaced when the cell is run again.
+        A call that takes longer delays the next one. An exception is logged once, and the calls continue.
+        Running a cell again replaces the functions that it registered.
 
         Parameters
         ----------
         seconds : float
-            Seconds from one call to the next, and to the first.
+            Seconds between two calls, and before the first.
         fn : callable
-            Called without arguments; a coroutine function works too.
+            Called without arguments; may be a coroutine function.
 
         Returns
         -------
         callable
-            Call it to end it.
+            A function that ends it.
 
         Raises
         ------
         TypeError
-            If ``seconds`` is no number, or ``fn`` no function.
+            If ``seconds`` is not a number, or ``fn`` is not a function.
         ValueError
             If ``seconds`` is not above 0.
 
@@ -574,11 +575,11 @@ class Session(Opening):
 
         return self._subscribers.add(fn, remove)
 
-    # Who we are
+    # Login
 
     @property
     def user(self) -> Mapping[str, Any] | None:
-        """Who is signed in, ``id``, ``email`` and ``role`` among what is known of them; None: nobody."""
+        """The user who is signed in, with ``id``, ``email``, ``role`` and more; None if there is no user."""
         return self._thread.call(lambda: self._project.login.user)
 
     def sign_in(
@@ -591,38 +592,38 @@ class Session(Opening):
         link: str | None = None,
         anonymous: bool = False,
     ) -> Mapping[str, Any]:
-        """Sign in; the token refreshes itself from then on, and every table follows.
+        """Sign in. The token is refreshed automatically from then on, and every table follows the login.
 
-        What another login was shown is gone at once: `LiveFrame.df` waits for what this one may see.
+        Rows shown to another login are gone at once: `LiveFrame.df` waits for the rows of the new login.
 
         Parameters
         ----------
         email : str, optional
-            Who.
+            The user's email address.
         password : str, optional
-            Theirs. A notebook keeps what is typed into a cell: ``sign_in(email, getpass.getpass())``.
+            The password. A notebook saves the text of its cells: ``sign_in(email, getpass.getpass())``.
         phone : str, optional
-            Who, in place of the email.
+            The user's phone number instead of the email address.
         code : str, optional
-            Instead of a password, what `send_code` has had sent.
+            The code sent by `send_code`, instead of a password.
         link : str, optional
-            Instead of all of these, the link from that mail, or the address of the page it led to.
+            The link from the mail, or the address of the page it led to, instead of all of these.
         anonymous : bool
-            As a new user without an address; the project must allow it.
+            Sign in as a new user without an address, if the project allows it.
 
         Returns
         -------
         mapping
-            The user, as the server describes them; the repr is short.
+            The user as described by the server, with a short repr.
 
         Raises
         ------
         LoginError
-            If the server does not accept it; `UnreachableError` if none answers within
-            ``Options.request_timeout``, `ServerError` if it fails, `RateLimitedError` if there were
-            too many tries.
+            If the server rejects the login; `UnreachableError` if there is no answer within
+            ``Options.request_timeout``, `ServerError` if the server fails, `RateLimitedError` after
+            too many attempts.
         TypeError, ValueError
-            If no way to sign in is given, or several, or the link has no token.
+            If no credentials are given, or several kinds, or the link has no token.
 
         Examples
         --------
@@ -636,21 +637,21 @@ class Session(Opening):
     def send_code(
         self, email: str | None = None, *, phone: str | None = None, create_user: bool = True
     ) -> None:
-        """Have the project send a one-time code, and by mail a link; then ``sign_in(..., code=...)``.
+        """Let the project send a one-time code, by mail also a link, for ``sign_in(..., code=...)``.
 
         Parameters
         ----------
         email, phone : str, optional
-            Where to.
+            The address or number to send it to.
         create_user : bool
-            Whether somebody unknown is signed up by it.
+            Whether to sign up an unknown user.
 
         Raises
         ------
         LoginError
-            If the server does not send it; `UnreachableError` if none answers.
+            If the server does not send it; `UnreachableError` if there is no answer.
         TypeError, ValueError
-            If there is no address.
+            If no address is given.
         """
         self._check()
         self._thread.wait(self._project.login.ask(ways.send_code(email, phone, create_user)))
@@ -663,29 +664,29 @@ class Session(Opening):
         phone: str | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> Mapping[str, Any]:
-        """Make a new user, who is signed in at once unless the project wants the address confirmed.
+        """Create a new user, who is signed in at once unless the project requires a confirmed address.
 
         Parameters
         ----------
         email : str, optional
-            Who.
+            The user's email address.
         password : str
-            Theirs.
+            The password.
         phone : str, optional
-            Who, in place of the email.
+            The user's phone number instead of the email address.
         data : dict, optional
-            What is kept as their ``user_metadata``.
+            Stored as ``user_metadata`` of the user.
 
         Returns
         -------
         mapping
-            The user. Where ``rt.user`` is None after it, a mail waits: ``sign_in(link=...)``.
+            The user. If ``rt.user`` is None afterwards, a mail was sent: ``sign_in(link=...)``.
 
         Raises
         ------
         LoginError
-            If the server refuses (a weak password, a user whom it knows); `UnreachableError` if none
-            answers.
+            If the server refuses (a weak password, a known user); `UnreachableError` if there is no
+            answer.
         TypeError, ValueError
             If the address or the password is missing.
         """
@@ -704,11 +705,11 @@ class Session(Opening):
         raise failed
 
     def sign_out(self) -> None:
-        """Back to the key that the session was opened with; what only the user may see goes.
+        """Return to the key that the session was opened with, and remove the rows that only the user may see.
 
-        The server ends the session too, if it can be reached, and what was kept of the user's tables on
-        this disk is removed. Nothing happens without a login. A client that was given to `connect` is not
-        signed out, only followed no more.
+        The server also ends the user's session, if it can be reached, and the user's tables stored on this
+        disk are removed. Without a login nothing happens. A client that was passed to `connect` is not signed
+        out, but is no longer followed.
         """
         self._check()
         before = self._project.services.owner
@@ -717,18 +718,17 @@ class Session(Opening):
             cache.clear_user(*before)
 
     def set_auth(self, token: Token) -> None:
-        """Use this access token from now on; None: back to the key.
+        """Use this access token from now on. None returns to the key.
 
         Parameters
         ----------
         token : str, callable or None
-            A function (or coroutine function) is called for a fresh token now, and whenever one is
-            needed.
+            A function (or coroutine function) is called now, and whenever a fresh token is needed.
 
         Raises
         ------
         TypeError, ValueError
-            If what is given, or what the function gives, is not a valid token. What the function raises
+            If the token, or the function's result, is not valid. An exception that the function raises
             now is raised here.
         """
         self._check()
@@ -739,9 +739,9 @@ class Session(Opening):
     # The end
 
     def close(self) -> None:
-        """Leave every channel, close the socket, stop every timer. Frames keep their last data.
+        """Leave every channel, close the socket and stop every timer. Frames keep their last data.
 
-        It takes 5 s at most; what waits in the queue stays in its file.
+        This takes at most 5 s. Unsent edits stay in the queue's file.
         """
         self._finalizer.detach()
         thread, project = self._thread, self._project
@@ -769,7 +769,7 @@ class Session(Opening):
 
 
 def _show(how: str, what: object) -> Any:
-    """The form for a front end; a script never loads a widget."""
+    """Return the representation for a front end; a script never loads a widget."""
     from notebook_rt.widgets import display
 
     return getattr(display, how)(what)
