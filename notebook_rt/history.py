@@ -1,7 +1,7 @@
-"""``History``: the past of a live table, as far as it was recorded.
+"""``History``: the recorded past of a live table.
 
-What is recorded, and how a moment is put together of it, is in ``sync/history``; when, in
-``runtime/recording.py``.
+``sync/history`` has the record and reconstructs a moment from it; ``runtime/recording.py`` decides when to
+record.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CLOCKS_DIFFER: Final = 1_000_000
-"""Microseconds by which a moment may be ahead of both clocks: the server's is told in whole seconds."""
+"""Microseconds by which a moment may be ahead of both clocks: the server's is known in whole seconds."""
 
 
 class History:
-    """What a table was at any moment since it is recorded; made by ``LiveTable.history``.
+    """The states of a table since it is recorded, returned by ``LiveTable.history``.
 
-    A moment is a ``Timestamp`` or ``datetime``, its text (``"2026-03-01 14:03"``; without a zone: UTC),
-    seconds since the epoch, or a time before now: ``"-10min"``, a negative ``timedelta``. Moments are of the
-    server's clock, by which changes were committed.
+    A moment is a ``Timestamp`` or ``datetime``, a text (``"2026-03-01 14:03"``; without a zone: UTC),
+    seconds since the epoch, or a time before now: ``"-10min"``, a negative ``timedelta``. Moments refer to
+    the server's clock, which dates the commits.
     """
 
     def __init__(self, frame: LiveFrame, driver: TableDriver, recording: Recording) -> None:
-        self._frame = frame  # who has its past keeps the table
+        self._frame = frame  # a history keeps its table alive
         self._driver = driver
         self._recording = recording
 
@@ -73,39 +73,39 @@ class History:
             parts.append("closed")
         return printable(f"<History of {name}, {', '.join(parts)}>")
 
-    # What there is
+    # Extent
 
     def __len__(self) -> int:
-        """How many changes are recorded."""
+        """Return the number of recorded changes."""
         return self._recording.read(len)
 
     @property
     def start(self) -> pd.Timestamp | None:
-        """The earliest moment that is known; None: nothing is recorded yet."""
+        """The earliest known moment; None if nothing is recorded yet."""
         began = self._recording.read(lambda past: past.began)
         return None if began is None else timestamp(began)
 
     @property
     def end(self) -> pd.Timestamp | None:
-        """When the last change was; None: nothing is recorded yet."""
+        """The time of the last change; None if nothing is recorded yet."""
         last = self._recording.read(lambda past: past.last)
         return None if last is None else timestamp(last)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that it takes."""
+        """The size in memory in bytes."""
         return self._recording.read(lambda past: past.nbytes)
 
     @property
     def forgotten(self) -> int:
-        """Changes that were forgotten, because of the span or the bytes."""
+        """Number of changes that were forgotten because of the span or the size."""
         return self._recording.read(lambda past: past.forgotten)
 
     @property
     def gaps(self) -> pd.DataFrame:
-        """The times in which changes may have been lost, one row each.
+        """The periods in which changes may have been lost, one row each.
 
-        ``since`` and ``until`` (datetime64, UTC; NaT: it is open still), ``reason`` (str).
+        Columns: ``since`` and ``until`` (datetime64, UTC; NaT: still open), ``reason`` (str).
         """
         import pandas as pd
 
@@ -124,7 +124,7 @@ class History:
     # Looking
 
     def as_of(self, time: Any) -> pd.DataFrame:
-        """The table as it was at a moment, edits that waited left out: what the server had.
+        """Return the table as it was on the server at a moment, without pending edits.
 
         Parameters
         ----------
@@ -134,22 +134,22 @@ class History:
         Returns
         -------
         DataFrame
-            With the index, the dtypes and the order that ``df`` had. ``attrs["as_of"]`` is the moment; in a
-            gap, ``attrs["gap"]`` says so: ``since``, ``until``, ``reason``, and ``known``, the latest moment
-            before at which the table was known. Where only the server knows the order (text), rows whose
-            values it has not placed while this kernel has the table come last.
+            With the index, dtypes and order that ``df`` had. ``attrs["as_of"]`` is the moment; in a gap,
+            ``attrs["gap"]`` has ``since``, ``until``, ``reason``, and ``known``, the latest earlier moment at
+            which the table was known. In an order by text, which only the server knows, rows with values
+            that the server has not sorted since this kernel opened the table come last.
 
         Raises
         ------
         HistoryError
-            If the moment is before what is known, or to come.
+            If the moment is before the recorded time, or in the future.
         ValueError
-            If it is no moment.
+            If it is not a moment.
 
         Warns
         -----
         HistoryGapWarning
-            If it lies in a gap: changes inside it are known only from the read that closed it.
+            If it lies in a gap: changes inside a gap are known only from the read that closed it.
 
         Examples
         --------

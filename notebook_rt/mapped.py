@@ -1,9 +1,9 @@
-"""``MappedFrame``: something computed from live frames, as live as they are; made by ``map``.
+"""``MappedFrame``: a live computation over live frames, returned by ``map``.
 
-In: live frames and the user's function. Out: its value for the present snapshots, computed once for
-each; the same grid and charts as a table's. What the function reads of other live frames while it
-runs is followed, too (``following.py``). Listeners and widgets have it computed on a callback's
-thread, so that a slow function delays nothing else.
+In: live frames and the user's function. Out: its value for the current snapshots, computed once for
+each; the same grid and charts as for a table. Other live frames that the function reads are followed,
+too (``following.py``). For listeners and widgets it is computed on a callback thread, so that a slow
+function delays nothing else.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ logger = logging.getLogger("notebook_rt")
 
 
 class _Run(msgspec.Struct, frozen=True):
-    """What a run of the function has read and returned: one value, as any thread may run it."""
+    """The inputs and the result of one run of the function, as one value: any thread may run it."""
 
     given: tuple[Any, ...] | None
-    """The snapshots it was given; None before the first run, and if the last one raised."""
+    """The snapshots passed to it; None before the first run, and if the last run raised."""
     value: Any
     reads: Reads
-    """What it has read besides."""
+    """Other frames that it has read."""
     versions: Mapping[Feed, int] = msgspec.field(default_factory=dict)
-    """The versions of the frames it was given, from before they were read."""
+    """The versions of its input frames, from before they were read."""
     undeclared: str = ""
-    """Why not all columns of what it has read were known then, if it has raised."""
+    """Why not all columns of the frames were known, if the run raised."""
 
     @property
     def is_ours(self) -> bool:
-        """Whether all that it has read is what the present logins see."""
+        """Return whether all that it has read belongs to the current logins."""
         read = {feed: version for feed, (_, version) in self.reads.items()} | {**self.versions}
         return all(version >= feed.login_version for feed, version in read.items())
 
     def is_fresh(self, now: Sequence[Any]) -> bool:
-        """Whether another run would read the same."""
+        """Return whether another run would read the same data."""
         return (
             self.given is not None
             and self.is_ours
@@ -68,17 +68,17 @@ class _Run(msgspec.Struct, frozen=True):
 
 
 class MappedFrame:
-    """``fn`` of live frames' DataFrames; made by ``LiveFrame.map`` and ``map``."""
+    """The value of ``fn`` for live frames' DataFrames, returned by ``LiveFrame.map`` and ``map``."""
 
     def __init__(self, frames: Sequence[Followed], fn: Callable[..., Any]) -> None:
         if not callable(fn):
             raise TypeError(f"map needs a function of a DataFrame, not {fn!r}")
         self.frames = tuple(frames)
-        """The live frames it is given."""
+        """The input frames."""
         self._fn = fn
         self._run = _Run(None, None, {})
         self._raised: AttributeError | None = None
-        """What the function has just raised: Python takes it for a sign that there is no ``df``."""
+        """Raise the error of the function: Python takes an AttributeError for a missing ``df``."""
 
     @property
     def _title(self) -> str:
@@ -88,7 +88,7 @@ class MappedFrame:
     def __repr__(self) -> str:
         return f"<MappedFrame {self._title}>"
 
-    if not TYPE_CHECKING:  # a checker would take any name for an attribute
+    if not TYPE_CHECKING:  # otherwise type checkers accept any attribute name
 
         def __getattr__(self, name: str) -> Any:
             if name == "df" and (raised := self._raised) is not None:
@@ -99,15 +99,15 @@ class MappedFrame:
 
     @property
     def df(self) -> Any:
-        """``fn`` of the frames' ``df``; the same object until one of them has changed, or another live
-        frame that ``fn`` has read. Within ``fn``, the latest value.
+        """The value of ``fn`` for the frames' ``df``; the same object until an input has changed, or another
+        live frame that ``fn`` has read. Inside ``fn``, the latest value.
 
         Raises
         ------
         Exception
-            What ``fn`` raises.
+            As raised by ``fn``.
         DerivationError
-            If it raises where a table was empty when it was opened, and no row has named its columns yet.
+            If ``fn`` raises and a table was empty when it was opened and no row has named its columns yet.
         """
         if is_running(self):
             return self.latest
@@ -119,14 +119,14 @@ class MappedFrame:
         return run.value
 
     def _why_undeclared(self, reads: Reads) -> str:
-        """Why not all columns of what is read are known yet; empty: they are."""
+        """Return why not all columns of the frames are known yet; empty if they are."""
         feeds = [*(frame._feed for frame in self.frames), *reads]
         return next((why for feed in feeds if (why := feed.why_undeclared)), "")
 
     def _compute(self) -> tuple[_Run, BaseException | None]:
-        """The latest run, made now unless that is fresh, and what the function has raised in it."""
+        """Return the latest run, made now unless it is up to date, and the function's exception."""
         versions = {frame._feed: frame.version for frame in self.frames}
-        before = self._why_undeclared(self._run.reads)  # a row may come while the function runs
+        before = self._why_undeclared(self._run.reads)  # a row may arrive while the function runs
         given, run = self._given(), self._run
         reads, error = run.reads, None
         if not run.is_fresh(given):
@@ -145,11 +145,11 @@ class MappedFrame:
         return run, error
 
     def _given(self) -> tuple[Any, ...]:
-        """What the function is given: an object a frame, the same while that has not changed."""
+        """Return the function's arguments: one object per frame, the same while the frame has not changed."""
         return tuple(frame._whole for frame in self.frames)
 
     def _run_fn(self, given: tuple[Any, ...]) -> Any:
-        """What the function returns: it may write to what it is given."""
+        """Return the function's result: it may write to its arguments."""
         return self._fn(*(df.copy(deep=False) for df in given))
 
     def _pause(self) -> float:
@@ -158,15 +158,15 @@ class MappedFrame:
 
     @property
     def latest(self) -> Any:
-        """The value computed last, without computing it anew; None before there is one, and where it is of
-        rows that another login saw.
+        """The value computed last, without computing it again; None before the first, and if it is computed
+        from the rows of another login.
         """
         run = self._run
         return run.value if run.is_ours else None
 
     @property
     def sources(self) -> list[Followed]:
-        """The live frames it is computed from: those it is given, and those its function has read."""
+        """The live frames it is computed from: its inputs, and those that its function has read."""
         return list(self._sources(self._run).values())
 
     def _sources(self, run: _Run) -> dict[Feed, Followed]:
@@ -174,24 +174,24 @@ class MappedFrame:
         return {**read, **{frame._feed: frame for frame in self.frames}}
 
     def on_change(self, fn: Callable[[Any], Any], *, at_once: bool = False) -> Callable[[], None]:
-        """Call ``fn(value)`` with the new value after each batch of changes, on a thread of its own.
+        """Call ``fn(value)`` with the new value after each batch of changes, on a separate thread.
 
         Parameters
         ----------
         fn : callable
-            Given the new value. What it or the function of ``map`` raises is logged once.
+            Called with the new value. Its exceptions, and those of the function of ``map``, are logged once.
         at_once : bool
-            Call it now, too.
+            Whether to call it now, too.
 
         Returns
         -------
         callable
-            Call it to unsubscribe.
+            A function that unsubscribes ``fn``.
 
         Raises
         ------
         TypeError
-            If ``fn`` is no function.
+            If ``fn`` is not a function.
         """
         if not callable(fn):
             raise TypeError(f"{self!r}.on_change needs a function to call, not {fn!r}")
@@ -208,43 +208,43 @@ class MappedFrame:
         at_once: bool = False,
         debounce: float = 0.0,
     ) -> Callable[[], None]:
-        """Call ``enter(row)`` once for each row of ``df`` that begins to match, ``leave(row)`` once it stops.
+        """Call ``enter(row)`` once for each row of ``df`` that starts to match, ``leave(row)`` once it stops.
 
-        As `LiveFrame.when`, but for what is computed: every value is looked at whole, and its index
-        tells its rows apart. What was told is not remembered on disk.
+        Like `LiveFrame.when`, for a computed value: every value is compared as a whole, and its index
+        identifies the rows. Nothing is remembered on disk.
 
         Parameters
         ----------
         condition : str, dict, list or callable
-            A filter as of `LiveFrame.where`: ``"total=gt.250"``; or a function of a row, a dict of the
-            columns, and the levels of the index that have a name, that says whether it matches.
+            A filter as for `LiveFrame.where`: ``"total=gt.250"``; or a function that takes a row, a dict of
+            the columns and the named index levels, and returns whether it matches.
         enter : callable
-            Given the row as it is now, a dict; null is None.
+            Called with the current row, a dict; null is None.
         leave : callable, optional
-            Given the row as it is now or, if it is gone, as it was.
+            Called with the current row or, if it is gone, with its last state.
         at_once : bool
-            Whether rows that match already the first time are told.
+            Whether to report rows that match at the first look.
         debounce : float
-            Seconds for which a row must go on matching, or not matching, before it is told.
+            Seconds for which a row must keep matching, or not matching, before it is reported.
 
         Returns
         -------
         callable
-            Call it to end it.
+            A function that ends the alert.
 
         Raises
         ------
         FilterError
             If the filter cannot be read.
         DerivationError
-            If the rows of the value cannot be told apart, or it lacks a column of the filter: at once where
-            the first data is there, else it is logged then.
+            If the rows of the value cannot be identified, or it lacks a column of the filter: at once if
+            there is data, else it is logged later.
         TypeError, ValueError
-            If what is to be called is no function, or ``debounce`` is negative.
+            If ``enter`` or ``leave`` is not a function, or ``debounce`` is negative.
 
         Notes
         -----
-        A later value that cannot be looked at is logged once; so is what a function of yours raises.
+        A later value that cannot be compared is logged once, as are exceptions of your functions.
 
         Examples
         --------
@@ -257,19 +257,19 @@ class MappedFrame:
         judge = Judge(repr(self), condition, at_once=at_once, debounce=debounce)
         if all(frame._feed.filled for frame in self.frames):
             run, error = self._compute()
-            if error is None:  # what the function raises may be over with the next change
+            if error is None:  # the error of the function may disappear with the next change
                 judge.check(run.value)
         return _Watching(self, judge, enter, leave).unsubscribe
 
     def until(self, condition: Condition, timeout: float | None = None) -> dict[str, Any]:
-        """Wait until a row of ``df`` matches, and give it: at once, if one does already. Ctrl-C works.
+        """Wait until a row of ``df`` matches and return it; at once if a row matches already.
 
         Parameters
         ----------
         condition : str, dict, list or callable
-            As of `when`.
+            As for `when`.
         timeout : float, optional
-            Seconds; with 0, only the value of now is looked at.
+            Seconds; with 0, only the current value is checked.
 
         Returns
         -------
@@ -279,13 +279,13 @@ class MappedFrame:
         Raises
         ------
         WaitTimeoutError
-            If none does in time.
+            If no row matches in time.
         ClosedError
-            If a frame that it is computed from, or its session, is closed meanwhile.
+            If an input frame or its session is closed while waiting.
         FilterError, DerivationError
-            As `when`; also what a function of yours raises.
+            As raised by `when`; exceptions of your function are raised, too.
         NotebookRTError
-            Why a table that it is computed from is in error, if it comes to that.
+            The error of an input table, if it gets into one.
         """
         timeout = seconds(timeout)
         ends = None if timeout is None else time.monotonic() + timeout
@@ -300,7 +300,7 @@ class MappedFrame:
             watching.unsubscribe()
 
     def _check(self) -> None:
-        """Raise if a frame that it is computed from is closed or in error."""
+        """Raise if an input frame is closed or in error."""
         for frame in self.frames:
             frame._check()
             frame._check_error()
@@ -324,12 +324,12 @@ class MappedFrame:
         group: str = "",
         title: str = "",
     ) -> GridWidget:
-        """The live grid, with the options of ``LiveFrame.grid``; nothing in it can be edited.
+        """Return the live grid, with the options of ``LiveFrame.grid``; it cannot be edited.
 
         Parameters
         ----------
         columns, formats, height, style, totals, group, title : optional
-            As of ``LiveFrame.grid``.
+            As for ``LiveFrame.grid``.
 
         Returns
         -------
@@ -339,7 +339,7 @@ class MappedFrame:
         Raises
         ------
         TypeError, ValueError
-            As ``LiveFrame.grid``.
+            As raised by ``LiveFrame.grid``.
         """
         from notebook_rt.widgets import display
 
@@ -366,16 +366,16 @@ class MappedFrame:
         points: int = 2_000,
         style: Callable[[Any], Any] | None = None,
     ) -> ChartWidget:
-        """A live chart, with the parameters of ``LiveFrame.plot``.
+        """Return a live chart, with the parameters of ``LiveFrame.plot``.
 
         Parameters
         ----------
         x : str, optional
             A column. Default: the index.
         y : str or sequence of str, optional
-            Columns; several are several lines.
+            Columns; each is a line.
         kind, color, last, points, style : optional
-            As of ``LiveFrame.plot``.
+            As for ``LiveFrame.plot``.
 
         Returns
         -------
@@ -390,7 +390,7 @@ class MappedFrame:
 
 
 class _Listening:
-    """One listener of a ``MappedFrame``: called for every frame that is read, and those only."""
+    """One listener of a ``MappedFrame``, notified by exactly the frames that the function reads."""
 
     def __init__(
         self,
@@ -409,10 +409,10 @@ class _Listening:
         self._since = time.monotonic()
         take = update_wrapper(lambda item: self._take(item), named or fn, ("__qualname__",), ())
         self._box = Mailbox(take, self._size(feed), f"{first.name}.{what}", feed.counters)
-        self._box.holds = mapped  # who listens keeps the frames, though no variable does
+        self._box.holds = mapped  # a listener keeps the frames alive without a variable
         self._told: _Run | None = None
         self._worked = False
-        """Whether there was ever a value."""
+        """Whether there has been a value."""
         self._failed_at: set[Faults] = set()
         """Where it is told that there is none now."""
         self._not_before = 0.0
@@ -425,13 +425,13 @@ class _Listening:
         self._box.put(at_once)  # even if not: what the function reads is known when it has run
 
     def _size(self, feed: Feed) -> int:
-        """What may wait, at the most."""
+        """Maximum number of waiting items."""
         return feed.options.buffer_size
 
     def _changed(self, batch: ChangeBatch) -> None:
-        # After a login there is nothing to compute from until there are rows.
+        # After a change of the login there is no input until rows arrive.
         if batch.cause != "login" and not self._asked:
-            self._asked = True  # one look shows all that has changed until then
+            self._asked = True  # one run covers all changes until then
             self._box.put(True)
 
     def _take(self, tell: Any) -> Any:
@@ -463,7 +463,7 @@ class _Listening:
             if feed not in self._attached and not self._over.is_set():
                 self._attached[feed] = frame._attach(self._changed)
                 if frame.version != run.reads[feed][1]:
-                    self._box.put(True)  # it changed between the reading and now
+                    self._box.put(True)  # it changed after it was read
                 changed = changed or feed.changed_at >= self._since
         if self._over.is_set():
             self._detach()
@@ -497,7 +497,7 @@ class _Listening:
 
 
 class _Watching(_Listening):
-    """Who is told of rows that begin and stop to match; on the mailbox' thread, a row at a time."""
+    """The alert of `when`; runs on the mailbox thread, one row at a time."""
 
     def __init__(
         self,
@@ -510,9 +510,9 @@ class _Watching(_Listening):
     ) -> None:
         self._judge, self._enter, self._leave, self._failed = judge, enter, leave, failed
         self._looked = looked
-        """Called when a value has been judged and told."""
+        """Called when a value has been evaluated and reported."""
         self._refused = False
-        """Whether a value could not be looked at, which was told."""
+        """Whether a value could not be compared, which was reported."""
         super().__init__(mapped, self._look, at_once=True, what="when", named=enter)
 
     def _size(self, feed: Feed) -> int:
@@ -530,7 +530,7 @@ class _Watching(_Listening):
                 self._failed(error)
             elif not isinstance(error, DerivationError):
                 raise
-            elif not self._refused:  # the condition is at fault, not a function
+            elif not self._refused:  # the condition failed, not a function
                 self._refused = True
                 logger.error("when tells nothing while this is so: %s", printable(str(error)))
         self._give(self._judge.due(time.monotonic()))

@@ -1,4 +1,4 @@
-"""The numbers that a session runs by in one frozen value, each with its unit."""
+"""The settings of a session in one frozen value, each with its unit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final, Literal, Self, TypeAlias, get_args
 from notebook_rt.quoting import near
 
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
-"""256 KiB a row of a page of 1,000 rows: far past what a notebook reads, far below what ends a kernel."""
+"""256 KiB per row for a page of 1,000 rows: more than a notebook reads, less than what crashes a kernel."""
 
 MAX_ROWS: Final = 10_000_000
 """Ten times the largest table that is measured (``tests/benchmarks``)."""
@@ -18,149 +18,149 @@ PlanName: TypeAlias = Literal["free", "pro", "uncapped"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The numbers that a session runs by. All times are seconds unless the name says otherwise.
+    """The settings of a session. All times are in seconds unless the name has another unit.
 
     Parameters
     ----------
     backoff_base : float, default 1.0
-        The first wait before connecting again; doubled with each try. A table in error is asked for
-        again after twice as long at first, and after a minute in the end.
+        Wait before the first reconnection; doubled with each attempt. A table in error is retried
+        after twice this time at first, and eventually every minute.
     backoff_max : float, default 30.0
-        The longest wait between two tries.
+        Longest wait between two attempts.
     jitter : float, default 0.2
-        Up to this share is added to each wait, so that many kernels do not come at once.
+        Up to this share is added to each wait, so that many kernels do not reconnect at once.
     max_retries : int, default 10
-        Tries before the session stops trying and only polls.
+        Attempts before the session stops reconnecting and only polls.
     retry_anyway : float, default 300.0
-        While only polling, one more try each so many seconds, even when no browser is watching.
+        Seconds between further attempts while the session only polls, even if no browser is watching.
     connect_timeout : float, default 10.0
-        For a connection over HTTP, and for each answer while signing in; opening the socket, its
-        handshake included, may take twice as long.
+        Timeout of an HTTP connection, and of each answer while signing in; opening the socket, including
+        its handshake, may take twice as long.
     join_timeout : float, default 10.0
-        For the answer to a channel's join, or to a broadcast that is to be acknowledged; of a
+        Timeout of the answer to a channel's join, or of the acknowledgement of a broadcast; for a
         join, whole seconds.
     join_rate : float, default 20.0
-        Joins a second: a server disconnects who joins too fast.
+        Joins per second: a server disconnects a client that joins too fast.
     heartbeat_interval : float, default 25.0
-        The longest between two heartbeats; the latency is how long the answer to one takes.
+        Longest time between two heartbeats; the latency is the time until the answer.
     heartbeat_timeout : float, default 10.0
-        A heartbeat that is not answered by then means that the socket is dead.
+        A heartbeat without an answer for this time means that the socket is dead.
     silence_after : float, default 5.0
-        Nothing received for so long while connected, and a heartbeat asks whether the server is still
-        there. An answer that is later than is usual on this connection makes the session ``stale``.
+        If nothing is received for this time while connected, a heartbeat is sent. An answer that is later
+        than usual on this connection makes the session ``stale``.
     stale_after : float, default 60.0
-        No frame for so long while connected is stale; a heartbeat that is not answered for so
-        long ends the connection though other frames come. At least ``heartbeat_interval +
-        heartbeat_timeout``: where nothing changes, only heartbeats are answered.
+        A connection without a frame for this time is stale; a heartbeat without an answer for this
+        time ends the connection even if other frames arrive. At least ``heartbeat_interval +
+        heartbeat_timeout``, because without changes only heartbeats are answered.
     stale_check : float, default 15.0
-        How often silence, and a machine that slept, is looked for.
+        Time between two checks for silence, and for a machine that slept.
     slow_ms : float, default 500.0
         Milliseconds of heartbeat latency above which the connection is called slow.
     max_channels : int, default 10
-        Channels at once; above it the least important ones poll.
+        Number of channels; above it the tables with the lowest priority poll.
     plan : {"free", "pro", "uncapped", None}, default None
-        The project's plan, whose limits the session measures its traffic against: it warns above
-        80 % of one. ``"uncapped"`` is the pro plan without a spend cap, and what the team plan has.
-        None: not known, or a server of one's own; only what holds on every plan is measured, and
-        above 100 changes a second tables are audited more often until a higher limit has shown.
+        The project's plan. The session compares its traffic with the limits of the plan and warns above
+        80 % of a limit. ``"uncapped"`` is the pro plan without a spend cap, which equals the team plan.
+        None: unknown, or a self-hosted server; only limits that all plans share are checked, and
+        above 100 changes a second tables are audited more often until a higher limit is observed.
     max_frame_bytes : int, default 8,388,608
-        A larger frame closes the socket. A broadcast may have 3,000 KB.
+        A larger frame closes the socket. A broadcast can have 3,000 KB.
     token_margin : float, default 60.0
-        An access token is refreshed so long before it expires.
+        An access token is refreshed this long before it expires.
     page_size : int, default 1,000
-        Rows asked for at once over REST.
+        Rows per request over REST.
     reads_at_once : int, default 8
-        Requests for rows that a session has under way at a time: a project's API has some ten
-        connections to its database for everybody. A server that is slow or says 429 gets fewer.
+        Number of concurrent requests for rows of a session: a project's API has about ten
+        connections to its database for all clients. A server that is slow or answers 429 gets fewer.
     max_answer_bytes : int, default 268,435,456
-        An answer over HTTP that has more bytes, decompressed, is an error and is not read to its
+        An HTTP answer with more bytes, decompressed, is an error and is not read to its
         end.
     max_rows : int, default 10,000,000
-        A table with more rows is an error: a server whose pages do not end would fill the memory.
+        A table with more rows is an error: endless pages of a server would fill the memory.
     request_timeout : float, default 30.0
-        For one REST request, and for signing in or refreshing a token, from beginning to end.
+        Timeout of a whole REST request, and of signing in or refreshing a token.
     poll_interval : float, default 5.0
-        Between two polls while changes are not streamed.
+        Time between two polls while changes are not streamed.
     poll_max : float, default 30.0
-        The longest a poll's interval grows to while nothing changes.
+        Maximum of the poll interval, which grows while nothing changes.
     polls_at_once : int, default 4
-        So many tables of a session poll at a time; who has waited longest comes first.
+        Number of tables of a session that poll at the same time, the longest waiting first.
     audit_interval : float, default 20.0
-        Between two checks of a table against the server; 0 switches them off. What the server
-        loses without a word is wrong until the next one: at 20 s nothing is 30 s after a fault,
-        at 60 s it often was (``tests/benchmarks/FAULTS.md``). At 20 s and above, checks of a
+        Time between two audits of a table against the server; 0 disables them. A change that the
+        server loses silently is missing until the next audit: with 20 s no row is wrong 30 s after a
+        fault, with 60 s rows often were (``tests/benchmarks/FAULTS.md``). At 20 s and above, audits of a
         table that take more than 1 % of the time are made less often, up to ``audit_max``; a
-        shorter interval is obeyed as long as a check takes less than a quarter of it. What hints
-        at a loss brings the next one forward.
+        shorter interval applies as long as an audit takes less than a quarter of it. A sign of a
+        loss brings the next audit forward.
     audit_max : float, default 60.0
-        The longest between the ends of two checks of a table, unless one takes more than a third
+        Longest time between the ends of two audits of a table, unless an audit takes more than a third
         of it.
     behind_after : float, default 3.0
-        A change that is applied so long after its commit, or that waits so long to be applied,
-        means that the session is ``behind``.
+        The session is ``behind`` if a change is applied this long after its commit, or waits this long
+        to be applied.
     visible_within : float, default 1.5
-        A commit that was told is visible to every read after so long. PostgreSQL tells its log
-        first and other sessions then, and may be kept waiting between the two (0.15 s were seen).
+        Time after which a received commit is visible to every read. PostgreSQL writes a commit to its
+        log before other sessions see it, and can be delayed in between (0.15 s were observed).
     clock_margin : float, default 1.0
-        The clock of the REST server may be so far behind the database's.
+        Maximum lag of the REST server's clock behind the database's.
     reread_pause : float, default 0.01
-        A row whose read does not show yet what was told of it is read again after so long;
+        A row whose read does not contain a received change yet is read again after this time;
         doubled with each read.
     reread_max : float, default 2.0
-        The longest pause between two reads of one row.
+        Longest pause between two reads of one row.
     companion_delay : float, default 0.05
-        How long to wait for the full frame of a change whose narrow one cannot be judged.
+        Time to wait for the full frame of a change whose narrow frame cannot be evaluated.
     buffer_size : int, default 100,000
-        Changes a table keeps that could not be applied yet; above it a gap is opened. And batches
-        or messages that a callback or an iteration has not taken yet; above it the oldest go.
+        Changes of a table that wait to be applied; above it a gap is opened. Also batches
+        or messages that wait for a callback or an iteration; above it the oldest are dropped.
     batch_size : int, default 2,000
-        Changes applied before the loop looks at anything else.
+        Changes applied before the loop handles other events.
     lazy_after : float, default 60.0
-        A lazy table that nobody looked at or listens to for so long leaves its channel.
+        A lazy table that was not used for this time leaves its channel.
     debounce : float, default 0.25
-        A ``LiveQuery`` waits so long for more changes before it fetches again, where ``query``
-        was not told otherwise.
+        Time for which a ``LiveQuery`` waits for more changes before it fetches again; ``query`` can
+        override it.
     log_size : int, default 1,000
-        Changes kept by ``LiveFrame.log`` and messages by ``Channel.messages``.
+        Number of changes kept by ``LiveFrame.log`` and of messages kept by ``Channel.messages``.
     progress_after : float, default 0.5
         A ``wait`` for the first data, or a `Queue.flush`, that takes longer shows a progress bar.
     numeric : {"float", "decimal"}, default "float"
-        What PostgreSQL's ``numeric`` becomes: float64 as in ``pandas.read_sql``, or exact.
+        The type of PostgreSQL's ``numeric``: float64 as in ``pandas.read_sql``, or exact.
     source : {"auto", "changes", "broadcast"}, default "auto"
-        How a table's changes come, where ``table`` was not told otherwise: by broadcast from the
-        database where the project has the SQL for that (``notebook-rt doctor --sql TABLE``), else by
+        How a table's changes are received; ``table`` can override it: by broadcast from the
+        database if the project has the SQL for that (``notebook-rt doctor --sql TABLE``), else by
         Postgres Changes.
     presence_calls : int, default 4
-        Presence calls in ``presence_window``; the server closes the channel at the sixth.
+        Presence calls per ``presence_window``; the server closes the channel at the sixth.
     presence_window : float, default 30.0
         The window of ``presence_calls``.
     queue_batch : int, default 10
-        Requests with writes under way at a time, or broadcasts sent at once. Rows that are inserted,
-        deleted or set to the same values are many to a request.
+        Number of concurrent write requests, or of broadcasts sent at once. Rows that are inserted,
+        deleted or set to the same values share a request.
     queue_max_attempts : int, default 3
-        Tries of a write that the server fails (5xx) before it is set aside.
+        Attempts of a write that fails on the server (5xx) before it is set aside.
     queue_scope : {"project", "session"}, default "project"
-        Whose edits a session sends, lists and shows: all of the same project and login, or only
-        its own. What a session of its own scope leaves is taken over by the next session with
-        ``"project"`` that opens the file. In either scope, no session sends what another edited
-        that is paused; if that one ended while it was paused, `Queue.resume` or `Queue.retry`
-        sends it.
+        The edits that a session sends, lists and shows: all of the same project and login, or only
+        its own. Edits left by a session with the scope ``"session"`` are taken over by the next session
+        with ``"project"`` that opens the file. In either scope, no session sends the edits of another
+        session that is paused; if that session ended while paused, `Queue.resume` or `Queue.retry`
+        sends them.
     keep : bool, default False
-        Whether tables are kept on disk for the next kernel, where ``table`` was not told otherwise:
-        those of which the project tells that no row policy decides who sees what.
+        Whether tables are stored on disk for the next kernel; ``table`` can override it. It applies to
+        tables that are known to have no row-level security.
     keep_bytes : int, default 1,073,741,824
-        Bytes that kept tables take on disk, of all projects and logins; what was used least lately
-        gives way.
+        Bytes of stored tables on disk, of all projects and logins; the least recently used are removed
+        first.
 
     Raises
     ------
     TypeError
-        If a value is not a number, or not a whole one where things are counted; or if ``keep`` is
-        neither True nor False.
+        If a value is not a number, or not a whole number where required; or if ``keep`` is not a
+        bool.
     ValueError
-        If a number is negative or not finite, or zero where that has no meaning; if an option that
-        is one of a few words is another; or if two contradict each other, such as a
-        ``poll_interval`` above ``poll_max``.
+        If a number is negative or not finite, or zero where that is not allowed; if an option is not
+        one of its choices; or if two options contradict each other, such as a ``poll_interval`` above
+        ``poll_max``.
 
     Examples
     --------
@@ -280,7 +280,7 @@ class Options:
         self._agree()
 
     def _agree(self) -> None:
-        """Refuse numbers that contradict each other, each of which is valid alone."""
+        """Raise for settings that are valid alone but contradict each other."""
         at_most = (
             ("backoff_base", "backoff_max"),
             ("poll_interval", "poll_max"),

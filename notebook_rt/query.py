@@ -1,8 +1,8 @@
 """``LiveQuery``: a view, a join or a function that Realtime cannot stream, kept up to date.
 
-It is fetched again, debounced, when a table that it depends on changes. It has the face of a
-``LiveFrame``: ``.df``, ``.status``, ``.version``, ``.wait``, ``.on_change``, ``.log``. When to fetch
-is decided in ``sync/query/requery.py``. Made by ``Session.query``.
+It is fetched again, debounced, when a table that it depends on changes. It has the interface of a
+``LiveFrame``: ``.df``, ``.status``, ``.version``, ``.wait``, ``.on_change``, ``.log``.
+``sync/query/requery.py`` decides when to fetch. Returned by ``Session.query``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from notebook_rt.options import Options
 class LiveQuery(LiveFrame):
     """The answer to a query as a pandas DataFrame that keeps itself up to date.
 
-    Made by ``Session.query``. ``df`` has the rows in the order in which the server gave them. With a
-    ``key`` they are compared by it; without one the index is a ``RangeIndex``, and a changed row is
-    a row that left and one that came.
+    Returned by ``Session.query``. ``df`` has the rows in the order of the server's answer. With a
+    ``key``, rows are compared by it; without one the index is a ``RangeIndex``, and a changed row is
+    a deleted and an inserted row.
     """
 
 
@@ -41,7 +41,7 @@ def query_spec(
     limit: int | None,
     debounce: float | None,
 ) -> QuerySpec:
-    """What ``Session.query`` was asked for, as a value: two equal ones share one subscription."""
+    """The arguments of ``Session.query`` as a value: equal ones share one subscription."""
     if not isinstance(params, Mapping | None):
         raise TypeError(f"params must be a dict, a function's arguments by name, not {params!r}")
     tables = (depends_on,) if isinstance(depends_on, str) else depends_on
@@ -61,7 +61,7 @@ def query_spec(
 
 
 def _table(name: str | tuple[str, str], schema: str) -> tuple[str, str]:
-    """A table's schema and name. A dot parts two plain words; in any other name it is a letter."""
+    """Return a table's schema and name. A dot separates two plain words; in other names it is a character."""
     if not isinstance(name, str):
         return name
     before, dot, after = name.partition(".")

@@ -1,7 +1,7 @@
-"""The queue as the user sees it: what waits, what failed and why, and what can be done about it.
+"""The queue as the user sees it: pending and failed edits, the reasons, and the actions.
 
-Behind ``Session.queue`` and behind ``notebook-rt queue``, so a queue can be looked at, mended and
-exported when no kernel runs.
+Used by ``Session.queue`` and ``notebook-rt queue``, so that a queue can be inspected, repaired and exported
+when no kernel runs.
 """
 
 from __future__ import annotations
@@ -37,24 +37,25 @@ logger = logging.getLogger("notebook_rt")
 
 
 class Left(int):
-    """How many operations are left in the queue, ``own`` of them of this session; made by ``Queue.flush``.
+    """The number of operations left in the queue, returned by ``Queue.flush``; ``own`` is the number of this
+    session's.
 
-    It is the number of all: ``own`` is what a script answers for.
+    As an int it is the total; ``own`` is the number that a script is responsible for.
     """
 
     own: int
-    """Those that this session put in, or edited last."""
+    """The operations that this session added, or edited last."""
 
     @classmethod
     def of(cls, own: int, others: int) -> Left:
-        """So many of this session's, and of other notebooks and scripts of the login."""
+        """Return the numbers of this session's operations and of other notebooks and scripts of the login."""
         made = cls(own + others)
         made.own = own
         return made
 
     @property
     def others(self) -> int:
-        """Those of other notebooks and scripts of this login, or of earlier runs."""
+        """The operations of other notebooks and scripts of this login, or of earlier runs."""
         return self - self.own
 
     def __repr__(self) -> str:
@@ -64,27 +65,27 @@ class Left(int):
 
 
 class Queue:
-    """What waits to be sent. ``len(queue)`` counts it all.
+    """The edits that wait to be sent. ``len(queue)`` is their number.
 
     Parameters
     ----------
     outbox : Outbox or callable
-        The file; a function is asked for the present one.
+        The file, or a function that returns the current one.
     wake, pause, resume : callable, optional
-        Tell the worker; from any thread.
+        Notify the worker, from any thread.
     send : callable, optional
-        Has what waits sent now.
+        Sends the pending edits now.
     held : callable, optional
-        Why the queue sends nothing; empty while it sends.
+        Returns the reason why the queue sends nothing; empty while it sends.
     display : callable, optional
-        How it is shown in a front end.
+        Returns the representation for a front end.
     listen : callable, optional
-        Calls what it is given after every change, and gives back how to stop. Default: the file's
-        own, as long as it is the same.
+        Registers a function to call after every change, and returns a function to unregister it. Default:
+        the file's own, as long as the file stays the same.
     call : callable, optional
-        Puts down the call of a function: its name, arguments, schema, and whether it may run twice.
+        Stores the call of a function: its name, arguments, schema, and whether it may run twice.
     schema : str
-        Where functions are looked for.
+        The schema of the functions.
     progress_after : float
         Seconds after which `flush` shows a progress bar. Default: never.
     """
@@ -122,9 +123,9 @@ class Queue:
         return self._outbox if isinstance(self._outbox, Outbox) else self._outbox()
 
     def on_change(self, fn: Callable[[], object]) -> Callable[[], None]:
-        """Call ``fn()`` after every change, on any thread: it must be quick, and look again later.
+        """Call ``fn()`` after every change, on any thread: it must be fast.
 
-        What it raises is logged once and stops nothing.
+        An exception is logged once, and the calls continue.
 
         Parameters
         ----------
@@ -134,12 +135,12 @@ class Queue:
         Returns
         -------
         callable
-            Call it to unsubscribe.
+            A function that unsubscribes ``fn``.
 
         Raises
         ------
         TypeError
-            If ``fn`` is no function.
+            If ``fn`` is not a function.
         """
         if not callable(fn):
             raise TypeError(f"Queue.on_change needs a function to call, not {fn!r}")
@@ -160,14 +161,14 @@ class Queue:
 
     @property
     def df(self) -> pd.DataFrame:
-        """One row an operation, in order, index its id (str).
+        """One row per operation, in order, indexed by its id (str).
 
-        ``what`` it is, in a few words; ``state``: ``waiting``, ``sending``, ``parked`` (behind an earlier
-        one of its row that failed or asks), ``failed`` (refused, or given up) or ``asking`` (a conflict is
-        open); ``attempts`` (int64); ``why`` it failed, in the server's words, what you are to decide, or
-        what it waits for; ``at`` (datetime64, UTC), when it was made; ``values``, a dict as JSON has it;
-        ``session``, the notebook or script that edited it last, its process, and since when that runs.
-        ``values`` is object; those without a type here are str.
+        Columns: ``what``, a short description; ``state``: ``waiting``, ``sending``, ``parked`` (behind an
+        earlier operation of the row that failed or has a conflict), ``failed`` (refused, or given up) or
+        ``asking`` (an open conflict); ``attempts`` (int64); ``why``, the server's error, the decision that you
+        have to make, or the reason for the wait; ``at`` (datetime64, UTC), the time of the edit; ``values``
+        (object), a dict of JSON values; ``session``, the notebook or script that edited it last, with its process and
+        start time. Columns without a type here are str.
         """
         import pandas as pd
 
@@ -186,7 +187,7 @@ class Queue:
         ).astype({**dict.fromkeys(("what", "state", "why", "session"), "str"), "values": object})
 
     def _holds(self, op: Op, sessions: Mapping[str, Session]) -> str:
-        """Why an operation that waits is not sent; empty: nothing keeps it but the network."""
+        """Return why a waiting operation is not sent; empty if it only waits for the network."""
         if state(op) != "waiting":
             return ""
         session = sessions.get(op.session)
@@ -205,33 +206,33 @@ class Queue:
         schema: str | None = None,
         repeatable: bool = False,
     ) -> SendResult:
-        """Have the server call a function, now or once it can be reached: kept in the file first, as an
-        edit is. What it returns is dropped; `Session.rpc` gives it. Calls run in their order; one that is
-        refused is set aside, and holds no later one back.
+        """Call a function of the database now or once the server can be reached. The call is stored in the
+        file first, like an edit. Its result is dropped; `Session.rpc` returns it. Calls run in order; a
+        refused call is set aside and does not block later ones.
 
         Parameters
         ----------
         function : str
             Its name.
         params : dict, optional
-            Its arguments by name: what JSON can say, numpy's and pandas' values and moments too.
+            Its arguments by name: JSON values, also values of numpy and pandas, dates and times.
         schema : str, optional
-            Another schema than the session's.
+            A schema other than the session's.
         repeatable : bool
-            True: it may run twice, so a call whose answer was lost is sent again. If not, such a
-            call is set aside as ``failed``: only you know whether it ran.
+            True: the function may run twice, so a call whose answer was lost is sent again. Otherwise such a
+            call is set aside as ``failed``, because it is unknown whether it ran.
 
         Returns
         -------
         SendResult
-            ``id`` is its row in ``df`` until the server has answered.
+            ``id`` identifies its row in ``df`` until the server has answered.
 
         Raises
         ------
         TypeError, ValueError
-            If ``function`` is no text, or ``params`` is no dict or has no form in JSON.
+            If ``function`` is not a string, or ``params`` is not a dict or cannot be written as JSON.
         QueueError
-            If it cannot be put down in the queue's file, or this is a file without a session.
+            If it cannot be stored in the queue's file, or this is a file without a session.
         """
         args = arguments(function, params)
         if self._call is None:
@@ -240,7 +241,7 @@ class Queue:
         return self._call(function, args, schema or self._schema, repeatable)
 
     def retry(self, op: str | None = None) -> int:
-        """Send again what failed, and send what waits of a session that ended while it was paused.
+        """Send failed operations again, and the pending ones of a session that ended while it was paused.
 
         Parameters
         ----------
@@ -250,7 +251,7 @@ class Queue:
         Returns
         -------
         int
-            How many.
+            The number of operations.
 
         Raises
         ------
@@ -264,7 +265,7 @@ class Queue:
         return done
 
     def discard(self, op: str) -> int:
-        """Drop one operation, and those that stand on it: edits of a row that was never inserted.
+        """Drop one operation, and those that depend on it: edits of a row that was never inserted.
 
         Parameters
         ----------
@@ -274,12 +275,12 @@ class Queue:
         Returns
         -------
         int
-            How many were dropped.
+            The number of operations dropped.
 
         Raises
         ------
         QueueError
-            If it is not in the queue.
+            If the operation is not in the queue.
         """
         dropped = self.outbox.discard(op)
         if not dropped:
@@ -288,21 +289,21 @@ class Queue:
         return len(dropped)
 
     def edit(self, op: str, **values: Any) -> None:
-        """Change columns of an operation that failed, and send it again.
+        """Change columns of a failed operation, and send it again.
 
         Parameters
         ----------
         op : str
             Its id (the index of ``df``).
         **values
-            Columns, and what they become.
+            Columns and their new values.
 
         Raises
         ------
         InvalidEditError
-            If a value does not fit, or the operation is about other columns.
+            If a value does not fit, or the operation has other columns.
         QueueError
-            If it is not there, or has not failed.
+            If the operation does not exist, or has not failed.
         """
         found = self.outbox.get(op)
         if found is None:
@@ -314,26 +315,26 @@ class Queue:
         self._wake()
 
     def pause(self) -> None:
-        """Send nothing until `resume`, in this session; what is edited meanwhile waits.
+        """Send nothing until `resume` in this session; new edits wait.
 
-        No other session sends it either. If this one ends before, or is killed, its edits stay in the
-        queue, and the next session says so: `resume` or `retry` there sends them.
+        No other session sends these edits. If this session ends before, or is killed, they stay in the
+        queue, and the next session reports them: `resume` or `retry` sends them there.
         """
         self._pause()
 
     def resume(self) -> None:
-        """Send what waits, now and from now on; also what sessions left that ended while paused."""
+        """Send pending edits, now and in the future; also those of sessions that ended while paused."""
         self._resume()
 
     def flush(self, timeout: float | None = None) -> Left:
-        """Send now, and wait until nothing waits any more.
+        """Send all edits now, and wait until none is pending.
 
-        In a notebook and in a terminal a progress bar shows how far it is, if that takes long.
+        In a notebook and in a terminal, a progress bar is shown if that takes long.
 
-        Tables then show what the server answered: its defaults, what its triggers made of a value. What it
-        refused raises nothing here: it is counted in what this gives, stays in the queue and, with the value
-        that was refused, in ``df``, until you `retry`, `edit` or `discard` it; ``df.why`` has the server's
-        words, and the session's ``health`` is ``refused`` meanwhile.
+        Afterwards tables show the server's answers: its defaults, and values changed by triggers. A refused
+        edit raises no exception: it is counted in the result, stays in the queue and, with its value, in
+        ``df``, until you `retry`, `edit` or `discard` it; ``df.why`` has the server's error, and the
+        session's ``health`` is ``refused`` until then.
 
         Parameters
         ----------
@@ -343,16 +344,16 @@ class Queue:
         Returns
         -------
         Left
-            How many are left, set aside: they failed, ask, were edited in another session that is (or
-            ended while) paused, or are parked behind such a one. An int, with how many of them are this
-            session's ``own``, and how many are of ``others``: of other scripts, or of earlier runs.
+            The number of operations left: failed ones, conflicts, edits of another session that is (or
+            ended while) paused, and edits parked behind these. An int with the attributes ``own``, the number
+            of this session's, and ``others``, the number of other scripts' or of earlier runs.
 
         Raises
         ------
         QueueError
-            If edits wait that are not sent: the queue is paused, or the login was refused.
+            If edits are not sent because the queue is paused or the login was refused.
         WaitTimeoutError
-            If something still waits after ``timeout``.
+            If edits are still pending after ``timeout``.
         """
         timeout = seconds(timeout)
         until = None if timeout is None else time.monotonic() + timeout
@@ -368,7 +369,7 @@ class Queue:
                     raise WaitTimeoutError(self._still_waiting(timeout or 0.0, at_first))
                 bar.show(lambda: self.outbox.counts()["waiting"])
                 time.sleep(0.02)
-        self._wake()  # what was answered this moment is in the file: have it shown, too
+        self._wake()  # the latest answers are in the file: show them, too
         mine, left = self.outbox.session.id, self.outbox.ops()
         own = sum(op.session == mine for op in left)
         return Left.of(own, len(left) - own)
@@ -391,18 +392,18 @@ class Queue:
         )
 
     def export(self) -> list[dict[str, Json]]:
-        """Everything in the queue as JSON, for a file or another program.
+        """Return the whole queue as JSON values, for a file or another program.
 
         Returns
         -------
         list of dict
-            One an operation, in order.
+            One per operation, in order.
         """
         return [as_json(op) for op in self.outbox.ops()]
 
 
 def _harmless(fn: Callable[[], object]) -> Callable[[], None]:
-    """``fn``, of which nothing that it raises reaches who edits or sends."""
+    """Return ``fn`` wrapped so that its exceptions do not reach the editing or sending code."""
     raised = False
 
     def call() -> None:
@@ -418,7 +419,7 @@ def _harmless(fn: Callable[[], object]) -> Callable[[], None]:
 
 
 def _nothing() -> None:
-    """There is no worker to tell."""
+    """Do nothing: there is no worker to notify."""
 
 
 def _gone(op: str) -> QueueError:
@@ -426,7 +427,7 @@ def _gone(op: str) -> QueueError:
 
 
 def as_json(op: Op) -> dict[str, Json]:
-    """An operation, whole."""
+    """Return a whole operation as a dict."""
     owner = Owner.read(op.owner)
     return {
         "id": op.id,
@@ -448,13 +449,13 @@ def as_json(op: Op) -> dict[str, Json]:
 
 
 def dumps(value: Json) -> str:
-    """JSON for people and programs; what a terminal would obey is escaped."""
+    """Return JSON for people and programs; control sequences of terminals are escaped."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def _json_of(op: Op, column: str, value: Any) -> Json:
-    """A user's value for a column of a failed operation."""
+    """Return a user's value for a column of a failed operation."""
     pg_type = op.types.get(column)
     try:
         if pg_type is not None:
@@ -467,12 +468,12 @@ def _json_of(op: Op, column: str, value: Any) -> Json:
 
 
 def arguments(function: object, params: object) -> dict[str, Any]:
-    """The arguments of a call as JSON has them.
+    """Return the arguments of a call as JSON values.
 
     Raises
     ------
     TypeError, ValueError
-        If ``function`` is no name, or ``params`` is no dict or has no form in JSON.
+        If ``function`` is not a name, or ``params`` is not a dict or cannot be written as JSON.
     """
     check_name(function, "function")
     if not isinstance(params, Mapping | None):

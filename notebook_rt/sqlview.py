@@ -1,8 +1,8 @@
-"""``SqlFrame``: a SQL query over live frames, as live as they are; made by ``sql`` and ``Session.sql``.
+"""``SqlFrame``: a live SQL query over live frames, returned by ``sql`` and ``Session.sql``.
 
 In: a query, its parameters, and the frames that it reads by name. Out: its result as a DataFrame,
-computed by DuckDB from the frames' Arrow buffers, again when one of them has changed. Which tables a
-query reads is told by DuckDB's own parser; parameters are bound, never pasted.
+computed by DuckDB from the frames' Arrow buffers again when one of them has changed. DuckDB's own parser
+finds the tables that a query reads; parameters are bound, never inserted into the text.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SHARE: Final = 0.25
-"""The part of a core that the runs for listeners and widgets take, at the most."""
+"""Maximum share of a core for the runs for listeners and widgets."""
 
 TableName: TypeAlias = tuple[str, str]
-"""Schema, empty where the query names none, and table."""
+"""Schema (empty if the query names none) and table."""
 Parameters: TypeAlias = "Mapping[str, Any] | Sequence[Any] | None"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a `SqlFrame` reads, and what its runs cost."""
+    """The tables that a `SqlFrame` reads, and the cost of its runs."""
 
     tables: tuple[str, ...]
-    """The tables of the query, as it names them."""
+    """The tables of the query, as written there."""
     runs: int
-    """How often it has run."""
+    """Number of runs."""
     seconds: float
-    """What the last run took of the processor; 0.0 before the first."""
+    """Processor time of the last run in seconds; 0.0 before the first."""
     every: float
-    """Seconds between two runs, at the least, while somebody listens."""
+    """Minimum seconds between two runs while there are listeners."""
     explained: str
     """DuckDB's plan of the query; empty before the first run."""
 
@@ -59,7 +59,7 @@ class Plan:
 
 
 class SqlFrame(MappedFrame):
-    """The result of a query over live frames; made by `sql` and `Session.sql`."""
+    """The result of a query over live frames, returned by `sql` and `Session.sql`."""
 
     def __init__(
         self,
@@ -89,12 +89,12 @@ class SqlFrame(MappedFrame):
 
     @property
     def plan(self) -> Plan:
-        """What the query reads, how often it ran, what a run takes, and DuckDB's plan of it.
+        """The tables that the query reads, the number and cost of its runs, and DuckDB's plan.
 
         Returns
         -------
         Plan
-            ``print`` it.
+            To ``print``.
 
         Raises
         ------
@@ -173,36 +173,36 @@ def sql(
     key: str | Sequence[str] | None = None,
     **frames: LiveFrame | MappedFrame | pd.DataFrame,
 ) -> SqlFrame:
-    """A live view: a SQL query over live frames, run by DuckDB when it is read and one has changed.
+    """Return a live view of a SQL query over live frames, run by DuckDB when it is read after a change.
 
-    While a grid, a chart or a listener follows it, its runs take a quarter of a core at the most.
+    While a grid, a chart or a listener follows it, its runs use at most a quarter of a core.
 
     Parameters
     ----------
     query : str
-        One SELECT, in DuckDB's SQL. Its tables are the names of ``frames``, in any case of letters.
+        One SELECT in DuckDB's SQL. Its tables are the names of ``frames``, case-insensitive.
     params : dict or sequence, optional
         The values of ``$name`` or ``?`` in the query.
     key : str or sequence of str, optional
-        Columns of the result that become the index, by which a grid tells what has changed.
+        Columns of the result that become the index and identify a row in a grid.
     **frames
-        What the query reads: live frames, what `map` or this has made, or DataFrames that stay as they
-        are. json and arrays of mixed types are text.
+        The tables of the query: live frames, results of `map` or `sql`, or DataFrames, which do not
+        change. JSON and arrays of mixed types are text.
 
     Returns
     -------
     SqlFrame
-        The view. ``df`` is a DataFrame; HUGEINT, as ``sum`` of whole numbers has it, is int64, or
-        ``object`` of ints where it does not fit; whole numbers and truth with nulls have pandas'
+        The view. ``df`` is a DataFrame. HUGEINT, the type of the ``sum`` of integers, is int64, or
+        ``object`` with ints if a value does not fit; integers and booleans with nulls have pandas'
         nullable dtypes.
 
     Raises
     ------
     SqlError
-        If the query is no single SELECT, cannot be parsed, or reads a table that is no frame.
+        If the query is not a single SELECT, cannot be parsed, or reads a table that is not a frame.
     TypeError
-        If one is neither a live frame nor a DataFrame, no frame is live, or ``params`` is neither a dict
-        nor a sequence.
+        If a frame is neither a live frame nor a DataFrame, no frame is live, or ``params`` is neither a
+        dict nor a sequence.
     ImportError
         If DuckDB is not installed: ``pip install 'notebook_rt[sql]'``.
 
@@ -223,7 +223,7 @@ def made(
     find: Callable[[TableName], Any],
     key: str | Sequence[str] | None = None,
 ) -> SqlFrame:
-    """The view of a query whose tables ``find`` gives, by schema and name."""
+    """Return the view of a query whose tables ``find`` returns, by schema and name."""
     if isinstance(params, str | bytes) or not isinstance(params, Mapping | Sequence | None):
         raise TypeError(
             f"the values of a query are a dict, for $name, or a list, for ?, not {params!r:.80}: "
@@ -244,12 +244,12 @@ def made(
 
 
 def tables_of(query: str) -> list[TableName]:
-    """The tables that a query reads, as it names them first, in the order in which it does.
+    """Return the tables that a query reads, in the order in which it names them first.
 
     Raises
     ------
     SqlError
-        If it is no single SELECT, or cannot be parsed.
+        If it is not a single SELECT, or cannot be parsed.
     """
     if not isinstance(query, str):
         raise TypeError(f"a query must be a string, not {type(query).__name__}")
@@ -274,7 +274,7 @@ def tables_of(query: str) -> list[TableName]:
 
 
 def _read(node: Any, known: frozenset[str]) -> Iterator[tuple[str, ...]]:
-    """The paths of the tables in a part of DuckDB's syntax tree; ``known`` are queries of its WITH."""
+    """Return the paths of the tables in a part of DuckDB's syntax tree; ``known`` are queries of its WITH."""
     if isinstance(node, list):
         for part in node:
             yield from _read(part, known)
@@ -318,7 +318,7 @@ def _check(name: TableName, table: Any) -> None:
 
 
 def _live(tables: Any) -> tuple[LiveFrame, ...]:
-    """The live frames among them, and those that what is computed from live frames was given."""
+    """Return the live frames among them, including the inputs of computed frames."""
     found: dict[LiveFrame, None] = {}
     for table in tables:
         if isinstance(table, LiveFrame):
@@ -329,7 +329,7 @@ def _live(tables: Any) -> tuple[LiveFrame, ...]:
 
 
 def _arrow(name: TableName, table: Any) -> pa.Table:
-    """A DataFrame, or what `MappedFrame` has made, for DuckDB; an index with a name is a column."""
+    """Return a DataFrame, or the value of a `MappedFrame`, for DuckDB; a named index becomes a column."""
     import pandas as pd
     import pyarrow as pa
 
@@ -343,7 +343,7 @@ def _arrow(name: TableName, table: Any) -> pa.Table:
 
 
 def _new_connection() -> duckdb.DuckDBPyConnection:
-    """A database in memory that sees what is registered with it, and no variable of anybody."""
+    """Return a database in memory that sees only registered tables, and no Python variables."""
     try:
         import duckdb
     except ImportError as error:
@@ -364,7 +364,7 @@ def _parser() -> duckdb.DuckDBPyConnection:
 
 
 def _dataframe(table: pa.Table, kinds: Sequence[str]) -> pd.DataFrame:
-    """A result as a DataFrame: whole numbers stay whole."""
+    """Return a result as a DataFrame in which integers stay integers."""
     import pandas as pd
     import pyarrow as pa
 
@@ -386,7 +386,7 @@ def _dataframe(table: pa.Table, kinds: Sequence[str]) -> pd.DataFrame:
 
 
 def _nullable(kind: pa.DataType) -> Any:
-    """pandas' nullable dtype, for a column that would be floats or objects because of a null."""
+    """Return pandas' nullable dtype for a column that would be float or object because of a null."""
     import pandas as pd
     import pyarrow as pa
 
@@ -396,7 +396,7 @@ def _nullable(kind: pa.DataType) -> Any:
 
 
 def _check_names(names: Sequence[str], query: str) -> None:
-    """Refuse a result that has a name twice: a grid, a file and ``df[name]`` could show one of them only."""
+    """Raise if a name occurs twice: a grid, a file and ``df[name]`` could show only one of the columns."""
     for name in names:
         if (times := names.count(name)) > 1:
             raise SqlError(
