@@ -165,10 +165,10 @@ class Queue:
 
         Columns: ``what``, a short description; ``state``: ``waiting``, ``sending``, ``parked`` (behind an
         earlier operation of the row that failed or has a conflict), ``failed`` (refused, or given up) or
-        ``asking`` (an open conflict); ``attempts`` (int64); ``why``, the server's error, the decision that you
-        have to make, or the reason for the wait; ``at`` (datetime64, UTC), the time of the edit; ``values``
-        (object), a dict of JSON values; ``session``, the notebook or script that edited it last, with its process and
-        start time. Columns without a type here are str.
+        ``asking`` (an open conflict); ``attempts`` (int64); ``why``, the server's error, the decision that
+        you have to make, or the reason for the wait; ``at`` (datetime64, UTC), the time of the edit;
+        ``values`` (object), a dict of JSON values; ``session``, the notebook or script that edited it last,
+        with its process and start time. Columns without a type here are str.
         """
         import pandas as pd
 
