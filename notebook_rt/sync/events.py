@@ -1,7 +1,7 @@
-"""The words between the mirror and the world: events go in, effects come out.
+"""The events that go into a mirror, and the effects that it returns.
 
-The mirror never does anything. ``mirror.handle(event, now)`` returns effects; the driver in ``net/``
-carries them out and feeds what came of it back as events. ``now`` is monotonic seconds; server time
+The mirror performs no I/O. ``mirror.handle(event, now)`` returns effects; the driver in ``runtime/``
+carries them out and passes the results back as events. ``now`` is in monotonic seconds; server time
 enters only through ``Page.server_time`` and ``Change.commit_time`` (seconds since the epoch).
 """
 
@@ -42,12 +42,12 @@ class Change(msgspec.Struct, frozen=True):
     commit_time: float | None
     errors: tuple[str, ...] = ()
     exact: bool = False
-    """Out of the log of ``sync/table/broadcast.py``: the record is whole and as REST has it, and is newer
-    than the one before of the same key; the key goes beside it."""
+    """The change comes from the log of ``sync/table/broadcast.py``: the record is complete, in REST's format,
+    and newer than the previous one of the same key; the key is passed separately."""
 
 
 OPTIONAL_SQL_SCHEMA: Final = "public"
-"""Where the functions of the optional SQL are, whatever schema a table is in."""
+"""The schema of the optional SQL's functions, for tables of any schema."""
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -55,55 +55,55 @@ class Query(msgspec.Struct, frozen=True):
 
     params: tuple[tuple[str, str], ...]
     count: Literal["exact", "estimated"] | None = None
-    """Ask for the count. An estimated one is exact up to the rows of a page, and beyond them what
-    PostgreSQL's planner expects: to count a large table exactly may take longer than is allowed."""
+    """Request the row count. An estimated count is exact up to the size of a page, and the planner's
+    estimate above it: an exact count of a large table can exceed the statement timeout."""
     of: tuple[str, str] | None = None
     """Read this schema's table instead of the machine's own."""
     head: bool = False
-    """No body: only the count."""
+    """Request no body, only the count."""
     rpc: str | None = None
     """Call this function instead of reading the table; ``args`` is its body."""
     rpc_schema: str | None = None
-    """Where ``rpc`` is, if not in the table's own schema."""
+    """The schema of ``rpc``, if it differs from the table's."""
     args: Mapping[str, Any] | None = None
     describe: tuple[str, ...] = ()
-    """Read what the server says of these tables instead of rows, into ``Page.value``: the answer of
-    ``nrt_describe`` (``describe.sql``), else the API's OpenAPI description; None: neither is there."""
+    """Read the description of these tables instead of rows, into ``Page.value``: the answer of
+    ``nrt_describe`` (``describe.sql``), else the API's OpenAPI description; None without either."""
     proves: tuple[str, ...] = ()
     """Ask whether these columns are the table's primary key, into ``Page.value``: True, False, or
-    None where the server does not say. Writes nothing."""
+    None if the server gives no answer. Writes nothing."""
     refusable: bool = False
-    """A refusal is an answer too: ``Page.refusal``."""
+    """Whether a refusal counts as an answer: ``Page.refusal``."""
 
 
 class Page(msgspec.Struct, frozen=True):
-    """What a ``Query`` brought."""
+    """The answer to a ``Query``."""
 
     rows: Sequence[WireRow]
     count: int | None
     server_time: float
-    """The answer's ``Date`` header: whole seconds, so the read happened before ``server_time + 1``."""
+    """The answer's ``Date`` header in whole seconds: the read happened before ``server_time + 1``."""
     value: Any = None
     """The body of an ``rpc`` that is not a list of rows, or of ``describe``, or of ``proves``."""
     scalar: bool = False
-    """Whether the body was ``value``, which may be null, and not ``rows``."""
+    """Whether the body is in ``value``, which may be null, instead of ``rows``."""
     refusal: Exception | None = None
-    """What the server answered instead, where the query is ``refusable``."""
+    """The server's error, if the query is ``refusable``."""
 
 
-# Events: what happened ------------------------------------------------------------------------
+# Events ---------------------------------------------------------------------------------------
 
 
 class Joined(msgspec.Struct, frozen=True):
-    """The join was answered ``ok``: changes may come from now on, but are not promised yet."""
+    """The join was answered ``ok``: changes may arrive from now on, but are not guaranteed yet."""
 
 
 class Confirmed(msgspec.Struct, frozen=True):
-    """A ``system`` ok of ``postgres_changes``. The first of a join ends the wait; each is a gap."""
+    """A ``system`` ok of ``postgres_changes``. The first one of a join ends the wait; each is a gap."""
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """Socket or channel is gone, or the frame lost its place: no change will come until ``Joined``."""
+    """The socket or channel is gone, or the table lost its channel: no changes until ``Joined``."""
 
     reason: str
 
@@ -113,7 +113,7 @@ class Refused(msgspec.Struct, frozen=True):
 
     error: Exception
     final: bool
-    """True: asking again cannot help (not published, no such table); False: poll meanwhile."""
+    """True: a retry cannot help (not published, no such table). False: poll until it succeeds."""
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -121,23 +121,23 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class ReceivedMany(msgspec.Struct, frozen=True):
-    """Several changes in the order they came; applied as one, much faster than one by one."""
+    """Several changes in order of arrival, applied as one, which is much faster."""
 
     changes: Sequence[Change]
 
 
 class ReceivedMessages(msgspec.Struct, frozen=True):
-    """Messages of a broadcast log, in the order they came (``sync/table/broadcast.py`` reads them)."""
+    """Messages of a broadcast log in order of arrival (``sync/table/broadcast.py`` reads them)."""
 
     payloads: Sequence[Any]
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Something may have been lost: an unreadable frame, an overflow, a slept machine, an exception."""
+    """Changes may have been lost: an unreadable frame, an overflow, a sleeping machine, an exception."""
 
     reason: str
     missed: bool = True
-    """False where the rows are compared as after a join, and nothing has shown a loss."""
+    """False if the rows are compared as after a join without a sign of a loss."""
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -149,52 +149,52 @@ class FetchFailed(msgspec.Struct, frozen=True):
     request: int
     error: Exception
     retry_after: float | None
-    """Seconds to wait before the next try; None: asking again cannot help (a 4xx that is final)."""
+    """Seconds to wait before the next attempt; None: a retry cannot help (a final 4xx)."""
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """The time asked for by ``Wake`` has come (or any time: an early tick does no harm).
+    """The time requested by ``Wake`` has come. An early tick does no harm.
 
     The first ``Tick`` starts the mirror.
     """
 
 
 class AuditNow(msgspec.Struct, frozen=True):
-    """Somebody asked for an audit."""
+    """An audit was requested."""
 
 
 class Hint(msgspec.Struct, frozen=True):
-    """Changes may have been lost without a word, though nothing says so: audit soon."""
+    """Changes may have been lost silently: audit soon."""
 
     reason: str
-    """Why there is doubt until then, in part of a sentence; empty: no doubt."""
+    """The reason for the doubt until then, as part of a sentence; empty without a doubt."""
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """The poll that was asked for (``TurnWanted``) may begin; it ends with ``TurnOver``."""
+    """The requested poll (``TurnWanted``) may start; it ends with ``TurnOver``."""
 
 
 class ColumnsSuspect(msgspec.Struct, frozen=True):
-    """What is known of the columns has refused an edit, or the server one for them: it may be old."""
+    """The known columns are possibly outdated: they, or the server because of them, refused an edit."""
 
     named: tuple[str, ...] = ()
-    """Columns that an edit names and that are not known: there though no row shows them, perhaps."""
+    """Unknown columns named by an edit: they may exist although no row contains them."""
 
 
 class RowSuspect(msgspec.Struct, frozen=True):
-    """Nobody knows which is later, what came of this row or the answer to a write: it is to be read."""
+    """The row must be read: the order of a received change and a write's answer is unknown."""
 
     key: Key
 
 
 class Broken(msgspec.Struct, frozen=True):
-    """What the machine said could not be carried out: it is in error."""
+    """An effect could not be carried out: the machine is in error."""
 
     error: Exception
 
 
 class Closed(msgspec.Struct, frozen=True):
-    """The last user of the table let go."""
+    """The last handle on the table was released."""
 
 
 Event: TypeAlias = (
@@ -218,7 +218,7 @@ Event: TypeAlias = (
     | Closed
 )
 
-# Effects: what to do --------------------------------------------------------------------------
+# Effects --------------------------------------------------------------------------------------
 
 
 class Fetch(msgspec.Struct, frozen=True):
@@ -231,15 +231,15 @@ class Fetch(msgspec.Struct, frozen=True):
 
 
 class Cancel(msgspec.Struct, frozen=True):
-    """The answer to ``request`` no longer matters."""
+    """The answer to ``request`` is no longer needed."""
 
     request: int
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """From now on ``rows`` is the table: the first time, or because its columns changed.
+    """From now on ``rows`` is the table: for the first time, or because its columns changed.
 
-    Comes right before the ``Published`` that fills it; until then the old one is what is seen.
+    Sent immediately before the ``Published`` that fills it; until then the old table is visible.
     """
 
     rows: Rows
@@ -247,23 +247,23 @@ class Shown(msgspec.Struct, frozen=True):
     ranked: Sequence[Key] = ()
     """The keys in the server's order, for an order that only the server knows."""
     before: float | None = None
-    """The commit time of the change that comes next and has named the columns; the table was empty until
-    then. None: the rows were read."""
+    """The commit time of the next change, which has named the columns of the empty table; None: the rows
+    were read."""
 
 
 class Published(msgspec.Struct, frozen=True):
-    """The table changed, as one. ``changes`` is filled where somebody listens (``want_changes``)."""
+    """The table changed, as one batch. ``changes`` is filled if there are listeners (``want_changes``)."""
 
     cause: Cause
     changes: Sequence[RowChange]
     commit_time: float | None = None
-    """Of the latest change in it, for the lag."""
+    """Commit time of the latest change in it, for the lag."""
 
 
 class Ranked(msgspec.Struct, frozen=True):
     """The keys in the server's order, for an order that only the server knows (``Ordered.rank``).
 
-    Comes right after the ``Published`` that it belongs to.
+    Sent immediately after the ``Published`` that it belongs to.
     """
 
     keys: Sequence[Key]
@@ -281,7 +281,7 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class Wake(msgspec.Struct, frozen=True):
-    """Send a ``Tick`` at this monotonic time; replaces the wake-up asked for before."""
+    """Send a ``Tick`` at this monotonic time; replaces an earlier request."""
 
     at: float
 
@@ -291,11 +291,11 @@ class TurnWanted(msgspec.Struct, frozen=True):
 
 
 class TurnOver(msgspec.Struct, frozen=True):
-    """The turn is another table's."""
+    """The poll is over: another table may poll."""
 
 
 class Rejoin(msgspec.Struct, frozen=True):
-    """Leave (if joined) and join again, with the mirror's current ``bindings``."""
+    """Leave (if joined) and join again with the mirror's current ``bindings``."""
 
     reason: str
 
@@ -310,14 +310,12 @@ class Progress(msgspec.Struct, frozen=True):
 class Told(msgspec.Struct, frozen=True):
     """For metrics and the log: a gap opened, a reconciliation finished, an audit's verdict, drift.
 
-    An audit's verdict comes with its repair. Then ``explained`` takes back that rows differed, because
-    changes that were late have come for all of them; or else ``drift`` counts those that were lost, and is
-    ``final`` where that is known of all. ``refetch``: rows that an audit had left undecided were read again,
-    and so many differed too.
-    ``overtaken``: changes that were committed from ``since`` on are not told, only later ones of their rows,
-    committed up to ``until``; or, where rows are read instead of a log, it may be so since ``ago`` seconds.
-    A comparison began ``elapsed`` seconds ago, waits included; rows that it leaves ``undecided`` are to be
-    read again.
+    An audit's verdict is sent with its repair. Later ``explained`` revokes the differences, because late
+    changes have arrived for all of them; otherwise ``drift`` counts the lost ones, and is ``final`` if that
+    is known for all. ``refetch``: rows that an audit left undecided were read again, and this many differed.
+    ``overtaken``: changes committed from ``since`` on are not reported, only later ones of their rows,
+    committed up to ``until``; or, if rows are read instead of a log, possibly since ``ago`` seconds.
+    A comparison started ``elapsed`` seconds ago, including waits; its ``undecided`` rows must be read again.
     """
 
     what: Literal[

@@ -1,9 +1,9 @@
-"""What the machine of a table and that of a query have in common.
+"""The common base of the machines of tables and queries.
 
-A ``Machine`` takes events and a time, and gives effects (``sync/events.py``). This module holds what
-does not depend on what is read: the flows under way, the gaps that events open, whether the channel
-streams, the waits (for a join, between polls, for the next audit), the status and the last error. What is
-read, and when that is due, a ``Mirror`` (``sync/table``) and a ``Requery`` (``sync/query``) decide.
+A ``Machine`` takes events and a time, and returns effects (``sync/events.py``). This module contains the
+parts that do not depend on the rows: the active flows, the gaps that events open, whether the channel
+streams, the waits (for a join, between polls, for the next audit), the status and the last error.
+``Mirror`` (``sync/table``) and ``Requery`` (``sync/query``) decide what is read, and when.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ from notebook_rt.sync.table.horizon import Horizon
 JOIN_PATIENCE: Final = 5.0
 """Seconds to wait for the first ``Confirmed`` before reading without it."""
 UNANSWERED: Final = 5.0
-"""Seconds after which a request without an answer is a reason to doubt what is shown."""
+"""Seconds after which a request without an answer puts the rows in doubt."""
 POLL_SHARE: Final = 0.2
-"""At most this share of the time is spent polling."""
+"""Maximum share of the time spent polling."""
 LOAD_SHARE: Final = 1.0
-"""The same for the first poll after the load, whose time is no measure of it: a poll reads what changed, and
-other tables may have been loaded in the same moment."""
+"""The same for the first poll after the load. The duration of the load does not predict that of a poll, which
+reads only changes, and other tables may have been loaded at the same time."""
 POLL_GROWTH: Final = 1.5
 
 
 class Machine(ABC):
-    """See the module."""
+    """See the module docstring."""
 
     def __init__(self, options: Options, horizon: Horizon) -> None:
         self.options = options
         self.want_changes = False
-        """Whether somebody listens: then ``Published.changes`` is filled."""
+        """Whether there are listeners: then ``Published.changes`` is filled."""
         self.status: Status = "loading"
         self._now = 0.0
         self._out: list[Effect] = []
@@ -75,61 +75,61 @@ class Machine(ABC):
         """Whether the server has refused the stream."""
         self._patience_ends = float("inf")
         self._poll_at = float("inf")
-        """When to poll next; infinite before the stream was lost, or something was read."""
+        """Time of the next poll; infinite before the stream was lost or rows were read."""
         self._poll_every = options.poll_interval
         self.poll_every = options.poll_interval
-        """Seconds from one poll to the next, as it is now: they grow while nothing changes."""
+        """Current seconds between two polls: they grow while nothing changes."""
         self._audits = AuditTimer(options)
 
     @property
     @abstractmethod
     def schema(self) -> Schema | None:
-        """None until the columns are known."""
+        """The schema; None until the columns are known."""
 
     @property
     @abstractmethod
     def bindings(self) -> tuple[Binding, ...]:
-        """The bindings to join with; empty until they are known (then ``Rejoin`` comes)."""
+        """The bindings to join with; empty until they are known (then ``Rejoin`` is sent)."""
 
     @property
     @abstractmethod
     def waiting_since(self) -> float | None:
-        """Monotonic time since when a change has waited to be applied; None: none waits."""
+        """Monotonic time since which a change has waited to be applied; None: none is waiting."""
 
     @property
     def topic(self) -> str | None:
-        """The private topic on which changes are broadcast; None: they come by bindings."""
+        """The private topic on which changes are broadcast; None: they are received by bindings."""
         return None
 
     @property
     def next_audit(self) -> float | None:
-        """Monotonic time of the next audit; None while none is to come."""
+        """Monotonic time of the next audit; None if there is none."""
         return self._audits.at if self._confirmed and self._audits.at != NEVER else None
 
     @property
     def told_reason(self) -> str:
-        """Why the status is what it is."""
+        """The reason for the status."""
         return self._told_reason
 
     @property
     def missing(self) -> bool:
-        """Whether changes were lost though they are followed, and are being made up for."""
+        """Whether changes were lost although they are followed, and are being read."""
         return self._missed and self._confirmed and self.status == "stale"
 
     def arriving(self, now: float) -> bool:
-        """Whether it may follow changes at any moment: it began just now, and nothing was refused."""
+        """Whether changes may be followed soon: the machine just started, and nothing was refused."""
         followed = self.status in ("live", "error", "closed")
         refused = self._turned_away or self._flows.failing is not None
         return not followed and not refused and now < self._patience_ends
 
     @property
     def doubt(self) -> str:
-        """Why what is shown may be wrong while changes flow, until an audit has looked; empty: no reason."""
+        """Why the rows may be wrong although changes flow, until the next audit; empty without a reason."""
         return self._audits.doubt or self._silence
 
     @property
     def _silence(self) -> str:
-        """What is said of a server that has left a request without its answer for long; else empty."""
+        """A text about a request that has had no answer for a long time; else empty."""
         if self._now < self._silent_at:
             return ""
         if self._flows.failing is not None:
@@ -138,12 +138,12 @@ class Machine(ABC):
 
     @property
     def _silent_at(self) -> float:
-        """When that is long, unless the answer comes before; infinite where every request has its answer."""
+        """The time at which a request counts as unanswered; infinite without open requests."""
         since = self._flows.unanswered_since
         return float("inf") if since is None else since + UNANSWERED
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        """Take what happened at monotonic ``now`` (seconds); return what to do."""
+        """Process an event at monotonic ``now`` (seconds) and return the effects."""
         self._out = []
         if self._closed or (self._failed is not None and not isinstance(event, Closed)):
             return []
@@ -163,12 +163,12 @@ class Machine(ABC):
         self._horizon.forget(now, reads_out=bool(self._flows))
         return self._out
 
-    # What one of them is made of ------------------------------------------------------------------
+    # To be implemented ----------------------------------------------------------------------------
 
     @property
     @abstractmethod
     def _shows(self) -> bool:
-        """Whether something is shown already."""
+        """Whether rows are shown already."""
 
     @abstractmethod
     def _begin(self) -> None:
@@ -176,15 +176,15 @@ class Machine(ABC):
 
     @abstractmethod
     def _receive(self, changes: Sequence[Change]) -> None:
-        """Changes came."""
+        """Process received changes."""
 
     @abstractmethod
     def _note_gap(self) -> None:
-        """What was read before now proves nothing any more."""
+        """Invalidate reads made before now."""
 
     @abstractmethod
     def _refused_for_good(self, error: Exception) -> None:
-        """Realtime will never stream this."""
+        """Handle that Realtime will never stream this."""
 
     @abstractmethod
     def _start_what_is_due(self) -> None:
@@ -196,9 +196,9 @@ class Machine(ABC):
 
     @abstractmethod
     def _waits(self) -> Sequence[float | None]:
-        """Times at which something is due."""
+        """Return the times at which something is due."""
 
-    # What happened --------------------------------------------------------------------------------
+    # Events ---------------------------------------------------------------------------------------
 
     def _take(self, event: Event) -> None:
         match event:
@@ -258,7 +258,7 @@ class Machine(ABC):
 
     @property
     def _has_lost(self) -> bool:
-        """Whether the stream was lost, if nothing is shown yet."""
+        """Return whether the stream was lost, if no rows are shown yet."""
         return self._poll_at != float("inf")
 
     def _slow_down(self, changed: bool) -> None:
@@ -267,7 +267,7 @@ class Machine(ABC):
         self._poll_every = self.options.poll_interval if changed else grown
 
     def _next_poll(self, took: float, share: float = POLL_SHARE) -> float:
-        """When to poll next, after a reading that took so long."""
+        """Schedule the next poll after a read of this duration."""
         self.poll_every = max(self._poll_every, took / share)
         return self._now + self.poll_every
 

@@ -1,12 +1,12 @@
 """One table's mirror: events in, effects out (promises 1 to 10).
 
-The driver makes ``Mirror(spec, make_rows, options)``, calls ``handle(Tick(), now)`` once and then
-``handle(event, now)`` for whatever happens, and carries out the effects it gets back, in order.
+The driver creates ``Mirror(spec, make_rows, options)``, calls ``handle(Tick(), now)`` once and then
+``handle(event, now)`` for every event, and carries out the returned effects in order.
 
-This module holds the life of the table: what is learnt first, when the snapshot starts, what opens
-a gap and what closes it, when to poll and when to audit. What each of these does is in
-``passes.py``, what a change does to a row in ``replica.py``, which of two is newer in
-``horizon.py``, how rows are read in ``reading.py`` and ``reconcile.py``.
+This module contains the life cycle of the table: loading the columns, starting the snapshot, opening and
+closing gaps, polling and auditing. The steps of each are in ``passes.py``, the effect of a change on a row in
+``replica.py``, the decision which of two states is newer in ``horizon.py``, and the reading of rows in
+``reading.py`` and ``reconcile.py``.
 """
 
 from __future__ import annotations
@@ -65,26 +65,27 @@ MAIN: Final = "main"
 LOG: Final = "log"
 REFETCH: Final = "refetch"
 LEARN_PAUSE: Final = 10.0
-"""Seconds between two readings of the columns, after a row has shown the same unknown ones again."""
+"""Seconds between two loads of the columns after a row has contained the same unknown columns again."""
 UNSEEN_PAUSE: Final = 0.5
-"""The same while the first row of a table may not be seen yet by a read."""
+"""The same while a read may not see the first row of a table yet."""
 ANOTHER_EPOCH: Final = "the table's messages are numbered anew, or tell rows by another key"
 REFUSALS: Final = 3
-"""So many refused reads in a row, and the table is in error."""
+"""Number of consecutive refused reads after which the table is in error."""
 
 
 class Mirror(Machine):
-    """The state machine that keeps one table true.
+    """The state machine that keeps one table equal to the server's.
 
     Parameters
     ----------
     make_rows
-        Makes the empty table for a schema, once it is learnt (and again when columns change): the
+        Creates the empty table for a schema, once it is known (and again when columns change): the
         columnar table, or the overlay over it.
     rate
-        The session's changes, counted by the caller: whether the server may be dropping some.
+        The rate of the session's changes, counted by the caller, which shows whether the server may drop
+        some.
     phase
-        When, in seconds, the session's tables look at the heads of their logs (``ChangeLog``).
+        Offset in seconds at which the session's tables check the heads of their logs (``ChangeLog``).
     """
 
     def __init__(
@@ -105,9 +106,9 @@ class Mirror(Machine):
             "changes" if spec.source == "changes" else None
         )
         self._not_broadcast: Absence | None = None
-        """Why changes do not come by broadcast, which was asked for."""
+        """Why changes are not received by broadcast although that was requested."""
         self._followed = ""
-        """The topic that was joined, or is to be."""
+        """The topic that was or will be joined."""
         self._gaps = 0
         self._closed_gaps = 0
         self._since: float | None = None
@@ -115,32 +116,31 @@ class Mirror(Machine):
         self._rate = rate
         self._learn_at = self._retry_at = float("-inf")
         self._named_at: float | None = None
-        """Since when there is a row to name all columns, which are not all known; None: there is no
-        such row."""
+        """Time since which a row exists that can name the unknown columns; None: there is no such row."""
         self._first: Sequence[Change] = ()
-        """The changes that have named the columns of an empty table: applied once it is shown with them,
-        so that who looks on sees the row come."""
+        """The changes that named the columns of an empty table: applied once the table is shown with them,
+        so that listeners see the row arrive."""
         self._turn: Literal["", "asked", "had"] = ""
-        """Whether this table has asked to poll, and may."""
+        """Whether this table requested a poll and may start it."""
         self._asked_at = float("-inf")
         self._refusals = 0
         self._reads_all = False
-        """Whether the main flow reads all rows, and proves what they are."""
+        """Whether the main flow reads all rows and so proves them."""
         self._began_again = False
-        """Whether it did so once more for a second confirmation, and has proven nothing yet."""
+        """Whether it restarted for a second confirmation, and has proven nothing yet."""
         self._unproven = ""
-        """While the rows are those of an earlier kernel, and the server was not asked: as of when."""
+        """The time of the rows while they are those of an earlier kernel and not yet compared."""
 
-    # What the driver asks -----------------------------------------------------------------------
+    # Queries of the driver ----------------------------------------------------------------------
 
     @property
     def schema(self) -> Schema | None:
-        """None until learnt; the projection, with its key, order and version columns."""
+        """The projection with its key, order and version columns; None until it is known."""
         return None if self._passes.replica is None else self._passes.replica.schema
 
     @property
     def rows(self) -> Rows | None:
-        """What is shown; None until the first load (``Shown``)."""
+        """The rows shown; None until the first load (``Shown``)."""
         replica = self._passes.replica
         return replica.rows if replica is not None and replica.loaded else None
 
@@ -153,9 +153,9 @@ class Mirror(Machine):
         memory: Memory,
         as_of: str,
     ) -> None:
-        """Begin with the rows that an earlier kernel has kept: shown by the caller, not proven yet.
+        """Start with rows stored by an earlier kernel, which the caller shows although they are not proven.
 
-        Until a pass has compared them with the server, the table is ``stale``, because of ``as_of``.
+        Until a pass has compared them with the server, the table is ``stale``, with ``as_of`` as the reason.
         Called before the first event.
         """
         self._passes.resume(rows, kept, known, versions, memory)
@@ -164,23 +164,23 @@ class Mirror(Machine):
 
     @property
     def known(self) -> Schema:
-        """All columns of the server's table."""
-        assert self._passes.replica is not None  # asked only of a table that is shown
+        """Return all columns of the server's table."""
+        assert self._passes.replica is not None  # called only for a table that is shown
         return self._passes.replica.known
 
     @property
     def complete(self) -> bool:
-        """Whether all columns are known: no row of a table is shown before they are."""
+        """Whether all columns are known: no row is shown before that."""
         return self._passes.replica is None or self._passes.replica.complete
 
     @property
     def proven(self) -> bool:
-        """Whether what is shown came from the server, or was compared with it, in this kernel."""
+        """Whether the rows shown were received from or compared with the server in this kernel."""
         return self._shows and not self._unproven
 
     @property
     def may_be_hidden(self) -> bool:
-        """Whether there is no row, and no deletion that was told or written here is why."""
+        """Whether the table is empty for another reason than received or local deletions."""
         rows, replica = self.rows, self._passes.replica
         if rows is None or replica is None or len(rows) or rows.pending_keys:
             return False
@@ -193,54 +193,53 @@ class Mirror(Machine):
 
     @property
     def memory(self) -> Memory:
-        """What a later kernel goes on from."""
+        """Return the state from which a later kernel continues."""
         return self._passes.memory(self._since, reading=REFETCH in self._flows)
 
     @property
     def undecided(self) -> frozenset[Key]:
-        """The rows that are to be read, since nothing else can tell."""
+        """Return the keys of rows that must be read, because nothing else can decide their state."""
         replica = self._passes.replica
         return frozenset() if replica is None else replica.undecided
 
     @property
     def versions(self) -> Versions:
-        """What is known of the rows' versions; only to be read."""
-        assert self._passes.replica is not None  # asked only of a table that is shown
+        """The known versions of the rows; read only."""
+        assert self._passes.replica is not None  # called only for a table that is shown
         return self._passes.replica.versions
 
     @property
     def described(self) -> discovery.Described:
-        """What the server said of the table when it was learnt last."""
+        """The server's latest description of the table."""
         return self._passes.described
 
     @property
     def waiting_since(self) -> float | None:
-        """Monotonic time since when a change has waited to be applied; None: none waits."""
+        """Monotonic time since which a change has waited to be applied; None: none is waiting."""
         replica = self._passes.replica
         return None if replica is None else replica.waiting_since
 
     @property
     def source(self) -> Literal["changes", "broadcast"] | None:
-        """How changes come; None until that is known (then ``Rejoin`` comes)."""
+        """How changes are received; None until that is known (then ``Rejoin`` is sent)."""
         return self._source
 
     @property
     def topic(self) -> str | None:
-        """The private topic to join, where changes come by broadcast."""
+        """The private topic to join, if changes are received by broadcast."""
         return None if self._passes.log is None else self._passes.log.topic
 
     @property
     def scope(self) -> str:
-        """The column whose value the topic is of; empty: it is of the whole table, or there is no topic."""
+        """The column whose value the topic contains; empty for a whole table's topic, or without one."""
         return "" if self._passes.log is None else self._passes.log.scope
 
     @property
     def bindings(self) -> tuple[Binding, ...]:
-        """The bindings to join with; empty until they are known (then ``Rejoin`` comes), and where there
-        is a ``topic``.
+        """The bindings to join with; empty with a ``topic``, and until they are known (see ``Rejoin``).
 
-        A filter that the socket can carry needs four (docs/design/facts.md): what comes in, what stays in, a
-        narrow one for what leaves, and deletions, which a filter would swallow.
+        A filter that Realtime supports needs four bindings (docs/design/facts.md): rows that enter it, rows
+        that stay in it, a narrow one for rows that leave it, and deletions, which a filter would drop.
         """
         spec, schema = self.spec, self.schema
         if self._source != "changes":
@@ -267,12 +266,12 @@ class Mirror(Machine):
         return self.rows is not None
 
     def _begin(self) -> None:
-        if self._unproven:  # the columns are learnt by the first flow that is due
+        if self._unproven:  # the first flow that is due loads the columns
             return
         self._flows.start(MAIN, self._guard(self._prove(self._learn())), self._now)
 
     def _learn(self) -> Learning:
-        """Learn the columns, and how changes come where that is not known yet."""
+        """Load the columns, and find out how changes are received if that is unknown."""
         found_log = self._found_log if self._source is None else None
         try:
             proof = yield from self._passes.learn(found_log)
@@ -290,7 +289,7 @@ class Mirror(Machine):
         return NotBroadcastError(spec.schema, spec.table, why.reason, why.scope, why.key, role)
 
     def _found_log(self, read: Read) -> tuple[str, ...] | None:
-        """Take the answer to whether changes come by broadcast; see `discovery.learn`."""
+        """Take the answer whether changes are broadcast; see `discovery.learn`."""
         head, why = read_head(read.page, self.spec.key)
         if head is not None:
             self._source = "broadcast"
@@ -304,13 +303,13 @@ class Mirror(Machine):
             self._source = "changes"
             if why is not None and (
                 why.scope or why.key
-            ):  # it is there, and was not asked for as it has to be
+            ):  # broadcast exists, but was not requested correctly
                 self._not_broadcast = why
                 self._emit(Told("source", {"source": "changes", "reason": why.reason}))
         self._emit(Rejoin("the source is known"))
         return None if head is None else head.key or ()
 
-    # What happened ------------------------------------------------------------------------------
+    # Events -------------------------------------------------------------------------------------
 
     def _take(self, event: Event) -> None:
         if self._first:
@@ -318,14 +317,14 @@ class Mirror(Machine):
             self._apply(first)
         match event:
             case FetchFailed():
-                self._end_turn()  # what waits to try again keeps no other table waiting
+                self._end_turn()  # a table that waits to retry does not block others
                 if classify(event.error).kind == "server":
                     self._audits.hint(self._now, "the server has failed to answer")
                 super()._take(self._patiently(event))
             case Joined():
                 super()._take(event)
                 self._horizon.joined()
-                self._flows.stop(LOG)  # what it asked for before is no answer about this join
+                self._flows.stop(LOG)  # its earlier requests say nothing about this join
                 self._open_gap("a new join", missed=False)
             case Confirmed():
                 if self._passes.log is not None:
@@ -341,7 +340,7 @@ class Mirror(Machine):
             case ColumnsSuspect(named):
                 if self._passes.replica is not None:
                     self._passes.replica.schema_moved = True
-                    if named:  # somebody waits for the answer
+                    if named:  # a caller waits for the answer
                         known = self._passes.replica.known.names
                         asked = dict.fromkeys((*known, *self._passes.named, *named))
                         self._passes.named = tuple(asked)
@@ -353,9 +352,9 @@ class Mirror(Machine):
                 super()._take(event)
 
     def _begin_again(self) -> None:
-        """A join was confirmed twice, which is a gap: a long reading that has just begun begins again.
+        """Handle a second confirmation of a join, which is a gap: restart a long read that has just begun.
 
-        It would have to be followed by another one, for what it has read before proves nothing now.
+        Otherwise a second read would have to follow, because rows read before the gap prove nothing.
         """
         begun = self._reads_all and MAIN in self._flows and self._passes.has_just_begun
         if begun and not self._began_again and self._passes.log is None:
@@ -378,7 +377,7 @@ class Mirror(Machine):
             self._flows.start(MAIN, self._end(error), self._now)
 
     def _patiently(self, event: FetchFailed) -> FetchFailed:
-        """A refused token ends no table that is shown: a new one mends it, and storms pass."""
+        """Keep a table that is shown although its token was refused: a new token can fix that."""
         replica = self._passes.replica
         loaded = replica is not None and replica.loaded
         if loaded and event.retry_after is None and classify(event.error).kind == "auth":
@@ -425,7 +424,7 @@ class Mirror(Machine):
         self._traffic.came(len(changes), self._now)
         named = self._passes.named_by(replica, changes)
         if named is not None:
-            self._flows.stop(MAIN)  # what they read is of the columns of before
+            self._flows.stop(MAIN)  # they read the previous columns
             self._flows.stop(REFETCH)
             self._passes.show_columns(named, changes[0].commit_time)
             self._first = changes
@@ -434,7 +433,7 @@ class Mirror(Machine):
 
     def _apply(self, changes: Sequence[Change]) -> None:
         replica = self._passes.replica
-        if replica is None or self._passes.kept is not None:  # a load takes what came before it
+        if replica is None or self._passes.kept is not None:  # a load includes earlier changes
             return
         try:
             replica.receive(changes, self._now)
@@ -449,11 +448,13 @@ class Mirror(Machine):
         if self._passes.replica is not None:
             self._passes.replica.gap_opens()
         log = self._passes.log
-        followed = log is not None and log.position is not None  # the log says all that was lost
+        followed = (
+            log is not None and log.position is not None
+        )  # the log contains everything that was lost
         if self._shows and not self._unproven and not followed:
             self._audits.hint(self._now, "")
 
-    # What to do next ----------------------------------------------------------------------------
+    # Next steps ---------------------------------------------------------------------------------
 
     def _start_what_is_due(self) -> None:
         replica = self._passes.replica
@@ -483,25 +484,25 @@ class Mirror(Machine):
             if flow is not None:
                 self._flows.start(MAIN, self._guard(flow), self._now)
         if self._turn == "had" and MAIN not in self._flows:
-            self._end_turn()  # what was asked for is not due any more
+            self._end_turn()  # the requested step is no longer due
         due = [key for key, at in replica.wanted.items() if at <= self._now]
         if due and replica.loaded and REFETCH not in self._flows:
             self._flows.start(REFETCH, self._guard(self._passes.refetch(replica)), self._now)
 
     def _see_what_hints(self, replica: Replica) -> None:
-        """Bring the next audit forward where changes may be lost without a word."""
+        """Bring the next audit forward if changes may be lost silently."""
         if self._passes.judge_audit(replica):
             self._rate.lost(self._now)
             self._audits.hint(self._now, "the last audit found rows that had been lost")
         if self._passes.log is not None:
-            return  # its numbers show what is lost
-        if self._traffic.fell_quiet(self._now):  # what is late after that is lost
+            return  # its numbers reveal losses
+        if self._traffic.fell_quiet(self._now):  # changes that are later than that are lost
             self._audits.hint(self._now, "changes have stopped coming", within=0.0)
         if replica.loaded and self._now < self._rate.until:
             self._audits.hint(self._now, self._rate.reason, until=self._rate.until)
 
     def _follow_log(self, replica: Replica, log: ChangeLog) -> None:
-        """Ask the log for what was lost, and its head whether something was."""
+        """Read lost changes from the log, and check its head for losses."""
         if not self._confirmed or LOG in self._flows or self._now < self._retry_at:
             return
         if self._unproven:
@@ -517,7 +518,7 @@ class Mirror(Machine):
         self._flows.start(LOG, self._guard(flow), self._now)
 
     def _fall_back(self, why: Absence) -> None:
-        """Nothing is broadcast any more: changes come by Postgres Changes from now on."""
+        """Switch to Postgres Changes because the table is no longer broadcast."""
         self._flows.stop(LOG)
         self._passes.log = None
         self._horizon.unlogged()
@@ -538,13 +539,13 @@ class Mirror(Machine):
             self._named_at = None
         else:
             replica.schema_moved = True  # a row was read, which names all columns
-            if self._named_at is None:  # at once, though edits have just had some columns learnt
+            if self._named_at is None:  # at once, although columns were just loaded for edits
                 self._named_at = self._learn_at = self._now
-        if replica.names_are_new:  # at once, however lately columns were learnt
+        if replica.names_are_new:  # at once, although columns were just loaded
             replica.names_are_new, self._learn_at = False, self._now
         if replica.schema_moved and self._now >= self._learn_at:
             replica.schema_moved = False
-            # That row may have been told before a read sees it.
+            # The row may have been received before a read sees it.
             new = not replica.complete or (
                 self._named_at is not None
                 and self._now < self._named_at + self.options.visible_within
@@ -560,7 +561,7 @@ class Mirror(Machine):
         if self._audits.asked and self._now >= self._audits.at:
             return self._audit(replica)
         if self._confirmed and self._gaps > self._closed_gaps:
-            if self._now >= self._audits.by:  # it compares everything, so it closes gaps as well
+            if self._now >= self._audits.by:  # it compares all rows, so it also closes gaps
                 return self._audit(replica)
             if log is None or log.position is None:
                 return self._prove(self._reconcile(replica, "reconcile"), reads_all=True)
@@ -623,7 +624,7 @@ class Mirror(Machine):
                 times.append(self._learn_at)
             if self._gaps > self._closed_gaps and self._retry_at > self._now:
                 times.append(self._retry_at)
-            # Nothing of these is begun before a refused read may be tried again.
+            # None of these starts before a refused read may be retried.
             times = [max(time, self._retry_at) for time in times]
         log = self._passes.log
         if (
@@ -648,7 +649,7 @@ class Mirror(Machine):
     # Flows --------------------------------------------------------------------------------------
 
     def _guard(self, flow: Flow) -> Flow:
-        """Run ``flow``; what the server refuses is a gap, and an error when it persists."""
+        """Run ``flow``. A refusal by the server is a gap, and an error if it persists."""
         try:
             yield from flow
         except ReadRefusedError as refusal:
@@ -678,15 +679,15 @@ class Mirror(Machine):
             self._open_gap("several rows have one key: it may be another one by now", missed=False)
         except NotebookRTError as error:
             self._fail(error)
-        except Exception as error:  # a fault of ours: a gap as well (promise 3), never a traceback
+        except Exception as error:  # a bug here: also a gap (promise 3), never a traceback
             self._refusals += 1
             replica = self._passes.replica
             if replica is None or not replica.loaded or self._refusals >= REFUSALS:
                 self._fail(error)
                 return
             self._open_gap(f"an exception while reading: {error!r:.200}", missed=False)
-            replica.schema_moved = True  # columns that moved meanwhile are the likely cause
-            first = self._refusals == 1  # what moved once is read at once
+            replica.schema_moved = True  # columns that changed meanwhile are the likely cause
+            first = self._refusals == 1  # a first change is read at once
             self._retry_at = self._now + (0.0 if first else self.options.poll_interval)
             if self._unproven:
                 self._learn_at = self._retry_at
@@ -694,7 +695,7 @@ class Mirror(Machine):
             self._refusals = 0
 
     def _end(self, error: Exception) -> Flow:
-        """Fail with the cause. Realtime uses one message for several causes, so one read decides."""
+        """Fail with the cause. Realtime uses one message for several causes, so a read decides."""
         reads = self._passes.reads
         try:
             yield [reads.page(reads.by_key(), limit=1)]
@@ -705,7 +706,7 @@ class Mirror(Machine):
             if isinstance(found, MissingColumnError):
                 try:
                     yield from discovery.learn(self.spec, lambda *found: None)
-                except MissingColumnError as missing:  # this one says which columns there are
+                except MissingColumnError as missing:  # this error names the columns
                     error = missing
         self._fail(error)
 
@@ -725,7 +726,9 @@ class Mirror(Machine):
         self._flows.serve(MAIN, "audit")
         self._audits.began(began)
         log, audit = self._passes.log, self._passes.audit(replica)
-        if log is not None and log.position is None:  # else what comes after it is not followed
+        if (
+            log is not None and log.position is None
+        ):  # otherwise later changes would not be followed
             audit = self._passes.rooted(replica, log, audit)
         proof = yield from audit
         self._audits.ended(self._now, proof.took, clean=not proof.differing)
@@ -737,12 +740,12 @@ class Mirror(Machine):
         log = self._passes.log
         if log is None:
             return (yield from self._passes.reconcile(replica, cause, self._since))
-        # No time bounds what is missing, for what the log told had none.
+        # The missing changes have no time bound, because the log gave no time.
         one = self._passes.reconcile(replica, cause, None)
         return (yield from self._passes.rooted(replica, log, one))
 
     def _warm(self, replica: Replica) -> Pass:
-        """Prove the rows of an earlier kernel: from the log where it reaches back to them."""
+        """Prove the rows of an earlier kernel, from the log if it reaches back to them."""
         log, proof = self._passes.log, None
         if log is not None and self._passes.resume_log(replica, log):
             proof = yield from self._passes.follow(replica, log, "warm")
@@ -776,12 +779,12 @@ class Mirror(Machine):
             self._end_turn()
         self._slow_down(changed=bool(proof.differing))
         self._proven(proof, gaps)
-        # The interval counts from when the poll was due, not from when others let it begin.
+        # The interval counts from the time the poll was due, not from its start after a wait for others.
         self._poll_at = max(self._asked_at + self._poll_every, self._now + proof.took / POLL_SHARE)
         self.poll_every = self._poll_at - self._asked_at
 
     def _proven(self, proof: Proof, gaps: int, share: float = POLL_SHARE) -> None:
-        """Nothing that was committed before the proof is missing."""
+        """Record that no change committed before the proof is missing."""
         self._since = proof.server_time
         self._horizon.proven(proof.server_time)
         if proof.closes_gaps:
