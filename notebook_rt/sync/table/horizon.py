@@ -1,17 +1,17 @@
-"""Which is newer, a row that was read or a change that was told? (promise 6)
+"""Decides which is newer, a row that was read or a change that was received (promise 6).
 
-A read happens at an unknown moment between its sending and its answer; a change was committed at a
-time known to the millisecond, and is told some time later, or never. Three facts order them:
+A read happens at an unknown moment between its request and its answer; a change was committed at a
+time known to the millisecond, and is received some time later, or never. Three facts order them:
 
-* What was received well before a read was sent is in the read. Well before: a commit is told out of
-  the server's log a moment before other sessions see it (``Options.visible_within``). A position of the
-  log of changes says more: what it sees is in each read that is sent after it is known.
+* A change received well before a read was sent is in the read. Well before: the server's log contains a
+  commit a moment before other sessions see it (``Options.visible_within``). A position of the log of changes
+  is more exact: every read sent after it is known contains all changes before it.
 * The read's answer carries the server's ``Date``; the read happened before that second ended. A
   change committed later than that, and a margin for two clocks of one server, is newer.
-* Within one join, arrival order wins: behind a change that is newer than the last read, all are; and
-  so are all behind a change whose whole row is what the last read showed.
+* Within one join, the order of arrival decides: after a change that is newer than the last read, all
+  changes are newer, and so are all after a change whose whole row equals the last read.
 
-What lies between is *unclear*: the caller compares values, and reads the row again where they differ.
+Other cases are *unclear*: the caller compares values, and reads the row again if they differ.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from notebook_rt.options import Options
 from notebook_rt.sync.events import Page
 
 KEEP_COVERS: Final = 120.0
-"""Seconds after which a single row's read is forgotten; no change is told so late."""
+"""Seconds after which the read of a single row is forgotten; no change arrives so late."""
 LOOK_FOR_OLD: Final = 10.0
-"""Seconds from one look for such reads to the next: an audit leaves tens of thousands."""
+"""Seconds between two searches for such reads: an audit leaves tens of thousands."""
 KEEP_FOLLOWED: Final = 120.0
-"""Seconds for which it is remembered, and for as long again at most, that a row is as a change told it."""
+"""Seconds (up to twice as many) for which it is remembered that a row equals a received change."""
 
 UNKNOWN: Final = float("inf")
-"""The floor while it is not known which commits are in the rows: no change is certainly newer."""
+"""The floor while it is unknown which commits the rows contain: no change is certainly newer."""
 
 Newer: TypeAlias = Literal["read", "told", "unclear"]
 
 
 class Read(msgspec.Struct, frozen=True):
-    """A page with its place among all that happened here."""
+    """A page with its position among all events here."""
 
     page: Page
     sent: int
-    """The number of the moment it was sent; compare with the number of a change's arrival."""
+    """The number of the moment at which it was sent, comparable with the number of a change's arrival."""
     sent_at: float
     """When it was sent, monotonic seconds."""
 
@@ -54,32 +54,32 @@ class Read(msgspec.Struct, frozen=True):
         return self.page.server_time + 1.0
 
     def without_rows(self) -> Read:
-        """When it was sent and answered, which is all that is kept of it."""
+        """Return only the times of the request and the answer, without the rows."""
         return replace(self, page=replace(self.page, rows=()))
 
 
 def spanning(reads: Sequence[Read]) -> Read:
-    """One read that stands for several: sent as early as the first, answered as late as the last."""
+    """Return one read that represents several: sent with the first, answered with the last."""
     late = max(reads, key=lambda read: read.page.server_time)
     return Read(late.page, min(r.sent for r in reads), min(r.sent_at for r in reads))
 
 
 class _Cover(NamedTuple):
-    """What a read of a single row was."""
+    """The read of a single row."""
 
     until: float
     """A change committed later, by the server's clock, is newer."""
     at: float
     """When it was taken, monotonic seconds."""
     new: bool
-    """Whether it showed another row than was here, which no change of this join has told yet."""
+    """Whether it returned another row than the one here, not yet contained in a change of this join."""
     passed: Row | None
-    """The row shown before it, where that was such a one and it shows none. A deletion may be of the
-    time before that row, or behind it."""
+    """The row visible before it, if that was such a row and the read found none. A deletion may be earlier or
+    later than that row."""
 
 
 class Horizon:
-    """Remembers what reads and changes said about which key, as long as it can matter."""
+    """Remembers reads and changes by key, as long as they can matter."""
 
     def __init__(self, options: Options | None = None) -> None:
         self.options = options or Options()
@@ -89,19 +89,19 @@ class Horizon:
         self._floor = float("-inf")
         self._covers: dict[Key, _Cover] = {}
         self._followed: set[Key] = set()
-        """Keys whose row is as a change of this join says, so that the next change is newer."""
+        """Keys whose row equals a change of this join, so that the next change is newer."""
         self._followed_before: set[Key] = set()
-        """Those of the time before; forgetting one costs a read and no truth."""
+        """The same for the previous period; forgetting one costs a read, not correctness."""
         self._followed_since = 0.0
         self._touched: dict[Key, tuple[int, float | None, float]] = {}
-        """When a change (with its commit time) or another read was last taken: its moment, and until
-        when what is sent may not see it."""
+        """The moment of the last change (with its commit time) or other read of a key, and the time until
+        which a request may not see it."""
         self._tidied_at = self._looked_for_old = 0.0
         self._latest = float("-inf")
         self.logged = False
-        """Whether changes come out of a log that has its own order, and no commit times."""
+        """Whether changes are read from a log with its own order, without commit times."""
         self.watching = False
-        """Whether reads are out, so that what others say meanwhile must be remembered by key."""
+        """Whether reads are in flight, so that other information must be remembered by key."""
 
     def moment(self) -> int:
         """The number of this moment; later ones are greater."""
@@ -109,11 +109,11 @@ class Horizon:
         return self._moment
 
     def gap_opens(self) -> None:
-        """What was told until now may have lacked something."""
+        """Record that changes received until now may be incomplete."""
         self._gap = self.moment()
 
     def is_behind_gaps(self, moment: int) -> bool:
-        """Whether nothing that was sent at ``moment``, or later, can be of the time before a gap opened."""
+        """Return whether requests sent at ``moment`` or later cannot precede the opening of a gap."""
         return moment > self._gap
 
     @property
@@ -123,37 +123,37 @@ class Horizon:
 
     @property
     def heard_until(self) -> float | None:
-        """What was committed until then may be in the rows already; None: there is no such time."""
+        """Commits until this time may be in the rows already; None without such a time."""
         covers = (cover.until for cover in self._covers.values())
         found = max(self._floor, self._latest, *covers)
         return None if found == float("-inf") else found
 
     def resume(self, heard: float | None) -> None:
-        """The rows are those of a horizon that had `heard_until` this."""
+        """Take the rows of a horizon with this `heard_until`."""
         self._floor = max(self._floor, float("-inf") if heard is None else heard)
 
     def whole(self, read: Read) -> None:
-        """The whole table was read."""
+        """Record that the whole table was read."""
         before = self._before(read)
         self._floor = before if self._floor == UNKNOWN else max(self._floor, before)
         self._follow_none()
 
     def unlogged(self) -> None:
-        """Changes come with their commit times from now on, which what the log told had not."""
+        """Expect changes with commit times from now on, unlike those of the log."""
         self.logged = False
         self._floor = UNKNOWN
 
     def proven(self, server_time: float | None) -> None:
-        """The whole table was compared, by reads from this time on."""
+        """Record that the whole table was compared by reads from this time on."""
         if self._floor == UNKNOWN and server_time is not None:
             self._floor = server_time + 1.0 + self.options.clock_margin
 
     def one(
         self, key: Key, read: Read, now: float, *, agrees: bool = True, before: Row | None = None
     ) -> None:
-        """What a read said of ``key`` was taken, as the last word until now.
+        """Record that the row of ``key`` was taken from a read, as the latest state.
 
-        ``agrees``: it is as the row was that is here; ``before``: that row, if the read shows none.
+        ``agrees``: it equals the row here; ``before``: that row, if the read found none.
         """
         cover = self._covers.get(key)
         untold = cover is not None and cover.new and not self.follows(key)
@@ -169,7 +169,7 @@ class Horizon:
             self._covers[key] = _Cover(horizon, now, new, passed)
 
     def follow(self, key: Key) -> None:
-        """The row of ``key`` that was read is the one that the latest change of this join tells."""
+        """Record that the row read for ``key`` equals the latest change of this join."""
         cover = self._covers.get(key)
         if cover is not None:
             if cover.passed is not None:
@@ -178,25 +178,25 @@ class Horizon:
         self._followed.add(key)
 
     def unfollow(self, key: Key) -> None:
-        """The row of ``key`` is not known to be as a change of this join tells it."""
+        """Record that the row of ``key`` is not known to equal a change of this join."""
         self._followed.discard(key)
         self._followed_before.discard(key)
 
     def passed(self, key: Key) -> Row | None:
-        """The row of ``key`` that reads have passed over before a change told it."""
+        """Return the row of ``key`` that reads skipped before a change contained it."""
         cover = self._covers.get(key)
         return None if cover is None else cover.passed
 
     def caught_up(self, key: Key) -> None:
-        """A change told the row of ``key`` that reads have passed over."""
+        """Record that a change contained the row of ``key`` that reads skipped."""
         self._covers[key] = self._covers[key]._replace(passed=None)
 
     def follows(self, key: Key) -> bool:
-        """Whether the next change of ``key`` is newer than its row by the order of arrival."""
+        """Return whether the next change of ``key`` is newer than its row by the order of arrival."""
         return key in self._followed or key in self._followed_before
 
     def joined(self) -> None:
-        """A new join may repeat what the last one has told already."""
+        """Start a new join, which may repeat changes of the previous one."""
         self._floor = max(self._floor, self._latest)
         self._follow_none()
 
@@ -205,7 +205,7 @@ class Horizon:
         self._followed_before.clear()
 
     def is_news(self, key: Key, commit_time: float | None) -> bool:
-        """Whether a change told now is certainly newer than every read of ``key``."""
+        """Return whether a change received now is certainly newer than every read of ``key``."""
         if key in self._followed or key in self._followed_before:
             return True
         if commit_time is None or commit_time <= self._floor:
@@ -214,43 +214,43 @@ class Horizon:
         return cover is None or commit_time > cover.until
 
     def is_next(self, key: Key) -> bool:
-        """Whether a change out of the log is certainly newer than every read of ``key``."""
+        """Return whether a change of the log is certainly newer than every read of ``key``."""
         return self.follows(key) or key not in self._covers
 
     def logged_until(self, sent_at: float) -> None:
-        """The log was read, which was asked for at this time: what it tells, and all that comes later, is
-        newer than what was read of any key before.
+        """Record a read of the log requested at this time: its entries and all later changes are newer than
+        earlier reads of any key.
         """
         self._covers = {key: one for key, one in self._covers.items() if one.at > sent_at}
 
     def heard(self, commit_time: float | None) -> None:
-        """A change of this commit time arrived."""
+        """Record the arrival of a change with this commit time."""
         if commit_time is not None and commit_time > self._latest:
             self._latest = commit_time
 
     def told(self, key: Key, commit_time: float | None) -> None:
-        """A change of ``key``, newer than its last read, was applied."""
+        """Record that a change of ``key``, newer than its last read, was applied."""
         self.agreed(key, commit_time)
         self._followed.add(key)
         if self._covers:
             self._covers.pop(key, None)
 
     def agreed(self, key: Key, commit_time: float | None) -> None:
-        """A change of ``key`` says what is here: a read that was sent before it is not the last word."""
+        """Record that a change of ``key`` equals the row here: earlier reads are not the latest state."""
         unseen_until = self.now + self.options.visible_within
         self._touched[key] = (self.moment(), commit_time, unseen_until)
 
     def see(self, keys: Iterable[Key]) -> None:
-        """What was told of these keys is in every read that is sent from now on."""
+        """Record that every read sent from now on contains the changes of these keys."""
         moment = self.moment()
         for key in keys:
             if key in self._touched:
                 _, commit_time, unseen_until = self._touched[key]
-                if unseen_until > self.now:  # a read that is out already may not have seen it
+                if unseen_until > self.now:  # a read in flight may not have seen it
                     self._touched[key] = (moment, commit_time, float("-inf"))
 
     def newer(self, key: Key, read: Read) -> Newer:
-        """What wins for ``key``: what ``read`` says, or what was taken since it was sent."""
+        """Return which state of ``key`` wins: that of ``read``, or one taken since it was sent."""
         moment, commit_time, unseen_until = self._touched.get(key, (0, None, float("-inf")))
         if moment < read.sent and unseen_until <= read.sent_at:
             return "read"
@@ -259,7 +259,7 @@ class Horizon:
         return "unclear"
 
     def _before(self, read: Read) -> float:
-        """The database's time before which ``read`` certainly happened."""
+        """Return the database's time before which ``read`` certainly happened."""
         return read.happened_before + self.options.clock_margin
 
     def forget(self, now: float, *, reads_out: bool) -> None:

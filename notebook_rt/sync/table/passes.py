@@ -1,8 +1,8 @@
-"""What is read of one table, and what comes of it: each pass from its first request to its proof.
+"""The passes over one table: what each reads, from its first request to its proof.
 
-A pass is a flow (``flows.py``): learning the columns, the load, a reconciliation, an audit, the
-server's order, rows by key. The mirror says when each runs; here is what it does, and what it leaves
-behind: the replica, a proof of what cannot be missing any more, and the effects that tell of it.
+A pass is a flow (``flows.py``): loading the columns, the first load, a reconciliation, an audit, the
+server's order, rows by key. The mirror decides when each runs; this module contains its steps and results:
+the replica, a proof of the changes that cannot be missing any more, and the effects that report it.
 """
 
 from __future__ import annotations
@@ -51,29 +51,29 @@ from notebook_rt.sync.table.restored import is_as_followed
 from notebook_rt.sync.table.window import Window
 
 LATENESS: Final = 5.0
-"""Seconds in which the change that explains a difference would have come."""
+"""Seconds within which the change that explains a difference would have arrived."""
 ORDER_PAUSE: Final = 0.25
-"""Seconds between two questions for the server's order; twice what one took, within limits."""
+"""Seconds between two requests for the server's order; twice the duration of one, within limits."""
 ORDER_PAUSE_MAX: Final = 5.0
 MANY_PAGES: Final = 20
-"""From so many pages on, what a pass reads is much."""
+"""Number of pages from which a pass counts as long."""
 JUST_BEGUN: Final = 0.1
-"""The share of its rows up to which a load has just begun: it is shown later by no more than that."""
+"""The share of its rows up to which a load counts as just begun: a restart delays it by no more."""
 
 
 class Proof(msgspec.Struct, frozen=True):
-    """That the table here has all that was committed before ``server_time``."""
+    """The proof that the table has every change committed before ``server_time``."""
 
     server_time: float | None
     took: float
     """Seconds of work."""
     differing: int = 0
-    """Rows that had to be mended."""
+    """Number of rows that had to be repaired."""
     closes_gaps: bool = True
-    """False: an unreadable change came in meanwhile."""
+    """False if an unreadable change arrived meanwhile."""
     sent: int | None = None
-    """The moment since when everything was read that it compares: a gap that had opened by then is closed,
-    too. None: only those are that had opened when it began."""
+    """The moment since which all compared rows were read: gaps opened before it are closed, too. None: only
+    gaps opened before the pass began are closed."""
 
 
 Pass: TypeAlias = Generator[Ask, Sequence[Read], Proof]
@@ -86,7 +86,7 @@ class Passes:
     Parameters
     ----------
     waited
-        Seconds that flows have spent waiting to try again, in all: no work.
+        Total seconds that flows have spent waiting for a retry, which are not work.
     """
 
     def __init__(
@@ -102,29 +102,29 @@ class Passes:
         self.options = options
         self.replica: Replica | None = None
         self.described = discovery.Described()
-        """What the server said of the table when it was learnt last."""
+        """The server's latest description of the table."""
         self.named: tuple[str, ...] = ()
-        """Columns that edits have named, of a table of which no row was there to name them."""
+        """Columns named by edits while the table had no row to name them."""
         self.kept: list[Change] | None = None
-        """The changes that came while loading; None: nothing is being loaded."""
+        """The changes that arrived during the load; None without a load."""
         self.log: ChangeLog | None = None
-        """What is followed where changes come by broadcast; None: they come by Postgres Changes."""
+        """The followed log if changes are broadcast; None for Postgres Changes."""
         self._kept_position = ("", "")
         """The log's epoch and position in an earlier kernel."""
         self._recent: deque[tuple[float, Change]] = deque(maxlen=options.buffer_size)
-        """The changes that came just before the load: it may not see them yet."""
+        """The changes that arrived just before the load: it may not see them yet."""
         self.order_at = float("-inf")
-        """When the server may be asked for its order again."""
+        """Earliest time of the next request for the server's order."""
         self.verdicts: deque[float] = deque()
-        """When it is known whether what an audit mended was drift."""
+        """Time at which it is known whether differences repaired by an audit were drift."""
         self._left: frozenset[Key] = frozenset()
-        """The rows that the last audit has left undecided, as far as they still are."""
+        """The rows that the last audit left undecided and that still are."""
         self._beginning: Beginning | None = None
-        """What a load that was stopped began with."""
+        """The beginning of a load that was stopped."""
         self._loads = False
         """Whether the latest pass over all rows is a load."""
         self._total = 0
-        """About how many rows the latest pass over all rows reads; 0: not known."""
+        """Approximate number of rows that the latest pass over all rows reads; 0: unknown."""
         self._make_rows = make_rows
         self._horizon = horizon
         self._emit = emit
@@ -134,30 +134,30 @@ class Passes:
 
     @property
     def reads(self) -> Reads:
-        assert self._reads is not None  # learnt before anything is read
+        assert self._reads is not None  # loaded before anything else is read
         return self._reads
 
     @property
     def now(self) -> float:
-        """Monotonic seconds of the event that is being taken."""
+        """Monotonic seconds of the current event."""
         return self._horizon.now
 
     def keep_recent(self, changes: Sequence[Change]) -> None:
-        """Changes came; a load that begins now, also one of other columns, may not see the latest yet."""
+        """Record received changes: a load that begins now may not see the latest ones yet."""
         self._recent.extend((self.now, change) for change in changes)
         self.forget_recent()
 
     def forget_recent(self) -> None:
-        """Let go of changes that every read sees by now."""
+        """Drop changes that every read sees by now."""
         while self._recent and self._recent[0][0] <= self.now - self.options.visible_within:
             self._recent.popleft()
 
     @property
     def has_just_begun(self) -> bool:
-        """Whether much is still to be read by the pass over all rows that is under way.
+        """Return whether the current pass over all rows still has much to read.
 
-        What a load has asked for counts as read, for it would be asked for again. The rows that were
-        compared so far are not counted: nobody waits to see them.
+        Rows that a load has requested count as read, because a restart would request them again. Rows that
+        were compared are not counted: no user waits to see them.
         """
         if self._paging.proves_later:
             return False
@@ -167,7 +167,7 @@ class Passes:
         return much and self.replica is not None and self.replica.window_read is None
 
     def begin_again(self) -> None:
-        """The load that was under way was stopped: the next one begins with what it has learnt."""
+        """Keep what a stopped load has found out for the next one."""
         if self._loads:
             self._beginning = self._paging.beginning or self._beginning
 
@@ -176,7 +176,7 @@ class Passes:
     def resume(
         self, rows: Rows, kept: Schema, known: Schema, versions: Xmins, memory: Memory
     ) -> None:
-        """Go on from what an earlier kernel has kept; its columns are learnt again before all else."""
+        """Continue from the state of an earlier kernel; the columns are loaded again first."""
         # Of an empty table perhaps not all columns were known.
         complete = bool(len(rows)) or self.spec.columns is not None
         self.described = replace(self.described, complete=complete)
@@ -191,12 +191,12 @@ class Passes:
         self._kept_position = memory.epoch, memory.position
 
     def memory(self, since: float | None, *, reading: bool) -> Memory:
-        """What a later kernel goes on from, where the rows were proven as of ``since``.
+        """Return the state from which a later kernel continues, with rows proven as of ``since``.
 
-        ``reading``: rows that the log has named are being read.
+        ``reading``: rows named by the log are being read.
         """
         replica, log = self.replica, self.log
-        assert replica is not None  # asked only of a table that is shown
+        assert replica is not None  # called only for a table that is shown
         watermark = replica.watermark
         heard = self._horizon.heard_until
         known = log is not None and not (reading or replica.wanted)
@@ -204,9 +204,9 @@ class Passes:
         return Memory(since, heard, watermark.believed, watermark.moved, epoch, position)
 
     def resume_log(self, replica: Replica, log: ChangeLog) -> bool:
-        """Whether the rows that were kept can be followed from where the log was then.
+        """Return whether the stored rows can be followed from the stored position of the log.
 
-        What lies behind the edge of a window, and an order that only the server knows, is read.
+        Rows behind the edge of a window, and an order that only the server knows, must be read.
         """
         window = replica.window
         return (window is None or not window.wanted) and log.resume(*self._kept_position)
@@ -214,9 +214,9 @@ class Passes:
     # The columns, and the load ------------------------------------------------------------------
 
     def learn(self, found_log: Callable[[Read], tuple[str, ...] | None] | None = None) -> Learning:
-        """Learn the columns, and load again if they are others; ``found_log``: see `discovery.learn`."""
+        """Load the columns, and the table again if they differ; ``found_log``: see `discovery.learn`."""
         log = self.log
-        if log is not None:  # its key may be another one, too
+        if log is not None:  # its key may have changed, too
 
             def found_log(read: Read) -> tuple[str, ...]:
                 log.take_head(read.page, self.now)
@@ -233,11 +233,11 @@ class Passes:
             found_log,
         )
         kept, known, described = found[0]
-        # Till they are shown, an edit that names one waits for it.
+        # Until they are shown, an edit that names one waits.
         self.described = replace(described, complete=False)
         if described.grants is not None and self._paging.digest is None:
-            self._paging.digest = True  # our SQL has told that
-        others = self.named is not asked  # they were named meanwhile, and are asked for next
+            self._paging.digest = True  # known from our SQL
+        others = self.named is not asked  # they were named meanwhile, and are requested next
         if not others:
             self.named = tuple(name for name in asked if name in known.types)
         proof = yield from self._take_up(kept, known, described.complete)
@@ -249,7 +249,7 @@ class Passes:
         return proof
 
     def _take_up(self, kept: Schema, known: Schema, complete: bool) -> Learning:
-        """Go on with the columns that were learnt."""
+        """Continue with the loaded columns."""
         before = self.replica
         if before is None:
             self.replica = Replica(self.spec, kept, known, self._horizon, complete=complete)
@@ -272,12 +272,12 @@ class Passes:
         return (yield from self._replace(new))
 
     def change_columns(self, replica: Replica, columns: tuple[Column, ...]) -> Learning:
-        """A change has named columns that are not the known ones: it is the truth about them."""
+        """Take the columns named by a change, which differ from the known ones."""
         new = self._with_columns(replica, columns)
         return (yield from self.learn() if new is None else self._replace(new))
 
     def _with_columns(self, replica: Replica, columns: tuple[Column, ...]) -> Replica | None:
-        """A replica with the columns that a change has named; None: they lack one that is needed."""
+        """Return a replica with the columns named by a change; None if they lack a required one."""
         names = {column.name for column in columns}
         needed = {*replica.schema.key, *self.spec.filter.columns}
         needed.update(term.column for term in self.spec.order)
@@ -287,14 +287,12 @@ class Passes:
         return Replica(self.spec, known, known, self._horizon)
 
     def named_by(self, replica: Replica, changes: Iterable[Change]) -> Replica | None:
-        """An empty replica with all columns, if these changes name them and they were not known."""
+        """Return an empty replica with all columns, if these changes name them and they were unknown."""
         found = next((one for one in changes if replica.names_more(one)), None)
         return None if found is None else self._with_columns(replica, found.columns)
 
     def show_columns(self, replica: Replica, at: float | None) -> None:
-        """Show a table, still empty, with all columns: its first change has named them; ``at``: when it
-        was committed.
-        """
+        """Show the empty table with all columns, named by its first change; ``at``: its commit time."""
         before = self.replica
         assert before is not None  # it was empty, and shown
         self._emit(Told("schema", {"columns": replica.known.names}))
@@ -309,10 +307,10 @@ class Passes:
         self.publish("snapshot", None)
 
     def _replace(self, replica: Replica) -> Pass:
-        """Load a table whose columns have changed, beside the one that is seen."""
+        """Load a table whose columns have changed, beside the visible one."""
         self._emit(Told("schema", {"columns": replica.known.names}))
         self._reads = Reads(self.spec, replica.schema, self.options.page_size)
-        # A refusal while a column was missing does not tell what this server can do.
+        # A refusal while a column was missing says nothing about the server's features.
         self._paging = Paging(
             self.options.page_size, self.options.reads_at_once, most=self.options.max_rows
         )
@@ -327,13 +325,16 @@ class Passes:
             start = yield from log.begin(lambda: self.now)
         self.forget_recent()
         recent, older = [one for _, one in self._recent], list[Change]()
-        if self.replica is not None and self.replica.loaded:  # other columns are those of before
+        if self.replica is not None and self.replica.loaded:  # other columns are the previous ones
             older = [one for one in recent if columns_differ(one.columns, replica.known)]
             recent = [one for one in recent if not columns_differ(one.columns, replica.known)]
         self.kept = recent
         rows = self._make_rows(replica.schema)
         took = self._stopwatch()
-        beginning, self._beginning = self._beginning, None  # once: a later load has other pages
+        beginning, self._beginning = (
+            self._beginning,
+            None,
+        )  # only once: a later load has other pages
         first_keys = self.described.first_keys
         if first_keys is not None:
             self.described = replace(self.described, first_keys=None)
@@ -345,7 +346,7 @@ class Passes:
         order: list[Key] = []
         window = replica.window
         if window is not None and not window.sortable:
-            # Before anything is shown, so that rows are never seen in another order than asked for.
+            # Before anything is shown, so that rows are never visible in another order than requested.
             if window.limit is None:
                 yield from ranks(replica, self.reads, self._paging, order)
             else:
@@ -375,7 +376,7 @@ class Passes:
                 replica.show_as_before(key, before, replica.told(key))
         if window is not None and not window.sortable and window.limit is None:
             window.ranked(order, rows.keys())
-        self.replica = replica  # not before it can be shown, which a fault may prevent
+        self.replica = replica  # only once it can be shown, which an error may prevent
         self._emit(Shown(rows, replica.schema, order))
         replica.dirty = True
         self.publish("snapshot", None)
@@ -385,15 +386,15 @@ class Passes:
     # Following the log --------------------------------------------------------------------------
 
     def hear(self, messages: Sequence[Message]) -> float | None:
-        """Messages came: apply what is whole, as one; returns the commit time of the latest of it.
+        """Apply the complete messages as one batch; return the latest commit time.
 
         Raises
         ------
         UnreadableError
-            If something changed and it is not known what.
+            If rows changed and it is unknown which.
         """
         log, replica = self.log, self.replica
-        assert log is not None  # messages come of a log only
+        assert log is not None  # messages belong to a log
         if log.position is None or replica is None or not replica.loaded:
             for message in messages:
                 log.keep(message, self.now)
@@ -427,7 +428,7 @@ class Passes:
         return batch.commit_time
 
     def _take_missed(self, replica: Replica, log: ChangeLog, missed: Missed) -> float | None:
-        """Apply what the log had, and then what has come as messages meanwhile."""
+        """Apply the entries of the log, then the messages received meanwhile."""
         self._horizon.logged_until(missed.sent.sent_at)
         self._horizon.see(log.seen_by(missed.until))
         log.took(missed)
@@ -439,7 +440,7 @@ class Passes:
     def follow(
         self, replica: Replica, log: ChangeLog, cause: Literal["reconcile", "poll", "warm"]
     ) -> Learning:
-        """Take what the log has since the position; None: it does not say, or the table is read with less."""
+        """Read the log since the position; None if it has no answer, or reading the table costs less."""
         took, began, position = self._stopwatch(), self.now, log.position
         missed = None
         if position is not None:
@@ -462,19 +463,19 @@ class Passes:
         return Proof(missed.sent.page.server_time, took(), changed)
 
     def _is_as_followed(self, replica: Replica) -> Generator[Ask, Sequence[Read], bool]:
-        """Whether the log tells all that changed, as it does not of an older database."""
+        """Whether the log contains all changes, which is not so after a restore of an older database."""
         if not len(replica.rows):
             return True
         if (yield from is_as_followed(replica, self.reads, self._paging, lambda: self.now)):
             return True
-        replica.versions.clear()  # transactions are counted anew, too
+        replica.versions.clear()  # transaction numbers start again, too
         return False
 
     def rooted(self, replica: Replica, log: ChangeLog, one: Pass) -> Pass:
-        """A pass that compares the whole table, after which it is as of a position of the log."""
+        """Compare the whole table; afterwards it corresponds to a position of the log."""
         log.forget()
         start = yield from log.begin(lambda: self.now)
-        if start is not None:  # what was told just now is no reason to doubt what is read now
+        if start is not None:  # recent changes are no reason to doubt this read
             self._horizon.see(log.seen_by(start))
         proof = yield from one
         missed = None
@@ -491,7 +492,7 @@ class Passes:
         return proof
 
     def look_at_head(self, log: ChangeLog) -> Generator[Ask, Sequence[Read], None]:
-        """See whether the latest messages were lost; where none was, the position moves on."""
+        """Check whether the latest messages were lost; if not, advance the position."""
         asked_at = self.now
         position = yield from log.look(lambda: self.now)
         if position is not None:
@@ -499,7 +500,7 @@ class Passes:
             log.move_on(position, asked_at, self.now)
 
     def _known_since(self, replica: Replica, began: float) -> dict[str, object]:
-        """What a comparison that began then says of the table as it was then."""
+        """Return the result of a comparison for the time at which it began."""
         return {"elapsed": self.now - began, "undecided": replica.undecided}
 
     def _progress(self, done: int, total: int | None) -> None:
@@ -507,16 +508,16 @@ class Passes:
         self._emit(Progress(done, total))
 
     def _stopwatch(self) -> Callable[[], float]:
-        """Seconds of work from now on, without the waits between tries."""
+        """Return a clock of work in seconds, without the waits between retries."""
         began, waited = self.now, self._waited()
         return lambda: max(0.0, self.now - began - (self._waited() - waited))
 
-    # True again, true still ---------------------------------------------------------------------
+    # Reconciliation and audit -------------------------------------------------------------------
 
     def reconcile(
         self, replica: Replica, cause: Literal["reconcile", "poll", "warm"], since: float | None
     ) -> Pass:
-        """Mend what was lost since ``since``, a server time (None: at any time)."""
+        """Repair changes lost since ``since``, a server time (None: at any time)."""
         took, began = self._stopwatch(), self.now
         brief, warm = cause == "poll", cause == "warm"
         self._loads, self._total = False, len(replica.rows)
@@ -539,7 +540,7 @@ class Passes:
         return Proof(one.proven_at, took(), one.differing, sent=one.sent)
 
     def audit(self, replica: Replica) -> Pass:
-        """Compare the whole table, and mend what differs (promise 4)."""
+        """Compare the whole table and repair the differences (promise 4)."""
         took, began = self._stopwatch(), self.now
         watched = self._watch_window()
         comparison = Comparison(replica)
@@ -548,7 +549,7 @@ class Passes:
         differing = comparison.apply(self.now)
         self.publish("audit", None)
         watched(comparison.order)
-        replica.nulls.betrayed = False  # what was believed has been read
+        replica.nulls.betrayed = False  # the believed state was read
         self._left = replica.undecided
         lost = len(comparison.lost)
         detail = {"rows": comparison.seen, "differing": lost, "seconds": took(), "began": began}
@@ -557,7 +558,7 @@ class Passes:
         return Proof(comparison.began, took(), differing, sent=comparison.sent)
 
     def _suspect(self, replica: Replica, lost: Collection[Key]) -> None:
-        """These rows differed for no reason that is known here: soon it is drift."""
+        """Record rows that differed for an unknown reason: without an explanation they become drift."""
         if lost:
             due = self.now + LATENESS
             for key in lost:
@@ -565,7 +566,7 @@ class Passes:
             self.verdicts.append(due)
 
     def judge_audit(self, replica: Replica) -> bool:
-        """What an audit mended and no change has explained in time was drift; True: there is some."""
+        """Count repaired differences without an explaining change as drift; return whether there are any."""
         if self.verdicts and not replica.suspects:
             self.verdicts.clear()
             self._emit(Told("explained"))
@@ -581,7 +582,7 @@ class Passes:
         return drifted > 0
 
     def order(self, replica: Replica, window: Window) -> Flow:
-        """Fill the window again, or ask for the order that only the server knows."""
+        """Refill the window, or request the order that only the server knows."""
         took = self._stopwatch()
         window.stale = False
         if window.limit is None:
@@ -615,13 +616,13 @@ class Passes:
         return done
 
     def _rank(self, keys: Sequence[Key]) -> None:
-        """Tell the server's order, if these keys are in it and it cannot be known here."""
+        """Report the server's order, if it contains these keys and cannot be computed here."""
         window = None if self.replica is None else self.replica.window
         if window is not None and not window.sortable:
             self._emit(Ranked(keys))
 
     def refetch(self, replica: Replica) -> Flow:
-        """Read the rows that only a read can tell."""
+        """Read the rows whose state only a read can decide."""
         keys = [key for key, at in replica.wanted.items() if at <= self.now]
         for key in keys:
             del replica.wanted[key]
@@ -647,7 +648,7 @@ class Passes:
             self._suspect(replica, lost)
 
     def publish(self, cause: Cause, commit_time: float | None) -> None:
-        """Tell that the table changed, if it did."""
+        """Report that the table changed, if it did."""
         replica = self.replica
         if replica is not None and replica.dirty:
             self._emit(Published(cause, replica.take(), commit_time))
@@ -658,7 +659,7 @@ class Passes:
 
 
 def _described(columns: Iterable[Column], known: Schema) -> tuple[Column, ...]:
-    """``columns`` as a change names them, with what is known of those that have stayed."""
+    """Return ``columns`` as named by a change, with the known properties of those that stayed."""
     before = {one.name: one for one in known.columns}
     return tuple(
         before[one.name]

@@ -1,8 +1,8 @@
 """Reading the whole table, page by page: the first load, and the comparison of all rows.
 
-Flows (``sync/table/flows.py``): they yield queries and are sent what these brought. A load collects a new
-table beside the one that is seen and commits it as one (promise 2); a scan compares every page with
-what is here, and at its end knows what differs and what is gone (promises 3, 4, 10).
+Flows (``sync/table/flows.py``): they yield queries and receive the answers. A load collects a new table
+beside the visible one and commits it as one change (promise 2); a scan compares every page with the rows
+here, and at its end knows the differing and the deleted rows (promises 3, 4, 10).
 """
 
 from __future__ import annotations
@@ -40,70 +40,69 @@ from notebook_rt.sync.table.window import Window
 
 Steps: TypeAlias = Generator[Ask, Sequence[Read], None]
 DIGEST_FROM: Final = 3
-"""Pages that a table must have before it is compared by a hash."""
+"""Number of pages from which a table is compared by a hash."""
 COUNT_ROWS: Final = 200_000
-"""Rows that are counted in one request, at first: 20 ms for a server at rest."""
+"""Initial number of rows counted in one request: 20 ms for an idle server."""
 SAMPLE: Final = 100
-"""Rows that show whether a table that was kept is of the same database."""
+"""Number of rows that show whether a stored table belongs to the same database."""
 READS_AT_ONCE: Final = 4
-"""Requests by key under way at a time."""
+"""Number of concurrent requests by key."""
 
 
 class Beginning(msgspec.Struct, frozen=True):
-    """What shows where to cut a whole table, as it was some time before: nothing of it counts as read."""
+    """Earlier information on where to cut a whole table into ranges; none of it counts as read."""
 
     first: Read
     """The first page, or its keys."""
     last: Sequence[WireRow] | None = None
-    """The last key, where it was asked for."""
+    """The last key, if it was requested."""
 
 
 class Paging(msgspec.Struct):
-    """How this server cuts pages: it may give fewer rows than asked, without saying so."""
+    """How this server cuts pages: it may return fewer rows than requested without reporting it."""
 
     size: int
     at_once: int = 1
-    """The most pages to ask for at a time."""
+    """Maximum number of concurrent page requests."""
     cap: int | None = None
-    """The most it gives, once known."""
+    """Its maximum number of rows, once known."""
     xmin: bool = True
-    """Whether it lets ``xmin`` through, as far as is known."""
+    """Whether it allows to select ``xmin``, as far as is known."""
     digest: bool | None = None
-    """Whether it has our SQL functions; None: not known."""
+    """Whether it has our SQL functions; None: unknown."""
     proves_later: bool = False
-    """Whether what the comparison under way has read so far is no proof yet, so that no gap that opens now
-    makes it begin again."""
+    """Whether the current comparison has proven nothing yet, so that a gap does not restart it."""
     runs: bool = True
-    """Whether it takes filters on ``xmin``, as far as is known."""
+    """Whether it accepts filters on ``xmin``, as far as is known."""
     count: bool = True
-    """Whether the first page of a pass may ask for the count."""
+    """Whether the first page of a pass may request the count."""
     count_rows: int = COUNT_ROWS
-    """Rows that are counted in one request; fewer where that has taken too long."""
+    """Rows counted in one request; fewer after a slow answer."""
     digest_rows: int = DIGEST_ROWS
-    """Rows that are hashed in one request; fewer where that has taken too long."""
+    """Rows hashed in one request; fewer after a slow answer."""
     most: int = MAX_ROWS
-    """Rows that a pass reads before it is given up (``Options.max_rows``)."""
+    """Maximum rows of a pass before it fails (``Options.max_rows``)."""
     came: int = 0
-    """Rows that have come in the latest pass, in whatever order."""
+    """Rows received in the latest pass, in any order."""
     hashes: Hashes = msgspec.field(default_factory=Hashes)
-    """What is hashed here, for the comparison that begins again where one was stopped."""
+    """The hashes computed here, for a comparison that restarts after a stop."""
     beginning: Beginning | None = None
-    """What the latest pass that reads several pages at a time has begun with."""
+    """The beginning of the latest pass that reads several pages at a time."""
 
     @property
     def rows(self) -> int:
-        """How many rows a full page has."""
+        """The number of rows of a full page."""
         return self.size if self.cap is None else min(self.size, self.cap)
 
     def smaller(self, rows: int) -> None:
-        """``rows`` were too many for one answer: ask for half as many from now on."""
+        """Request half as many rows from now on, because ``rows`` were too many for one answer."""
         self.size = max(SMALLEST, rows // 2)
 
     def is_last(self, page: Page, before: int, asked: int | None = None) -> bool:
-        """Whether nothing comes after ``page``, which had ``before`` rows before it.
+        """Return whether ``page``, with ``before`` rows before it, is the last one.
 
-        A short page is the end only if a full one was seen as long as was asked; else the count
-        decides, and without a count, an empty page.
+        A short page is the end only if a page of the requested length was received before; otherwise the
+        count decides, and without a count, an empty page.
         """
         got = len(page.rows)
         wanted = self.size if asked is None else asked
@@ -120,7 +119,7 @@ class Paging(msgspec.Struct):
         return page.count is not None and before + got >= page.count
 
     def check(self, reads: Reads, got: int, before: Row | None, after: Row) -> None:
-        """Raise if pages do not come to an end: ``got`` rows, the last of them ``after``."""
+        """Raise if the pages do not end: ``got`` rows, the last of them ``after``."""
         spec, self.came = reads.spec, got
         if got > self.most:
             reason = (
@@ -143,10 +142,10 @@ def each_page(
     estimate: int | None = None,
     beginning: Beginning | None = None,
 ) -> Steps:
-    """Read all pages and hand each to ``take``, while others are on their way.
+    """Read all pages and pass each to ``take``, while other requests are in flight.
 
-    By key, several at a time (``ranges.py``), at once where ``beginning`` shows how; or
-    in the order of ``window``, one after the other, and no more rows than it keeps.
+    The pages are read by key, several at a time (``ranges.py``), at once if ``beginning`` shows how to cut
+    them; or in the order of ``window``, one after the other, and only its rows.
     """
     order = reads.by_key() if window is None else window.order
     most = None if window is None else window.size
@@ -167,7 +166,7 @@ def each_page(
             columns=columns,
             limit=paging.rows,
             most=paging.at_once,
-            total=None if total is None else max(total, got + 1),  # a full page came
+            total=None if total is None else max(total, got + 1),  # a full page was received
             last=begins.last,
             take=take,
             check=partial(paging.check, reads),
@@ -244,12 +243,12 @@ def load(
     progress: Callable[[int, int | None], None],
     beginning: Beginning | None = None,
 ) -> Generator[Ask, Sequence[Read], Read]:
-    """Collect the whole table into the new ``into``, shown at once when it is committed.
+    """Collect the whole table into the new ``into``, which becomes visible when it is committed.
 
-    Returns the read that stands for all: sent first, answered last.
+    Returns a read that represents all: sent with the first, answered with the last.
 
-    Pages that are read at a time may overlap where rows come or go between two looks at the index
-    (``ranges.py``). So a key that comes twice is blamed only where the pages come one by one.
+    Pages that are read concurrently may overlap if rows are inserted or deleted between two looks at the
+    index (``ranges.py``). A duplicate key is therefore an error only if pages are read one by one.
     """
     yield from each_has_a_key(replica, reads)
     try:
@@ -262,7 +261,7 @@ def load(
 
 
 def each_has_a_key(replica: Replica, reads: Reads) -> Steps:
-    """Raise ``DuplicateKeyError`` where a row has a null in a key that was named: it is on no page."""
+    """Raise ``DuplicateKeyError`` if a row has a null in a named key: no page contains it."""
     query = reads.without_key()
     if query is None or replica.window_read is not None:
         return
@@ -317,7 +316,7 @@ def _load(
 
 
 def _same_keys(reads: Reads, page: Sequence[WireRow]) -> Exception:
-    """Why two rows have one key here: a float cannot tell their numbers apart, or it is no key."""
+    """Return why two rows have the same key: a float cannot distinguish them, or it is not a key."""
     spec, schema = reads.spec, reads.schema
     for name in schema.key:
         if kind(schema.types[name]) == "decimal" and schema.numeric == "float":
@@ -328,7 +327,7 @@ def _same_keys(reads: Reads, page: Sequence[WireRow]) -> Exception:
 
 
 def by_keys(reads: Reads, paging: Paging, keys: Sequence[Key], into: Comparison) -> Steps:
-    """Read rows by key, several requests at a time; a page cut short hides no row."""
+    """Read rows by key, with several concurrent requests; a short page hides no row."""
     left = list(dict.fromkeys(keys))
     while left:
         asks = reads.with_xmin(paging.xmin)
@@ -339,7 +338,7 @@ def by_keys(reads: Reads, paging: Paging, keys: Sequence[Key], into: Comparison)
             page = read.page
             if page.count is not None and len(page.rows) < page.count:
                 paging.cap = max(len(page.rows), 1)
-                continue  # asked again, for fewer
+                continue  # requested again, for fewer
             into.by_key(asked, read)
             left = left[len(asked) :] if left[: len(asked)] == asked else _without(left, asked)
 
@@ -352,7 +351,7 @@ def _without(keys: Sequence[Key], gone: Sequence[Key]) -> list[Key]:
 def by_digest(
     replica: Replica, reads: Reads, paging: Paging, into: Comparison, *, likely: bool = False
 ) -> Generator[Ask, Sequence[Read], bool]:
-    """Compare a large table by hash, if that can be; False: it cannot. ``likely``: that it differs."""
+    """Compare a large table by hash; return False if that is impossible. ``likely``: it probably differs."""
     smallest = DIGEST_FROM * paging.rows
     large = len(replica.rows) >= smallest
     if paging.digest is False or not (large and Digest(replica).possible):
@@ -383,7 +382,7 @@ def by_digest(
 def by_runs(
     replica: Replica, reads: Reads, paging: Paging, into: Comparison
 ) -> Generator[Ask, Sequence[Read], bool]:
-    """Compare a large table by what is as it was, and counts, if that can be; False: it cannot."""
+    """Compare a large table by unchanged versions and counts; return False if that is impossible."""
     large = len(replica.rows) >= DIGEST_FROM * paging.rows
     if not (paging.runs and large and are_possible(replica)):
         return False
@@ -397,7 +396,7 @@ def by_runs(
 def _by_runs(
     replica: Replica, reads: Reads, paging: Paging, into: Comparison
 ) -> Generator[Ask, Sequence[Read], bool]:
-    if paging.cap is None:  # else a page cut short would hide rows
+    if paging.cap is None:  # otherwise a short page would hide rows
         try:
             (first,) = yield [_first_keys(reads, paging)]
         except ReadRefusedError:  # the pages are asked for as it can bear them
@@ -441,7 +440,7 @@ def _by_runs(
 
 
 def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> Steps:
-    """Compare all rows with what is here: by ``xmin`` where that says enough, else row by row."""
+    """Compare all rows with those here: by ``xmin`` if that suffices, else row by row."""
     window = replica.window_read
     by_version = paging.xmin and are_worth_asking(replica, reads, paging.rows)
     yield from each_has_a_key(replica, reads)
@@ -459,9 +458,9 @@ def scan(replica: Replica, reads: Reads, paging: Paging, into: Comparison) -> St
 
 
 def are_worth_asking(replica: Replica, reads: Reads, page_rows: int) -> bool:
-    """Whether pages of versions, and the rows by key of which none is known, cost less than pages of rows.
+    """Return whether pages of versions, plus reads of rows with unknown ones, cost less than pages of rows.
 
-    So they do while those rows take no more than a quarter as many requests as the pages.
+    That is so while those rows need at most a quarter as many requests as the pages.
     """
     rows = len(replica.rows)
     if rows <= page_rows:
@@ -472,8 +471,8 @@ def are_worth_asking(replica: Replica, reads: Reads, page_rows: int) -> bool:
 
 
 def glance(replica: Replica, reads: Reads, paging: Paging) -> Steps:
-    """Look at one whole row: hashes and versions do not show that a column came or went, nor, versions,
-    that it was made anew.
+    """Read one whole row: hashes and versions do not reveal an added or dropped column, and versions do not
+    reveal that a column was created again.
     """
     if len(replica.rows) > paging.rows:
         one = reads.with_xmin(paging.xmin).page(reads.by_key(), None, limit=1)
@@ -489,7 +488,7 @@ def glance(replica: Replica, reads: Reads, paging: Paging) -> Steps:
 
 
 def _doubt_versions(replica: Replica, page: Sequence[WireRow]) -> None:
-    """Forget all versions, if one of these rows differs from that of its version here."""
+    """Forget all versions if one of these rows differs from the row with the same version here."""
     theirs = dict(zip(replica.keys_of(page), page, strict=True))
     others = [key for key, _ in replica.rows.differing(page)]
     if any(replica.versions.is_same(key, theirs[key].get("xmin")) for key in others):
@@ -497,11 +496,11 @@ def _doubt_versions(replica: Replica, page: Sequence[WireRow]) -> None:
 
 
 def try_out(replica: Replica, reads: Reads, paging: Paging) -> Steps:
-    """Learn in one round trip what a comparison of rows that were kept needs to know of the server.
+    """Find out in one round trip what a comparison of stored rows needs to know about the server.
 
-    Whether it lets ``xmin`` through, and whether the versions here are of its rows: a database that was
-    made anew counts its transactions anew, too; then rows have versions that they had, and other values.
-    Of a large table besides whether it has our SQL, and how many rows it gives at a time.
+    This is whether it allows ``xmin``, and whether the versions here belong to its rows: a recreated database
+    numbers its transactions from the start, so rows can have the same versions with other values. For a large
+    table it is also whether the server has our SQL, and how many rows it returns at a time.
     """
     if not paging.xmin:
         return
@@ -533,7 +532,7 @@ def try_out(replica: Replica, reads: Reads, paging: Paging) -> Steps:
 
 
 def _first_keys(reads: Reads, paging: Paging) -> Query:
-    """The first page of keys: it shows how many rows the server gives at a time."""
+    """Read the first page of keys, which shows how many rows the server returns at a time."""
     counted: Count = "estimated" if paging.count else None
     return reads.page(reads.by_key(), columns=(), count=counted)
 
@@ -541,7 +540,7 @@ def _first_keys(reads: Reads, paging: Paging) -> Query:
 def ranks(replica: Replica, reads: Reads, paging: Paging, keys: list[Key]) -> Steps:
     """Read all keys in the order that only the server knows."""
     window = replica.window
-    assert window is not None  # asked only for an ordered table
+    assert window is not None  # called only for an ordered table
 
     def take(read: Read) -> None:
         keys.extend(reads.schema.keys_of(read.page.rows))

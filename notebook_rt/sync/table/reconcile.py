@@ -1,9 +1,9 @@
-"""Closing a gap (promise 3), and polling, which is the same (promise 10).
+"""Closing a gap (promise 3), and polling, which works the same way (promise 10).
 
-With a believed watermark only what changed is read: rows from the cursor on, by time and key; then
-the keys that are gone are found by counting. Counting proves something only if no row came or went
-between the reads: then what is here is a superset of the server's keys, and equal numbers mean equal
-sets. Without a watermark, or where the numbers differ, all keys are compared.
+With a trusted watermark only changed rows are read: rows from the cursor on, by time and key; then
+deleted keys are found by counting. Counting proves something only if no row was inserted or deleted
+between the reads: then the keys here are a superset of the server's, and equal counts mean equal
+sets. Without a watermark, or if the counts differ, all keys are compared.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from notebook_rt.sync.table.restored import goes_on
 from notebook_rt.sync.table.watermark import OVERLAP
 
 COUNT_TRIES: Final = 3
-"""How often counting is tried while rows come and go, before keys are compared."""
+"""Number of attempts to count while rows are inserted and deleted, before keys are compared."""
 
 
 class Reconciliation:
-    """One pass over what may have been lost since ``since`` (server time; None: everything)."""
+    """One pass over the changes that may have been lost since ``since`` (server time; None: all)."""
 
     def __init__(
         self,
@@ -46,21 +46,21 @@ class Reconciliation:
         self.paging = paging
         self.since = since
         self.brief = brief
-        """A poll: the next one mends what counting could not prove."""
+        """Whether this is a poll: the next one repairs what counting could not prove."""
         self.warm = warm
-        """The rows are those of an earlier kernel: where a hash proves all of them, it is asked first, and
-        a watermark that no change was seen to move is not believed."""
+        """Whether the rows are those of an earlier kernel: a hash that can prove all of them is requested
+        first, and a watermark that no observed change has moved is not trusted."""
         self.method = ""
         self.differing = 0
         self.order: list[Key] = []
-        """The keys as the last scan read them."""
+        """The keys read by the last scan."""
         self.proven_at: float | None = None
-        """Server time before which nothing is missing, once done."""
+        """Server time before which no change is missing, once done."""
         self.sent: int | None = None
-        """The moment since when everything was compared; None: not everything was."""
+        """The moment since which all rows were compared; None: not all were."""
 
     def steps(self, now: Callable[[], float]) -> Steps:
-        """The flow. ``now`` is asked whenever something is applied."""
+        """Return the flow. ``now`` is called whenever changes are applied."""
         if self.warm:
             yield from try_out(self.replica, self.reads, self.paging)
         small = len(self.replica.rows) <= self.paging.rows // 2
@@ -104,11 +104,10 @@ class Reconciliation:
         yield from self._everything(now)
 
     def _count(self) -> Generator[Ask, Sequence[Read], int | None]:
-        """How many rows there are, counted by ranges of the keys that are here, several at a time;
-        None: the server does not say.
+        """Count the rows by ranges of the keys here, several at a time; None: the server gives no count.
 
-        No estimate would do: what equal numbers prove, nearly equal ones do not. And as with one count,
-        each range has no key that is not here, so that equal sums are equal ranges.
+        An estimate would not do, because only equal counts prove equal sets. As with a single count, each
+        range contains no key that is not here, so equal sums mean equal ranges.
         """
         while True:
             edges = self._edges(self.paging.count_rows)
@@ -128,9 +127,9 @@ class Reconciliation:
                 return there
 
     def _edges(self, rows: int) -> list[list[tuple[str, str]]]:
-        """What limits ranges of about so many rows each, which are all rows together.
+        """Return the bounds of ranges of about this many rows each, which together cover all rows.
 
-        A key of several columns is divided by its first one.
+        A composite key is divided by its first column.
         """
         name, reads = self.replica.schema.key[0], self.reads
         return [
@@ -146,14 +145,14 @@ class Reconciliation:
         return len(self.replica.schema.key) == 1 and self.replica.is_sorted
 
     def _worth_searching(self, missing: int) -> bool:
-        """Whether halving finds ``missing`` keys with fewer reads than comparing all of them."""
+        """Return whether bisection finds ``missing`` keys with fewer reads than a comparison of all."""
         pages = len(self.replica.rows) / self.paging.rows
         return self._has_sorted_key and pages > 1 and missing * (log2(pages) + 2) < pages
 
     def _find_gone(self, missing: int, now: Callable[[], float]) -> Steps:
-        """Halve the range of keys where the server counts fewer, down to a page, and compare that.
+        """Bisect the range of keys in which the server counts fewer, down to a page, and compare that page.
 
-        Rows that come and go meanwhile mislead this; the count that follows finds out.
+        Rows that are inserted and deleted meanwhile mislead this; the following count detects it.
         """
         replica, reads, page_rows = self.replica, self.reads, self.paging.rows
         name = replica.schema.key[0]
@@ -214,16 +213,16 @@ class Reconciliation:
     def _goes_on(
         self, changed: Set[Key], now: Callable[[], float]
     ) -> Generator[Ask, Sequence[Read], bool]:
-        """Whether the watermark tells all that changed, as it does not of an older database."""
+        """Whether the watermark reveals all changes, which is not so after a restore of an older database."""
         if (yield from goes_on(self.replica, self.reads, self.paging, changed, now)):
             return True
-        self.replica.versions.clear()  # transactions are counted anew, too
+        self.replica.versions.clear()  # transaction numbers start again, too
         return False
 
     def _changed(
         self, since: float, now: Callable[[], float], changed: set[Key]
     ) -> Generator[Ask, Sequence[Read], float]:
-        """Take the rows changed from ``since`` on, and note their keys; returns the server time of the
+        """Take the rows changed since ``since`` and record their keys; return the server time of the
         first read.
         """
         column = self.replica.watermark.column

@@ -1,14 +1,14 @@
-"""The server's rows as far as they are known here, and how reads and changes alter them.
+"""The known rows of the server, and the effects of reads and changes on them.
 
-In go changes (in the order they came) and reads; out go ``Op``s to ``Rows``, and the keys whose row
-must be read because nothing else can tell. Keeps promises 5 (events patch), 6 (no going back in
-time) and 7 (a filtered table is the filtered table).
+In: changes (in order of arrival) and reads. Out: ``Op``s for ``Rows``, and the keys of rows that
+must be read because nothing else can decide their state. Implements promises 5 (events patch), 6 (no going
+back in time) and 7 (a filtered table is the filtered table).
 
-A change that cannot be applied with certainty is *held*: it may be older than the row that was read
-last, its values may be lossy, or whether it matches the filter only the server knows. The key is
-then wanted: read at once, and again after pauses that double, as long as reads do not show it; if it
-goes on changing, what is held is let go as soon as a change comes that is certainly newer than the
-read. Once a read shows a row as a change of this join tells it, the next change is shown as it comes.
+A change that cannot be applied with certainty is *held*: it may be older than the row read last, its values
+may be lossy, or only the server can evaluate the filter for it. The row is then requested: it is read at
+once, and again after doubling pauses until a read contains the change. If the row keeps changing, held
+changes are dropped as soon as a change arrives that is certainly newer than the read. Once a read returns a
+row as a change of this join describes it, the next change is applied directly.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ from notebook_rt.sync.table.window import COUNTED_MOST, Alike, Window
 
 _WITH_NAN: Final = ("float", "decimal")
 EDGE_SAMPLE: Final = 16
-"""Of so many keys for each range the bounds of ranges are chosen."""
+"""Number of keys per range from which the bounds of ranges are chosen."""
 
 
 class Held(NamedTuple):
-    """A change that waits to be understood."""
+    """A held change."""
 
     moment: int
-    """Of its arrival."""
+    """The moment of its arrival."""
     change: Change
     unseen_until: float
     """Monotonic seconds: a read sent before then may not see it."""
 
 
 class Replica:
-    """One table's server rows. ``rows`` is None until the first load."""
+    """The server's rows of one table. ``rows`` is None until the first load."""
 
     def __init__(
         self,
@@ -63,50 +63,50 @@ class Replica:
     ) -> None:
         self.spec = spec
         self.schema = schema
-        """What is kept: the projection with its key, order and version columns."""
+        """The schema of the rows: the projection with its key, order and version columns."""
         self.known = known
         """All columns of the server's table."""
         self.horizon = horizon
         self.versions = Versions()
         self.watermark = Watermark(spec.watermark, schema)
         self.window = Window(spec, schema) if spec.order or spec.limit is not None else None
-        """The order, and which rows of it are kept."""
+        """The order, and the part of it that is kept."""
         self.wanted: dict[Key, float] = {}
-        """Keys whose row must be read, and when (monotonic)."""
+        """Keys of rows that must be read, with the (monotonic) time."""
         self.being_read: Sequence[Key] = ()
-        """Keys whose row is being read for that."""
+        """Keys of rows that are being read for that."""
         self.suspects: dict[Key, float] = {}
-        """Rows that an audit found to differ, and when (monotonic) that was drift: a change that
-        still comes says it was only late."""
+        """Rows that differed in an audit, with the (monotonic) time at which that counts as drift: a change
+        that arrives before shows that it was only late."""
         self.want_changes = False
         self.published: Sequence[RowChange] | None = None
         self.dirty = False
-        """Whether anything was applied since the last ``take``."""
+        """Whether a change was applied since the last ``take``."""
         self.gapless = True
-        """Whether nothing can have been lost, as far as is known."""
+        """Whether no change can have been lost, as far as is known."""
         self._whole_in_gap: set[Key] = set()
-        """Keys whose whole row was told since the last gap opened."""
+        """Keys whose whole row was received since the last gap opened."""
         self.overtaken: list[tuple[float, float]] = []
-        """When changes were committed of which only later ones were applied, and when those were."""
+        """Commit times of changes that were replaced by later ones, and the times of those."""
         self.keys_moved = 0
-        """Grows whenever a key comes or goes."""
+        """A counter that increases whenever a key is added or removed."""
         self.schema_moved = False
-        """Whether a row showed columns that are not the known ones."""
+        """Whether a row contained unknown columns."""
         self.names_are_new = False
-        """Whether they are others than those that were shown before."""
+        """Whether these differ from the unknown columns seen before."""
         self._names_shown: set[frozenset[str]] = set()
         self.emptied_by_deletion = False
-        """Of a table without a row: whether the row that left last is known to have been deleted."""
+        """For an empty table: whether the last row is known to have been deleted."""
         self._left_last: Key | None = None
-        """The row that a read last found gone; what tells of its deletion may be late."""
+        """The row that a read last found missing; the change that deletes it may be late."""
         self.key_doubted = False
-        """Whether several rows had one key, and the key was learnt again since."""
+        """Whether several rows had the same key, and the key was loaded again since."""
         self.moved_to: tuple[Column, ...] | None = None
-        """The columns that a change showed, where they are not the known ones."""
+        """The columns named by a change, if they differ from the known ones."""
         self._last_columns: tuple[Column, ...] | None = None
         self._names = set(known.types)
         self._odd: set[str] = set()
-        """Columns that have shown values which do not fit their type."""
+        """Columns that have contained values that do not fit their type."""
         self._rows: Rows | None = None
         self._pending: list[Op] = []
         self._told: list[Key] = []
@@ -115,10 +115,10 @@ class Replica:
         self._indexed = 0
         self._held: dict[Key, list[Held]] = {}
         self._fetched: dict[Key, tuple[float, float]] = {}
-        """When a key was last read by itself, and the pause until it may be read again."""
+        """The time of the last read of a single key, and the pause until the next."""
         self._reader = ChangeReader(spec, schema, complete=complete)
         self._unbounded = not spec.filter and self.window_read is None
-        """Whether every row of the server's table is one of this."""
+        """Whether every row of the server's table belongs to this one."""
         self._width = len(schema.types)
         self.nulls = self._reader.nulls
 
@@ -138,7 +138,7 @@ class Replica:
 
     @property
     def complete(self) -> bool:
-        """Whether all columns of the server's table are known; if not, no row of it is here."""
+        """Whether all columns of the server's table are known; if not, there is no row."""
         return self._reader.complete
 
     @complete.setter
@@ -150,7 +150,7 @@ class Replica:
         return self._rows is not None
 
     def apply(self, ops: Sequence[Op]) -> None:
-        """Change the rows; remembers what changed until ``take``."""
+        """Change the rows and remember the changes until ``take``."""
         if ops:
             rows = self.rows
             before = len(rows)
@@ -161,14 +161,14 @@ class Replica:
             self.dirty = True
             if self.window is not None:
                 self.window.look(len(rows))
-            if rows.pending_keys:  # what was ignored as older may have been later: a read tells
+            if rows.pending_keys:  # an ignored change may have been later: a read decides
                 for op in ops:
                     if op.key in rows.pending_keys:
                         self.horizon.unfollow(op.key)
                         self.want(op.key, self.horizon.now)
 
     def _apply(self, ops: Sequence[Op]) -> Sequence[RowChange]:
-        """Change the rows, and look whether the server must say where one belongs."""
+        """Change the rows, and check whether only the server knows the position of one."""
         rows, window = self.rows, self.window
         if window is None or window.sortable:
             return rows.apply(ops, want_changes=self.want_changes)
@@ -189,7 +189,7 @@ class Replica:
 
     @property
     def waiting_since(self) -> float | None:
-        """When the change came that has waited longest to be understood; None: none waits."""
+        """The arrival time of the oldest held change; None if there is none."""
         oldest = next(iter(self._held.values()), None)
         return None if not oldest else oldest[0].unseen_until - self.horizon.options.visible_within
 
@@ -200,7 +200,7 @@ class Replica:
         return window if window is not None and window.limit is not None else None
 
     def keeps(self, key: Key, row: Row, before: Sequence[Op] = ()) -> bool:
-        """Whether a row that was read by its key belongs to the window, as far as is known."""
+        """Return whether a row that was read by its key belongs to the window, as far as is known."""
         window = self.window_read
         held = True if window is None else window.holds(row)
         if held is None and window is not None:
@@ -214,7 +214,7 @@ class Replica:
         return bool(held)
 
     def is_alike_edge(self, key: Key, row: Row) -> bool:
-        """Whether only the window, read again, tells that ``row``, which is not here, belongs to it."""
+        """Return whether only a new read of the window can decide whether ``row`` belongs to it."""
         window = self.window_read
         if window is None or key in self.rows or window.holds(row) is not None:
             return False
@@ -222,14 +222,14 @@ class Replica:
         return True
 
     def take(self) -> Sequence[RowChange]:
-        """What changed since the last time."""
+        """Return the changes since the last call."""
         taken, self.published, self.dirty = self.published, None, False
         return [] if taken is None else taken
 
     # Changes ------------------------------------------------------------------------------------
 
     def receive(self, changes: Iterable[Change], now: float) -> None:
-        """Apply changes, in order, as one; those before an unreadable one too."""
+        """Apply changes in order as one batch, including those before an unreadable one."""
         horizon, believed, reader = self.horizon, self.watermark, self._reader
         try:
             for change in changes:
@@ -248,7 +248,7 @@ class Replica:
             self._flush()
 
     def receive_logged(self, changes: Iterable[tuple[Key, Change] | Emptied], now: float) -> None:
-        """Apply changes out of the log as one."""
+        """Apply changes from the log as one batch."""
         self.watermark.believed = False  # nothing shows whether a change moved it to its own time
         for one in changes:
             if isinstance(one, Emptied):
@@ -262,7 +262,7 @@ class Replica:
         self._flush()
 
     def _is_news(self, change: Change, key: Key) -> bool:
-        """Whether a change that is told now is certainly newer than every read of ``key``."""
+        """Return whether a change received now is certainly newer than every read of ``key``."""
         if change.exact:
             return self.horizon.is_next(key)
         return self.horizon.is_news(key, change.commit_time)
@@ -290,7 +290,7 @@ class Replica:
             self._whole_in_gap.add(key)
 
     def gap_opens(self) -> None:
-        """Something may have been lost: what a change does not tell of a row may have changed."""
+        """Record that changes may have been lost: columns missing in a later change may have changed."""
         self.gapless = False
         self._whole_in_gap.clear()
 
@@ -305,7 +305,7 @@ class Replica:
             self.apply(pending)
 
     def _row(self, key: Key, before: Sequence[Op] = ()) -> dict[str, Any] | None:
-        """The row as it is, with the change ``before``, not yet applied, laid over it."""
+        """Return the row with the unapplied operations ``before`` applied."""
         self._flush()
         row = self.rows.get(key)
         for op in before:
@@ -338,7 +338,7 @@ class Replica:
             self.horizon.caught_up(key)
         if not news and self._agrees(change, key):
             tells_all = change.kind == "DELETE" or self._reader.says_all(change)
-            if tells_all:  # what is held came before it
+            if tells_all:  # held changes arrived before it
                 self.horizon.agreed(key, _order_of(change))
                 self._drop_held(key, change)
                 self.horizon.follow(key)
@@ -355,13 +355,13 @@ class Replica:
         self._applied(key, change)
 
     def _overtake(self, times: Sequence[float | None]) -> None:
-        """Of changes of a row, committed at these times, none but the last was applied."""
+        """Record that of changes of a row with these commit times only the last was applied."""
         known = [at for at in times if at is not None]
         if len(times) > 1 and known:
             self.overtaken.append((min(known), max(known)))
 
     def _drop_held(self, key: Key, change: Change) -> None:
-        """What is held of a row came before ``change``, which says what the row is."""
+        """Drop held changes of a row, because ``change`` is later and contains the row."""
         held = self._held.pop(key, ())
         self._overtake([*(one.change.commit_time for one in held), change.commit_time])
 
@@ -371,13 +371,13 @@ class Replica:
         self.want(key, now + (self.horizon.options.companion_delay if narrow else 0.0))
 
     def want(self, key: Key, at: float) -> None:
-        """Ask for ``key``'s row, not before ``at``."""
+        """Request the row of ``key``, not before ``at``."""
         read_at, pause = self._fetched.get(key, (float("-inf"), 0.0))
         due = max(at, read_at + pause)
         self.wanted[key] = min(due, self.wanted.get(key, float("inf")))
 
     def _replay(self, changes: Sequence[Change], key: Key) -> list[Op] | None:
-        """All of ``changes`` as one, if that needs no read: from the last one that says all."""
+        """Return the effect of all ``changes``, from the last one with the whole row; None: a read is needed."""
         start = 0
         for place, change in enumerate(changes):
             whole = change.kind == "DELETE" or self._reader.is_whole(change)
@@ -392,12 +392,12 @@ class Replica:
         return ops
 
     def _ops(self, change: Change, key: Key, before: Sequence[Op] = ()) -> list[Op] | None:
-        """What ``change`` does, once ``before`` is done; None: only a read can tell."""
+        """Return the effect of ``change`` after ``before``; None if only a read can decide."""
         if change.kind == "DELETE":
             return self._end(key, before, change.commit_time)
         record = change.record or {}
         if change.columns is not self._last_columns and not self._reader.is_narrow(change):
-            self._look_at_columns(change.columns)  # also where a read has to tell the values
+            self._look_at_columns(change.columns)  # also if the values must be read
         if change.errors or self._reader.lossy(change):
             return None
         row = self.schema.decode(record, "socket")
@@ -412,20 +412,18 @@ class Replica:
             return None
         if not verdict:
             return self._end(key, before, change.commit_time)
-        if narrow:  # the full frame of the same change follows, if the table has other columns
+        if narrow:  # the full frame of the same change follows if the table has other columns
             return [] if self.complete else None
         if not whole and not self._has(key, before):
             return None
         if not (whole or before or self.gapless or key in self._whole_in_gap):
-            return (
-                None  # the columns that it lacks are as they were, but perhaps not as they are here
-            )
+            return None  # missing columns are unchanged on the server, but may differ here
         if self.window_read is not None:
             return self._ops_in_window(key, row, before, change.commit_time)
         return [Upsert(key, row, change.commit_time)]
 
     def _end(self, key: Key, before: Sequence[Op], at: float | None) -> list[Op]:
-        """The row leaves, if it is here."""
+        """Remove the row, if it exists."""
         return [Delete(key, at)] if self._has(key, before) or key in self.rows.pending_keys else []
 
     def _ops_in_window(
@@ -442,7 +440,7 @@ class Replica:
         return self._end(key, before, at)
 
     def _agrees(self, change: Change, key: Key) -> bool:
-        """Whether the rows already are as ``change`` says, so that it says nothing."""
+        """Return whether the rows already equal ``change``, so that it has no effect."""
         mine = self._row(key)
         if change.kind == "DELETE":
             return mine is None
@@ -470,7 +468,7 @@ class Replica:
         *,
         vouched: bool,
     ) -> bool | None:
-        """Whether the changed row belongs to the table."""
+        """Return whether the changed row belongs to the table."""
         if not self.spec.filter:
             return True
         row: dict[str, Any] = self.known.decode(
@@ -484,7 +482,7 @@ class Replica:
         return matches
 
     def _look_at_columns(self, columns: tuple[Column, ...]) -> None:
-        """A whole frame names the table's columns as they are now, null and absent ones too."""
+        """Check the columns of a full frame, which names all current columns of the table."""
         self._last_columns = columns
         if self.spec.columns is not None or not columns:
             return
@@ -492,12 +490,12 @@ class Replica:
 
     @property
     def is_sorted(self) -> bool:
-        """Whether Python sorts the key's first column as the server does; a NaN has no place in its order."""
+        """Whether Python sorts the key's first column as the server does; NaN has no position in it."""
         pg_type = self.schema.types[self.schema.key[0]]
         return sortable(pg_type) and kind(pg_type) not in _WITH_NAN
 
     def some(self, every: int) -> Sequence[Key]:
-        """Keys from all over the table, one of so many."""
+        """Return a sample of the keys, one of every ``every``."""
         ints = self.rows.integers()
         return (
             list(islice(self.rows.keys(), 0, None, every))
@@ -506,9 +504,9 @@ class Replica:
         )
 
     def divided(self, rows: int) -> list[tuple[Any, Any]]:
-        """Ranges of about so many rows by the key's first column, which are all of its values together.
+        """Return ranges of about ``rows`` rows by the key's first column, which together cover all values.
 
-        Each from its first value to before its second; None: it has no such end.
+        Each includes its lower and excludes its upper bound; None: no bound.
         """
         parts = -(-len(self.rows) // rows)
         if parts < 2 or not self.is_sorted:
@@ -519,7 +517,7 @@ class Replica:
         return list(zip([None, *bounds], [*bounds, None], strict=True))
 
     def keys_of(self, page: Sequence[WireRow]) -> list[Key]:
-        """The keys of a page of undecoded rows; raises InexactKeyError where they are rounded."""
+        """Return the keys of a page of undecoded rows; raise InexactKeyError if they are rounded."""
         schema = self.schema
         for name in schema.key:
             if kind(schema.types[name]) == "decimal":
@@ -529,24 +527,24 @@ class Replica:
         return schema.keys_of(page)
 
     def look_at_page(self, page: Sequence[WireRow]) -> None:
-        """A page of whole rows names the columns too, and its values show some of their types."""
+        """Check the columns and types of a page of whole rows."""
         self.nulls.look(page)
         if not page:
             return
         self.look_at_names(page)
         types = self.known.types
         odd = {n for n, v in page[0].items() if n in types and not may_be_of(types[n], v)}
-        if odd - self._odd:  # once: what is learnt then of their types is all there is to know
+        if odd - self._odd:  # only once: nothing more can be found out about their types
             self._odd |= odd
             self.schema_moved = True
 
     def look_at_names(self, page: Sequence[WireRow]) -> None:
-        """The names that rows have are the table's columns.
+        """Take the column names of rows as the table's columns.
 
         Raises
         ------
         UnknownColumnsError
-            If the columns are not all known: no row is shown by half.
+            If not all columns are known: no row is shown in part.
         """
         if not page or self.spec.columns is not None:
             return
@@ -558,7 +556,7 @@ class Replica:
             raise UnknownColumnsError
 
     def names_more(self, change: Change) -> bool:
-        """Whether a change names columns of a table whose columns are not all known."""
+        """Return whether a change names columns of a table whose columns are not all known."""
         if self.complete or not change.columns or self._reader.is_narrow(change):
             return False
         if columns_differ(change.columns, self.known):
@@ -583,8 +581,8 @@ class Replica:
         now: float,
         xmin: object = None,
     ) -> Op | None:
-        """Take what ``read`` says of ``key``, of which ``mine`` is here (None: no such row); return
-        what it changes.
+        """Take the row of ``key`` from ``read``, with ``mine`` the row here (None: no such row); return
+        the changes.
         """
         held = self._held.get(key)
         if held is not None and row is not None:
@@ -602,7 +600,7 @@ class Replica:
             self.horizon.one(key, read, now, agrees=agrees, before=before)
         at = None
         if held is not None and len(held) == 1 and self._shows(row, held[0].change, key):
-            at = held[0].change.commit_time  # the read only tells what a change could not say
+            at = held[0].change.commit_time  # the read only adds what a change did not contain
         if self._let_go(key, row, read):
             self.horizon.follow(key)
         self.versions.note(key, xmin)
@@ -623,7 +621,7 @@ class Replica:
         return None
 
     def fetched(self, key: Key, now: float) -> None:
-        """``key`` has just been read by itself."""
+        """Record that ``key`` has just been read by itself."""
         options = self.horizon.options
         read_at, pause = self._fetched.get(key, (float("-inf"), 0.0))
         quiet = now - read_at > 2 * options.reread_max
@@ -634,15 +632,15 @@ class Replica:
             self._fetched = {k: one for k, one in self._fetched.items() if one[0] > late}
 
     def reread(self, keys: Iterable[Key], now: float) -> None:
-        """Look once more at what is still held of ``keys``, now that they were read."""
+        """Check the held changes of ``keys`` again after they were read."""
         for key in keys:
             for one in self._held.pop(key, ()):
                 self._receive(one.change, key, now, one.unseen_until)
         self._flush()
 
     def _let_go(self, key: Key, row: Row | None, read: Read) -> bool:
-        """What was held well before the read was sent is in it, or what it shows to be in it; and so
-        is all that came before what says the whole row. True: the row is as the last one says.
+        """Drop held changes that the read includes: those held well before it was sent, those that it shows,
+        and all before a change with the whole row. Return whether the row equals the last one.
         """
         held = self._held.get(key)
         if held is None:
@@ -669,22 +667,22 @@ class Replica:
         return follows
 
     def _shows(self, row: Row | None, change: Change, key: Key) -> bool:
-        """Whether a row that was read is as ``change`` says."""
+        """Return whether a row that was read equals ``change``."""
         if change.kind == "DELETE":
             return row is None
         record = change.record or {}
         if change.exact and change.errors:
-            return False  # its key alone says nothing of the row
+            return False  # a key alone says nothing about the row
         if row is None:
             return self._verdict(record, key, vouched=False) is False
         said = (self.schema.decode(record) if change.exact else self._reader.sure(record)).items()
         return all(equal(row[name], value) for name, value in said if name in row)  # else dropped
 
     def go_on(self, before: Replica, changes: Iterable[Change]) -> None:
-        """Go on from ``before``, which had other columns and to which these changes have come just now.
+        """Continue from ``before``, which had other columns and just received these changes.
 
-        They name the columns of then, and what was read may be older: a later reading tells. What was read
-        with a key that they do not have is later: the columns were altered after them.
+        The changes have the previous columns, and the rows read may be older: a later read decides. Rows read
+        with a key that the changes do not have are later: the columns were altered after the changes.
         """
         reader, key_names = self._reader, {*self.schema.key}
         for change in changes:
@@ -697,8 +695,8 @@ class Replica:
                 self.want(key, self.horizon.now)
 
     def show_as_before(self, key: Key, before: Replica, told: Row) -> None:
-        """What was shown of a row is not older than what was read; what it did not show is as it was told."""
-        if before.schema.key != self.schema.key:  # it told rows apart by another one
+        """Keep the visible values of a row, which are not older than the read; the others are as received."""
+        if before.schema.key != self.schema.key:  # it had another key
             return
         row, types = before.rows.get(key), before.schema.types
         same = [name for name, pg_type in self.schema.types.items() if types.get(name) == pg_type]
@@ -708,26 +706,26 @@ class Replica:
         self.apply([Delete(key) if row is None else Upsert(key, kept)])
 
     def is_held(self, key: Key) -> bool:
-        """Whether changes of ``key`` wait to be understood."""
+        """Return whether changes of ``key`` are held."""
         return key in self._held
 
     def is_open(self, key: Key) -> bool:
-        """Whether it is known already that ``key``'s row may be another: it is to be read."""
+        """Return whether the row of ``key`` is known to be in doubt and will be read."""
         return key in self._held or key in self.wanted
 
     @property
     def undecided(self) -> frozenset[Key]:
-        """The rows that are to be read, and are not proven by what was read before."""
+        """The keys of rows that must be read and are not proven by earlier reads."""
         return frozenset((*self._held, *self.wanted, *self.being_read))
 
     def held(self) -> list[Key]:
         return list(self._held)
 
     def told(self, key: Key) -> Row:
-        """What the latest change of ``key`` that is held tells of its row."""
+        """Return the row of the latest held change of ``key``."""
         return self.schema.decode(self._held[key][-1].change.record or {}, "socket")
 
 
 def _order_of(change: Change) -> float | None:
-    """The commit time, where it decides which is newer; the log has an order of its own."""
+    """Return the commit time if it decides the order; the log has its own order."""
     return None if change.exact else change.commit_time
