@@ -377,7 +377,7 @@ class Replica:
         self.wanted[key] = min(due, self.wanted.get(key, float("inf")))
 
     def _replay(self, changes: Sequence[Change], key: Key) -> list[Op] | None:
-        """Return the effect of all ``changes``, from the last one with the whole row; None: a read is needed."""
+        """Return the effect of all ``changes`` from the last whole row on; None: a read is needed."""
         start = 0
         for place, change in enumerate(changes):
             whole = change.kind == "DELETE" or self._reader.is_whole(change)
