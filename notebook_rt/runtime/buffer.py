@@ -1,8 +1,8 @@
-"""What happens to one table, in order, bounded, and handed on in batches.
+"""The events of one table, in order, bounded, and passed on in batches.
 
-In: changes and events, as the socket and REST bring them. Out: events for the table's machine; a
-burst costs one turn of the loop and not one a frame. A full buffer is a gap (promise 3), never a lost
-change without a word. Everything here runs on the loop thread.
+In: changes and events from the socket and REST. Out: events for the table's machine; a burst costs one turn
+of the loop instead of one per frame. A full buffer opens a gap (promise 3); a change is never lost silently.
+Everything here runs on the loop thread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _Message(msgspec.Struct, frozen=True):
 
 
 class Buffer:
-    """At most ``size`` items; ``feed`` is given up to ``batch`` of them in one turn of the loop."""
+    """A buffer of at most ``size`` items; ``feed`` receives up to ``batch`` of them per turn of the loop."""
 
     def __init__(self, size: int, batch: int, feed: Callable[[Event], None]) -> None:
         self._size = size
@@ -31,14 +31,14 @@ class Buffer:
         self._items: deque[Event | Change | _Message] = deque()
         self._draining = False
         self._overflow: Gap | None = None
-        """The gap that waits here; what is dropped before it is fed needs no other."""
+        """The waiting gap; changes dropped before it is fed need no other gap."""
 
     def __len__(self) -> int:
         return len(self._items)
 
     @property
     def oldest(self) -> float | None:
-        """Commit time of the change that is next, if one waits; from any thread."""
+        """The commit time of the next waiting change, if any; from any thread."""
         try:
             item = self._items[0]
         except IndexError:
@@ -48,17 +48,17 @@ class Buffer:
         return item.commit_time if isinstance(item, Change) else None
 
     def change(self, change: Change | None) -> None:
-        """A change; None where it could not be understood."""
+        """Add a change; None if it could not be decoded."""
         self._take(Gap("a change of an unknown kind") if change is None else change)
 
     def message(self, payload: object) -> None:
-        """A message of a broadcast log."""
+        """Add a message of a broadcast log."""
         self._take(_Message(payload))
 
     def _take(self, item: Event | Change | _Message) -> None:
         if len(self._items) >= self._size:
             if self._overflow is None:
-                # Events stay: an answer or a turn is given once. The gap makes up for the rest.
+                # Events are kept: an answer or a turn is sent only once. The gap makes up for the changes.
                 kept = [one for one in self._items if not isinstance(one, Change | _Message)]
                 self._items = deque(kept)
                 self._overflow = Gap("changes came faster than they could be applied")
@@ -82,22 +82,22 @@ class Buffer:
         self._overflow = None
 
     def flush(self) -> None:
-        """Feed now what has come."""
+        """Feed all items now."""
         while self._items:
             self._feed_batch()
 
     def _drain(self) -> None:
-        """Feed one batch of what came, in order; then let the loop look at the rest of the world."""
+        """Feed one batch in order, then let the loop handle other events."""
         try:
             self._feed_batch()
-        finally:  # whatever one event does, the next ones are fed
+        finally:  # the next events are fed even if one fails
             if self._items:
                 asyncio.get_running_loop().call_soon(self._drain)
             else:
                 self._draining = False
 
     def _feed_batch(self) -> None:
-        """Feed one batch of what came, in order."""
+        """Feed one batch in order."""
         budget = self._batch
         changes: list[Change] = []
         messages: list[object] = []
@@ -117,7 +117,7 @@ class Buffer:
         self._feed_all(changes, messages)
 
     def _feed_all(self, changes: list[Change], messages: list[object]) -> None:
-        """What came of both kinds; of one table only one kind counts at a time."""
+        """Return the waiting items of both kinds; a table uses one kind at a time."""
         if changes:
             self._feed(Received(changes[0]) if len(changes) == 1 else ReceivedMany(changes))
         if messages:

@@ -1,9 +1,9 @@
-"""What drives a live table or query: it feeds a machine with what happens, and carries out what that says.
+"""Drives a live table or query: feeds events to its machine and carries out the effects.
 
-A ``Driver`` is what a table's (``table.py``) and a query's (``query.py``) have in common. Everything runs on
-the loop thread; the user's thread reads ``table`` (which has a lock of its own) and the plain attributes,
-and waits with ``wait_ready``. What the socket (its ``Subscription``) and REST bring comes through one
-bounded ``Buffer``, in order.
+``Driver`` is the common base of the drivers of tables (``table.py``) and queries (``query.py``). Everything
+runs on the loop thread; the user's thread reads ``table`` (which has its own lock) and plain attributes, and
+waits with ``wait_ready``. Events of the socket (its ``Subscription``) and of REST pass through one bounded
+``Buffer``, in order.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ logger = logging.getLogger("notebook_rt")
 
 
 class Driver(Feed):
-    """See the module: its machine, its store, its listeners.
+    """The driver of one machine, with its store and listeners. See the module docstring.
 
-    ``topic`` names its channel. Made on any thread; ``start`` begins.
+    ``topic`` names its channel. Created on any thread; ``start`` starts it.
     """
 
     why_not_compared = ""
@@ -95,61 +95,61 @@ class Driver(Feed):
         self.services = services
         self.dtype_backend: Backend = dtype_backend
         self.drifted = 0
-        """Rows in which the last audit found a difference."""
+        """Number of rows in which the last audit found a difference."""
         self.replaced = False
-        """Whether the last audit has replaced rows."""
+        """Whether the last audit replaced rows."""
         self.audited_at: float | None = None
         """Monotonic time of the last audit; None before the first."""
         self._checks = Checks()
         self.machine: Machine = self._make_machine()
-        """What decides; this carries out what it says."""
+        """The machine, which decides; the driver carries out its effects."""
         options = services.options
         self._buffer = Buffer(options.buffer_size, options.batch_size, self._feed)
-        # Through the buffer: what the socket brought before an answer comes before it.
+        # Through the buffer: events of the socket before an answer are processed before it.
         self._reader = Reader(spec, services, self.contact, self._buffer.event)
         self._timer: asyncio.TimerHandle | None = None
         self._again = Again(options, random.random)
         self._again_timer: asyncio.TimerHandle | None = None
         self._asking_again = False
-        """In error, and tried anew beneath it."""
+        """Whether a retry is in progress while the error is shown."""
         self._lateness = Lateness(self, self._buffer)
         self.subscription = Subscription(self, topic, self._buffer, priority)
         self.place = self.subscription.place
         self._started = False
         self._taking = 0
-        """Events that are being taken: what they have changed may be seen already, and is not counted yet."""
+        """Number of events being processed: their changes may be visible but not counted yet."""
 
-    # What one of them is made of
+    # To be implemented
 
     @abstractmethod
     def _make_machine(self) -> Machine:
-        """A new machine, of which nothing has happened yet."""
+        """Return a new machine in its initial state."""
 
     @abstractmethod
     def _make_rows(self, schema: Schema) -> Rows:
-        """What the machine fills with rows of this schema."""
+        """Return the empty rows of this schema, which the machine fills."""
 
     @abstractmethod
     def _show(
         self, rows: Rows, schema: Schema, ranked: Sequence[Key], before: float | None = None
     ) -> None:
-        """Show these rows, made by ``_make_rows``, from now on; ``ranked``: in the server's order."""
+        """Show these rows, created by ``_make_rows``, from now on; ``ranked``: in the server's order."""
 
     @abstractmethod
     def _drop(self) -> Sequence[RowChange]:
-        """Show nothing any more; what who listens is to be told of that."""
+        """Stop showing rows; return the changes to report to listeners."""
 
     def _heard(self, event: Event, effects: Sequence[Effect]) -> None:
-        """What the machine said to an event has been carried out."""
+        """Called when the effects of an event have been carried out."""
 
     def _applying(self, event: Event) -> AbstractContextManager[object]:
-        """What is held while the machine takes an event."""
+        """The lock held while the machine processes an event."""
         return nullcontext()
 
     # Life
 
     def start(self) -> None:
-        """Begin."""
+        """Start."""
         if not self._started:
             self._started = True
             self._begin()
@@ -171,11 +171,11 @@ class Driver(Feed):
         self.machine.want_changes = True
         self._feed(Tick())
         if self._asking_again:
-            return  # no channel for a table that is not there: it is joined once REST has spoken
-        self.subscription.rejoin()  # where it is not known yet what to join, a Rejoin comes
+            return  # no channel for a missing table: it is joined once REST has answered
+        self.subscription.rejoin()  # if the bindings are unknown yet, a Rejoin follows
 
     def close(self) -> None:
-        """The last user let go."""
+        """Stop, because the last handle was released."""
         if self.status == "closed":
             return
         self._feed(Closed())
@@ -185,24 +185,24 @@ class Driver(Feed):
         self.settle(ClosedError(f'table "{self.spec.table}"'))
 
     def restart(self) -> None:
-        """Begin anew after a failure that something may have mended: a new token, the user's SQL."""
+        """Start again after a failure that may be fixed: by a new token, or the user's SQL."""
         if self.error is not None and self._started:
             self._forget()
             self.set_status("loading", "starting again")
             self._begin()
 
     def retry(self) -> None:
-        """The user asks: try anew now what has failed; the error stands until there is something to show."""
+        """Retry after a failure at the user's request; the error remains until there are rows to show."""
         if self.error is not None and self._started and self.status != "closed":
             self._ask_again()
 
     def asks_again(self) -> bool:
-        if self._again_timer is not None:  # else it is under way, or asking cannot help
+        if self._again_timer is not None:  # else a retry is in progress, or cannot help
             self._ask_again()
         return self._asking_again
 
     def login_changed(self) -> None:
-        """Show nothing any more of what another login saw, and begin anew as the present one."""
+        """Stop showing the rows of another login, and start again with the current one."""
         if not self._started or self.status == "closed":
             return
         filled = self.filled
@@ -212,7 +212,7 @@ class Driver(Feed):
         self.set_status("loading", "another login: its rows are read")
         self.login_version = self.version + filled
         if filled:
-            Feed.publish(self, gone, "login")  # as it is: nothing is shown that it could be cut to
+            Feed.publish(self, gone, "login")  # unchanged: nothing is shown that it could be cut to
         self.synced_at = None
         self.log.clear()
         self._logged = 0
@@ -222,7 +222,7 @@ class Driver(Feed):
             self._feed(AuditNow())
 
     def _ask_again(self) -> None:
-        """Try anew what has failed; the error stands until there is something to show."""
+        """Retry after a failure; the error remains until there are rows to show."""
         self._renew()
         self._asking_again = True
         self._begin()
@@ -238,11 +238,11 @@ class Driver(Feed):
         self._asking_again = False
         self.table = self.ordered = self.error = None
 
-    # How fresh it is; from any thread
+    # Freshness; from any thread
 
     @property
     def unaudited(self) -> bool:
-        """Whether the first audit of what is shown is still to come."""
+        """Whether the shown rows have not been audited yet."""
         return self.audited_at is None and self.options.audit_interval > 0
 
     @property
@@ -250,7 +250,7 @@ class Driver(Feed):
         return self.machine.poll_every
 
     def facts(self, now: float) -> TableFacts:
-        """What counts of it for the session's health, at a monotonic time."""
+        """Return the facts for the session's health at a monotonic time."""
         status, machine, audited_at = self.status, self.machine, self.audited_at
         live, next_audit = status == "live", machine.next_audit
         # A table that is shown waits for another login, and is not in error.
@@ -287,7 +287,7 @@ class Driver(Feed):
 
     @property
     def _end(self) -> Exception:
-        """Why it shows nothing any more."""
+        """The error because of which no rows are shown."""
         return self.error or ClosedError(f'table "{self.name}"')
 
     def set_status(self, status: Status, reason: str) -> None:
@@ -300,7 +300,7 @@ class Driver(Feed):
 
     @property
     def _empty(self) -> bool:
-        """Whether it is live, and shows no row."""
+        """Whether it is live and empty."""
         return self.status == "live" and self.table is not None and not len(self.table)
 
     def why_empty(self) -> str:
@@ -328,20 +328,20 @@ class Driver(Feed):
             self._again_timer = None
         self._asking_again = False
 
-    # What its subscription asks (subscription.Subscriber)
+    # The interface for its subscription (subscription.Subscriber)
 
     def overloaded(self) -> None:
-        """The server may be dropping changes of this table as well."""
+        """Handle that the server may drop changes of this table, too."""
         if self._started:
-            self._buffer.event(Tick())  # its machine looks at the rate with each event
+            self._buffer.event(Tick())  # its machine checks the rate with each event
 
     @property
     @abstractmethod
     def answered(self) -> bool:
-        """Whether REST has said what there is to say."""
+        """Whether REST has answered whether the table exists."""
 
     def refusal(self, message: str) -> tuple[NotebookRTError, bool]:
-        """The server says why only in words (docs/design/wire.md, "Joining"); these are its own."""
+        """Classify a refusal by its text (docs/design/wire.md, "Joining"), the only information given."""
         spec = self.spec
         if "Please check Realtime is enabled for the given connect parameters" in message:
             return NotPublishedError(spec.schema, spec.table), True
@@ -351,13 +351,13 @@ class Driver(Feed):
             ), True
         return ServerError(f'streaming table "{spec.table}"', 500, message), False
 
-    # Feeding the machine and carrying out
+    # Events and effects
 
     def _feed(self, event: Event) -> None:
         self.handle(event)()
 
     def handle(self, event: Event) -> Callable[[], None]:
-        """Have the machine take what happened; what this returns carries out what it says."""
+        """Let the machine process an event; return a function that carries out the effects."""
         problem, effects = None, []
         self._taking += 1
         with self.services.lock:
@@ -371,7 +371,7 @@ class Driver(Feed):
     def catch_up(self) -> None:
         if self._taking and not self.thread.here:
             with suppress(ClosedError):
-                self.thread.call(lambda: None)  # behind what the loop is at
+                self.thread.call(lambda: None)  # after the current turn of the loop
 
     def _carry_out(
         self, event: Event, effects: Sequence[Effect], problem: Exception | None
@@ -388,7 +388,9 @@ class Driver(Feed):
         for effect in effects:
             try:
                 self._carry(effect)
-            except Exception as error:  # the others are carried out: a read waits for its answer
+            except (
+                Exception
+            ) as error:  # the other effects are carried out: a read waits for its answer
                 failed = failed or error
         if self._asking_again and self.machine.schema is not None and not self.place.taken:
             self.subscription.rejoin()
@@ -411,7 +413,7 @@ class Driver(Feed):
         )
         if isinstance(event, Broken):
             self.fail(told)
-        else:  # the machine takes it for done: no status of its own is true any more
+        else:  # the machine assumes that it was carried out: its status would be wrong
             self._feed(Broken(told))
 
     def _carry(self, effect: Effect) -> None:
@@ -427,7 +429,7 @@ class Driver(Feed):
                 self._again.shown(time.monotonic())
                 self.error, self._asking_again = None, False
             case StatusChanged() if self._asking_again:
-                pass  # it is loading, and the error stands
+                pass  # it is loading, and the error remains
             case StatusChanged(status, reason):
                 before = self.status
                 self.set_status(status, reason)
@@ -454,7 +456,7 @@ class Driver(Feed):
 
     def fail(self, error: Exception) -> None:
         self.services.metrics.last_error = str(error)
-        self.place.leave()  # it is another's
+        self.place.leave()  # it belongs to another one
         self._begin_polls(self.services.turns.done(self._my_turn))
         self._stop_asking()
         super().fail(error)

@@ -1,8 +1,8 @@
-"""What a live frame shows, whatever feeds it: a table's mirror, broadcasts, a query.
+"""The data behind a live frame, from a table's mirror, broadcasts or a query.
 
-A ``Feed`` holds the store, the status, the log and who listens; ``LiveFrame`` is the handle on one.
+A ``Feed`` holds the store, the status, the log and the listeners; ``LiveFrame`` is its handle.
 It is written on the loop thread only; the user's thread reads plain attributes and ``snapshot``
-(the store has a lock of its own), and waits with ``wait_ready``.
+(the store has its own lock), and waits with ``wait_ready``.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ logger = logging.getLogger("notebook_rt")
 T = TypeVar("T")
 
 PATIENCE = 4.0
-"""Seconds that ``wait`` goes on while the URL does not answer, before it raises."""
+"""Seconds without an answer from the URL after which ``wait`` raises."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a comparison with the server has found; made by ``LiveFrame.verify``."""
+    """The result of a comparison with the server, returned by ``LiveFrame.verify``."""
 
     compared: int
-    """Rows that were compared."""
+    """Number of rows compared."""
     differed: int
-    """Rows that were not the server's, and that no change on its way has explained."""
+    """Number of rows that differed from the server's without an explaining change in transit."""
     seconds: float
-    """How long it took."""
+    """Duration in seconds."""
     unwritten: tuple[Key, ...] = ()
-    """Rows that ``df`` shows otherwise than the server has them, for edits of yours that wait, were refused
-    or are in conflict; they are no difference, and are compared as the server has them."""
+    """Keys of rows in which ``df`` shows edits of yours that are pending, refused or in conflict. They do not
+    count as differences; the server's rows beneath them are compared."""
 
     @property
     def repaired(self) -> int:
-        """Rows that are now as the server has them: whatever differed."""
+        """Number of rows repaired: all that differed."""
         return self.differed
 
     def __str__(self) -> str:
@@ -85,10 +85,10 @@ class _Waiter(msgspec.Struct):
 
 
 class Feed:
-    """See the module. ``name`` is the table's, the event's, the query's."""
+    """See the module docstring. ``name`` is the name of the table, event or query."""
 
     why_not_compared = "the server does not keep messages"
-    """Why there is nothing on the server to compare with; empty: there is."""
+    """Why there are no rows on the server to compare with; empty if there are."""
 
     def __init__(self, name: str, thread: LoopThread, options: Options, counters: Metrics) -> None:
         self.name = name
@@ -96,18 +96,18 @@ class Feed:
         self.options = options
         self.counters = counters
         self.table: Table | None = None
-        """What is shown; None until the first data."""
+        """The rows shown; None until the first data."""
         self.ordered: Ordered | None = None
-        """The view of it in an order that was asked for."""
+        """The view of the rows in the requested order."""
         self.schema: Schema | None = None
         self.status: Status = "loading"
         self.reason = "the server has not answered yet"
         self.error: Exception | None = None
         self.failed_at = float("-inf")
-        """Monotonic time when it came to be in error last."""
+        """Monotonic time of the last error."""
         self.version = 0
         self.login_version = 0
-        """The version with which the rows of the present login began: what was shown before is another's."""
+        """The first version with rows of the current login: earlier versions belong to another one."""
         self.changed_at = 0.0
         """Monotonic time of the latest version."""
         self.synced_at: pd.Timestamp | None = None
@@ -115,27 +115,27 @@ class Feed:
         self.log: deque[ChangeBatch] = deque()
         self.subscribers = Subscribers()
         self.listeners: Signal[ChangeBatch] = Signal()
-        """Told of each batch, on the loop."""
+        """Functions called with each batch, on the loop."""
         self.status_listeners: Signal[Status, str] = Signal()
         self._logged = 0
         self._waiters: list[_Waiter] = []
         self.failure: NotebookRTError | None = None
-        """What the last request met, until one succeeds."""
+        """The error of the last request, until one succeeds."""
         self._unreachable: NotebookRTError | None = None
 
     @property
     def declared(self) -> bool:
-        """Whether all columns are known; else rows or messages that come bring them."""
+        """Whether all columns are known; otherwise later rows or messages name them."""
         return True
 
     @property
     def why_undeclared(self) -> str:
-        """Why they are not, and what to do about it; empty: they are, or nothing can be done."""
+        """Why they are unknown and what to do about it; empty if known, or if nothing can be done."""
         return ""
 
     @property
     def age(self) -> float | None:
-        """Seconds since it was last known to be the server's; None before the first data."""
+        """Seconds since the rows were last known to equal the server's; None before the first data."""
         at = self.synced_at
         return None if at is None else time.time() - at.timestamp()
 
@@ -143,57 +143,59 @@ class Feed:
 
     @property
     def lock(self) -> WakingLock:
-        """What whoever changes what is shown holds: the session's lock."""
+        """The lock held while the shown rows are changed: the session's lock."""
         raise NotImplementedError
 
     def look(self) -> None:
-        """Somebody looks at it: a lazy feed begins."""
+        """Record a use of the frame: a lazy feed starts."""
 
     def catch_up(self) -> None:
-        """Have counted and logged what is seen already."""
+        """Count and log changes that are visible already."""
 
     @property
     def filled(self) -> bool:
-        """Whether the first data has come."""
+        """Whether the first data has arrived."""
         return self.table is not None
 
     @property
     def is_whole(self) -> bool:
-        """Whether the rows that are there are all."""
+        """Whether the rows are complete."""
         return self.filled
 
     @property
     def owner(self) -> tuple[str, str]:
-        """The project, and the login whose rows these are."""
+        """The project and the login of the rows."""
         raise NotImplementedError
 
     @property
     def faults(self) -> tuple[Faults, ...]:
-        """Where it is told that what is computed from it fails: its session's, or those of several."""
+        """The place to report failures of computations on it: of its session, or of several."""
         raise NotImplementedError
 
     @property
     def view(self) -> Table | Ordered | None:
-        """What is shown: the table, or its rows in an order; None before the first data."""
-        return self.table if self.ordered is None else self.ordered  # an empty one is no reason
+        """Return the table shown, or its ordered rows; None before the first data."""
+        return (
+            self.table if self.ordered is None else self.ordered
+        )  # an empty table does not explain it
 
     def snapshot(self) -> pd.DataFrame | None:
-        """The table as it is now; None before the first data."""
+        """Return the current snapshot; None before the first data."""
         shown = self.view
         return None if shown is None else shown.snapshot()
 
     def count(self) -> int | None:
-        """How many rows it shows now; None before the first data."""
+        """Return the current number of rows; None before the first data."""
         shown = self.view
         return None if shown is None else len(shown)
 
     def arrow(self) -> pa.Table | None:
-        """What ``snapshot`` shows as Arrow's table, key columns included; None before the first data."""
+        """Return the snapshot as an Arrow table, including key columns; None before the first data."""
         shown = self.view
         return None if shown is None else shown.to_arrow()
 
     def shown(self, read: Callable[[Table | Ordered], T]) -> tuple[T, Mark] | None:
-        """What ``read`` makes of what is shown now, and what stands for those rows; None before the
+        """Return the result of ``read`` for the current rows, and a mark of these rows; None before the
         first data.
         """
         table, shown = self.table, self.view
@@ -203,7 +205,7 @@ class Feed:
             return read(shown), table.mark()
 
     def missing(self, seconds: float) -> str:
-        """What to tell somebody who has waited so long for the first data."""
+        """Return the error for a caller who has waited this long for the first data."""
         how = str(self.failure or f"{self.status}, {self.reason}")
         if self.progress is not None:
             of = "" if self.progress.total is None else f" of {self.progress.total:,}"
@@ -211,12 +213,12 @@ class Feed:
         return f'table "{self.name}" is not whole after {seconds:g} s: {how}'
 
     def find(self, key: Hashable) -> tuple[Key, dict[str, Any]] | None:
-        """The row that is shown under a user's ``key``, after the key, typed; None: there is none.
+        """Return the typed key and the row shown for a user's ``key``; None if there is none.
 
         Raises
         ------
         InvalidKeyError
-            If the key is no value of the key's type.
+            If the key is not a value of the key's type.
         """
         table, shown = self.table, self.view
         if table is None or shown is None:
@@ -230,12 +232,12 @@ class Feed:
 
     @property
     def source(self) -> Literal["changes", "broadcast"] | None:
-        """How a table's changes come; None for what is no table, and until it is known."""
+        """How a table's changes are received; None for other frames, and until it is known."""
         return None
 
     @property
     def scope(self) -> str:
-        """The column whose value its changes are broadcast by; empty: they are those of the whole table."""
+        """The column by whose value its changes are broadcast; empty for those of the whole table."""
         return ""
 
     # On the loop
@@ -243,7 +245,7 @@ class Feed:
     def publish(
         self, changes: Sequence[RowChange], cause: str, commit_time: float | None = None
     ) -> None:
-        """The table has changed, as one: count, keep in the log, tell who listens and waits."""
+        """Publish one batch of changes: count it, log it, notify listeners and waiting callers."""
         self.version += 1
         self.changed_at = time.monotonic()
         self.progress = None
@@ -253,15 +255,15 @@ class Feed:
             batch = ChangeBatch(changes, cause, self.version, commit_time)
             self._keep(batch)
             self.listeners.tell(batch)
-        if self._waiters:  # not before the status that comes with it is set
+        if self._waiters:  # only after the accompanying status is set
             self.thread.loop.call_soon(self.settle, None)
 
     def _is_of_now(self, cause: str) -> bool:
-        """Whether the table is the server's, now that what has this cause is in it."""
-        return cause != "edit"  # that is only here as yet
+        """Return whether the table equals the server's after a batch with this cause."""
+        return cause != "edit"  # it is only local so far
 
     def _keep(self, batch: ChangeBatch) -> None:
-        """The log is bounded by changes, not by batches."""
+        """Limit the log by the number of changes, not of batches."""
         self.log.append(batch)
         self._logged += at_most(batch.changes)
         while self._logged - at_most(self.log[0].changes) >= self.options.log_size:
@@ -273,30 +275,30 @@ class Feed:
             self.status_listeners.tell(status, reason)
 
     def calm(self) -> bool:
-        """Whether live updates, if they are away, may be back at once; from any thread."""
+        """Whether live updates, if interrupted, may return at once; from any thread."""
         return False
 
     @property
     def poll_every(self) -> float:
-        """Seconds from one poll to the next while changes are not streamed, as it is now."""
+        """Current seconds between two polls while changes are not streamed."""
         return self.options.poll_interval
 
     def replayed(self) -> bool:
-        """Whether what it shows is a recorded past that is played; from any thread."""
+        """Whether it plays a recorded past; from any thread."""
         return False
 
     def why_empty(self) -> str:
-        """Why it shows no row, and what to do, where there may be rows that this login does not see."""
+        """Return why there is no row and what to do, if the login may not see existing rows."""
         return ""
 
     def fail(self, error: Exception) -> None:
-        """It cannot be shown, for a reason that ``df`` and ``wait`` raise."""
+        """Set the error that ``df`` and ``wait`` raise."""
         self.error, self.failed_at = error, time.monotonic()
         self.set_status("error", str(error))
         self.settle(error)
 
     def log_errors(self, what: str) -> Callable[[], None]:
-        """Log when it comes to be in error, for ``what`` is not called then; returns how to end that."""
+        """Log errors of the table, during which ``what`` is not called; return a function that ends that."""
 
         def look(status: Status, reason: str) -> None:
             if status == "error":
@@ -308,13 +310,13 @@ class Feed:
         return lambda: self.thread.post(self.status_listeners.remove, look)
 
     def verify(self) -> concurrent.futures.Future[Verdict]:
-        """A future of a comparison with the server that begins now."""
+        """Start a comparison with the server and return its future."""
         raise NotImplementedError
 
     # Waiting for the first data
 
     def wait_ready(self) -> concurrent.futures.Future[None]:
-        """A future of the first data; fails with the named error where none will come."""
+        """Return a future of the first data; it fails with the error if none will arrive."""
         waiter = _Waiter()
         if self.error is not None and not self.asks_again():
             waiter.future.set_exception(self.error)
@@ -327,16 +329,16 @@ class Feed:
         return waiter.future
 
     def asks_again(self) -> bool:
-        """Whether what is in error is asked for anew, now that somebody waits: it may have been mended."""
+        """Retry a table in error because a caller waits: it may have been fixed. Return whether it does."""
         return False
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody waits for the first data."""
+        """Whether a caller waits for the first data."""
         return any(not waiter.future.done() for waiter in self._waiters)
 
     def settle(self, error: Exception | None) -> None:
-        """Wake everybody who waits."""
+        """Wake all waiting callers."""
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if waiter.future.set_running_or_notify_cancel():
@@ -346,14 +348,14 @@ class Feed:
                     waiter.future.set_exception(error)
 
     def contact(self, error: NotebookRTError | None) -> None:
-        """How the last request went."""
+        """Record the outcome of the last request."""
         self.failure = error
         away = error is not None and classify(error).kind == "network"
         self._unreachable = error if away else None
         self._lose_patience()
 
     def _lose_patience(self) -> None:
-        """Nobody answers at the URL: say so to who has waited long, and go on trying."""
+        """Raise to callers that have waited long for an answer from the URL, and continue to retry."""
         if self._unreachable is None:
             return
         since = time.monotonic() - PATIENCE

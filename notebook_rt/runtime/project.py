@@ -1,8 +1,8 @@
-"""Everything live of one project and login: REST, the connection, the tables, the token.
+"""All live objects of one project and login: REST, the connection, the tables, the token.
 
-A ``Session`` is the user's handle on a ``Project``. The project runs on the loop thread and is held
-by its own timers, the handle is not: when the last handle (session or frame) is gone, because a
-cell was run again, the project closes. All methods are called on the loop, unless they say so.
+A ``Session`` is the user's handle on a ``Project``. The project runs on the loop thread and is kept alive
+by its own timers; the handle is not. When the last handle (session or frame) is gone, because a
+cell was run again, the project closes. All methods are called on the loop unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ from notebook_rt.sync.usage import Hour, Near, Usage
 logger = logging.getLogger("notebook_rt")
 
 GRACE_MARGIN = 0.01
-"""Seconds after the grace of an interruption at which it is looked at: a timer may be early."""
+"""Seconds after the grace period of an interruption at which it is checked: a timer may be early."""
 
 
 class Project:
-    """See the module."""
+    """See the module docstring."""
 
     def __init__(
         self, url: str, credentials: Credentials, options: Options, thread: LoopThread
@@ -84,11 +84,11 @@ class Project:
         self._closing: asyncio.Task[None] | None = None
         self.reachable = True
         self._heard_at = dt.datetime.now(dt.UTC)
-        """When the server was heard of last, while there is no connection; at first, now."""
+        """Time of the last answer from the server before the connection was lost; initially now."""
         self._was_there = False
-        """Whether it was heard of at all."""
+        """Whether the server has ever answered."""
         self.presence_key = uuid.uuid4().hex
-        """Under which others see this session; the same after every reconnect."""
+        """The key under which other clients see this session, the same after every reconnect."""
         self.tables: dict[object, TableDriver] = {}
         self.queries: dict[object, QueryDriver] = {}
         self.rooms: dict[object, Room] = {}
@@ -99,17 +99,17 @@ class Project:
         self.closers: list[Callable[[], Awaitable[None]]] = []
         """Awaited first when the project closes."""
         self.enders: list[Callable[[], Awaitable[None]]] = []
-        """Awaited last when the project closes: what it was connected to may go now."""
+        """Awaited last when the project closes: the stack it was connected to may stop now."""
         self.temporary = False
-        """Whether what it is connected to goes then, and the queue with it."""
+        """Whether the stack it is connected to stops then, and the queue is removed."""
         self.state_listeners: Signal[State, str] = Signal()
-        """Called with each new state and why; must be quick."""
+        """Called with each new state and its reason; must be fast."""
         self.note_listeners: Signal[str, str] = Signal()
         """Called with each note: its kind and text."""
         self.health_listeners: Signal[Health] = Signal()
-        """Called with the health when its verdict or the latency may be another one."""
+        """Called with the health when it or the latency may have changed."""
         self.refused: Callable[[], str] = lambda: ""
-        """What the server refused of what is written here, in a sentence; from any thread."""
+        """A sentence about edits that the server refused; from any thread."""
         self._looking = False
         self._since = Since()
         self._interruption = Interruption(CALM * options.backoff_base)
@@ -183,12 +183,12 @@ class Project:
 
     @property
     def drivers(self) -> list[Driver]:
-        """Of all tables and queries. From any thread."""
+        """The feeds of all tables and queries. From any thread."""
         return [*self.tables.values(), *self.queries.values()]
 
     @property
     def _owners(self) -> Sequence[dict[object, Any]]:
-        """Of all that has a place on a channel, each under what its users share it as."""
+        """All objects with a channel, by the value under which they are shared."""
         return self.tables, self.queries, self.rooms
 
     def table(
@@ -200,7 +200,7 @@ class Project:
         lazy: bool = False,
         keep: bool | None = None,
     ) -> tuple[object, TableDriver]:
-        """The one driver of this view of a table, and what to give back to ``let_go``."""
+        """Return the shared driver of this view of a table, and the argument for ``let_go``."""
         merged_as = (
             None if strategies is None else tuple(sorted(strategies.columns.items(), key=str))
         )
@@ -234,7 +234,7 @@ class Project:
         return shared_as, driver
 
     def query(self, spec: QuerySpec, dtype_backend: Backend) -> tuple[object, QueryDriver]:
-        """The one driver of this query, and what to give back to ``let_go``."""
+        """Return the shared driver of this query, and the argument for ``let_go``."""
         shared_as = (spec, dtype_backend)
         driver = self.queries.get(shared_as)
         if driver is not None:
@@ -250,7 +250,7 @@ class Project:
         return shared_as, driver
 
     def let_go(self, shared_as: object, priority: Priority) -> None:
-        """One user less, who had asked with this priority; the last ends the subscription."""
+        """Release a handle with this priority; the last one ends the subscription."""
         if shared_as not in self._users:
             return
         owner = next(of[shared_as] for of in self._owners if shared_as in of)
@@ -264,7 +264,7 @@ class Project:
         owner.close()
 
     def retry(self) -> None:
-        """The user asks: try everything that has failed, now."""
+        """Retry everything that has failed now, at the user's request."""
         self.connection.retry("user")
         for driver in self.drivers:
             driver.retry()
@@ -281,12 +281,12 @@ class Project:
         replay: Mapping[str, int] | None,
         presence_key: str | None,
     ) -> tuple[object, Room]:
-        """The one room of a topic, and what to give back to ``let_go``.
+        """Return the shared room of a topic, and the argument for ``let_go``.
 
         Raises
         ------
         ValueError
-            If it is open already with other settings.
+            If the topic is open already with other settings.
         """
         shared_as = ("room", topic)
         room = self.rooms.get(shared_as)
@@ -315,10 +315,10 @@ class Project:
         self._users[shared_as] = self._users.get(shared_as, 0) + 1
         return shared_as, room
 
-    # How it goes
+    # Health
 
     def health(self, facts: Facts | None = None) -> Health:
-        """From any thread; ``facts``, where they were gathered just now."""
+        """Return the health, from any thread; ``facts`` if they were just collected."""
         facts, now = facts or self._facts(), time.monotonic()
         status, reason, cause = self._verdict(facts)
         made = audits_of(facts.tables)
@@ -394,11 +394,11 @@ class Project:
         )
 
     def calm(self) -> bool:
-        """Whether live updates, if they are away, may be back at once; from any thread."""
+        """Whether live updates, if interrupted, may return at once; from any thread."""
         return self._interruption.calm(time.monotonic())
 
     def metrics(self, made: Audits | None = None) -> dict[str, Any]:
-        """From any thread; ``made``, where the audits were looked at just now."""
+        """Return the facts, from any thread; ``made`` if the audits were just checked."""
         traffic, now = self.connection.traffic, time.monotonic()
         states = self.connection.registry.channels().values()
         made = made or audits_of(self._facts().tables)
@@ -433,8 +433,8 @@ class Project:
         }
 
     async def verify(self, within: float) -> list[tuple[str, Verdict | Exception]]:
-        """Compare every table with the server, for at most so many seconds: each by its name, and what
-        was found of it, or why nothing was.
+        """Compare every table with the server, for at most this many seconds; return the results by name, or
+        why there is none.
         """
         asked = [
             (driver.spec.table, asyncio.wrap_future(driver.verify())) for driver in self.drivers
@@ -481,26 +481,29 @@ class Project:
             self.thread.post(self.look_at_health)
 
     def _overloaded(self) -> None:
-        """The server may be dropping changes, of every table."""
+        """Notify all tables that the server may drop changes."""
         for driver in self.drivers:
             driver.overloaded()
 
     def look_at_health(self) -> None:
-        """Tell, once this turn of the loop is over, how things are."""
+        """Report the health at the end of this turn of the loop."""
         if not self._looking:
             self._looking = True
             asyncio.get_running_loop().call_soon(self._tell_health)
 
     def _tell_health(self) -> None:
         self._looking = False
-        now, facts = time.monotonic(), self._facts()  # once: a session may have a hundred tables
+        now, facts = (
+            time.monotonic(),
+            self._facts(),
+        )  # only once: a session may have a hundred tables
         if self.health_listeners:
             self.health_listeners.tell(self.health(facts))
         else:
             self._since.look(self._verdict(facts).status, now)
         for near in self.usage.due(self._near(self.usage.hour(now)), now):
             self.note("limit", near.text)
-        # A table that cannot be had says so itself: the lines tell of what is lost and comes back.
+        # A table in error reports that itself: these lines are about losing and regaining live updates.
         tables = [table for table in facts.tables if table.status != "error"]
         facts = replace(facts, tables=tables, computed=())
         interruption, since = self._interruption, self._interruption.since
@@ -516,11 +519,11 @@ class Project:
         self._heard_at, self._was_there = dt.datetime.now(dt.UTC), True
 
     def _known(self, error: NotebookRTError) -> NotebookRTError:
-        """``error``; of a server that was there before it says since when it is not, and what goes on."""
+        """Return ``error``; for a server that answered before, with the time since it does not."""
         if not isinstance(error, UnreachableError):
             return error
         at: dt.datetime | None = self._heard_at if self._was_there else None
-        if at is None:  # the rows of an earlier kernel are from there
+        if at is None:  # the rows of an earlier kernel came from it
             kept = [
                 table.synced_at for table in self.tables.values() if table.synced_at is not None
             ]
@@ -532,7 +535,7 @@ class Project:
 
     @property
     def _reason(self) -> str:
-        """Why there is no connection, by what is known of the server now."""
+        """Return why there is no connection, by what is known of the server now."""
         reason, error = self.connection.machine.reason, self.connection.last_error
         if isinstance(error, UnreachableError) and error.what == reason:
             known = self._known(error)
@@ -540,7 +543,7 @@ class Project:
         return reason
 
     def _on_contact(self, reached: bool) -> None:
-        """A request that succeeds after one that failed says that the network is back."""
+        """Handle a request's success: after a failure it shows that the network is back."""
         if reached:
             self._heard()
         if reached and not self.reachable:
@@ -549,10 +552,10 @@ class Project:
             self.reachable = reached
             self.look_at_health()
 
-    # Who we are
+    # Login
 
     async def _take_token(self, token: str | None) -> None:
-        """Another login's: what failed begins anew, the rest is compared with what it may see."""
+        """Handle another login: failed tables start again, the others are compared with its rows."""
         before, identity = self.credentials.access_token, self.credentials.identity
         tables = list(self.tables.values())
         written = [
@@ -583,7 +586,9 @@ class Project:
 
     async def _refreshed(self, token: str) -> None:
         if Credentials(self.credentials.key, token).identity != self.credentials.identity:
-            await self._take_token(token)  # the user is in another tenant by now, as it says
+            await self._take_token(
+                token
+            )  # according to the token, the user is now in another tenant
             return
         self._use(token)
         await self.connection.registry.push_token()
@@ -592,10 +597,10 @@ class Project:
                 room.ask_again()
 
     def _use(self, token: str | None) -> bool:
-        """Use this token from now on; whether it is another user's, or none's: then nothing is shown any
-        more of what the last one saw, and all is read anew.
+        """Use this token from now on; return whether the user changed. In that case the previous user's rows
+        are no longer shown, and all is read again.
 
-        All in one step: nobody is shown, or edits, one user's rows as another.
+        This is one step: a user never sees or edits the rows of another one.
         """
         before = self.credentials.identity
         self.credentials.access_token = token
@@ -613,7 +618,7 @@ class Project:
         if self._closing is None:
             self.closed = True
             self._closing = self.thread.spawn(self._close(), "close a session")
-        await asyncio.wait([self._closing])  # whoever waits no longer (Ctrl-C) leaves it to go on
+        await asyncio.wait([self._closing])  # after Ctrl-C it continues in the background
 
     async def _close(self) -> None:
         steps = (
@@ -628,7 +633,7 @@ class Project:
             try:
                 await step()
             except Exception:
-                # Such as a full disk under the queue: the socket is closed all the same.
+                # For example a full disk under the queue: the socket is closed anyway.
                 logger.exception("closing the session of %s", self.url)
         self.thread.at_exit.pop(id(self), None)
 
@@ -643,6 +648,6 @@ class Project:
 
 
 def _topic(spec: TableSpec, shared_as: object) -> str:
-    """A channel name of its own for whatever is not shared; the same on every run, as a rule."""
+    """Return a channel name for an object that is not shared; usually the same on every run."""
     digest = hashlib.sha256(repr(shared_as).encode()).hexdigest()[:12]
     return f"notebook_rt:{spec.schema}.{spec.table}:{digest}"

@@ -1,8 +1,8 @@
-"""How one table's changes come: its place on a channel, and what the server says there.
+"""The subscription of one table: its channel, and the server's messages there.
 
-In: what the registry tells of the table's own channel, or a ``SharedTopic`` of one on which the database
-broadcasts. Out: events for the table's machine, in order, through its ``Buffer``. The machine says what
-to join. Everything here runs on the loop thread.
+In: events of the registry about the table's own channel, or of a ``SharedTopic`` on which the database
+broadcasts. Out: events for the table's machine, in order, through its ``Buffer``. The machine decides what to
+join. Everything here runs on the loop thread.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ if TYPE_CHECKING:
     from notebook_rt.net.websocket.topic import SocketChannel
 
 STREAM_TRIES: Final = 3
-"""Joins of which the server says that it does not stream broadcasts, before changes come another way."""
+"""Number of joins without a stream of broadcasts after which another source is used."""
 
 
 class Subscriber(Observed, Protocol):
-    """Whose changes they are: a table's driver."""
+    """The receiver of the changes: a table's driver."""
 
     @property
     def answered(self) -> bool:
-        """Whether REST has said whether there is such a table."""
+        """Whether REST has answered whether the table exists."""
 
     def refusal(self, message: str) -> tuple[NotebookRTError, bool]:
-        """What Realtime's ``message`` means, and whether it is final."""
+        """Return the meaning of Realtime's ``message``, and whether it is final."""
 
     def handle(self, event: Event) -> Callable[[], None]:
-        """Have the machine take ``event``; what this returns carries out what it says."""
+        """Let the machine process ``event``; return a function that carries out the effects."""
 
 
 class Subscription:
-    """See the module. ``topic`` names the table's own channel, of which this is the owner in the registry."""
+    """See the module docstring. ``topic`` names the table's own channel, which this owns in the registry."""
 
     def __init__(
         self,
@@ -64,19 +64,19 @@ class Subscription:
         self._services = services = subscriber.services
         self.place = Place(services.registry, topic, self, priority)
         self.refused: str | None = None
-        """What Realtime said when it refused the table; told once REST has spoken."""
+        """Realtime's message when it refused the table; reported once REST has answered."""
         self._subscriber = subscriber
         self._topic = topic
         self._buffer = buffer
         self._followed: tuple[str, SharedTopic] | None = None
         """The topic on which the database broadcasts its changes."""
         self._unstreamed = 0
-        """Joins in a row of which the server said that it does not stream broadcasts."""
+        """Consecutive joins for which the server reported that it does not stream broadcasts."""
         self._unjoined = False
-        """Nobody has joined since another login: what comes yet under the same topic is the last one's."""
+        """Whether there was no join since the login changed: messages still belong to the previous one."""
 
     def rejoin(self) -> None:
-        """Join what the machine says: its bindings, or a topic that others may have joined already."""
+        """Join the machine's bindings or topic, which others may have joined already."""
         machine = self._subscriber.machine
         self._follow(machine.topic)
         if self._followed is not None:
@@ -93,12 +93,12 @@ class Subscription:
         self._follow(None)
 
     def leave_login(self) -> None:
-        """Take nothing more of what comes, until another login has joined."""
+        """Ignore all messages until another login has joined."""
         self.place.leave()
         self._unjoined = True
 
     def _follow(self, name: str | None) -> None:
-        """Have the place on the topic of this name; None: on the table's own."""
+        """Use the topic of this name; None: the table's own channel."""
         if name == (self._followed and self._followed[0]):
             return
         self.place.leave()
@@ -113,14 +113,14 @@ class Subscription:
             self.place.move(name, shared)
 
     def tell_refused(self) -> None:
-        """Realtime has one sentence for a table that is not there, has no key, is not published;
-        REST tells them apart, so it speaks first.
+        """Report a refusal. Realtime has one message for a table that does not exist, has no key, or is not
+        published; REST distinguishes these, so its answer is awaited.
         """
         if self.refused is not None and self._subscriber.answered:
             message, self.refused = self.refused, None
             self._buffer.event(Refused(*self._subscriber.refusal(message)))
 
-    # What the channel tells (registry.Owner)
+    # Events of the channel (registry.Owner)
 
     def config(self) -> Mapping[str, Any]:
         return CHANGES_ONLY
@@ -134,7 +134,7 @@ class Subscription:
 
     def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
         if error is not None:
-            # A topic that is refused for good: changes come another way, if they may.
+            # A topic that is refused finally: use another source, if allowed.
             by_topic = self._subscriber.machine.topic is not None
             self._buffer.event(
                 Refused(error, final=isinstance(error, ChannelRefusedError) and by_topic)
@@ -145,7 +145,7 @@ class Subscription:
         self._buffer.event(Lost(self._services.registry.crowd))
 
     def token_refused(self, error: AuthError) -> None:
-        """Reads are refused, too, and say so."""
+        """Do nothing: reads are refused, too, and report it."""
 
     def change(self, change: Change | None) -> None:
         if self._counts(1):
@@ -157,7 +157,7 @@ class Subscription:
             self._streamed(message, ok)
         elif payload.get("extension") != "postgres_changes":
             self._services.metrics.last_error = message
-            # no doubt: what it announces (a cut) is a gap when it comes
+            # no doubt: the announced disconnection is a gap when it happens
             self._buffer.event(Hint(""))
         elif ok:
             self._buffer.event(Confirmed())
@@ -166,7 +166,7 @@ class Subscription:
             self.tell_refused()
 
     def _streamed(self, message: str, ok: bool) -> None:
-        """The server has said of a topic that broadcasts from the database come, or another word."""
+        """Handle the server's message whether a topic streams broadcasts from the database."""
         if ok and message == REPLICATING:
             self._unstreamed = 0
             self._buffer.event(Confirmed())
@@ -179,7 +179,7 @@ class Subscription:
             self._buffer.event(Gap(message))
 
     def broadcast(self, payload: Mapping[str, Any]) -> None:
-        """Changes by broadcast come as `message`, by the table's topic."""
+        """Do nothing: broadcast changes arrive as `message`, by the table's topic."""
 
     def presence(self, event: str, payload: Mapping[str, Any]) -> None:
         pass
@@ -187,7 +187,7 @@ class Subscription:
     def gap(self, reason: str, missed: bool = True) -> None:
         self._buffer.event(Gap(reason, missed))
 
-    # What the topic tells (topics.Follower)
+    # Events of the topic (topics.Follower)
 
     def message(self, payload: object) -> None:
         if self._counts(1):
@@ -202,7 +202,7 @@ class Subscription:
         return self._subscriber.handle(ReceivedMessages(payloads))
 
     def _counts(self, number: int) -> bool:
-        """Whether changes that came are this login's; counted, then."""
+        """Return whether changes belong to this login, and count them."""
         if self._unjoined:
             return False
         if self._services.rate.came(number, time.monotonic()):

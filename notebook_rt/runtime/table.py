@@ -1,7 +1,7 @@
-"""One live table's driver: what a table has that a query has not.
+"""The driver of one live table, with the features that a query does not have.
 
-Its rows lie under local edits (``overlay``), may be in an order of their own, are told as its view shows
-them, may be kept on disk and have their past recorded, and may wait until somebody looks.
+Its rows lie under local edits (``overlay``) and can have their own order; changes are reported as its view
+shows them. The table can be stored on disk, its past can be recorded, and it can start lazily.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ if TYPE_CHECKING:
     from notebook_rt.runtime.recording import Recording
 
 FLOOD = 50
-"""Changes in one batch from which on their old and new rows are worked out later, if ever."""
+"""Number of changes per batch from which their old and new rows are computed lazily."""
 LOOK_EVERY = 0.01
-"""Seconds between two looks whether changes are followed, while somebody waits for that."""
+"""Seconds between two checks whether changes are followed, while a caller waits for that."""
 ANOTHER_LOGIN = "another login"
-"""Why what is shown may be what this login does not see."""
+"""Reason while the rows shown may be invisible to this login."""
 
 
 class TableDriver(Driver):
-    """See the module."""
+    """See the module docstring."""
 
     machine: Mirror
 
@@ -83,31 +83,31 @@ class TableDriver(Driver):
     ) -> None:
         super().__init__(spec, topic, services, dtype_backend=dtype_backend, priority=priority)
         self.lazy = lazy
-        """Begins when it is looked at, and ends when it is not any more."""
+        """Whether it starts with the first use and stops when it is no longer used."""
         self.looked_at = 0.0
         self.strategies = strategies or Strategies()
         self.overlay: Overlay | None = None
-        """Local edits are laid over the table here; None before the first snapshot."""
+        """The overlay of local edits; None before the first snapshot."""
         self.on_shown: list[Callable[[Overlay], None]] = []
-        """Called with a new overlay before anybody sees what is under it."""
+        """Called with a new overlay before its rows are visible."""
         self._telling = Telling()
         self._edited: list[Sequence[RowChange]] = []
-        """What local edits did to the view, and who listens was not told yet."""
+        """Changes of the view by local edits that are not reported yet."""
         self._edits = 0
         self._edits_told = 0
         self._questions: list[Question] = []
         self._shown: JournalledTable | None = None
         self._made: dict[int, JournalledTable] = {}
         self.grants = Grants(self)
-        """What this login may do to the table."""
+        """The grants of the login on the table."""
         self.disk: Disk | None = None
-        """Where its past may be written."""
+        """Writes the past to the disk."""
         self.keeping: Keeping | None = None
-        """Keeps it on disk; None: nobody asked for that."""
+        """Stores the table on disk; None if not requested."""
         self.recording: Recording | None = None
-        """Records its past; None: nobody asked for that."""
+        """Records the past; None if not requested."""
         self._early: list[Event] | None = None
-        """What happens while it is read what was kept; None: that is over."""
+        """Events that arrive while the stored table is read; None afterwards."""
 
     def _make_machine(self) -> Mirror:
         services = self.services
@@ -116,7 +116,7 @@ class TableDriver(Driver):
     # Life
 
     def start(self) -> None:
-        """Begin; a lazy one when somebody has looked."""
+        """Start; a lazy table with its first use."""
         if not self._started and not (self.lazy and not self.looked_at):
             self._started = True
             if self.keeping is not None and self.keeping.is_there:
@@ -133,16 +133,16 @@ class TableDriver(Driver):
             self.thread.call(self.start)
 
     def _see_who_looks(self) -> None:
-        """Leave the channel when nobody listens and nobody has looked for a while."""
+        """Leave the channel when there are no listeners and the table was not used for a while."""
         if self.status == "closed":
             return
-        if self.awaited:  # however long the first data takes
+        if self.awaited:  # regardless of the duration of the first load
             self.looked_at = time.monotonic()
         idle = time.monotonic() - self.looked_at
         unused = not self.listeners and self.recording is None
         if unused and idle >= self.options.lazy_after:
             self.place.leave()
-            self._forget()  # that it was left, too: it is no reason to poll
+            self._forget()  # also that the channel was left: that is no reason to poll
             self._telling = Telling()  # it would keep the rows
             self._started, self.looked_at = False, 0.0
             self.set_status("loading", "nobody looks")
@@ -151,7 +151,7 @@ class TableDriver(Driver):
         loop.call_later(max(1.0, self.options.lazy_after - idle), self._see_who_looks)
 
     def keep(self, disk: Disk, asked: bool) -> None:
-        """Keep it on disk from now on; ``asked``: because somebody asked for this very table."""
+        """Store the table on disk from now on; ``asked``: because it was requested for this table."""
         if self.keeping is None:
             try:
                 self.keeping = Keeping(self, disk, asked)
@@ -162,7 +162,7 @@ class TableDriver(Driver):
         self.keeping.asked |= asked
 
     def record(self, span: int, most: int, on_disk: bool = False) -> Recording:
-        """Record its past from now on, or go on with that; ``span`` in microseconds, ``most`` in bytes."""
+        """Record the past from now on, or continue; ``span`` in microseconds, ``most`` in bytes."""
         from notebook_rt.runtime.recording import Recording
 
         if self.recording is None:
@@ -174,7 +174,7 @@ class TableDriver(Driver):
         return self.recording
 
     async def arrived(self) -> None:
-        """Wait while changes are to be followed at any moment: what is recorded before begins with a gap."""
+        """Wait until changes are followed, if that is imminent: an earlier recording starts with a gap."""
         while (  # noqa: ASYNC110 - not every condition tells when it changes
             self.status not in ("closed", "error")
             and self.machine.arriving(time.monotonic())
@@ -184,7 +184,7 @@ class TableDriver(Driver):
             await asyncio.sleep(LOOK_EVERY)
 
     async def _begin_warm(self, keeping: Keeping) -> None:
-        """Show what was kept, then begin with it. Nothing is asked of the server before."""
+        """Show the stored rows, then start with them. No request is sent before."""
         try:
             warm = await keeping.read()
             if warm is not None and self._early is not None:
@@ -200,12 +200,12 @@ class TableDriver(Driver):
         schema = warm.kept.schema
         try:
             rows = self._make_rows(schema)
-        except MissingColumnError:  # of another table: the server says which columns there are
+        except MissingColumnError:  # of another table: the server knows the columns
             return
         self._made[id(rows)].adopt(warm.table)
         self._show(rows, schema, warm.ranked)
         with self.services.lock:
-            self._telling.tell(())  # what is shown first is no change
+            self._telling.tell(())  # the first rows shown are not a change
         said = warm.said(dt.datetime.now(dt.UTC))
         self.synced_at = pd.Timestamp(warm.as_of)
         self.version += 1
@@ -235,7 +235,7 @@ class TableDriver(Driver):
         gone: Sequence[RowChange] = ()
         if self.listeners:
             gone = self._telling.drop()
-        else:  # nobody was told anything that is to be taken back
+        else:  # no report has to be revoked
             self._telling = Telling()
         self._forget()
         if self.recording is not None:
@@ -250,15 +250,15 @@ class TableDriver(Driver):
         self._made.clear()
 
     def _forget(self) -> None:
-        self._early = None  # what is being read from the disk is not shown any more
+        self._early = None  # the rows being read from the disk are no longer shown
         super()._forget()
         self.overlay = self._shown = None
 
-    # What is known of it; from any thread
+    # State; from any thread
 
     @property
     def source(self) -> Literal["changes", "broadcast"] | None:
-        """How changes come; None until that is known."""
+        """How changes are received; None until that is known."""
         return self.machine.source
 
     @property
@@ -300,14 +300,14 @@ class TableDriver(Driver):
         if isinstance(error, NotPublishedError):
             spec, told = self.spec, self.machine.described
             keyless = None if told.grants is None else not told.key
-            if keyless is None and not spec.key:  # that it has one was found out
+            if keyless is None and not spec.key:  # a key was found
                 keyless = False
             error = NotPublishedError(
                 spec.schema, spec.table, told.kind, keyless=keyless, key=spec.key or ()
             )
         return error, final
 
-    # What happens
+    # Events
 
     def handle(self, event: Event) -> Callable[[], None]:
         if self._early is not None:
@@ -320,7 +320,7 @@ class TableDriver(Driver):
             return carry_out
 
         def tell_and_carry_out() -> None:
-            for changes in edited:  # before what came after them
+            for changes in edited:  # before later ones
                 self.publish(changes, "edit")
             carry_out()
 
@@ -328,8 +328,8 @@ class TableDriver(Driver):
 
     @contextmanager
     def _applying(self, event: Event) -> Iterator[None]:
-        """In a flood without listeners, only what is still in the log when it is read
-        is worked out.
+        """During a flood without listeners, compute only the changes that are still in the log when it is
+        read.
         """
         flood = isinstance(event, ReceivedMany) and len(event.changes) >= FLOOD
         if not flood or self.listeners or self._shown is None or not self._telling.plain:
@@ -372,7 +372,7 @@ class TableDriver(Driver):
     # Local edits, laid over on whatever thread made them; the caller holds the lock
 
     def edited(self, changes: Sequence[RowChange]) -> None:
-        """An edit has changed the view: tell so soon, on the loop, in its place among the others."""
+        """Schedule the report of an edit's change of the view on the loop, in order with others."""
         if self.overlay is None:  # the view has gone meanwhile, with the login
             return
         self._edited.append(changes)
@@ -380,24 +380,26 @@ class TableDriver(Driver):
         self.services.lock.soon(self._publish_edits)
 
     def columns_suspect(self) -> None:
-        """What is known of the columns may be old: learn them again, soon, on the loop."""
+        """Schedule a new load of the columns on the loop, because they may be outdated."""
         self.thread.post(self._feed, ColumnsSuspect())
 
     def _row_suspect(self, key: Key) -> None:
-        """Nobody knows which is later, a change of the row or the answer to a write: read it, soon."""
+        """Schedule a read of a row, because the order of a change and a write's answer is unknown."""
         self.thread.post(self._feed, RowSuspect(key))
 
     def know(self, columns: Collection[str]) -> None:
-        """Ask the server for columns that an edit names, where no row was there to name them all; waits.
+        """Ask the server for columns that an edit names, if no row has named them all yet, and wait.
 
         Raises
         ------
         UnreachableError
-            If it does not answer in time.
+            If the server does not answer in time.
         """
         schema = self.schema
         unknown = tuple(name for name in columns if schema is not None and name not in schema.types)
-        kept = self._early is not None  # what was kept is being read: not even that is known yet
+        kept = (
+            self._early is not None
+        )  # the stored table is being read: its columns are unknown yet
         if not unknown or (self.machine.described.complete and not kept):
             return
         question = Question(unknown)
@@ -441,7 +443,7 @@ class TableDriver(Driver):
             return super().shown(read)
 
     def _read_lock(self) -> AbstractContextManager[object]:
-        """What a reader holds: with nothing laid over and no order, the table's own lock is enough."""
+        """The lock for a reader: without edits and order, the table's own lock suffices."""
         overlay = self.overlay
         plain = self.ordered is None and (overlay is None or overlay.transparent)
         return nullcontext() if plain else self.services.lock
@@ -463,16 +465,16 @@ class TableDriver(Driver):
     def _show(
         self, rows: Rows, schema: Schema, ranked: Sequence[Key], before: float | None = None
     ) -> None:
-        assert isinstance(rows, Overlay)  # _make_rows made it
+        assert isinstance(rows, Overlay)  # created by _make_rows
         table = self._made[id(rows)]
-        # What was made after it is being loaded: columns may move again before this is shown.
+        # A later one is being loaded: columns may change again before this one is shown.
         made = list(self._made)
         self._made = {one: self._made[one] for one in made[made.index(id(rows)) :]}
         spec, carried = self.spec, self._carried(schema)
         self._shown = table
         with self.services.lock:
             edited, self._edited = self._edited, []
-            for changes in edited:  # of the table before
+            for changes in edited:  # of the previous table
                 self.publish(changes, "edit")
             self.schema = schema.project([name for name in schema.names if name not in carried])
             self.overlay = rows
@@ -489,7 +491,7 @@ class TableDriver(Driver):
             self.recording.show(rows, before=before)
 
     def _carried(self, schema: Schema) -> set[str]:
-        """The columns that are read for the order only, and not shown."""
+        """The columns that are read only for the order, and not shown."""
         spec = self.spec
         if spec.columns is None:
             return set()
@@ -499,17 +501,17 @@ class TableDriver(Driver):
     def publish(
         self, changes: Sequence[RowChange], cause: str, commit_time: float | None = None
     ) -> None:
-        """The table has changed: tell what that did to the view."""
+        """Report the effect of a table's change on the view."""
         with self.services.lock:
             told = self._telling.tell(changes)
         super().publish(told, cause, commit_time)
 
     def _is_of_now(self, cause: str) -> bool:
-        """What is heard while a gap is open proves nothing of the other rows; what closes it says so."""
+        """Return whether a batch proves the other rows: not while a gap is open."""
         return super()._is_of_now(cause) and (cause == "snapshot" or self.machine.gapless)
 
     def _tell_moved(self) -> None:
-        """Another order of the same rows may have other rows among the first."""
+        """Handle a new order, in which other rows may be among the first."""
         with self.services.lock:
             told = self._telling.tell(())
         if told:

@@ -1,8 +1,7 @@
-"""What a session writes: the queue's file, opened when it is needed, and keys that a sequence gives.
+"""The writes of a session: the queue's file, opened when needed, and keys drawn from sequences.
 
-The file is opened when somebody edits or something must wait, or at the start when it is there already:
-then it may hold edits of a kernel that was killed, and they are laid over a table before anybody sees it.
-Who only reads makes no file.
+The file is opened for the first edit or queued call, or at the start if it exists: it may contain edits of a
+killed kernel, which are laid over a table before it is visible. A session that only reads creates no file.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ from notebook_rt.sync.events import Page, Query
 logger = logging.getLogger("notebook_rt")
 
 DRAW_SECONDS = 5.0
-"""How long somebody who inserts a row waits for its key."""
+"""Maximum seconds that an insert waits for its key."""
 FILE_SECONDS = 1.0
-"""Seconds between two looks for a queue's file that is not there yet."""
+"""Seconds between two checks for a queue's file that does not exist yet."""
 LEAVE_SECONDS = 5.0
-"""How long somebody who inserts rows whose keys the server makes waits for them to leave."""
+"""Maximum seconds that an insert with keys created by the server waits until it is sent."""
 ANSWER_SECONDS = LEAVE_SECONDS + 2 * REQUEST_SECONDS
-"""Seconds from the call after which an answer is waited for no more."""
+"""Seconds after the call at which waiting for an answer ends."""
 POLL_SECONDS = 0.1
-"""Longest pause between two looks at what is waited for: another kernel may have sent it."""
+"""Longest pause between two checks of a pending operation: another kernel may have sent it."""
 OnMerge: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], object]
 
 
@@ -63,7 +62,7 @@ class Writes:
         self.project = project
         self.paused = False
         self.listeners: Signal[()] = Signal()
-        """Called after every change of the queue, on any thread; quick."""
+        """Called after every change of the queue, on any thread; must be fast."""
         self.keys = KeyCache(self._fetch)
         self._asked: set[ColumnName] = set()
         self._path = None if path is None else Path(path)
@@ -72,10 +71,10 @@ class Writes:
         self._lock = project.services.lock
         self._open: OpenQueue | None = None
         self._ids: set[str] = set()
-        """The ids that this session has had in queue files: another one with each login."""
+        """The ids of this session in queue files, one per login."""
         self._told: set[Owner] = set()
         self._drivers: dict[TableDriver, Merges] = {}
-        """The open tables, and who hears of their merges."""
+        """The open tables, and the listeners for their merges."""
         project.table_listeners.add(self._table_opened)
         project.login_listeners.add(self._login_changed)
         project.state_listeners.add(self._state_changed)
@@ -87,17 +86,17 @@ class Writes:
 
     @property
     def owner(self) -> Owner:
-        """Whose writes are made now."""
+        """The current owner of new writes."""
         return Owner(self.project.url, self._login, self._session)
 
     @property
     def path(self) -> Path:
-        """The queue's file: one a project and login, unless it was given."""
+        """The queue's file: one per project and login, unless a path was given."""
         return self._path or path_for(self.owner)
 
     @property
     def outbox(self) -> Outbox:
-        """The queue; an empty one without a file while nothing was written."""
+        """The queue; an empty one without a file before the first write."""
         return self._empty if self._open is None else self._open.outbox
 
     @cached_property
@@ -121,7 +120,7 @@ class Writes:
         return editing.call(function, args, schema=schema, repeatable=repeatable)
 
     def opened(self) -> OpenQueue:
-        """The open file; made if it is not there."""
+        """Return the open file; create it if it does not exist."""
         with self._lock:
             if self.project.closed:
                 raise ClosedError("this session")
@@ -145,11 +144,11 @@ class Writes:
             return self._open
 
     def known(self) -> OpenQueue | None:
-        """The file, if there is one."""
+        """Return the file, if it exists."""
         return self._open
 
     def draws(self, column: ColumnName) -> bool:
-        """Whether a sequence is known to give the column's keys; asks who can tell."""
+        """Return whether a sequence provides the column's keys; ask the server if unknown."""
         known = self.keys.known.get(column)
         if known is None and column not in self._asked:
             self._asked.add(column)
@@ -161,16 +160,16 @@ class Writes:
         return await self.project.rest.fetch("public", key_cache.FUNCTION, query)
 
     def _fetch(self, query: Query) -> Sequence[Any]:
-        """What ``query`` gives; waits for it."""
+        """Return the answer to ``query``; wait for it."""
         try:
             return self.project.thread.wait(self._ask(query), DRAW_SECONDS).rows
         except TimeoutError:
             raise UnreachableError(self.project.url, "no answer in time") from None
 
     def wait_for(self, editor: Editor, ids: Collection[str]) -> None:
-        """Wait until operations of a table are settled or set aside, and what they did is shown.
+        """Wait until operations of a table are settled or set aside, and their effect is shown.
 
-        One that has not left after `LEAVE_SECONDS` is waited for no more.
+        Waiting for an operation that was not sent ends after `LEAVE_SECONDS`.
         """
         changed = threading.Event()
         outbox = self.opened().outbox
@@ -188,19 +187,19 @@ class Writes:
                 if first is None or remaining <= 0 or self.project.closed:
                     break
                 changed.wait(min(remaining, POLL_SECONDS))
-        self.project.thread.wait(asyncio.sleep(0))  # the loop shows right after it has put down
+        self.project.thread.wait(asyncio.sleep(0))  # the loop shows it right after storing
 
     def tell_worker(self, what: Callable[[Worker], object]) -> None:
-        """Have something said to the worker, on the loop, if there is one."""
+        """Call a function with the worker on the loop, if there is a worker."""
         if self._open is not None:
             self.project.thread.post(what, self._open.worker)
 
     def on_merge(self, driver: TableDriver, fn: OnMerge) -> Callable[[], None]:
-        """Call ``fn`` with the records of each merge of a table; gives back how to stop it."""
+        """Call ``fn`` with the records of each merge of a table; return a function that ends that."""
         return self._drivers[driver].add(fn)
 
     def decided(self) -> None:
-        """Something in the queue was retried, edited or discarded: show it, and go on."""
+        """Show an operation that was retried, edited or discarded, and continue sending."""
         worker = None
         with self._lock:
             if self._open is not None:
@@ -211,7 +210,7 @@ class Writes:
             self.project.thread.call(worker.wake)
 
     def send(self) -> None:
-        """Have what waits sent now."""
+        """Send pending operations now."""
         opened = self._open
         if opened is not None:  # awake when this is over, as after `decided`
             self.project.thread.call(opened.worker.wake)
@@ -222,11 +221,11 @@ class Writes:
         if opened is not None:
             opened.outbox.pause(paused)
             thread.call(opened.worker.pause if paused else opened.worker.resume)
-            if paused and not thread.here:  # what is edited when this returns waits
+            if paused and not thread.here:  # edits after this call wait
                 thread.wait(opened.worker.taken())
 
     def held(self) -> str:
-        """Why waiting writes are not sent; empty if they are."""
+        """Return why pending writes are not sent; empty if they are."""
         if self.paused:
             return "the queue is paused: resume() it"
         refused = "" if self._open is None else self._open.worker.outcomes.unauthorized
@@ -235,15 +234,15 @@ class Writes:
         )
 
     def refused(self) -> str:
-        """What the server refused, and what is in conflict, in a sentence; empty: nothing.
+        """Return a sentence about refused and conflicting edits; empty if there are none.
 
-        On the loop as it was last looked at.
+        On the loop, the state of the last check.
         """
         opened = self._open
         if opened is None:
             return ""
         if not self.project.thread.here:
-            with contextlib.suppress(QueueError):  # damaged, or closed this moment
+            with contextlib.suppress(QueueError):  # damaged, or just closed
                 opened.refused, opened.asking = self.outbox.undecided()
         then = "rt.queue.df lists it: rt.queue.retry() sends it again, .discard(id) drops it"
         said = refused(*opened.refused, then), undecided(*opened.asking)
@@ -253,7 +252,7 @@ class Writes:
         return self.listeners.add(fn)
 
     def _tell_of_others(self, outbox: Outbox) -> None:
-        """Say, once of each, whose writes the file holds besides."""
+        """Report once per login that the file contains its writes, too."""
         others = {
             owner: number
             for owner, number in outbox.others().items()
@@ -270,14 +269,14 @@ class Writes:
         self._told |= others.keys()
 
     def _tell_of_waiting(self, outbox: Outbox) -> None:
-        """Say what other sessions have left that is sent as this one connects."""
+        """Report edits left by other sessions, which are sent when this one connects."""
         waiting = outbox.counts()["waiting"] - len(outbox.left())
         if waiting > 0:
             writes = "1 write" if waiting == 1 else f"{waiting:,} writes"
             logger.info("%s of other sessions %s sent", writes, "is" if waiting == 1 else "are")
 
     def _tell_of_paused(self, outbox: Outbox) -> None:
-        """Say that edits of a session that ended while paused wait: they are not sent before ``resume``."""
+        """Report edits of a session that ended while paused: they are not sent before ``resume``."""
         left = outbox.left()
         if not left:
             return
@@ -290,9 +289,9 @@ class Writes:
         self.project.thread.post(self.project.note, "info", text)
 
     def _tell_of_refused(self, outbox: Outbox) -> None:
-        """Say that edits of earlier sessions were refused: tables still show them.
+        """Report refused edits of earlier sessions, which tables still show.
 
-        A script that only reads is not bothered: it finds it in ``repr``, ``reason`` and health.
+        A script that only reads gets no report: they are in ``repr``, ``reason`` and health.
         """
         failed = [op for op in outbox.ops(state="failed") if op.session not in self._ids]
         if not failed:
@@ -324,8 +323,8 @@ class Writes:
             )
 
     async def _open_once_there(self) -> None:
-        """Open the file that another session makes: what is edited there is shown here, too."""
-        with contextlib.suppress(QueueError):  # a file that is no queue: who writes is told
+        """Open a file created by another session: its edits are shown here, too."""
+        with contextlib.suppress(QueueError):  # not a queue's file: a write raises
             while True:
                 await asyncio.sleep(FILE_SECONDS)
                 if self._open is None:
@@ -360,7 +359,7 @@ class Writes:
         if login == self._login:
             self.tell_worker(Worker.wake)
             return
-        # What the other login has queued is not this one's to show or to send.
+        # Operations of the other login are neither shown nor sent.
         with self._lock:
             old, self._open = self._open, None
             if old is not None:
@@ -376,7 +375,7 @@ class Writes:
             old, self._open = self._open, None
         if old is not None:
             await old.linger()
-            if not has_front_end():  # a notebook's widgets have shown it
-                with contextlib.suppress(QueueError):  # the file has been damaged meanwhile
+            if not has_front_end():  # a notebook's widgets show it
+                with contextlib.suppress(QueueError):  # the file was damaged meanwhile
                     await old.worker.outcomes.on_disk(old.tell_what_is_left)
             await old.aclose()
