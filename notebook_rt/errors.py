@@ -1,8 +1,8 @@
-"""Every failure, by name: what happened, to what, and what to do now.
+"""The errors of the package. Each message says what happened, to which object, and what to do.
 
-Nothing else in the package raises a bare ``Exception`` at a user. How to recover from one says
-``model/classify.py``. Names of tables and words of servers are other people's: they are quoted in
-messages, and never a key or a token is.
+No other part of the package raises a bare ``Exception`` at a user. ``model/classify.py`` decides how to
+recover from an error. Table names and server messages come from other people and are quoted in
+messages; keys and tokens are never included.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HOW_TO_RUN: Final = (
     "Run what `notebook-rt doctor --sql` prints once (in the SQL editor of a hosted project, by "
     "rt.stack.sql(...) in the embedded stack)"
 )
-"""The optional SQL, by which tables describe themselves."""
+"""The command that prints the optional SQL, with which tables describe themselves."""
 HOW_TO_EXPOSE: Final = (
     'The API does not expose schema "public", in which the optional SQL has its functions: add it to the '
     "exposed schemas (Supabase dashboard: Project Settings, Data API)"
@@ -32,34 +32,34 @@ class NotebookRTError(Exception):
     """The base of every error of this package."""
 
     def __str__(self) -> str:
-        # Not a KeyError's, which is a repr. It quotes names, values, servers' words.
+        # Not KeyError's, which is a repr. It quotes names, values and server messages.
         return printable(Exception.__str__(self), lines=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """So that one raised in another process arrives: ``args`` are not what ``__init__`` takes."""
+        """Support pickling, for other processes: ``args`` are not the arguments of ``__init__``."""
         return remade, (type(self), self.args), self.__dict__
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython prints for it: the user's own lines and the message.
+        """Return the traceback that IPython prints: the user's own lines and the message.
 
-        The calls inside this package say nothing about a mistake that was made outside. ``%debug`` still
-        has the whole stack.
+        Calls inside this package do not help with a mistake made outside. ``%debug`` still has the whole
+        stack.
         """
         return rendered(self)
 
 
-# The way to the server ------------------------------------------------------------------------
+# Connection -----------------------------------------------------------------------------------
 
 
 class UnreachableError(NotebookRTError):
-    """Nobody answers at the URL, or what answers is no Supabase project.
+    """There is no answer from the URL, or the answer is not a Supabase project's.
 
     Attributes
     ----------
     what : str
-        What is said of it beside what goes on meanwhile: without that, where the server was there before.
+        The message without the advice for a server that has never answered.
     status : int or None
-        The HTTP status that somebody else answered with in the project's place.
+        The HTTP status of an answer from something else than the project.
 
     Examples
     --------
@@ -89,7 +89,7 @@ class UnreachableError(NotebookRTError):
         self.status = status
 
     def after(self, heard: str) -> UnreachableError:
-        """The same of a server that was there before, and was heard of last at that time.
+        """Return the error for a server that answered before, last at this time.
 
         >>> error = UnreachableError("https://x.supabase.co", "no answer").after("14:03:12 UTC")
         >>> "now: no answer. The server was heard of last at 14:03:12 UTC" in str(error)
@@ -99,7 +99,7 @@ class UnreachableError(NotebookRTError):
 
 
 class AnswerTooLargeError(NotebookRTError):
-    """An answer of the server has more bytes than ``Options.max_answer_bytes``, decompressed."""
+    """An answer of the server has more than ``Options.max_answer_bytes`` bytes, decompressed."""
 
     def __init__(self, what: str, most: int) -> None:
         super().__init__(
@@ -126,7 +126,7 @@ class AuthError(NotebookRTError):
 
 
 class NoKeyError(AuthError):
-    """No key is given, or what is given is not a valid key."""
+    """No key is given, or the given one is not valid."""
 
     def __init__(self, url: str, reason: str) -> None:
         NotebookRTError.__init__(
@@ -139,7 +139,7 @@ class NoKeyError(AuthError):
 
 
 class NoProjectError(NotebookRTError):
-    """``connect()`` is not told which project is meant.
+    """``connect()`` was called without a project.
 
     Attributes
     ----------
@@ -169,7 +169,7 @@ class NoProjectError(NotebookRTError):
 
 
 class LoginError(AuthError):
-    """Nobody is signed in with these credentials; or no user is made of them (``new``)."""
+    """The credentials were rejected; or no user was created with them (``new``)."""
 
     def __init__(self, url: str, reason: str, *, new: bool = False) -> None:
         words = (
@@ -187,14 +187,14 @@ class LoginError(AuthError):
 
 
 class TokenExpiredError(AuthError):
-    """The access token's time is over and it could not be refreshed."""
+    """The access token has expired and could not be refreshed."""
 
     def __init__(self, url: str, reason: str = "") -> None:
         super().__init__("access token: it has expired", url, reason)
 
 
 PAUSED: Final = 540
-"""What a hosted project answers while it is paused."""
+"""The status of a hosted project's answers while it is paused."""
 
 
 class RateLimitedError(NotebookRTError):
@@ -212,7 +212,7 @@ class RateLimitedError(NotebookRTError):
         self.reason = reason
 
     def once(self) -> RateLimitedError:
-        """The same of a call that nobody makes again."""
+        """Return the error for a call that is not retried automatically."""
         return RateLimitedError(self.what, self.retry_after, self.reason, again=False)
 
 
@@ -240,11 +240,11 @@ class ServerError(NotebookRTError):
 
     @staticmethod
     def _todo(status: int) -> str:
-        """What else than to wait there is to do; empty: nothing."""
+        """Return advice other than to wait; empty if there is none."""
         return "The project is paused: resume it (Supabase dashboard)" if status == PAUSED else ""
 
     def once(self) -> ServerError:
-        """The same of a call that nobody makes again.
+        """Return the error for a call that is not retried automatically.
 
         >>> print(ServerError("GET /rest/v1/t", 503).once())
         GET /rest/v1/t: the server answered 503. Try again later
@@ -253,9 +253,9 @@ class ServerError(NotebookRTError):
 
 
 class StatementTimeoutError(ServerError):
-    """The database ended a statement that took longer than the role's ``statement_timeout``.
+    """The database cancelled a statement that exceeded the role's ``statement_timeout``.
 
-    On a hosted project that is 3 s for ``anon`` and 8 s for who signed in.
+    On a hosted project that is 3 s for ``anon`` and 8 s for signed-in users.
     """
 
     @staticmethod
@@ -264,16 +264,16 @@ class StatementTimeoutError(ServerError):
 
 
 class RefusedError(NotebookRTError):
-    """The server understood and said no (a 4xx): a constraint, a policy, a bad value.
+    """The server refused the request (a 4xx): a constraint, a policy, an invalid value.
 
     Attributes
     ----------
     status : int
         The HTTP status.
     code : str
-        PostgreSQL's SQLSTATE or PostgREST's ``PGRST…`` code; empty if none came.
+        PostgreSQL's SQLSTATE or PostgREST's ``PGRST…`` code; empty without one.
     details, hint : str
-        The server's further words.
+        Further texts of the server.
     """
 
     def __init__(
@@ -296,14 +296,14 @@ class RefusedError(NotebookRTError):
 
 
 class ProtocolError(NotebookRTError):
-    """The server sent what this package cannot read."""
+    """The server sent data that this package cannot read."""
 
 
 # A table that cannot be mirrored --------------------------------------------------------------
 
 
 class TableError(NotebookRTError):
-    """The base of what is wrong with one table. ``schema`` and ``table`` name it."""
+    """The base of errors of one table. ``schema`` and ``table`` name it."""
 
     def __init__(self, schema: str, table: str, message: str) -> None:
         super().__init__(message)
@@ -322,7 +322,7 @@ _ANOTHER: Final = (
 
 
 class MissingTableError(TableError):
-    """There is no such table, or this login may not know of it."""
+    """The table does not exist, or this login may not see it."""
 
     def __init__(
         self, schema: str, table: str, hint: str = "", *, exposed: bool = True, url: str = ""
@@ -345,7 +345,7 @@ class MissingTableError(TableError):
         if "." in table:
             home, _, name = table.partition(".")
             apart = f' (a schema is given apart: table("{name}", schema="{home}"))'
-            hint = ""  # the server's is of a name in this schema
+            hint = ""  # the server's hint is a name in this schema
         super().__init__(
             schema,
             table,
@@ -356,7 +356,7 @@ class MissingTableError(TableError):
 
 
 class MissingQueryError(TableError):
-    """There is no such view or function, or none with these parameters."""
+    """The view or function does not exist, or not with these parameters."""
 
     def __init__(self, schema: str, table: str, hint: str = "") -> None:
         super().__init__(
@@ -370,7 +370,7 @@ class MissingQueryError(TableError):
 
 
 class QueryKeyError(TableError):
-    """The rows of a query cannot be told apart by its key, or cannot be paged without one."""
+    """The key does not identify the rows of a query, or they cannot be paged without a key."""
 
     def __init__(self, schema: str, table: str, key: tuple[str, ...] = ()) -> None:
         if key:
@@ -393,7 +393,7 @@ _JSON_PATH = (
 
 
 class MissingColumnError(TableError):
-    """A column that was asked for is not in the table."""
+    """A requested column is not in the table."""
 
     def __init__(self, schema: str, table: str, column: str, columns: Sequence[str] = ()) -> None:
         there = f"; there are {', '.join(columns)}" if columns else ""
@@ -407,7 +407,7 @@ class MissingColumnError(TableError):
 
 
 class UnfitMergeError(TableError):
-    """A column is merged by ``"delta"`` and holds no numbers, or by ``"union"`` and holds no lists."""
+    """A column to merge by ``"delta"`` has no numbers, or one to merge by ``"union"`` has no lists."""
 
     def __init__(
         self, schema: str, table: str, column: str, pg_type: str, rule: Literal["delta", "union"]
@@ -425,8 +425,8 @@ class UnfitMergeError(TableError):
 class NotPublishedError(TableError):
     """Realtime does not stream the table: it is not in the publication.
 
-    ``kind`` is PostgreSQL's ``relkind``, where it is known. ``keyless``: the table has no primary key (None:
-    it is not known); ``key`` the columns that were named as one.
+    ``kind`` is PostgreSQL's ``relkind``, if known. ``keyless``: the table has no primary key (None: unknown);
+    ``key``: the columns named as the key.
     """
 
     def __init__(
@@ -459,7 +459,7 @@ class NotPublishedError(TableError):
 
 
 def _publish(table: str, keyless: bool | None, key: Sequence[str]) -> str:
-    """The statement that publishes a table, and leaves its rows writable whatever they are told by."""
+    """Return the statement that publishes a table and keeps its rows writable with any key."""
     publish = f"alter publication supabase_realtime add table {table}"
     if keyless is False:
         return publish
@@ -478,11 +478,11 @@ def _publish(table: str, keyless: bool | None, key: Sequence[str]) -> str:
 
 
 class NotBroadcastError(TableError):
-    """A table was asked for with ``source="broadcast"``, and the database does not broadcast its changes.
+    """The database does not broadcast the changes of a table opened with ``source="broadcast"``.
 
-    ``reason`` says what is missing; ``scope`` is the column of whose values each is broadcast apart, where
-    that is why; ``key`` the primary key, where that is: another one was given; ``role`` that of a login that
-    may read some of the table's columns only, where that is: a broadcast has whole rows.
+    ``reason`` is the missing part. Depending on it, ``scope`` is the column by whose values the table is
+    broadcast; ``key`` is the primary key, if another key was given; ``role`` is the role of a login that may
+    read only some columns, because broadcasts contain whole rows.
     """
 
     def __init__(
@@ -522,7 +522,7 @@ class NotBroadcastError(TableError):
 
 
 class NoTablesError(TableError):
-    """The project does not tell this login which tables there are.
+    """The project does not describe its tables to this login.
 
     ``hidden``: the API does not expose the schema of the optional SQL.
     """
@@ -538,7 +538,7 @@ class NoTablesError(TableError):
 
 
 class NoPrimaryKeyError(TableError):
-    """Rows cannot be told apart, so changes cannot be applied.
+    """Rows cannot be identified, so changes cannot be applied.
 
     ``unique`` are the columns of its unique constraints, as far as they are known.
     """
@@ -555,7 +555,7 @@ class NoPrimaryKeyError(TableError):
 
 
 class EndlessTableError(TableError):
-    """Reading the table does not come to an end."""
+    """Reading the table does not end."""
 
     def __init__(self, schema: str, table: str, reason: str) -> None:
         super().__init__(schema, table, f'table "{table}" cannot be read to its end: {reason}')
@@ -563,9 +563,9 @@ class EndlessTableError(TableError):
 
 
 class UnknownKeyError(TableError):
-    """A table's primary key could not be found out; ``tried`` are the columns that are not it.
+    """The primary key of a table could not be found; ``tried`` are columns that are not the key.
 
-    ``empty``: no row could be read. ``alike``: no columns that may be a key tell those apart that were.
+    ``empty``: no row could be read. ``alike``: no candidate columns identify the rows that were read.
     ``hidden``: the API does not expose the schema of the optional SQL.
     """
 
@@ -600,7 +600,7 @@ class UnknownKeyError(TableError):
 
 
 class DuplicateKeyError(TableError):
-    """The key that was named does not tell the rows of a table apart; ``rows`` are some of those."""
+    """The named key does not identify the rows of a table; ``rows`` are examples."""
 
     def __init__(
         self, schema: str, table: str, key: Sequence[str], rows: Sequence[Mapping[str, object]] = ()
@@ -616,12 +616,12 @@ class DuplicateKeyError(TableError):
 
 
 def _start(text: str) -> str:
-    """So much of it as a sentence has room for."""
+    """Return a value shortened for a sentence."""
     return text if len(text) <= 120 else f"{text[:119]}…"
 
 
 def _query(table: str) -> str:
-    """The call that follows what streams no changes of its own."""
+    """Return the call that follows a relation without its own stream of changes."""
     return f"rt.query({json.dumps(table, ensure_ascii=False)}, depends_on=[...])"
 
 
@@ -630,7 +630,7 @@ def _as_key(names: Sequence[str]) -> str:
 
 
 class InexactKeyError(TableError):
-    """Keys that a float cannot tell apart."""
+    """The table has keys that a float cannot distinguish."""
 
     def __init__(self, schema: str, table: str, column: str, value: object) -> None:
         super().__init__(
@@ -669,7 +669,7 @@ class PermissionDeniedError(TableError):
             if not reason.startswith(
                 ("permission denied for function", "permission denied for schema")
             ):
-                run = ""  # something that the function does
+                run = ""  # an object that the function uses
         if home := _OF_SCHEMA.match(reason):
             run = f"grant usage on schema {identifier(home[1])} to {to}"
         todo = f"run: {run}" if run else "grant what it names"
@@ -692,13 +692,13 @@ class PermissionDeniedError(TableError):
 
 
 class SomeColumnsError(PermissionDeniedError):
-    """This login may read some of the table's columns, so they are to be named.
+    """This login may read only some columns of the table, which must be named.
 
     >>> print(SomeColumnsError("public", "staff", "anon", ["id", "name"], ["id"]))
     role "anon" may read some columns of table "staff" only: name them, rt.table("staff", columns="id,name")
 
-    ``complete``: False: there may be others that it may read. ``withheld``: columns that were asked for, and
-    that it may not read.
+    ``complete``: False if there may be further readable columns. ``withheld``: requested columns that it may
+    not read.
 
     >>> print(SomeColumnsError("public", "staff", "anon", ["id"], [], withheld=["pay"]))  # doctest: +ELLIPSIS
     role "anon" may not read pay of table "staff": leave it out, or run: grant select (pay) on public.staff...
@@ -744,16 +744,16 @@ class SomeColumnsError(PermissionDeniedError):
         self.right = "select"
         self.reason = ""
         self.columns = tuple(columns)
-        """Those that it may read."""
+        """Return the readable columns."""
 
 
 def why_empty(
     schema: str, table: str, role: str, row_security: bool | None, *, shows_some: bool = False
 ) -> str:
-    """Why a table that was read shows no row, and what to do; empty where no row can be hidden.
+    """Return why a table has no visible row, and what to do; empty if no row can be hidden.
 
-    No policy hides a row from a secret key's role. ``row_security`` is whether policies decide which rows
-    are seen; None: not known. ``shows_some``: there is a policy that shows rows to this role.
+    No policy hides a row from a secret key's role. ``row_security``: whether policies decide which rows
+    are visible; None: unknown. ``shows_some``: there is a policy that shows rows to this role.
 
     >>> why_empty("public", "t", "anon", False), why_empty("public", "t", "service_role", True)
     ('', '')
@@ -780,11 +780,11 @@ def why_empty(
 
 
 class FilterError(NotebookRTError, ValueError):
-    """A filter that cannot be understood, or that the table refuses."""
+    """A filter that cannot be parsed, or that the table refuses."""
 
 
 class SqlError(NotebookRTError, ValueError):
-    """A query of `sql` that DuckDB cannot run, or that reads what is no frame."""
+    """A query of `sql` that DuckDB cannot run, or that reads a table that is not a frame."""
 
     def __init__(self, query: str, reason: str) -> None:
         super().__init__(f"{reason.strip()}\nin: {query.strip()}")
@@ -793,14 +793,14 @@ class SqlError(NotebookRTError, ValueError):
 
 
 class DerivationError(NotebookRTError, ValueError):
-    """What is to be derived of live tables cannot be kept up as pandas has it; ``map`` computes it anew."""
+    """A derived table cannot be updated incrementally with pandas' result; use ``map`` to compute it."""
 
 
 # Channels -------------------------------------------------------------------------------------
 
 
 class ChannelRefusedError(NotebookRTError):
-    """The server does not let this login into the channel, or closed it."""
+    """The server refused to let this login join the channel, or closed it."""
 
     def __init__(self, topic: str, reason: str) -> None:
         what_to_do = (
@@ -820,11 +820,11 @@ class ChannelRefusedError(NotebookRTError):
         self.reason = reason
 
 
-# Here -----------------------------------------------------------------------------------------
+# Local ----------------------------------------------------------------------------------------
 
 
 class ClosedError(NotebookRTError):
-    """Used after ``close()``."""
+    """A closed object was used."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
@@ -834,20 +834,20 @@ class ClosedError(NotebookRTError):
 
 
 class ReadOnlyError(NotebookRTError):
-    """A local edit of something that is no table."""
+    """A local edit of a frame that is not a table."""
 
     def __init__(self, what: str) -> None:
         super().__init__(f'"{what}" cannot be edited: edit the table that its rows come from')
 
 
 class WaitTimeoutError(NotebookRTError, TimeoutError):
-    """What was waited for did not come in the time given."""
+    """A wait exceeded its timeout."""
 
 
 class InvalidEditError(NotebookRTError, ValueError):
-    """A local edit that the table cannot take; nothing of it was queued.
+    """An invalid local edit; nothing of it was queued.
 
-    ``reason`` says why without naming the table; ``column`` is what it is about, if it is one column.
+    ``reason`` is the reason without the table's name; ``column`` is the column, if there is one.
     """
 
     def __init__(self, message: str, reason: str = "", column: str | None = None) -> None:
@@ -857,9 +857,9 @@ class InvalidEditError(NotebookRTError, ValueError):
 
 
 class InvalidKeyError(NotebookRTError, KeyError, ValueError):
-    """A row is asked for by what no row's key can be: a text, say, where keys are integers.
+    """A row was requested by an impossible key, such as text if keys are integers.
 
-    Writes say the same as an `InvalidEditError`; ``in`` is False, as for an index of pandas.
+    Writes raise `InvalidEditError` instead; ``in`` is False, as for an index of pandas.
     """
 
     def __init__(self, table: str, reason: str) -> None:
@@ -868,12 +868,12 @@ class InvalidKeyError(NotebookRTError, KeyError, ValueError):
 
 
 class AnswerLostError(TableError):
-    """The answer to an insert without its key was lost: the row may be in the table.
+    """The answer to an insert without a key was lost: the row may be in the table.
 
     Attributes
     ----------
     op : str
-        The operation, which is kept in ``rt.queue`` and is not sent again unasked.
+        The operation, which stays in ``rt.queue`` and is not sent again automatically.
     """
 
     def __init__(self, schema: str, table: str, op: str) -> None:
@@ -888,15 +888,15 @@ class AnswerLostError(TableError):
 
 
 class ConflictError(NotebookRTError):
-    """A local edit and a change of somebody else exclude each other, and it must be decided."""
+    """A local edit and another client's change exclude each other, which requires a decision."""
 
 
 class HistoryError(NotebookRTError, LookupError):
-    """A moment was asked for whose past is not recorded, or is forgotten, or that is still to come."""
+    """The past of a moment is not recorded or forgotten, or the moment is in the future."""
 
 
 class HistoryGapWarning(UserWarning):
-    """A moment lies in a time in which changes may have been lost: it is known by what was read since."""
+    """A moment lies in a period in which changes may have been lost; it is known from later reads."""
 
 
 class QueueError(NotebookRTError):
@@ -904,5 +904,5 @@ class QueueError(NotebookRTError):
 
 
 def __dir__() -> list[str]:
-    """What may be caught; a console offers it by the Tab key."""
+    """Return the names to complete: the errors that can be caught."""
     return [name for name in globals() if name.endswith("Error")]
