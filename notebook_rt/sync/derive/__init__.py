@@ -1,6 +1,6 @@
 """Operators over live tables: pure incremental machines over batches of row changes.
 
-Each is loaded when it is used, since most sessions derive nothing.
+Each is imported on first use, since most sessions derive nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
     "Where",
 ]
 _ELSEWHERE = {"Aggregate": "groupby", "Keying": "join"}
-"""The rest are in the module of their name."""
+"""Import the others from the module with their name."""
 
 
 def __getattr__(name: str) -> Any:

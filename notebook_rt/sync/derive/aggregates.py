@@ -1,8 +1,7 @@
-"""The functions of ``agg``: each with a state, of one column of one group, that can forget.
+"""The functions of ``agg``, each with a state of one column of one group that supports removal.
 
-In go the values of a group's rows with their ranks, all at once or one by one, and those that leave. Out
-comes what pandas' function gives of the values that are there. Values are typed; None is null, and so
-is NaN.
+In: the values of a group's rows with their ranks, all at once or one by one, and removed values. Out: the
+result of pandas' function for the current values. Values are typed; None and NaN are null.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _ANY: Final = frozenset({"count", "size", "first", "last"})
 _ORDERED: Final = _ANY | {"min", "max", "nunique"}
 _NUMBER: Final = _ORDERED | {"sum", "mean", "std", "var", "median", "any", "all"}
 FUNCTIONS: Final = tuple(sorted(_NUMBER))
-"""What ``agg`` knows by name."""
+"""The functions that ``agg`` accepts by name."""
 _ELSEWHERE: Final = {
     **dict.fromkeys(("avg", "average"), "mean"),
     **dict.fromkeys(("stddev", "stdev", "stddev_samp"), "std"),
@@ -42,7 +41,7 @@ _ELSEWHERE: Final = {
     **dict.fromkeys(("minimum", "least"), "min"),
     **dict.fromkeys(("maximum", "greatest"), "max"),
 }
-"""What SQL, polars and others call them."""
+"""Their names in SQL, polars and other libraries."""
 
 _OF_KIND: Final[dict[Kind, frozenset[str]]] = {
     **dict.fromkeys(("int", "float", "bool"), _NUMBER),
@@ -50,11 +49,11 @@ _OF_KIND: Final[dict[Kind, frozenset[str]]] = {
     "decimal": _ANY | {"sum", "min", "max", "nunique"},
 }
 _EXACT: Final = Context(prec=400)
-"""For sums of decimals: PostgreSQL's have 131,072 digits at most, in practice some dozens."""
+"""Precision of sums of decimals: PostgreSQL's have at most 131,072 digits, in practice some dozens."""
 
 
 def check_known(function: str, column: str) -> None:
-    """Refuse a function that is not known."""
+    """Raise for an unknown function."""
     if function not in _NUMBER:
         raise DerivationError(
             f'agg of "{column}": no function {function!r} is kept up{meant(function, FUNCTIONS)}; there '
@@ -63,7 +62,7 @@ def check_known(function: str, column: str) -> None:
 
 
 def supported(function: str, kind: Kind, column: str) -> None:
-    """Refuse a function that is not kept up for this kind of column."""
+    """Raise for a function that cannot be updated incrementally for this kind of column."""
     if function not in _OF_KIND.get(kind, _ANY):
         known = ", ".join(sorted(_OF_KIND.get(kind, _ANY)))
         raise DerivationError(
@@ -72,7 +71,7 @@ def supported(function: str, kind: Kind, column: str) -> None:
 
 
 def meant(function: str, functions: Sequence[str]) -> str:
-    """Which of ``functions`` is meant by a name of another language, or one that is mistyped; may be empty.
+    """Return a hint which of ``functions`` is meant by a foreign or mistyped name; may be empty.
 
     >>> print(meant("AVG", FUNCTIONS) + meant("medain", FUNCTIONS) + meant("sha256", FUNCTIONS))
      (did you mean 'mean'?) (did you mean 'median'?)
@@ -91,17 +90,17 @@ class State(ABC):
         return value is None or value != value
 
     def present(self, values: Sequence[Any]) -> list[Any]:
-        """Those of ``values`` that are not null."""
+        """Return the ``values`` that are not null."""
         if self._float:
             return [value for value in values if value is not None and value == value]
         return [value for value in values if value is not None]
 
     @abstractmethod
     def fill(self, ranks: Sequence[int], values: Sequence[Any]) -> None:
-        """Take all values of the group, in the order of their ranks; it is empty before."""
+        """Take all values of the group in the order of their ranks; the state is empty before."""
 
     def fill_numbers(self, ranks: Positions, values: NDArray[Any]) -> None:
-        """As `fill`, of an array of ints or floats, NaN for null."""
+        """Like `fill`, with an array of ints or floats and NaN for null."""
         self.fill(ranks.tolist(), values.tolist())
 
     @abstractmethod
@@ -112,11 +111,11 @@ class State(ABC):
 
     @abstractmethod
     def result(self, function: str) -> Any:
-        """What ``function`` gives now."""
+        """Return the current result of ``function``."""
 
 
 class Count(State):
-    """How many are not null."""
+    """The number of values that are not null."""
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
@@ -139,15 +138,15 @@ class Count(State):
 
 
 def _there(values: NDArray[Any]) -> NDArray[Any]:
-    """The numbers that are not NaN."""
+    """Return the numbers that are not NaN."""
     return values[values == values] if values.dtype.kind == "f" else values
 
 
 class Sums(State):
-    """Of numbers: their sum, exact (see ``exact.py``)."""
+    """The exact sum of numbers (see ``exact.py``)."""
 
     squared = False
-    """Whether the sum of their squares is kept, too."""
+    """Whether the sum of squares is kept, too."""
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
@@ -211,7 +210,7 @@ class Sums(State):
             case "sum" if self._float:
                 return sum(infinite) if infinite else quotient(self._sum, scale)
             case "sum":
-                return (self._sum + 2**63) % 2**64 - 2**63  # as int64 has it
+                return (self._sum + 2**63) % 2**64 - 2**63  # as in int64
             case "mean":
                 if not count:
                     return None
@@ -226,13 +225,13 @@ class Sums(State):
 
 
 class Squares(Sums):
-    """And the sum of their squares."""
+    """The exact sum of numbers and of their squares."""
 
     squared = True
 
 
 class DecimalSum(State):
-    """The sum of decimals, to the last digit."""
+    """The exact sum of decimals."""
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
@@ -257,12 +256,12 @@ class DecimalSum(State):
 
     def result(self, function: str) -> Any:
         if not self._count:
-            raise RebuildError  # pandas' sum of no object is the int 0, or None
+            raise RebuildError  # pandas' sum of no objects is the int 0, or None
         return self._sum
 
 
 class Sorted(State):
-    """The values in order: their ends and their middle."""
+    """The sorted values, for minimum, maximum and median."""
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
@@ -297,7 +296,7 @@ class Sorted(State):
 
 
 class Distinct(State):
-    """How often each value is there."""
+    """The number of occurrences of each value."""
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
@@ -321,7 +320,7 @@ class Distinct(State):
 
 
 class Ends(State):
-    """The values by their ranks: the first and the last that are not null."""
+    """The values by rank, for the first and the last that are not null."""
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
@@ -349,7 +348,7 @@ class Ends(State):
 
 
 class Truths(State):
-    """How many are not null, and how many of those are true."""
+    """The number of values that are not null, and of true ones."""
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind)
@@ -385,5 +384,5 @@ _STATES: Final[dict[str, type[State]]] = {
 
 
 def state_of(function: str, kind: Kind) -> type[State]:
-    """The state that gives ``function``; those of one class share one."""
+    """Return the state for ``function``; functions with the same class share it."""
     return DecimalSum if (function, kind) == ("sum", "decimal") else _STATES[function]

@@ -1,7 +1,7 @@
-"""``concat``: the rows of several tables, one after the other, as ``pd.concat`` gives them.
+"""``concat``: the rows of several tables, one after the other, equal to ``pd.concat``.
 
-Each input has a range of ranks of its own. The index is that of the inputs, so no two of them may have a row
-under one key; with ``keys``, the input's own name is the first part of the key.
+Each input has its own range of ranks. The index consists of the inputs' indexes, so two inputs must not have
+a row with the same key; with ``keys``, the input's name is the first part of the key.
 """
 
 from __future__ import annotations
@@ -179,30 +179,30 @@ class Concat(Operator):
 
 
 def _said(source: Source) -> str:
-    """What the rows of an input are told apart by, hidden columns in words."""
+    """Return the names of an input's key columns, with hidden ones in words."""
     return ", ".join(name.replace(HIDDEN_PREFIX, "") for name in source.table.schema.key)
 
 
 @lru_cache(maxsize=256)
 def _with_missing(dtype: Any) -> Any:
-    """The dtype that pandas gives a column which is not in all of the frames."""
+    """Return pandas' dtype of a column that is missing in some frames."""
     return pd.Series(pd.array([], dtype=dtype)).reindex([0]).dtype
 
 
 @lru_cache(maxsize=256)
 def _common(dtypes: tuple[Any, ...]) -> Any:
-    """The dtype that pandas gives columns of these, one after the other."""
+    """Return pandas' dtype of the concatenation of columns of these dtypes."""
     return pd.concat([pd.Series(pd.array([], dtype=one)) for one in dtypes]).dtype
 
 
 def _blank(pg_type: str, rows: int, source: Source) -> ColumnStore:
-    """A column that an input does not have."""
+    """Return the column for an input that does not have it."""
     empty = column_of([], pg_type, source.table.dtype_backend, source.schema.numeric)
     return take(empty, np.full(rows, -1))
 
 
 def joined(columns: Sequence[ColumnStore], pg_type: str) -> ColumnStore:
-    """Columns of one kind, one after the other."""
+    """Return the concatenation of columns of one kind."""
     first = columns[0]
     fixed = [one for one in columns if isinstance(one, FixedColumn)]
     if len(fixed) == len(columns):
@@ -217,7 +217,7 @@ def joined(columns: Sequence[ColumnStore], pg_type: str) -> ColumnStore:
 
 
 def _unique(key: Sequence[ColumnStore]) -> bool:
-    """Whether no two rows have the same values."""
+    """Return whether all rows have different values."""
     if len(key) == 1 and isinstance(key[0], FixedColumn | TextColumn):
         return bool(pd.Index(key[0].array()).is_unique)
     values = list(zip(*(map(repr, column.everything()) for column in key), strict=True))

@@ -1,7 +1,7 @@
-"""``distinct``: the first row of each combination of values, as ``df.drop_duplicates(columns)`` gives it.
+"""``distinct``: the first row of each combination of values, equal to ``df.drop_duplicates(columns)``.
 
-Kept is for each group of equal rows how many it has and the rank of the first. When that one leaves, the next
-is looked for among all rows, in one pass for all groups of a batch.
+The state of each group of equal rows is its size and the rank of its first row. When that row is removed,
+the next one is searched among all rows, in one pass for all groups of a batch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from notebook_rt.sync.derive.source import Source
 
 
 class Distinct(Operator):
-    """The first row of each combination of the values of ``columns``; without any, of all but the key."""
+    """The first row of each combination of values of ``columns``; without columns, of all except the key."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = tuple(dict.fromkeys(columns))
@@ -54,7 +54,7 @@ class Distinct(Operator):
         firsts = np.full(len(groups.values), -1)
         firsts[groups.codes[rows]] = ranks
         self._firsts: list[int] = firsts.tolist()
-        """The rank of the row that is shown of each group; -1: the group is empty."""
+        """The rank of the shown row of each group; -1: the group is empty."""
         columns = {
             **source.picked(rows, schema.names),
             RANK: rank_column(ranks, source.table.dtype_backend),
@@ -66,7 +66,7 @@ class Distinct(Operator):
         return self._groups.nbytes + 70 * len(self._sizes)
 
     def _check(self, source: Source, by: Sequence[str]) -> None:
-        """Refuse what is not compared here as pandas compares it."""
+        """Raise for values that are compared differently than in pandas."""
         known(source, by, self.what)
         if not by or {*by} & {*source.held}:
             raise DerivationError(f"{self.what}: the index is no column; say other columns")
@@ -89,10 +89,10 @@ class Distinct(Operator):
         by = {name: types[name] for name in self._groups.by}
         backend = self._backend is not None
         check_values(changes, by, numeric, nan=backend, negative_zero=backend)
-        before: dict[int, int] = {}  # the groups that were touched, and what was shown of them
+        before: dict[int, int] = {}  # the changed groups, and their shown rows
         lost: set[int] = set()
-        rows: dict[int, tuple[Key, dict[str, Any]]] = {}  # by rank, as they are
-        keys: dict[int, Key] = {}  # by rank, as they were
+        rows: dict[int, tuple[Key, dict[str, Any]]] = {}  # by rank, current
+        keys: dict[int, Key] = {}  # by rank, before
         moved: list[Place] = []
         stay: list[tuple[Key, Place]] = []
         for delta in changes:
@@ -132,7 +132,7 @@ class Distinct(Operator):
         return old.rank != new.rank or values(old.row) != values(new.row)
 
     def _shown(self, rank: int, *, besides: Mapping[int, int]) -> bool:
-        """Whether the row is the first of its group, and the group is not one of ``besides``."""
+        """Return whether the row is the first of its group, and the group is not in ``besides``."""
         code = int(self._groups.by_rank[rank])
         return code not in besides and self._firsts[code] == rank
 
@@ -146,7 +146,7 @@ class Distinct(Operator):
 
     def _come(self, place: Place, before: dict[int, int], lost: set[int]) -> None:
         values = self._groups.values_of(place.row)
-        assert values is not None  # null is a value
+        assert values is not None  # null counts as a value
         code = self._groups.code_of(values)
         if code == len(self._sizes):
             self._sizes.append(0)
@@ -161,11 +161,11 @@ class Distinct(Operator):
             self._firsts[code] = place.rank
 
     def _find_next(self, lost: set[int]) -> None:
-        """The first rows of the groups whose first row has left."""
+        """Return the first rows of groups whose first row was removed."""
         codes = [code for code in lost if self._sizes[code]]
         if not codes:
             return
-        wanted = np.zeros(len(self._sizes) + 1, bool)  # the last one: no group
+        wanted = np.zeros(len(self._sizes) + 1, bool)  # the last code: no group
         wanted[codes] = True
         by_rank = self._groups.by_rank
         by_rank.settle()
@@ -179,8 +179,8 @@ class Distinct(Operator):
 
 
 def _firsts(codes: Positions) -> Positions:
-    """The positions at which each code is seen first, rising."""
+    """Return the first position of each code, in ascending order."""
     positions = np.arange(len(codes))
     first = np.empty(int(codes.max(initial=-1)) + 1, "int64")
-    first[codes[::-1]] = positions[::-1]  # of several the last one stays
+    first[codes[::-1]] = positions[::-1]  # of several, the last one is kept
     return np.flatnonzero(first[codes] == positions)

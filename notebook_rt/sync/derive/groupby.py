@@ -1,9 +1,9 @@
-"""``groupby(by).agg(...)``: a row a group, as pandas gives it, sorted by the groups' values.
+"""``groupby(by).agg(...)``: one row per group, as in pandas, sorted by the groups' values.
 
-The whole is pandas' own ``agg``, over codes that are kept. A group that a change touches gets a state
-for each of its columns (``aggregates.py``), made of the rows that it has then; from there on a change of it
-costs what that state costs, not what the group holds. A Python function is called again with all
-values of each group that was touched.
+The build is pandas' own ``agg`` over stored codes. A group with a change gets a state
+for each of its columns (``aggregates.py``), created from its current rows; from then on, the cost of a change
+depends on that state, not on the size of the group. A Python function is called again with all
+values of each changed group.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ from notebook_rt.sync.derive.source import Source
 Function: TypeAlias = str | Callable[[pd.Series], Any]
 
 _GAP: Final = 16
-"""Between the ranks of two groups, for those that come between them. Ranks are small: what is derived
-of the result keeps arrays by rank."""
+"""Gap between the ranks of two groups, for groups inserted between them. Ranks are small because operators on
+the result keep arrays by rank."""
 _ALL: Final = -1
 """The bits of all states of a group."""
 _GROUPED: Final = frozenset({"int", "float", "bool", "text", "timestamptz", "timestamp", "date"})
@@ -73,7 +73,7 @@ class Aggregate(msgspec.Struct, frozen=True):
 
 
 class GroupBy(Operator):
-    """A row for each group of ``by``."""
+    """One row per group of ``by``."""
 
     counted = True
 
@@ -122,9 +122,9 @@ class GroupBy(Operator):
             )
             for one, function in self._named
         ]
-        """The columns that states give, each with the place of its state; -1: the number of rows."""
+        """The columns computed from states, each with the position of its state; -1: the number of rows."""
         self._shown: dict[int, dict[str, Any]] = {}
-        """What was told last of the groups that have states."""
+        """The last reported rows of the groups with states."""
         self._keys: dict[tuple[Any, ...], Key] = {}
         inside = groups.codes >= 0
         self._sizes = np.bincount(groups.codes[inside], minlength=len(groups.values)).tolist()
@@ -133,7 +133,7 @@ class GroupBy(Operator):
         found = self._aggregated(source, groups.codes)
         self._types = {one.name: self._type(one, found[one.name].dtype) for one in self.aggregates}
         self._dtypes: tuple[Mapping[str, Any], bool, Mapping[str, Any]] | None = None
-        """Those of the result, by what they follow from."""
+        """The columns of the result by their source."""
         self._built = source.dtypes(), {name: one.dtype for name, one in found.items()}
         order = np.array([groups.code(values) for values in self._order], "int64")
         columns: dict[str, ColumnStore] = {}
@@ -150,7 +150,7 @@ class GroupBy(Operator):
         return self._result, columns
 
     def _check(self, source: Source) -> None:
-        """Refuse what cannot be kept up."""
+        """Raise for inputs that cannot be updated incrementally."""
         known(source, (*self.by, *self.used), f"groupby {', '.join(self.by)}")
         columns = source.table.columns()
         self._kinds = {name: columns[name].kind for name in (*self.by, *self.used)}
@@ -173,17 +173,17 @@ class GroupBy(Operator):
             refuse_odd(columns[name], name, "groupby")
 
     def _told_apart(self, source: Source) -> set[str]:
-        """The columns whose values are told apart, and by Arrow."""
+        """The columns whose values are compared by Arrow."""
         if source.table.dtype_backend != "pyarrow":
             return set()
         counted = {one.column for one, function in self._named if function == "nunique"}
         return {*self.by, *counted}
 
     def _aggregated(self, source: Source, codes: NDArray[np.int64]) -> dict[str, pd.Series]:
-        """pandas' own result, a row a group, in the order of the codes."""
+        """Return pandas' own result, one row per group, in the order of the codes."""
         values = pd.DataFrame({name: source.series(name) for name in self.used}, copy=False)
         given = {f"{at}": (one.column, one.function) for at, one in enumerate(self.aggregates)}
-        # Codes of categories, that pandas need not find the groups again; -1 is in no category.
+        # Codes of categories, so that pandas does not search the groups again; -1 is in no category.
         by = pd.Categorical.from_codes(
             codes, categories=pd.RangeIndex(int(codes.max(initial=-1)) + 1)
         )
@@ -206,7 +206,7 @@ class GroupBy(Operator):
     def _dtypes_of(self, now: Mapping[str, Any]) -> Mapping[str, Any]:
         then, built = self._built
         found = {name: now[name] for name in self.by}
-        if self._order:  # pandas looks at the values of an index of objects
+        if self._order:  # pandas checks the values of an index of objects
             truth = np.dtype("bool")
             found |= {
                 n: truth for n in self.by if is_object_dtype(now[n]) and self._kinds[n] == "bool"
@@ -230,7 +230,7 @@ class GroupBy(Operator):
                 self._past[name] = Past(source, name, changes)
         touched: dict[int, int] = {}
         moving = [delta for delta in used if not self._stays(delta, touched)]
-        for delta in moving:  # all that leave before any that comes: it may take another's rank
+        for delta in moving:  # all removals before any addition, which may take a freed rank
             if delta.old is not None:
                 self._leave(delta.old, touched)
         for delta in moving:
@@ -239,7 +239,7 @@ class GroupBy(Operator):
         return self._told(source, touched)
 
     def _matters(self, delta: Delta) -> bool:
-        """Whether anything that is used has changed."""
+        """Return whether a used column has changed."""
         old, new = delta.old, delta.new
         if old is None or new is None or old.rank != new.rank:
             return True
@@ -251,8 +251,8 @@ class GroupBy(Operator):
         return False
 
     def _check_values(self, source: Source, deltas: Sequence[Delta]) -> None:
-        """Build anew where a row holds what `_check` refuses, or where a function of the user's may
-        give values of another dtype."""
+        """Rebuild if a row has a value that `_check` refuses, or if a function of the user may return
+        another dtype."""
         if self._called and source.dtypes() != self._built[0]:
             raise RebuildError
         types, numeric = self._schema.types, self._schema.numeric
@@ -261,8 +261,8 @@ class GroupBy(Operator):
         check_values(deltas, used, numeric, nan=backend, negative_zero=backend)
 
     def _stays(self, delta: Delta, touched: dict[int, int]) -> bool:
-        """Take a row that stays where it is, in its group: only the states of what has changed; False:
-        it does not.
+        """Update only the states of changed columns for a row that stays in its group; return False if it
+        moves.
         """
         old, new = delta.old, delta.new
         if old is None or new is None or old.rank != new.rank:
@@ -334,16 +334,16 @@ class GroupBy(Operator):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory in use beside the result, about; a value that a state keeps counts as 40."""
+        """Return the approximate memory in bytes without the result; a value in a state counts as 40."""
         held: int = sum(
             self._sizes[code] * 40 * len(states) for code, states in self._states.items()
         )
         return held + self._groups.nbytes + sum(past.nbytes for past in self._past.values())
 
-    # What that changes in the result
+    # Changes of the result
 
     def _told(self, source: Source, touched: Mapping[int, int]) -> list[Op]:
-        """``touched``: of each group which states have moved, as bits."""
+        """Return the operations; ``touched``: the changed states of each group, as bits."""
         called = self._call(source, [code for code in touched if self._sizes[code]])
         ops: list[Op] = []
         moved = False
@@ -391,7 +391,7 @@ class GroupBy(Operator):
         return key
 
     def _rank(self, values: tuple[Any, ...]) -> bool:
-        """Give a new group a rank between its neighbours'; False: there is no room."""
+        """Give a new group a rank between its neighbors'; return False if there is no room."""
         order, ranks = self._order, self._ranks
         at = bisect_left(order, values)
         below = ranks[order[at - 1]] if at else 0
@@ -401,11 +401,11 @@ class GroupBy(Operator):
         return below < ranks[values] < above
 
     def _spaced(self) -> dict[tuple[Any, ...], int]:
-        """The ranks of all groups, as far apart as they were in the beginning."""
+        """Return the ranks of all groups with the initial gaps."""
         return {values: at * _GAP for at, values in enumerate(self._order, 1)}
 
     def _call(self, source: Source, codes: Sequence[int]) -> dict[int, dict[str, Any]]:
-        """What the user's functions give of groups, by column."""
+        """Return the results of the user's functions for groups, by column."""
         if not self._called or not codes:
             return {}
         found: dict[int, dict[str, Any]] = {code: {} for code in codes}
@@ -425,12 +425,12 @@ class GroupBy(Operator):
         return found
 
     def _result_has_no_null(self, name: str) -> bool:
-        """Whether a null would change the dtype that pandas infers."""
+        """Return whether a null would change the dtype that pandas infers."""
         return self._built[1][name] in (np.dtype("int64"), np.dtype("bool"))
 
 
 class Past:
-    """A column's values by rank, as they were before ``deltas``."""
+    """The values of a column by rank, as they were before ``deltas``."""
 
     def __init__(self, source: Source, name: str, deltas: Sequence[Delta]) -> None:
         self._kind: Kind = source.table.columns()[name].kind
@@ -441,7 +441,7 @@ class Past:
                 self.set(delta.old.rank, delta.old.row[name])
 
     def set(self, rank: int, value: Any) -> None:
-        """Note the value of a row."""
+        """Record the value of a row."""
         dtype = self._values.values.dtype.kind
         if dtype == "M":
             value = np.datetime64("NaT") if value is None else np.datetime64(_naive(value), "us")
@@ -450,17 +450,17 @@ class Past:
         self._values[rank] = value
 
     def get(self, ranks: Positions) -> list[Any]:
-        """The values of rows, typed."""
+        """Return the typed values of rows."""
         found = self._values.get(ranks)
         return moments(found.view("i8"), self._kind) if found.dtype.kind == "M" else found.tolist()
 
     def numbers(self, ranks: Positions) -> NDArray[Any] | None:
-        """The values of rows, where they are ints and floats."""
+        """Return the values of rows, if they are ints and floats."""
         return self._values.get(ranks) if self._values.values.dtype.kind in "if" else None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory in use, about."""
+        """The approximate memory in bytes."""
         return self._values.nbytes
 
 
@@ -469,12 +469,12 @@ def _naive(value: Any) -> Any:
 
 
 def _present(value: Any) -> Any:
-    """A result; NaN is null."""
+    """Return a result; NaN is null."""
     return None if isinstance(value, float) and value != value else value
 
 
 def type_of(dtype: Any, what: str) -> str:
-    """The PostgreSQL type that holds what pandas has computed."""
+    """Return the PostgreSQL type for values computed by pandas."""
     for test, pg_type in (
         (is_bool_dtype, "bool"),
         (is_integer_dtype, "int8"),
@@ -490,7 +490,7 @@ def type_of(dtype: Any, what: str) -> str:
 
 @lru_cache(maxsize=1024)
 def dtype_of(function: str, dtype: Any) -> Any:
-    """The dtype of pandas' ``function`` of a column of ``dtype``."""
+    """Return the dtype of pandas' ``function`` for a column of ``dtype``."""
     if isinstance(dtype, np.dtype):
         values = pd.Series(np.zeros(1, dtype)) if dtype.kind != "O" else pd.Series([Decimal(0)])
     else:

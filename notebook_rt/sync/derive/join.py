@@ -1,11 +1,11 @@
-"""``merge`` and ``join``: the rows of two tables that belong together, as ``pandas.merge`` gives them.
+"""``merge`` and ``join``: pairs of matching rows of two tables, equal to ``pandas.merge``.
 
-The whole is pandas' own merge, of the columns that rows are joined by and of the rows' positions. What
-changes afterwards is a set of pairs: for each row that changed on one side its partners on the other, found
-by their key where that is what they are joined by, else in `Groups`, which are made at the first change.
+The build is pandas' own merge of the join columns and the positions of the rows. Later changes
+affect a set of pairs: for each changed row of one side, its partners on the other side, found
+by their key if that is the join column, else in `Groups`, which are created with the first change.
 
-A pair's rank is the left row's and then the right row's (of a right join the other way round): pandas'
-order. An outer join is in the order of its keys, and is built anew with each change.
+The rank of a pair is the left row's rank, then the right row's (for a right join vice versa), which is
+pandas' order. An outer join is in the order of its keys, and is built again with each change.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ ALONE_LEFT: Final = "\0alone left"
 _JOINED: Final = frozenset({"int", "bool", "text", "timestamptz", "timestamp", "date"})
 _HIGHEST: Final = 2**62
 _FEW: Final = 4
-"""So many times as many rows on the left are many, to those on the right and to the values that they hold."""
+"""Factor from which the left side counts as large, compared with the right side and its distinct values."""
 _WIDER: Final[dict[Kind, str]] = {"int": "int8", "text": "text"}
 
 
 class Keying(msgspec.Struct, frozen=True):
-    """What rows are joined by: columns or levels of the index, or (None) the whole index."""
+    """The join columns: columns or levels of the index, or (None) the whole index."""
 
     left: tuple[str, ...] | None
     right: tuple[str, ...] | None
@@ -56,7 +56,7 @@ class Keying(msgspec.Struct, frozen=True):
     def merge(
         self, left: pd.DataFrame, right: pd.DataFrame, how: How, suffixes: tuple[str, str]
     ) -> pd.DataFrame:
-        """pandas' own."""
+        """Return the arguments of pandas."""
         by: dict[str, Any] = {}
         if self.left is not None and self.left == self.right:
             by["on"] = list(self.left)
@@ -67,21 +67,21 @@ class Keying(msgspec.Struct, frozen=True):
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """A column of the result: from the left, from the right, or from whichever is there."""
+    """A column of the result: from the left, from the right, or from either."""
 
     name: str
     left: str | None
     right: str | None
 
     def of(self, left: Row | None, right: Row | None) -> Any:
-        """Its value in a pair of rows."""
+        """Return its value in a pair of rows."""
         if left is not None and self.left is not None:
             return left[self.left]
         return None if right is None or self.right is None else right[self.right]
 
 
 class Join(Operator):
-    """The pairs of rows of two tables that hold the same in the columns of ``keying``."""
+    """The pairs of rows of two tables with equal values in the columns of ``keying``."""
 
     counted = True
 
@@ -132,7 +132,7 @@ class Join(Operator):
     def _check_labels(
         self, left: Source, right: Source, alone: NDArray[np.bool_], alone_left: NDArray[np.bool_]
     ) -> None:
-        """Refuse rows to which pandas gives the label of a row that is not theirs."""
+        """Raise for rows to which pandas gives the label of another row."""
         of_left = self.keying.right is None and len(right.levels) > 1
         of_right = self.keying.left is None and len(left.levels) > 1
         self._mislabels_right = self.keying.left is not None and of_left and self.keeps_right
@@ -147,7 +147,7 @@ class Join(Operator):
         return len(sources[0]) == 0, len(sources[1]) == 0
 
     def _settle_keys(self, left: Source, right: Source) -> None:
-        """Find out what rows are joined by, or refuse it."""
+        """Find the join columns, or raise."""
         keying, said = self.keying, self.keying.said
         by_columns = keying.left is not None and keying.right is not None
         for source, on in ((left, keying.left), (right, keying.right)):
@@ -188,14 +188,14 @@ class Join(Operator):
             refuse_odd(partner, other, said)
 
     def _name_columns(self, left: Source, right: Source) -> None:
-        """Which column of the result is which of an input, which are the index, and which the key."""
+        """Map the columns of the result to those of the inputs, the index and the key."""
         keying = self.keying
         mine = [name for name in left.schema.names if _is_shown(name, left)]
         theirs = [name for name in right.schema.names if _is_shown(name, right)]
         pairs = dict(zip(self._mine, self._theirs, strict=True))
         back = {other: name for name, other in pairs.items()}
         both: dict[str, str] = {}
-        """Columns on the left that are one with the right's."""
+        """Return the left columns that are merged with the right ones."""
         index: list[Taken] = []
         if keying.left is not None and keying.right is not None:
             both = {name: name for name, other in pairs.items() if name == other}
@@ -204,7 +204,7 @@ class Join(Operator):
             index = [Taken(name, name, other) for name, other in pairs.items()]
         elif keying.right is None:
             both = pairs
-            # Of an empty frame pandas takes the other's index, though a column be called the same.
+            # For an empty frame pandas uses the other's index, even if a column has the same name.
             no_row = self.how in ("left", "inner") or not len(right)
             if len(left) or (no_row and {*right.levels} & {*mine}):
                 index = [Taken(name, name, pairs.get(name)) for name in left.levels]
@@ -218,7 +218,7 @@ class Join(Operator):
             else:
                 index = [Taken(name, name, None) for name in left.levels]
         by_columns = keying.left is not None and keying.right is not None
-        dropped = {*both} if by_columns else set()  # of a column of both, the right one
+        dropped = {*both} if by_columns else set()  # for a column of both, the right one
         added = [name for name in theirs if name not in dropped]
         twice = {*mine} & {*added}
         shown = [Taken(n + self.suffixes[0] if n in twice else n, n, both.get(n)) for n in mine]
@@ -227,7 +227,9 @@ class Join(Operator):
             as_left = None if by_columns or keying.right is None else back.get(name)
             shown.append(Taken(new, as_left, name))
         for at, name in enumerate(pairs):
-            if name in dropped and name in theirs and name not in mine:  # a level of the left
+            if (
+                name in dropped and name in theirs and name not in mine
+            ):  # an index level of the left
                 shown.insert(at, Taken(name, name, name))
         self._refuse_twice([one.name for one in shown], [one.name for one in index])
         self._columns, self._index = tuple(shown), tuple(one.name for one in index)
@@ -236,7 +238,7 @@ class Join(Operator):
         self._name_key(left, right, index)
 
     def _refuse_twice(self, shown: Sequence[str], index: Sequence[str]) -> None:
-        """Refuse a name that two columns have, or a column and a level of the index: it would be one."""
+        """Raise if two columns, or a column and an index level, have the same name."""
         twice = sorted({name for name in shown if shown.count(name) > 1})
         if twice:
             raise DerivationError(
@@ -251,7 +253,7 @@ class Join(Operator):
             )
 
     def _name_key(self, left: Source, right: Source, index: Sequence[Taken]) -> None:
-        """The key: the left row's if it has one partner at most, the right row's if so, else both."""
+        """Choose the key: the left row's if it has at most one partner, else likewise the right's, else both."""
         mine, theirs = left.table.schema.key, right.table.schema.key
         self._one_right, self._one_left = {*theirs} <= {*self._theirs}, {*mine} <= {*self._mine}
         by_keys = {*mine} == {*self._mine} and {*theirs} == {*self._theirs}
@@ -276,8 +278,8 @@ class Join(Operator):
         self._key, self._key_of = tuple(one.name for one in self._hidden), self._hidden
 
     def _pairs(self, left: Source, right: Source) -> tuple[Positions, Positions]:
-        """The positions of the rows that are pairs, in pandas' order; -1: there is no row."""
-        if not len(left) and not len(right):  # pandas fails where both indexes hold text
+        """Return the positions of the rows of all pairs in pandas' order; -1: no row."""
+        if not len(left) and not len(right):  # pandas fails if both indexes contain text
             return np.empty(0, "int64"), np.empty(0, "int64")
         found = self._looked_up(left, right)
         if found is not None:
@@ -291,9 +293,10 @@ class Join(Operator):
         return _positions(merged[f"{HIDDEN_PREFIX}0"]), _positions(merged[f"{HIDDEN_PREFIX}1"])
 
     def _looked_up(self, left: Source, right: Source) -> tuple[Positions, Positions] | None:
-        """`_pairs` of many rows to few, each with one partner at most; None: it is another join.
+        """Return `_pairs` for many rows with at most one of few partners each; None for other joins.
 
-        pandas' merge factorizes both sides together; here a value is looked up once. Nulls are left to it.
+        pandas' merge factorizes both sides together; here each value is looked up once. Nulls are left to
+        pandas.
         """
         many = _FEW * (len(right) + 1) <= len(left)
         by_one = self.keying.left is not None and len(self._mine) == 1
@@ -322,9 +325,9 @@ class Join(Operator):
     def _ranked(
         self, left: Source, right: Source, places: Positions, partners: Positions, whole: bool
     ) -> Positions:
-        """The ranks of the pairs; where they cannot last, `step` asks for the whole.
+        """Return the ranks of the pairs; if they cannot be maintained, `step` requests a rebuild.
 
-        ``whole`` says whether they are the rows of the left, in order.
+        ``whole``: whether they are the rows of the left, in order.
         """
         first, second = (left.ranks(), places), (right.ranks(), partners)
         alone = self._one_right
@@ -346,7 +349,7 @@ class Join(Operator):
 
     def _rank(self, left: Place | None, right: Place | None) -> int:
         first, second = (right, left) if self.how == "right" else (left, right)
-        assert first is not None  # there is always that one, but in an outer join
+        assert first is not None  # it always exists, except in an outer join
         if self._factor == 1:
             return first.rank
         after = 0 if second is None else second.rank + 1
@@ -378,7 +381,7 @@ class Join(Operator):
         return pairs.ops(self._counts)
 
     def pair(self, left: Place | None, right: Place | None) -> tuple[Key, int]:
-        """The key and the rank of a pair."""
+        """Return the key and the rank of a pair."""
         if (left is None and self._mislabels_right) or (right is None and self._mislabels_left):
             raise RebuildError
         mine, theirs = None if left is None else left.row, None if right is None else right.row
@@ -386,7 +389,7 @@ class Join(Operator):
         return self._result.key_of(key), self._rank(left, right)
 
     def row(self, left: Place | None, right: Place | None) -> dict[str, Any]:
-        """What the result holds of a pair."""
+        """Return the result's row for a pair."""
         mine, theirs = None if left is None else left.row, None if right is None else right.row
         found = {one.name: one.of(mine, theirs) for one in (*self._shown, *self._hidden)}
         return {**found, ALONE: right is None, ALONE_LEFT: left is None}
@@ -410,7 +413,7 @@ class Join(Operator):
     def _found_dtypes(
         self, left: Source, right: Source, shape: tuple[bool, bool, bool]
     ) -> Mapping[str, Any]:
-        """The dtypes of pandas' merge of a few rows that are alike."""
+        """Return the dtypes of pandas' merge of a few similar rows."""
         mine, theirs = left.dtypes(), right.dtypes()
         keys = _examples(
             [(mine[n], theirs[o]) for n, o in zip(self._mine, self._theirs, strict=True)], shape
@@ -418,7 +421,7 @@ class Join(Operator):
         both, only_left, only_right = shape
         lefts = [key for key, there in zip(keys, (both, only_left, False), strict=True) if there]
         rights = [key for key, there in zip(keys, (both, False, only_right), strict=True) if there]
-        # Of no row they are cut, not made: pandas fails with an index that was made of no text.
+        # Without rows they are sliced, not created: pandas fails with an index created from no text.
         examples = (
             _example(left, mine, self._mine, lefts or keys[:1])[: len(lefts)],
             _example(right, theirs, self._theirs, rights or keys[:1])[: len(rights)],
@@ -427,7 +430,7 @@ class Join(Operator):
         by_one_index = (self.keying.left is None) != (self.keying.right is None)
         own = examples[0 if self.keying.right is None else 1].index
         if by_one_index and not len(merged) and self._index == tuple(own.names):
-            merged.index = own[:0]  # where a column is called the same; see `_name_columns`
+            merged.index = own[:0]  # if a column has the same name; see `_name_columns`
         names, levels = [*merged.columns], [str(n) for n in merged.index.names if n is not None]
         if names != [one.name for one in self._columns] or tuple(levels) != self._index:
             raise DerivationError(
@@ -440,12 +443,12 @@ class Join(Operator):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory in use beside the result, about."""
+        """Return the approximate memory in bytes, without the result."""
         return 0 if self._sides is None else sum(side.nbytes for side in self._sides)
 
 
 def _is_shown(name: str, source: Source) -> bool:
-    """Whether a column of the input is a column of its DataFrame."""
+    """Return whether a column of the input is a column of its DataFrame."""
     return name not in source.levels and not name.startswith(HIDDEN_PREFIX)
 
 
@@ -457,14 +460,14 @@ def _positions(column: pd.Series) -> Positions:
 
 
 def _at(ranks: Positions, places: Positions) -> Positions:
-    """The ranks at these places; -1 where there is no row."""
+    """Return the ranks at these positions; -1 without a row."""
     if not len(ranks):
         return np.full(len(places), -1)
     return np.where(places < 0, -1, ranks[places])
 
 
 def _is_whole(places: Positions, rows: int) -> bool:
-    """Whether these are all rows, in order."""
+    """Return whether these are all rows, in order."""
     if len(places) != rows or (rows and (places[0] != 0 or places[-1] != rows - 1)):
         return False
     return bool((places[1:] > places[:-1]).all())  # so many, rising, between the two ends
@@ -475,7 +478,7 @@ def _taken(
     left: tuple[Mapping[str, ColumnStore], Positions | None],
     right: tuple[Mapping[str, ColumnStore], Positions],
 ) -> ColumnStore:
-    """A column of the result; where there are no places, the whole of it."""
+    """Return a column of the result; without positions, all of it."""
     if one.right is None or left[1] is None:
         assert one.left is not None  # it is of one of the two, and the right one is never whole
         column = left[0][one.left]
@@ -500,7 +503,7 @@ def _taken(
 def _example(
     source: Source, dtypes: Mapping[str, Any], by: Sequence[str], keys: Sequence[Sequence[Any]]
 ) -> pd.DataFrame:
-    """A few rows with the dtypes of ``source``, joined by ``keys``."""
+    """Return a few rows with the dtypes of ``source``, joined by ``keys``."""
     columns: dict[str, Any] = {}
     for name in source.schema.names:
         if name.startswith(HIDDEN_PREFIX):
@@ -523,11 +526,11 @@ def _blank(dtype: Any, length: int) -> Any:
 def _examples(
     dtypes: Sequence[tuple[Any, Any]], shape: tuple[bool, bool, bool]
 ) -> list[tuple[Any, ...]]:
-    """Three keys that differ, where as many are asked for: of both sides, of the left, of the right."""
+    """Return up to three different keys: of both sides, of the left, of the right."""
     choices = [_values(mine, theirs) for mine, theirs in dtypes]
     keys = list(product(*choices))
     wanted = sum(shape)
-    while len(keys) < wanted:  # of two truths the third key is the null that one side must have
+    while len(keys) < wanted:  # for booleans the third key is the null that one side must have
         keys.append(tuple(None for _ in dtypes))
     rest = iter(keys)
     found = [next(rest) if there else keys[0] for there in shape]
@@ -542,12 +545,12 @@ def _nullable(dtype: Any) -> bool:
 
 @lru_cache(maxsize=256)
 def _values(mine: Any, theirs: Any) -> list[Any]:
-    """Values that fit both dtypes, three where there are; of objects, what the other side has."""
+    """Return up to three values that fit both dtypes; for objects, those of the other side."""
     both = [_some(mine), _some(theirs)]
     if any(pd.api.types.is_bool_dtype(one.dtype) for one in both):
         return [True, False]
     if any(pd.api.types.is_numeric_dtype(one.dtype) for one in both):
-        return [1, 2, 3]  # integers are floats where a merge left some out
+        return [1, 2, 3]  # integers become floats if a merge left some out
     for one in both:
         if pd.api.types.is_datetime64_any_dtype(one.dtype) or "timestamp" in str(one.dtype):
             zone = getattr(one.dtype, "tz", None)
@@ -558,5 +561,5 @@ def _values(mine: Any, theirs: Any) -> list[Any]:
 
 
 def _some(dtype: Any) -> pd.Series:
-    """A value of this dtype."""
+    """Return a value of this dtype."""
     return pd.Series(np.zeros(1, dtype) if isinstance(dtype, np.dtype) else pd.array([None], dtype))

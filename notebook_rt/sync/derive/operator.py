@@ -1,10 +1,10 @@
-"""What every operator is: a whole result made of whole inputs, then kept up by their changes.
+"""The base of all operators: build the whole result once, then update it incrementally.
 
-``build`` is vectorised, and costs what pandas' own expression does. ``step`` takes the changes of each
-input since, and gives the operations that make the old result the new one; it costs what was touched.
-Where a change is beyond what the operator can follow, ``step`` raises `RebuildError`, and the result is built
-anew: slower, and never wrong. What pandas' result cannot be kept up at all is refused by
-`DerivationError`, when the operator is made or when its inputs are first seen.
+``build`` is vectorised, and costs as much as the pandas expression. ``step`` takes the later changes of each
+input, and returns the operations that turn the old result into the new one; its cost depends on the changed
+rows. If the operator cannot follow a change, ``step`` raises `RebuildError`, and the result is built
+again, which is slower but correct. A result that cannot be updated incrementally at all is refused with
+`DerivationError`, when the operator is created or when its inputs are first seen.
 """
 
 from __future__ import annotations
@@ -31,54 +31,54 @@ Columns = Mapping[str, ColumnStore]
 
 
 class RebuildError(Exception):
-    """A change that cannot be followed: the result is to be built anew."""
+    """A change cannot be followed: the result must be built again."""
 
 
 class Operator(ABC):
-    """See the module."""
+    """See the module docstring."""
 
     blank: Mapping[str, str] = {}
-    """Columns that a row without a partner leaves empty, and the hidden column that says so."""
+    """Columns that are null in a row without a partner, and the hidden column that marks such rows."""
     index: tuple[str, ...] | None = None
-    """The columns that are the index; empty: it counts; None: the key's, or the input's."""
+    """The columns of the index; empty: a RangeIndex; None: the key, or the index of the input."""
     counted = False
-    """Whether it takes an input whose index counts: a result that kept those labels would have to be
-    numbered anew with each row that comes or goes."""
+    """Whether it accepts an input with a RangeIndex: a result with its labels would have to be renumbered
+    with each inserted or deleted row."""
     why_empty = ""
-    """Why its result may have no row, where that is the operator's doing."""
+    """Why its result may be empty, if the operator is the reason."""
     of_no_rows = True
-    """Whether it can be tried without rows: a function of the user's need not work then."""
+    """Whether it can be tried without rows, which a function of the user may not support."""
 
     @abstractmethod
     def build(self, sources: Sequence[Source]) -> tuple[Schema, Columns]:
-        """The whole result: its schema, `RANK` among the columns, and what it holds."""
+        """Return the whole result: its schema, with `RANK` among the columns, and its contents."""
 
     @abstractmethod
     def step(self, sources: Sequence[Source], deltas: Sequence[Sequence[Delta]]) -> list[Op]:
-        """What the inputs' changes change in the result."""
+        """Return the changes of the result for the changes of the inputs."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory in use beside the result, about."""
+        """Return the approximate memory in bytes, without the result."""
         return 0
 
     @abstractmethod
     def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
-        """The dtypes of pandas' result, by the names of its columns and of its index."""
+        """Return the dtypes of pandas' result by the names of its columns and index."""
 
 
 def ranked(columns: Iterable[Column], key: tuple[str, ...], like: Schema) -> Schema:
-    """A result's schema: these columns and the hidden rank."""
+    """Return a result's schema: these columns and the hidden rank."""
     return Schema((*columns, Column(RANK, "int8")), key, like.numeric)
 
 
 def rank_column(ranks: Positions, backend: Backend) -> ColumnStore:
-    """Ranks as the hidden column, which keeps the array."""
+    """Return ranks as the hidden column, which keeps the array."""
     return FixedColumn(np.asarray(ranks, "int64"), None, "int8", backend, "float")
 
 
 def placed(gone: Iterable[Key], come: Iterable[tuple[Key, Place]]) -> list[Op]:
-    """The operations by which some rows leave the result and others come, in their order."""
+    """Return the operations that remove rows from the result and add others, in order."""
     ops: list[Op] = [Delete(key) for key in gone]
     ops += [
         Upsert(key, {**place.row, RANK: place.rank})
@@ -88,7 +88,7 @@ def placed(gone: Iterable[Key], come: Iterable[tuple[Key, Place]]) -> list[Op]:
 
 
 def known(source: Source, names: Iterable[str], what: str) -> None:
-    """Refuse a column that is not there."""
+    """Raise if a column does not exist."""
     types = source.schema.types
     for name in names:
         if name not in types:
@@ -101,7 +101,7 @@ def known(source: Source, names: Iterable[str], what: str) -> None:
 
 
 class Derived:
-    """An operator, its inputs and its result; hold the inputs' locks to bring it up to date."""
+    """An operator, its inputs and its result. Hold the inputs' locks to update it."""
 
     def __init__(self, operator: Operator, backend: Backend) -> None:
         self.operator = operator
@@ -110,7 +110,7 @@ class Derived:
         """The result; None before it is first built."""
         self.view: Arranged | None = None
         self.builds = 0
-        """How often the result was built as a whole."""
+        """Number of complete builds of the result."""
         self._sources: tuple[Source, ...] = ()
 
     @property
@@ -120,15 +120,15 @@ class Derived:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory in use: the result's, and about those of what the operator keeps."""
+        """The memory in bytes of the result and, approximately, of the operator's state."""
         return self.operator.nbytes + (0 if self.table is None else self.table.nbytes)
 
     def bind(self, sources: Sequence[Source]) -> None:
-        """Take other inputs: the result is built anew."""
+        """Use other inputs: the result is built again."""
         self._sources = tuple(sources)
 
     def advance(self, *, want_changes: bool) -> Sequence[Any]:
-        """Bring the result up to date; what changed in it, if asked."""
+        """Update the result; return its changes if requested."""
         deltas = [source.deltas() for source in self._sources]
         if self.table is not None and self.view is not None and None not in deltas:
             try:
@@ -148,7 +148,7 @@ class Derived:
         try:
             changes = table.apply(ops, want_changes=want_changes) if ops else ()
             view.dtypes = self.operator.dtypes(self._sources)
-        except BaseException:  # the operator takes it for told
+        except BaseException:  # the operator assumes that it was applied
             self._forget()
             raise
         return changes
@@ -182,13 +182,13 @@ class Derived:
         return changes
 
     def _index(self, schema: Schema) -> tuple[str, ...]:
-        """The result's index: the operator's, or that of the input whose key it keeps."""
+        """The index of the result: the operator's, or that of the input whose key it keeps."""
         if self.operator.index is not None:
             return self.operator.index
         first = self._sources[0]
         return first.levels if schema.key == first.table.schema.key else schema.key
 
     def _forget(self) -> None:
-        """Half of a step may have been taken: the next one builds anew."""
+        """Build the result again with the next step, because this one may be incomplete."""
         for source in self._sources:
             source.forget()

@@ -1,7 +1,7 @@
-"""The pairs of rows that a batch of changes makes and unmakes, for ``join.py``.
+"""The pairs of rows that a batch of changes creates and removes, for ``join.py``.
 
-A `Side` is one of the two tables, its rows by what they are joined by, as they were before the batch and
-then as they are. `Pairs` goes through what changed on either side, and gives the operations of the result.
+A `Side` is one of the two tables, with its rows by their join values before and after the batch. `Pairs`
+goes through the changes of both sides and returns the operations of the result.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from notebook_rt.sync.derive.operator import RebuildError
 from notebook_rt.sync.derive.source import Source
 
 _MANY: Final = 4096
-"""Pairs that a step touches at most, or a quarter of the result."""
+"""Maximum number of pairs that a step changes, or a quarter of the result."""
 
 
 class Paired(Protocol):
-    """What a join knows of a pair."""
+    """The interface of a join for its pairs."""
 
     @property
     def keeps_left(self) -> bool:
-        """Whether a row on the left without a partner stays."""
+        """Whether a left row without a partner is kept."""
 
     @property
     def keeps_right(self) -> bool:
-        """Whether a row on the right without a partner stays."""
+        """Whether a right row without a partner is kept."""
 
     def pair(self, left: Place | None, right: Place | None) -> tuple[Key, int]:
-        """The key and the rank of a pair."""
+        """Return the key and the rank of a pair."""
 
     def row(self, left: Place | None, right: Place | None) -> dict[str, Any]:
-        """What the result holds of a pair."""
+        """Return the result's row for a pair."""
 
 
 class Side:
-    """One of the tables: its rows by what they are joined by, before a batch of changes and after it."""
+    """One of the tables: its rows by their join values, before and after a batch of changes."""
 
     def __init__(self, source: Source, by: tuple[str, ...], since: Sequence[Delta]) -> None:
         self._by = by
@@ -50,7 +50,7 @@ class Side:
         self._groups = None if self._by_key else Groups(source, by, nulls=True, since=since)
 
     def begin(self, source: Source, deltas: Sequence[Delta]) -> None:
-        """Take the changes, without following them yet."""
+        """Take the changes without applying them yet."""
         self._source, self.deltas = source, deltas
         self._known: dict[tuple[Any, ...], list[Place]] = {}
         self._old = {delta.key: delta for delta in deltas} if self._by_key else {}
@@ -68,18 +68,18 @@ class Side:
         return any(old.row[name] != new.row[name] for name in self._by)
 
     def values(self, row: Row) -> tuple[Any, ...]:
-        """What a row is joined by; NaN is null."""
+        """Return the join values of a row; NaN is null."""
         return tuple(
             [None if (value := row[n]) is None or value != value else value for n in self._by]
         )
 
     def touched(self) -> dict[tuple[Any, ...], None]:
-        """What the rows that moved are and were joined by."""
+        """Return the current and previous join values of the moved rows."""
         places = [place for delta in self.moved for place in (delta.old, delta.new)]
         return dict.fromkeys(self.values(place.row) for place in places if place is not None)
 
     def move(self) -> None:
-        """Follow the changes."""
+        """Apply the changes."""
         self._known = {}
         self._old = {}
         self._was = self._now
@@ -94,14 +94,14 @@ class Side:
                 groups.put(delta.new.rank, groups.code_of(self.values(delta.new.row)))
 
     def any(self, values: tuple[Any, ...]) -> bool:
-        """Whether there are rows that are joined by these values."""
+        """Return whether there are rows with these join values."""
         if self._groups is None:
             return bool(self.rows(values))
         code = self._groups.code(values)
         return code is not None and len(self._groups.members(code)) > 0
 
     def rows(self, values: tuple[Any, ...]) -> list[Place]:
-        """The rows that are joined by these values."""
+        """Return the rows with these join values."""
         found = self._known.get(values)
         if found is None:
             found = self._known[values] = self._look_up(values)
@@ -120,7 +120,7 @@ class Side:
         return [there[rank] for rank in ranks]
 
     def _fetched(self, ranks: Sequence[int]) -> dict[int, Place]:
-        """Rows that no change is about."""
+        """Return rows without a change."""
         if not ranks:
             return {}
         places = self._source.places(np.array(ranks, "int64"))
@@ -136,12 +136,12 @@ class Side:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory in use, about."""
+        """The approximate memory in bytes."""
         return 0 if self._groups is None else self._groups.nbytes
 
 
 class Pairs:
-    """The pairs that a batch makes and unmakes."""
+    """The pairs that a batch creates and removes."""
 
     def __init__(self, join: Paired, left: Side, right: Side, rows: int) -> None:
         self._join, self._left, self._right = join, left, right
@@ -152,7 +152,7 @@ class Pairs:
         self._most = max(_MANY, rows // 4)
 
     def before(self) -> None:
-        """Note the pairs of what moves, as they are."""
+        """Record the pairs of moving rows before the batch."""
         left, right = self._left, self._right
         for delta in left.moved:
             if delta.old is not None:
@@ -172,7 +172,7 @@ class Pairs:
             self._note(one, other)
 
     def after(self) -> None:
-        """Note the pairs of what has changed, as they are now."""
+        """Record the pairs of changed rows after the batch."""
         left, right = self._left, self._right
         for delta in left.deltas:
             if delta.new is not None:
@@ -192,7 +192,7 @@ class Pairs:
             self._make(one, other, fresh=True)
 
     def _lonely(self) -> Iterable[tuple[Place | None, Place | None]]:
-        """Rows without a partner whose partners may come or have gone."""
+        """Return rows without a partner that may get one or have lost theirs."""
         left, right = self._left, self._right
         if self._keeps_left:
             for values in right.touched():
@@ -220,13 +220,13 @@ class Pairs:
             raise RebuildError
 
     def ops(self, counts: dict[str, int]) -> list[Op]:
-        """What makes the old pairs the new ones; ``counts`` are of the pairs by who is there."""
+        """Return the operations from the old to the new pairs; ``counts``: the pairs by their sides."""
         now = self._now
         ops: list[Op] = []
         for key, (rank, which) in self._was.items():
             counts[which] -= 1
             if key not in now or now[key][0] != rank:
-                ops.append(Delete(key))  # it is no more, or comes again at its new place
+                ops.append(Delete(key))  # it is gone, or is inserted again at its new position
         for key in self._fresh:
             counts[now[key][1]] += 1
         for key, (rank, _, left, right) in sorted(now.items(), key=lambda item: item[1][0]):
@@ -235,5 +235,5 @@ class Pairs:
 
 
 def _which(left: Place | None, right: Place | None) -> str:
-    """Who of a pair is there."""
+    """Return which sides of a pair exist."""
     return "left" if right is None else "right" if left is None else "both"

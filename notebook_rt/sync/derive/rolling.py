@@ -1,8 +1,8 @@
-"""``rolling(window, on=, by=).agg(...)``: a row for each row, of what its group had in the time before it.
+"""``rolling(window, on=, by=).agg(...)``: for each row, functions of its group in the time before it.
 
-The whole is pandas' own ``groupby(by).rolling(window, on=on).agg``. What changes a row changes the windows
-that reach back to it: these are computed anew from the values that they hold, so nothing of what has left
-them remains. The rows of a group must be in the order of their times, as pandas asks.
+The build is pandas' own ``groupby(by).rolling(window, on=on).agg``. A changed row affects the windows
+that reach back to it: these are computed again from their values, so no rounding errors of removed values
+remain. The rows of a group must be in the order of their times, as in pandas.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _GROUPED: Final = frozenset({"int", "bool", "text"})
 _NUMBERS: Final = frozenset({"int", "float", "bool"})
 _MOMENTS: Final = frozenset({"timestamptz", "timestamp"})
 _GAP: Final = 1 << 10
-"""Between the places of two groups, for those that come between them."""
+"""Gap between the positions of two groups, for groups inserted between them."""
 _HIGHEST: Final = 2**62
 _MICROSECOND: Final = dt.timedelta(microseconds=1)
 
@@ -77,13 +77,13 @@ _FUNCTIONS: Final[dict[str, Callable[[Sequence[float]], float | None]]] = {
     "last": lambda values: values[-1],
     "nunique": lambda values: len(set(values)),
 }
-"""Of the values of a window, one at least, in their order."""
+"""Functions of the values of a window (at least one), in order."""
 FUNCTIONS: Final = tuple(sorted({"count", *_FUNCTIONS}))
-"""What ``agg`` knows by name."""
+"""The functions that ``agg`` accepts by name."""
 
 
 class Rolling(Operator):
-    """For each row functions of the rows of its group in the ``window`` that ends with it."""
+    """For each row, functions of the rows of its group in the ``window`` that ends with it."""
 
     counted = True
 
@@ -170,7 +170,7 @@ class Rolling(Operator):
         return self._result, columns
 
     def _check(self, source: Source) -> None:
-        """Refuse what cannot be kept up."""
+        """Raise for inputs that cannot be updated incrementally."""
         known(source, (*self.by, self.on, *self._used), f"rolling by {', '.join(self.by)}")
         columns = source.table.columns()
         for names, kinds, what in (
@@ -191,7 +191,7 @@ class Rolling(Operator):
     def _rolled(
         self, source: Source, rows: NDArray[np.int64], groups: NDArray[np.int64]
     ) -> pd.DataFrame:
-        """pandas' own result, in the order of ``rows``."""
+        """Return pandas' own result, in the order of ``rows``."""
         on = source.series(self.on).array.take(rows)
         times = pd.Series(on).to_numpy("M8[us]").view("i8")
         if ((times[1:] < times[:-1]) & (groups[1:] == groups[:-1])).any():
@@ -210,7 +210,7 @@ class Rolling(Operator):
     def dtypes(self, sources: Sequence[Source]) -> Mapping[str, Any]:
         now = sources[0].dtypes()
         found = {name: now[name] for name in self._index}
-        if self._order:  # pandas looks at the values of an index of objects
+        if self._order:  # pandas checks the values of an index of objects
             found |= {
                 name: np.dtype("bool")
                 for name in self.by
@@ -255,14 +255,14 @@ class Rolling(Operator):
         return [*ops, *(Upsert(key, row) for _, key, row in now)]
 
     def _matters(self, delta: Delta) -> bool:
-        """Whether anything that is used has changed."""
+        """Return whether a used column has changed."""
         old, new = delta.old, delta.new
         if old is None or new is None or old.rank != new.rank:
             return True
         return any(old.row[n] != new.row[n] for n in (*self.by, self.on, *self._used))
 
     def _check_values(self, deltas: Sequence[Delta]) -> None:
-        """Build anew where a row holds what `_check` refuses."""
+        """Rebuild if a row has a value that `_check` refuses."""
         if any(delta.new is not None and delta.new.row[self.on] is None for delta in deltas):
             raise RebuildError
         types, numeric = self._schema.types, self._schema.numeric
@@ -273,11 +273,11 @@ class Rolling(Operator):
         return self._result.key_of({HIDDEN_PREFIX + name: row[name] for name in self._keys})
 
     def _event(self, place: Place) -> tuple[int, int]:
-        """Where in its group a row is or was: its rank and its time."""
+        """Return the current or previous position of a row in its group: its rank and time."""
         return place.rank, _microseconds(place.row[self.on])
 
     def _rank(self, code: int, place: Place) -> int:
-        assert self._groups is not None  # a step made them
+        assert self._groups is not None  # created by a step
         values = self._groups.values[code]
         if values not in self._places:
             self._insert(values)
@@ -286,7 +286,7 @@ class Rolling(Operator):
         return self._places[values] * self._factor + place.rank
 
     def _insert(self, values: tuple[Any, ...]) -> None:
-        """Give a new group a place between its neighbours'."""
+        """Give a new group a position between its neighbors."""
         order, places = self._order, self._places
         at = bisect_left(order, values)
         below = places[order[at - 1]] if at else 0
@@ -300,8 +300,8 @@ class Rolling(Operator):
     def _windows(
         self, source: Source, code: int, events: Sequence[tuple[int, int]]
     ) -> list[tuple[int, Key, dict[str, Any]]]:
-        """What the windows give that reach back to one of ``events``."""
-        assert self._groups is not None  # a step made them
+        """Return the results of the windows that reach back to one of ``events``."""
+        assert self._groups is not None  # created by a step
         ranks = self._groups.members(code)
         if not len(ranks):
             return []
@@ -337,12 +337,12 @@ class Rolling(Operator):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory in use beside the result, about."""
+        """Return the approximate memory in bytes, without the result."""
         return 0 if self._groups is None else self._groups.nbytes
 
 
 def _of(function: str, window: Sequence[Any]) -> float | None:
-    """``function`` of a window; as in pandas an infinity is counted, and else left out."""
+    """Return ``function`` of a window; as in pandas, an infinity is counted and otherwise ignored."""
     there = [float(value) for value in window if value is not None and value == value]
     if function == "count":
         return float(len(there))

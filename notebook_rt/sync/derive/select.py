@@ -1,8 +1,8 @@
-"""``select``: some of the columns, and computed ones, as ``df.assign(...)[columns]`` gives them.
+"""``select``: selected and computed columns, equal to ``df.assign(...)[columns]``.
 
-A computed column is a function of a DataFrame, called with the whole at first and then with the rows that
-have changed. So it must compute row by row: whether it does is tried with single rows each time the whole
-is built. What that cannot show (a function that reads what is no column) is the user's to know.
+A computed column is a function of a DataFrame, called with all rows first and later with the changed
+rows. It must therefore compute row by row, which is checked with single rows at each build. The check cannot
+detect functions that read other data than columns.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _FIXED: Final[Mapping[str, tuple[str, Any]]] = {
     "float": ("float64", np.nan),
     "bool": ("bool", False),
 }
-"""The numpy dtype of a kind, and what stands in it where the value is null."""
+"""The numpy dtype of a kind, and its placeholder for null."""
 
 Expression: TypeAlias = str | Callable[[pd.DataFrame], Any]
 
 
 class Select(Operator):
-    """Columns, and computed ones; without a name, all columns."""
+    """Selected and computed columns; without a name, all columns."""
 
     def __init__(self, columns: Sequence[str], computed: Mapping[str, Expression]) -> None:
         self.columns = tuple(dict.fromkeys(columns))
@@ -64,8 +64,8 @@ class Select(Operator):
                 )
 
         self._formulas = True
-        """Whether each makes a column of its own of the input's: nobody else has its memory. A function could
-        keep the DataFrame that it is given."""
+        """Whether each creates a new column whose memory nothing else refers to. A function could keep the
+        DataFrame that it is called with."""
         self.of_no_rows = all(isinstance(one, Formula) for one in self.computed.values())
         before: set[str] = set()
         for name, one in self.computed.items():
@@ -106,7 +106,7 @@ class Select(Operator):
         return ranked(made, schema.key, schema), columns
 
     def _compute(self, frame: pd.DataFrame) -> dict[str, pd.Series]:
-        """The computed columns of a frame."""
+        """Return the computed columns of a frame."""
         if not self.computed:
             return {}
         try:
@@ -128,7 +128,7 @@ class Select(Operator):
         return stored(series, self._types[name], backend, numeric, copy=copy)
 
     def _check_rows(self, source: Source, columns: Columns) -> None:
-        """Refuse what gives another value or another dtype of a row alone."""
+        """Raise if a single row gives another value or dtype."""
         dtypes = [*self._given.items(), *((name, one.dtype) for name, one in self._made.items())]
         objects = {name for name, of in dtypes if is_object_dtype(of)}
         tried = [
@@ -175,7 +175,7 @@ class Select(Operator):
         return placed(gone, come)
 
     def _computed(self, places: Sequence[Place], source: Source) -> dict[str, list[Any]]:
-        """The computed values of changed rows, by column."""
+        """Return the computed values of changed rows, by column."""
         if not self.computed:
             return {}
         try:
@@ -198,7 +198,7 @@ class Select(Operator):
 
 
 def _type(series: pd.Series, name: str, schema: Schema) -> str:
-    """The PostgreSQL type that holds a computed column."""
+    """Return the PostgreSQL type for a computed column."""
     found, what = series.dtype, f'select "{name}"'
     if is_object_dtype(found):
         exact = all(isinstance(one, Decimal) or one is None or one != one for one in series.array)
@@ -214,7 +214,7 @@ def _type(series: pd.Series, name: str, schema: Schema) -> str:
 def stored(
     series: pd.Series, pg_type: str, backend: Backend, numeric: Numeric, *, copy: bool
 ) -> ColumnStore:
-    """A column of the values that pandas has computed; without ``copy`` of their memory, if it can be."""
+    """Return a column of values computed by pandas; without ``copy``, it shares their memory if possible."""
     kind = family(pg_type, numeric)
     if kind in ("int", "float", "bool"):
         of, null = _FIXED[kind]
@@ -236,7 +236,7 @@ def stored(
 
 
 def _nulls(series: pd.Series) -> np.ndarray | None:
-    """Which values are null; None: none is."""
+    """Return which values are null; None if there are none."""
     if isinstance(series.dtype, np.dtype) and series.dtype.kind in "iub":
         return None
     nulls = np.array(series.isna(), bool)
@@ -254,7 +254,7 @@ def _microseconds(series: pd.Series, kind: str) -> np.ndarray:
 
 
 def _alike(mine: Any, whole: Any) -> bool:
-    """Equal, but for what a sum in another order makes of a float."""
+    """Return whether values are equal, except for rounding by another order of a sum."""
     if isinstance(mine, float) and isinstance(whole, float):
         return math.isclose(mine, whole, rel_tol=1e-9) or equal(mine, whole)
     return equal(mine, whole)

@@ -1,8 +1,8 @@
-"""``sort``: the rows in the order of some columns, as ``df.sort_values(by, kind="stable")`` gives them.
+"""``sort``: the rows in the order of columns, equal to ``df.sort_values(by, kind="stable")``.
 
-The rank of a row in the result is a number between its neighbours'. The rows are kept in blocks, each with a
-range of ranks of its own: a block becomes a list when it is first touched. Where two neighbours leave no
-room between them, the ranks of the block are spaced anew; where the block has no room left, all ranks are.
+The rank of a row in the result is a number between its neighbors'. The rows are kept in blocks, each with its
+own range of ranks: a block becomes a list with its first change. If there is no rank between two
+neighbors, the ranks of the block are respaced; if the block has no room left, all ranks are.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from notebook_rt.sync.derive.ordering import Ordering, SortKey
 from notebook_rt.sync.derive.source import Source
 
 _BLOCK: Final = 64
-"""Rows of a block when it is made."""
+"""Initial number of rows of a block."""
 _LONGEST: Final = 1024
-"""Rows of a block whose ranks are spaced anew; with more of them all are."""
+"""Maximum rows of a block whose ranks are respaced; above it all ranks are."""
 _GAP: Final = 16
-"""Between the ranks of two rows when they are spaced."""
+"""Gap between the ranks of two rows when they are spaced."""
 
 Entry: TypeAlias = tuple[SortKey, Key, int]
-"""A row: what it sorts by, its key, its rank in the result."""
+"""A row: its sort values, its key, its rank in the result."""
 
 
 class Sort(Operator):
@@ -93,7 +93,7 @@ class Sort(Operator):
 
 
 class Blocks:
-    """Sorted rows with their ranks; see the module."""
+    """Sorted rows with their ranks; see the module docstring."""
 
     def __init__(
         self, ordering: Ordering, schema: Schema, columns: Columns, inputs: Positions
@@ -103,34 +103,34 @@ class Blocks:
         names = dict.fromkeys([*ordering.by, *schema.key])
         self._columns: dict[str, ColumnStore] = {name: shared(columns[name]) for name in names}
         self._inputs = inputs
-        """The rows' ranks in the input."""
+        """The ranks of the rows in the input."""
         self._rows = len(inputs)
         self._start = _GAP * (_BLOCK + self._rows // _BLOCK)
-        """The first rank: what comes before all others has room."""
+        """The first rank, which leaves room before it."""
         count = max(1, -(-self._rows // _BLOCK))
         self._lists: list[list[Entry] | None] = [None] * count
         self._separators: dict[int, SortKey] = {}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory in use, about."""
+        """The approximate memory in bytes."""
         columns = sum(column.nbytes for column in self._columns.values())
         entries = sum(map(len, filter(None, self._lists)))
         return columns + self._inputs.nbytes + 8 * len(self._lists) + 200 * entries
 
     def ranks(self) -> Positions:
-        """The ranks of all rows as they were at first."""
+        """Return the initial ranks of all rows."""
         return self._start + _GAP * np.arange(self._rows)
 
     def remove(self, sort_key: SortKey) -> None:
-        """Let a row go."""
+        """Remove a row."""
         block = self._list(self._find(sort_key))
         at = bisect_left(block, (sort_key,))
         assert block[at][0] == sort_key
         del block[at]
 
     def insert(self, sort_key: SortKey, key: Key) -> dict[Key, int]:
-        """Put a row in its place; the ranks that this gives, its own among them."""
+        """Insert a row; return the new ranks, including its own."""
         number = self._find(sort_key)
         block = self._list(number)
         at = bisect_left(block, (sort_key,))
@@ -141,7 +141,7 @@ class Blocks:
         return self._space(number, block)
 
     def _between(self, number: int, block: list[Entry], at: int) -> int | None:
-        """A rank for what comes before the row at ``at``; None: there is no room."""
+        """Return a rank before the row at ``at``; None if there is no room."""
         low, high = self._range(number)
         below = block[at - 1][2] if at else low - 1
         if at == len(block) and high is None:
@@ -154,7 +154,7 @@ class Blocks:
         return rank if below < rank < above else None
 
     def _space(self, number: int, block: list[Entry]) -> dict[Key, int]:
-        """Space the ranks of a block anew; those that are others then."""
+        """Respace the ranks of a block; return the changed ones."""
         low, high = self._range(number)
         width = _GAP * len(block) if high is None else high - low
         if len(block) > min(_LONGEST, width // 2):
@@ -168,18 +168,18 @@ class Blocks:
         return found
 
     def _range(self, number: int) -> tuple[int, int | None]:
-        """The ranks that a block may give: from the first to before the second; None: no end."""
+        """Return the range of ranks of a block, the end excluded; None: no end."""
         low = self._start + _GAP * _BLOCK * number if number else 0
         return low, None if number == len(self._lists) - 1 else self._start + _GAP * _BLOCK * (
             number + 1
         )
 
     def _find(self, sort_key: SortKey) -> int:
-        """The block in which a row belongs."""
+        """Return the block of a row."""
         return bisect_right(range(1, len(self._lists)), sort_key, key=self._separator)
 
     def _separator(self, number: int) -> SortKey:
-        """What the first row of a block sorted by when the blocks were made."""
+        """Return the sort values of a block's first row at its creation."""
         found = self._separators.get(number)
         if found is None:
             at = number * _BLOCK

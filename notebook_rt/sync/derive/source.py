@@ -1,11 +1,11 @@
-"""An operator's input: a table as it is, and what has changed in it since it was read last.
+"""An operator's input: a table, and its changes since the last read.
 
-In goes a table of the store, or a view of one. Out come, all in the view's order, its columns, ranks
-and dtypes as a whole, and `Delta`s where the changes are enough. Hold the table's lock meanwhile.
+In: a table of the store, or a view of one. Out: its columns, ranks and dtypes as a whole, in the order of the
+view, and `Delta`s if the changes suffice. Hold the table's lock while using it.
 
-Each row has a rank, an int that no other row of the table has at that time; ranks rise in the
-table's order. Of a table they are the rows' numbers, of a derived one its column `RANK`. A view in an
-order that was asked for, or cut to the first rows, has no ranks that last: it is read as a whole.
+Each row has a rank, an int that is unique in the table at that time; ranks increase in the
+table's order. For a table they are the row numbers, for a derived one its column `RANK`. A view with its own
+order, or limited to the first rows, has no lasting ranks: it is read as a whole.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from notebook_rt.store.touched import HIDDEN_PREFIX, Delta
 
 
 class Source:
-    """See the module."""
+    """See the module docstring."""
 
     def __init__(self, table: Table, view: Ordered | None = None) -> None:
         self.table = table
@@ -46,7 +46,7 @@ class Source:
 
     @property
     def schema(self) -> Schema:
-        """The columns that are shown, and the key."""
+        """The shown columns and the key."""
         schema, carried = self.table.schema, frozenset[str]()
         if self.view is not None:
             carried = self.view.carried
@@ -56,26 +56,26 @@ class Source:
 
     @property
     def held(self) -> tuple[str, ...]:
-        """What a result keeps of a row beside its columns: the key, and what the index shows.
+        """Return the key of a row and its index value, which a result keeps beside the columns.
 
-        They are two where the key is hidden, as of a join that is keyed by the keys of both.
+        They differ if the key is hidden, as for a join with the keys of both sides.
         """
         return tuple(dict.fromkeys((*self.table.schema.key, *self.levels)))
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """The names of the index; empty where it counts."""
+        """The names of the index; empty for a RangeIndex."""
         return self.view.index if isinstance(self.view, Arranged) else self.table.schema.key
 
     @property
     def moved(self) -> bool:
-        """Whether anything may have changed since `deltas` was called last."""
+        """Whether the table may have changed since the last call of `deltas`."""
         if not self.lasting:
             return self._version != self.table.version
         return bool(self._follower) or self._version < 0
 
     def deltas(self) -> list[Delta] | None:
-        """What has changed since the last call; None: read the whole."""
+        """Return the changes since the last call; None: read the whole table."""
         if not self.lasting:
             changed = self._version != self.table.version
             self._version, self._census = self.table.version, None
@@ -89,7 +89,7 @@ class Source:
         return found
 
     def forget(self) -> None:
-        """Have the next call of `deltas` read the whole."""
+        """Let the next call of `deltas` read the whole table."""
         self._follower.reset()
         self._version = -1
 
@@ -97,11 +97,11 @@ class Source:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The snapshot that the user sees."""
+        """Return the snapshot that the user sees."""
         return self.table.snapshot() if self.view is None else self.view.snapshot()
 
     def series(self, name: str) -> pd.Series:
-        """A column as the user sees it, or a level of the index as a column of its own."""
+        """Return a column as the user sees it, or an index level as a column."""
         frame = self.frame
         if name in self.levels:
             level = frame.index.get_level_values(name)
@@ -109,37 +109,37 @@ class Source:
         return frame[name]
 
     def arrays(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Columns as `Table.arrays` gives them."""
+        """Return columns as `Table.arrays` does."""
         found = self.table.arrays(names)
         places = self._places()
         return found if places is None else {name: one[places] for name, one in found.items()}
 
     def ranks(self, positions: Positions | None = None) -> Positions:
-        """The ranks of all rows, or of those at these positions; without any that last, the positions."""
+        """Return the ranks of all rows or of these positions; without lasting ranks, the positions."""
         if not self.lasting:
             return np.arange(len(self.frame)) if positions is None else positions
         return self.table.ranks(positions)
 
     def places(self, ranks: Positions) -> Positions:
-        """Where the rows of these ranks are in the table."""
+        """Return the positions of the rows with these ranks in the table."""
         return self.table.numbered(ranks)
 
     def rows(self, positions: Positions) -> Positions:
-        """Where the rows at these positions of the view are in the table; -1 stays."""
+        """Return the table positions of these view positions; -1 is kept."""
         places = self._places()
         if places is None or not len(places):
             return positions
         return np.where(positions < 0, -1, places[positions])
 
     def picked(self, rows: Positions, names: Iterable[str]) -> dict[str, ColumnStore]:
-        """Columns of their own of the rows at these positions of the view."""
+        """Return new columns of the rows at these positions of the view."""
         places = self._places()
         rows = rows if places is None else places[rows]
         columns = self.table.columns()
         return {name: take(columns[name], rows) for name in names}
 
     def whole(self, names: Iterable[str]) -> dict[str, ColumnStore]:
-        """Columns of their own of all rows."""
+        """Return new columns of all rows."""
         places = self._places()
         if places is not None:
             return self.picked(np.arange(len(places)), names)
@@ -152,11 +152,11 @@ class Source:
     # Some rows
 
     def row(self, key: Key) -> dict[str, Any] | None:
-        """What is shown under a key; None: no row."""
+        """Return the row shown for a key; None without one."""
         return self.table.get(key) if self.view is None else self.view.get(key)
 
     def of_ranks(self, ranks: Positions) -> dict[int, tuple[Key, dict[str, Any]]]:
-        """The rows that have these ranks, each with its key."""
+        """Return the rows with these ranks, each with its key."""
         if not len(ranks):
             return {}
         schema = self.schema
@@ -168,7 +168,7 @@ class Source:
         }
 
     def framed(self, rows: Sequence[Row]) -> pd.DataFrame:
-        """Typed rows as a DataFrame of the dtypes that `frame` has."""
+        """Return typed rows as a DataFrame with the dtypes of `frame`."""
         dtypes, names = self.dtypes(), self.levels
         arrays = {
             column.name: self._array(column, [row[column.name] for row in rows], dtypes)
@@ -194,13 +194,13 @@ class Source:
         return array if array.dtype == wanted else as_dtype(pd.Series(array), wanted).array
 
     def _places(self) -> Positions | None:
-        """Where the view's rows are in the table; None: it is the table, in its order."""
+        """The table positions of the view's rows; None: the table in its own order."""
         return None if self.lasting or self.view is None else self.view.positions()
 
     # dtypes
 
     def dtypes(self) -> Mapping[str, Any]:
-        """The dtype of each column and each level of the index, as the user sees them."""
+        """Return the dtype of each column and index level, as the user sees them."""
         if isinstance(self.view, Arranged):
             return self.view.dtypes
         if self.view is not None:
@@ -211,7 +211,7 @@ class Source:
 
 
 def frame_dtypes(frame: pd.DataFrame) -> dict[str, Any]:
-    """The dtypes of a DataFrame by name, those of its index among them."""
+    """Return the dtypes of a DataFrame by name, including its index."""
     index = frame.index
     levels = index.levels if isinstance(index, pd.MultiIndex) else [index]
     named = [*zip(index.names, (level.dtype for level in levels), strict=True)]
@@ -220,7 +220,7 @@ def frame_dtypes(frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def is_plain(value: Any, known: type) -> bool:
-    """Whether a value fits a type of this class, as far as is told quickly; else `fits` says it."""
+    """Return whether a value fits a type of this class by a quick check; otherwise `fits` decides."""
     if value.__class__ is not known:
         return False
     if isinstance(value, str):
@@ -229,9 +229,9 @@ def is_plain(value: Any, known: type) -> bool:
 
 
 class Census:
-    """How many values of each column are null or of no class of its type: what decides a dtype.
+    """The number of values of each column that are null or do not fit its type, which decides the dtype.
 
-    Counted along with the changes, so that the dtypes are known without a step of the columns.
+    Updated with the changes, so that the dtypes are known without a step of the columns.
     """
 
     def __init__(self, source: Source) -> None:
@@ -241,9 +241,9 @@ class Census:
         self._nulls: dict[str, int] = {}
         self._odd: dict[str, int] = {}
         self._types: dict[str, tuple[type, str]] = {}
-        """The class of the values that fit a column, and its type."""
+        """The class of values that fit a column, and its type."""
         self._varying: list[str] = []
-        """Columns whose dtype depends on more than that: it is looked up."""
+        """Columns whose dtype depends on other properties and is looked up."""
         self._known: dict[str, Any] | None = None
         columns = source.table.columns()
         for name in schema.names:
@@ -258,7 +258,7 @@ class Census:
             self._odd[name] = column.odd_count()
 
     def count(self, deltas: Iterable[Delta]) -> None:
-        """Take note of changes."""
+        """Count changes."""
         for delta in deltas:
             old = None if delta.old is None else delta.old.row
             new = None if delta.new is None else delta.new.row
@@ -271,7 +271,7 @@ class Census:
                 self._note(new, old, 1)
 
     def _note(self, row: Row, other: Row, sign: int) -> None:
-        """Count the values of a row that are not those of the other."""
+        """Count the values of a row that differ from another one."""
         for name, (known, pg_type) in self._types.items():
             value = row[name]
             if other and value is other[name]:
@@ -290,7 +290,7 @@ class Census:
             self._known = None
 
     def dtypes(self) -> Mapping[str, Any]:
-        """The dtypes now; the same object until one of them may have changed."""
+        """Return the current dtypes; the same object until one may have changed."""
         if self._known is None or self._varying:
             schema = self._schema
             seen = frame_dtypes(self._frame()) if self._varying else {}

@@ -1,7 +1,7 @@
-"""``top``: the first rows in the order of some columns, as ``sort_values(kind="stable").head(n)`` gives them.
+"""``top``: the first rows in the order of columns, equal to ``sort_values(kind="stable").head(n)``.
 
-Kept is a sorted list of the first rows, more than are shown; of those beyond it only how many they are.
-A row that leaves is followed by the next in the list. When the list has run out, the whole is looked through.
+The state is a sorted list of the first rows, more than are shown; of the others only the number is kept.
+A removed row is replaced by the next one in the list. When the list is exhausted, all rows are searched.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from notebook_rt.sync.derive.ordering import Ordering, SortKey
 from notebook_rt.sync.derive.source import Source
 
 _GAP: Final = 16
-"""Between the ranks of two rows when they are spaced."""
+"""Gap between the ranks of two rows when they are spaced."""
 _RESERVE: Final = 256
-"""Rows that are kept beyond those that are shown."""
+"""Number of rows kept in addition to those shown."""
 
 Entry: TypeAlias = tuple[SortKey, Key]
 
@@ -63,7 +63,7 @@ class Top(Operator):
         return 200 * len(self._entries)
 
     def _fill(self, source: Source) -> np.ndarray:
-        """Make the list of the whole; returns the positions of its rows."""
+        """Create the list from all rows; return the positions of its rows."""
         order = self.ordering.first(source, self._kept)
         keys = source.picked(order, source.schema.key)
         parts = zip(*(column.everything() for column in keys.values()), strict=True)
@@ -72,7 +72,7 @@ class Top(Operator):
             zip(self.ordering.keys(source, order), named, strict=True)
         )
         self._end = self._entries[-1][0] if len(order) < len(source) else None
-        """What sorts after it is beyond the list; None: all are in the list."""
+        """Rows that sort after it are not in the list; None: all rows are."""
         return order
 
     def step(self, sources: Sequence[Source], deltas: Sequence[Sequence[Delta]]) -> list[Op]:
@@ -89,7 +89,7 @@ class Top(Operator):
         }
         for key in shown:
             if key not in before and key not in rows:
-                place = source.table.place(key)  # a view's row lacks a key that is hidden
+                place = source.table.place(key)  # the row of a view lacks a hidden key
                 assert place is not None  # it is in the list
                 rows[key] = place.row
         self._ranks = self._ranked(shown, {*before} - self._moved)
@@ -102,7 +102,7 @@ class Top(Operator):
         return ops
 
     def _follow(self, source: Source, changes: Sequence[Delta]) -> None:
-        """Bring the list up to date."""
+        """Update the list."""
         entries, end = self._entries, self._end
         self._moved: set[Key] = set()
         come: list[Entry] = []
@@ -116,7 +116,7 @@ class Top(Operator):
             if was is not None and (end is None or was <= end):
                 at = bisect_left(entries, (was,))
                 if at == len(entries) or entries[at] != (was, delta.key):
-                    raise RebuildError  # the row is not what the list was told that it is
+                    raise RebuildError  # the row differs from the one in the list
                 del entries[at]
             if now is not None and (end is None or now <= end):
                 come.append((now, delta.key))
@@ -129,7 +129,7 @@ class Top(Operator):
             self._fill(source)
 
     def _ranked(self, shown: Sequence[Key], stay: set[Key]) -> dict[Key, int]:
-        """The ranks of the rows that are shown: those that stay keep theirs, where there is room."""
+        """Return the ranks of the shown rows: rows that stay keep theirs if there is room."""
         found: dict[Key, int] = {}
         new: list[Key] = []
         below = 0

@@ -1,8 +1,8 @@
-"""``where``: the rows that a filter selects, as ``df[mask]`` gives them.
+"""``where``: the rows that a filter selects, equal to ``df[mask]``.
 
-The filter's language is that of tables, and so are its meanings (``model/predicates.py``), of the
-values that the input shows: a numeric that is shown as a float64 is compared as one. What only the
-server can decide (the order of text, a regular expression) is refused.
+The filter has the syntax and semantics of table filters (``model/predicates.py``), applied to the
+values that the input shows: a numeric shown as float64 is compared as one. Conditions that only the
+server can evaluate (the order of text, a regular expression) are refused.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Where(Operator):
                 rank = new.rank
                 come.append((rank, Upsert(delta.key, {**new.row, RANK: rank})))
                 if was and old is not None and old.rank != rank:
-                    gone.append(Delete(delta.key))  # it comes again at its new place
+                    gone.append(Delete(delta.key))  # it is inserted again at its new position
             elif was:
                 gone.append(Delete(delta.key))
         come.sort(key=lambda ranked: ranked[0])
@@ -80,13 +80,13 @@ class Where(Operator):
 
 
 def selects(filter: Filter, schema: Schema) -> Callable[[Row], bool]:
-    """Says of a row of this schema whether ``filter`` selects it, as `Where` does."""
+    """Return a function that returns whether ``filter`` selects a row of this schema, as `Where` does."""
     types = compared(schema)
     return lambda row: _certain(filter.matches(row, types), filter)
 
 
 def compared(schema: Schema) -> Schema:
-    """The schema by whose types values are compared: a numeric that is a float is compared as one."""
+    """Return the schema with the types for comparison: a numeric shown as float is compared as one."""
     if schema.numeric == "decimal":
         return schema
     columns = [
@@ -97,7 +97,7 @@ def compared(schema: Schema) -> Schema:
 
 
 def readable(filter: Filter, schema: Schema) -> None:
-    """Refuse a number, a moment, a truth or a uuid that cannot be read as one, with how to write it."""
+    """Raise for an invalid literal of a number, timestamp, boolean or uuid, with the correct form."""
     for condition in filter.conditions:
         if isinstance(condition, AnyOf):
             for one in condition.alternatives:
@@ -114,7 +114,7 @@ def readable(filter: Filter, schema: Schema) -> None:
 
 
 def _unreadable(text: str, pg_type: str) -> str:
-    """What is wrong with a literal of this type, and how it is written; empty: it is another type."""
+    """Return the error of a literal of this type with the correct form; empty for other types."""
     if pg_type == "uuid":
         return f"{text!r} is no uuid"
     match kind(pg_type):
@@ -130,7 +130,7 @@ def _unreadable(text: str, pg_type: str) -> str:
 
 
 def _as_moment(text: str, of: str) -> str:
-    """A moment as it is read here, the one that ``text`` means if that is plain."""
+    """Return a timestamp in the accepted form, the one meant by ``text`` if it is clear."""
     moment = pd.Timestamp("2026-01-31T14:05:00")
     if of != "time" and text[:1].isdigit():
         with suppress(ValueError):
@@ -148,7 +148,7 @@ def _as_moment(text: str, of: str) -> str:
 
 
 def selected(filter: Filter, source: Source, schema: Schema) -> Mask:
-    """Which rows of a whole table ``filter`` selects."""
+    """Return which rows of a whole table ``filter`` selects."""
     masks = [
         np.logical_or.reduce([selected(one, source, schema) for one in condition.alternatives])
         if isinstance(condition, AnyOf)
@@ -174,7 +174,7 @@ def _holds(condition: Condition, source: Source, schema: Schema) -> Mask:
 
 
 def _compared(condition: Condition, values: NDArray[Any], wanted: Any) -> Mask:
-    """Numbers or moments with a literal; a NaN is greater than every number, as in PostgreSQL."""
+    """Compare numbers or timestamps with a literal; NaN is greater than every number, as in PostgreSQL."""
     if values.dtype.kind == "M":
         moment = pd.Timestamp(wanted)
         naive = moment if moment.tz is None else moment.tz_convert("UTC").tz_localize(None)
@@ -195,7 +195,7 @@ def _compared(condition: Condition, values: NDArray[Any], wanted: Any) -> Mask:
 def _distinct(
     source: Source, name: str, values: NDArray[Any]
 ) -> tuple[NDArray[np.int64], list[Any]]:
-    """Each row's place among the distinct values of a column, and those, typed."""
+    """Return each row's position among the distinct values of a column, and these values, typed."""
     if values.dtype.kind == "b":
         return values.astype("int64"), [False, True]
     if values.dtype.kind in "if":
