@@ -1,4 +1,4 @@
-"""A batch of changes, as ``on_change``, ``changes()`` and ``.log`` give it to the user."""
+"""A batch of changes, as ``on_change``, ``changes()`` and ``.log`` pass it to the user."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 class ChangeBatch:
     """Row changes that became visible together.
 
-    ``for change in batch``, ``len(batch)`` and ``batch[0]`` give them. Each is a ``RowChange``: ``kind``
+    A sequence: ``for change in batch``, ``len(batch)``, ``batch[0]``. Each item is a ``RowChange``: ``kind``
     (``"insert"``, ``"update"``, ``"delete"``), ``key``, ``old`` and ``new`` (whole rows, or None).
     """
 
     changes: Sequence[RowChange]
     cause: str
-    """Why: ``stream`` (somebody committed it, and the server told), ``edit`` (yours), ``snapshot`` (the
-    whole table was read), ``reconcile`` (what a gap had hidden), ``audit`` (what was lost without a
-    word), ``poll`` (while the socket is away), ``refetch`` (asked for again: a row too large for a
-    message, a query whose table changed), ``refill`` (a row that moved up into a ``limit``), ``login``
-    (another user has signed in, or nobody: what was shown before is gone)."""
+    """The cause: ``stream`` (a message of the server), ``edit`` (yours), ``snapshot`` (the whole table was
+    read), ``reconcile`` (changes during a gap), ``audit`` (changes lost silently), ``poll`` (without the
+    socket), ``refetch`` (read again: a row too large for a message, a query whose table changed), ``refill``
+    (a row that moved up into a ``limit``), ``login`` (another user signed in, or the user signed out: the
+    previous rows are gone)."""
     version: int
-    """The frame's version that shows them."""
+    """The version of the frame that contains them."""
     commit_time: float | None = None
-    """Seconds since the epoch of the latest commit in it, by the server's clock, where known."""
+    """Time of the latest commit in it, in seconds since the epoch by the server's clock, if known."""
     shown_at: float = field(default_factory=time.time, compare=False)
-    """Seconds since the epoch when it became visible, by this machine's clock."""
+    """Time at which it became visible, in seconds since the epoch by this machine's clock."""
 
     def __repr__(self) -> str:
         kinds = Counter(change.kind for change in self.changes)
@@ -55,14 +55,14 @@ class ChangeBatch:
 
     @property
     def df(self) -> pd.DataFrame:
-        """One row a change: ``at``, ``version``, ``cause``, ``kind``, ``key``, ``old``, ``new``."""
+        """One row per change: ``at``, ``version``, ``cause``, ``kind``, ``key``, ``old``, ``new``."""
         return changes_df([self])
 
 
 def combined(batches: Sequence[ChangeBatch]) -> ChangeBatch:
-    """Several batches as one: what each row was before the first, and is after the last.
+    """Combine several batches: the state of each row before the first and after the last.
 
-    A row that came and went, or is again what it was, is not in it. The cause is the latest.
+    Rows that were inserted and deleted, or are unchanged in the end, are left out. The cause is the latest.
     """
     first: dict[Key, RowChange] = {}
     last: dict[Key, RowChange] = {}
@@ -83,7 +83,7 @@ def combined(batches: Sequence[ChangeBatch]) -> ChangeBatch:
 
 
 class Gathering:
-    """Hands on the batches of ``seconds`` as one. Called on the loop."""
+    """Passes on the batches of ``seconds`` as one. Called on the loop."""
 
     def __init__(self, hand_on: Callable[[ChangeBatch], object], seconds: float) -> None:
         self._hand_on = hand_on
@@ -103,9 +103,9 @@ class Gathering:
 
 
 def changes_df(batches: Iterable[ChangeBatch], last: int | None = None) -> pd.DataFrame:
-    """The changes of ``batches`` as a DataFrame, the ``last`` so many of them.
+    """Return the changes of ``batches`` as a DataFrame, only the ``last`` ones if given.
 
-    ``at`` is the time of the commit, or, where the cause has none (an edit, an audit), the time it was shown.
+    ``at`` is the commit time, or the time at which the change was shown if it has none (an edit, an audit).
     """
     import pandas as pd
 

@@ -1,8 +1,8 @@
-"""``when`` and ``until``: a live frame's rows are judged by a condition, and who asked is told.
+"""``when`` and ``until``: evaluate a condition on the rows of a live frame, and call the user's functions.
 
-``sync/watch.py`` decides. The loop hears of batches, and takes a `_Cut` of all rows at first, after another
-login, and where too much waits to be judged. A mailbox' thread judges them, since a condition may be a
-function of the user's, and calls the user's functions: a row at a time, after it is remembered.
+``sync/watch.py`` decides. The loop receives batches, and takes a `_Cut` of all rows at first, after a change
+of the login, and if too many batches wait. A mailbox thread evaluates the condition, which may be a
+function of the user, and calls the user's functions: one row at a time, after it is remembered.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ logger = logging.getLogger("notebook_rt")
 Told: TypeAlias = Callable[[dict[str, Any]], Any]
 
 _AT_A_TIME: Final = 10_000
-"""Rows that are read at a time for a function: nobody else reads the table meanwhile."""
+"""Rows read at a time for a function; the table is locked meanwhile."""
 WAITING: Final = 1_000
-"""Batches and calls that wait, at most, before batches are skipped and the rows read anew instead."""
+"""Number of waiting batches and calls above which batches are skipped and the rows are read again."""
 
 
 class Watched(Protocol):
-    """A live frame, as far as who watches it looks at it."""
+    """The interface of a live frame that is watched."""
 
     _feed: Feed
     _removers: list[Callable[[], None]]
@@ -68,24 +68,24 @@ class Watched(Protocol):
 
 
 class _Cut(msgspec.Struct, frozen=True):
-    """All rows at one moment, and whose they are."""
+    """All rows at one moment, and their owner."""
 
     owner: tuple[str, str]
     schema: Schema
     keys: Sequence[Key]
     mark: Mark
     selected: Sequence[Key] | None
-    """Those that the filter selects; None: the condition is a function."""
+    """The keys that the filter selects; None: the condition is a function."""
 
 
 class _Looked(msgspec.Struct, frozen=True):
-    """The rows of a cut have been told."""
+    """Marks that the rows of a cut have been reported."""
 
     tell: Callable[[], object]
 
 
 class _Call(msgspec.Struct, frozen=True):
-    """A turn that the user is told of, and whose."""
+    """A turn to report to the user, and its owner."""
 
     owner: tuple[str, str]
     schema: Schema
@@ -93,23 +93,23 @@ class _Call(msgspec.Struct, frozen=True):
 
 
 class Watching:
-    """Calls ``enter`` and ``leave`` for each row of ``frame`` that begins and stops to match.
+    """Calls ``enter`` and ``leave`` for each row of ``frame`` that starts and stops to match.
 
     Parameters
     ----------
     frame
-        What is watched; it is kept alive until `stop`.
+        The watched frame; it is kept alive until `stop`.
     condition, enter, leave, name, at_once, debounce
-        As `LiveFrame.when` takes them.
+        As for `LiveFrame.when`.
     failed : callable, optional
-        Given what the condition raises; by default that is logged once.
+        Called with the exception of the condition; by default it is logged once.
     looked : callable, optional
-        Called when the rows that are there have been judged and told; at once where no data has come yet.
+        Called when the current rows have been evaluated and reported; at once if there is no data yet.
 
     Raises
     ------
     FilterError, DerivationError
-        If the condition cannot be read or, where there is data already, not be decided here.
+        If the condition cannot be parsed or, with data present, cannot be evaluated here.
     """
 
     def __init__(
@@ -136,23 +136,23 @@ class Watching:
         self._watches: dict[tuple[str, str], Watch] = {}
         self._memories: dict[tuple[str, str], Memory] = {}
         self._judged: tuple[tuple[str, str], Schema, Watch] | None = None
-        """Whose rows are judged. Of the mailbox' thread, as what follows."""
+        """The owner, schema and watch of the evaluated rows. Used by the mailbox thread, as are the next."""
         self._has_failed = False
         self._error: Exception | None = None
-        """What the condition has raised first for the rows that are being judged."""
+        """The first exception of the condition for the rows being evaluated."""
         self._heard: tuple[str, str] | None = None
-        """Whose rows are heard of; None: they are to be read. Of the loop."""
+        """The owner of the rows whose changes are received; None: they must be read. Used by the loop."""
         self._skipping = False
-        """Too much waits: the rows are read anew when the mailbox comes to it. Of the loop."""
+        """Whether too many items wait: the mailbox then reads the rows again. Used by the loop."""
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
         self._in_use = threading.Lock()
-        """Held while the mailbox' thread may use the memories: a file that is closed in the middle of a
-        write stays locked for everybody.
+        """Held while the mailbox thread may use the memories: a file that is closed during a write stays
+        locked.
         """
         take = update_wrapper(lambda item: self._take(item), enter, ("__qualname__",), ())
         self._box = Mailbox(take, maxsize, self._what, feed.counters)
-        self._box.holds = frame  # who waits for a row keeps the frame, though no variable does
+        self._box.holds = frame  # a waiting caller keeps the frame alive without a variable
         if name is not None:
             before = _named.get((id(frame._session), name))
             if before is not None:
@@ -173,7 +173,7 @@ class Watching:
             looked()
 
     def stop(self) -> None:
-        """Call nobody any more."""
+        """Stop calling the functions."""
         self._over = True
         self._box.close()
         for stop in self._stops:
@@ -181,7 +181,7 @@ class Watching:
         self._let_go()
 
     def _let_go(self) -> None:
-        """Close the memories once it is over: here, or in the mailbox' thread when it is done with them."""
+        """Close the memories after `stop`: here, or in the mailbox thread once it no longer uses them."""
         if self._over and self._in_use.acquire(blocking=False):
             try:
                 for memory in self._memories.values():
@@ -206,7 +206,7 @@ class Watching:
             self._box.put(batch)
 
     def _look(self, status: Status = "live", reason: str = "") -> None:
-        """Read the rows, once what is being told now has been told to everybody."""
+        """Read the rows after the current notifications of the loop."""
         if self._heard != self._feed.owner:
             self._heard = None
             self._feed.thread.post(self._begin_later)
@@ -219,7 +219,7 @@ class Watching:
             self._box.put(error)
 
     def _begin(self) -> None:
-        """Read the rows, if there are any yet, and hear of changes from then on."""
+        """Read the rows, if there are any yet, and receive changes from then on."""
         feed = self._feed
         with feed.lock:
             try:
@@ -227,7 +227,7 @@ class Watching:
             except DerivationError:
                 if not feed.why_undeclared:
                     raise
-                self._make = partial(self._make, at_once=True)  # each row has yet to come
+                self._make = partial(self._make, at_once=True)  # every row is still to come
                 return
             if feed.table is None or not feed.is_whole:
                 return
@@ -256,7 +256,7 @@ class Watching:
             return _Cut(feed.owner, schema, keys, table.mark(), chosen)
 
     def _wake(self, at: float) -> None:
-        """Have the mailbox look again what is due."""
+        """Let the mailbox check again for due rows."""
         if self._timer is not None:
             self._timer.cancel()
         if not self._over:
@@ -264,7 +264,7 @@ class Watching:
             self._timer = asyncio.get_running_loop().call_later(pause, self._box.put, at)
 
     def _is_known(self, schema: Schema) -> bool:
-        """Whether the filter can be asked: a column that may yet come selects no row till then."""
+        """Return whether the filter can be evaluated: a missing column selects no row until it appears."""
         assert self._filter is not None
         return self._feed.declared or set(self._filter.columns) <= schema.types.keys()
 
@@ -272,13 +272,13 @@ class Watching:
         self._heard = None
         self._begin_later()
 
-    # On the mailbox' thread
+    # On the mailbox thread
 
     def _take(
         self, item: _Cut | _Looked | ChangeBatch | _Call | NotebookRTError | float | None
     ) -> Any:
-        """What the loop has put in: a cut, a batch, a time to look what is due, None (have the rows read
-        anew), what went wrong; or a call, from here.
+        """Process an item of the loop: a cut, a batch, a time to check for due rows, None (read the rows
+        again), an error; or a call put in here.
         """
         try:
             with self._in_use:
@@ -325,7 +325,7 @@ class Watching:
             self._box.put(_Looked(self._looked))
 
     def _read(self, watch: Watch, cut: _Cut) -> tuple[Mapping[Key, Row], Mapping[Key, Row]]:
-        """The rows that match, in order, and those that have matched, are there and do not."""
+        """Return the matching rows in order, and existing rows that no longer match."""
         matching: dict[Key, Row] = {}
         others: dict[Key, Row] = {}
         names = [name for name in cut.schema.names if name and not name.startswith(HIDDEN_PREFIX)]
@@ -352,7 +352,7 @@ class Watching:
         return found
 
     def _matches(self, watch: Watch, key: Key, row: Row) -> bool:
-        """Whether a row matches; as it did before, where the condition raises."""
+        """Return whether a row matches. If the condition raises, return the previous result."""
         try:
             if self._function is not None:
                 return bool(self._function(dict(row)))
@@ -367,10 +367,10 @@ class Watching:
             return watch.matches(key)
 
     def _tell(self, turns: Sequence[Turn], first: bool = False) -> None:
-        """Remember what is not told; have the rest told, a row at a time.
+        """Remember turns that are not reported; schedule the others, one row at a time.
 
-        The ``first`` time also that it was there: in the same write, as whoever goes on from that tells
-        every row that it does not find.
+        The ``first`` call also remembers that the alert exists, in the same write: a later kernel reports
+        every matching row that it does not find there.
         """
         assert self._judged is not None  # there were rows
         owner, schema, watch = self._judged
@@ -385,7 +385,7 @@ class Watching:
 
     def _call(self, call: _Call) -> Any:
         turn = call.turn
-        # Remembered before the call: a kernel that is killed in it has told this turn once.
+        # Remembered before the call: a kernel killed during the call has reported this turn once.
         self._remember(call.owner, [turn])
         fn = self._enter if turn.kind == "enter" else self._leave
         if fn is None:
@@ -397,7 +397,7 @@ class Watching:
         if self._failed is not None:
             self._failed(error)
             return
-        # Logged here: the mailbox would say that the function to call has raised.
+        # Logged here: the mailbox would report an exception of the user's function.
         self._feed.counters.callback_errors += 1
         if not self._has_failed:
             self._has_failed = True
@@ -408,7 +408,7 @@ class Watching:
                 exc_info=error,
             )
 
-    # What is remembered
+    # Memory
 
     def _remembered(self, cut: _Cut) -> Mapping[Key, bool] | None:
         if self._name is None:
@@ -432,7 +432,7 @@ class Watching:
                 self._forget(error)
 
     def _forget(self, error: Exception) -> None:
-        """The file cannot be had: go on without, and say so once."""
+        """Continue without the file, which is not usable, and report that once."""
         logger.warning(
             "%s: what %r has told cannot be remembered (%s): another kernel may tell it again",
             *(self._what, self._name, error),
@@ -447,4 +447,4 @@ def _parts(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
 
 _TROUBLE: Final = (OSError, sqlite3.Error, RefusedFileError)
 _named: WeakValueDictionary[tuple[int, str], Watching] = WeakValueDictionary()
-"""Who uses a name in a session: who uses it next takes its place."""
+"""The alert of each name in a session: the next one with the name replaces it."""

@@ -1,13 +1,13 @@
-"""Which rows begin and stop to match a condition, each told once (``when``, ``until``).
+"""Finds the rows that start and stop to match a condition, and reports each once (``when``, ``until``).
 
-In go the rows of a frame: all of them at first and wherever changes may have been missed (``whole``),
-one at a time in between (``change``), each with whether it matches. Out come `Turn`s: a row that begins
-to match enters, one that stops leaves. What was said once is not said again, however often the rows
-are read anew; what happened while nobody looked is said when they are.
+In: the rows of a frame, all of them at first and whenever changes may have been missed (``whole``), and
+single ones in between (``change``), each with whether it matches. Out: `Turn`s: a row that starts to match
+enters, one that stops leaves. Each turn is reported once, even if the rows are read again; turns that
+happened in the meantime are reported with the next read.
 
-A `Watch` is of one login. What it remembers is a flag for each row that matches: whether its enter was
-told, since a row that matched at the very first is known and not told, and then its leave is not either.
-With what another kernel remembered, it goes on from there.
+A `Watch` belongs to one login. It remembers a flag for each matching row: whether its enter was
+reported, because rows that match at the first look are not reported, and their leave is not either.
+With the memory of another kernel, it continues from there.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from notebook_rt.model.rows import Key, Row
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """A row begins (``enter``) or stops (``leave``) to match."""
+    """A row starts (``enter``) or stops (``leave``) to match."""
 
     kind: Literal["enter", "leave"]
     key: Key
     row: Row | None
-    """The row as it is now; of one that is gone, as it was last, or None where nobody saw that."""
+    """The current row; for a deleted row its last state, or None if that is unknown."""
     told: bool
-    """Whether the user is told; it is remembered all the same."""
+    """Whether the turn is reported to the user; it is remembered in any case."""
 
 
 class Watch:
-    """See the module.
+    """See the module docstring.
 
     Parameters
     ----------
     remembered : mapping, optional
-        Each key that matches, and whether its enter was told. None: this is the very first time.
+        Each matching key, and whether its enter was reported. None: this is the first look.
     at_once : bool
-        Whether rows that match the very first time are told.
+        Whether rows that match at the first look are reported.
     debounce : float
-        Seconds for which a row must go on matching, or not, before it is told.
+        Seconds for which a row must keep matching, or not matching, before it is reported.
     """
 
     def __init__(
@@ -55,26 +55,26 @@ class Watch:
         self._silent = remembered is None and not at_once
         self._debounce = debounce
         self._due: dict[Key, tuple[float, Row | None]] = {}
-        """Rows that are to be told, when, and what they are now."""
+        """Rows to be reported later, with the time and their current state."""
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """The rows of which something may be to be told when all rows are read."""
+        """The keys for which a turn may be due when all rows are read."""
         return tuple({**self._matching, **self._due})
 
     def matches(self, key: Key) -> bool:
-        """Whether the row matched when it was told last."""
+        """Return whether the row matched at its last turn."""
         return key in self._matching
 
     @property
     def next_due(self) -> float | None:
-        """When `due` is to be called."""
+        """The time of the next call of `due`."""
         return min((at for at, _ in self._due.values()), default=None)
 
     def whole(
         self, matching: Mapping[Key, Row], others: Mapping[Key, Row], now: float
     ) -> list[Turn]:
-        """All rows are read: those that match, and those of ``keys`` that are there and do not."""
+        """Take all rows: the matching ones, and existing ones of ``keys`` that do not match."""
         if self._silent:
             self._silent = False
             self._matching = dict.fromkeys(matching, False)
@@ -88,7 +88,7 @@ class Watch:
         return found
 
     def change(self, key: Key, row: Row | None, matches: bool, now: float) -> list[Turn]:
-        """A row is ``row`` now, or was, if it is gone."""
+        """Take the current state of a row, or its last one if it was deleted."""
         if matches == (key in self._matching):
             self._due.pop(key, None)
             return []
@@ -99,7 +99,7 @@ class Watch:
         return [self._turn(key, row)]
 
     def due(self, now: float) -> list[Turn]:
-        """What is to be told by now."""
+        """Return the turns that are due."""
         ready = [(key, row) for key, (at, row) in self._due.items() if at <= now]
         return [self._turn(key, row) for key, row in ready]
 
