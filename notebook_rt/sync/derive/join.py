@@ -253,7 +253,7 @@ class Join(Operator):
             )
 
     def _name_key(self, left: Source, right: Source, index: Sequence[Taken]) -> None:
-        """Choose the key: of the left row if it has at most one partner, else likewise the right, else both."""
+        """Choose the key: the left one if rows have at most one partner, else likewise the right, or both."""
         mine, theirs = left.table.schema.key, right.table.schema.key
         self._one_right, self._one_left = {*theirs} <= {*self._theirs}, {*mine} <= {*self._mine}
         by_keys = {*mine} == {*self._mine} and {*theirs} == {*self._theirs}
