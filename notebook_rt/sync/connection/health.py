@@ -1,9 +1,9 @@
-"""How the connection is doing: one word, worst first, and the numbers behind it.
+"""The health of a session: one status, the worst that applies, and the numbers behind it.
 
-Pure. ``health`` looks at ``Facts`` that the session gathers; green needs five things at once: the
-socket, every channel joined, changes confirmed, nothing late, and a last audit that was clean and that
-began after whatever hints at a loss.
-What the verdict means in sentences is in ``sentences.py``, what is counted besides in ``metrics.py``.
+Pure. ``health`` evaluates ``Facts`` that the session collects. Green requires five conditions: the
+socket is open, every channel is joined, changes are confirmed, nothing is late, and the last audit was clean
+and began after the last sign of a loss.
+The sentences for a status are in ``sentences.py``, the counters in ``metrics.py``.
 """
 
 from __future__ import annotations
@@ -46,13 +46,12 @@ COLORS: Final[dict[HealthStatus, str]] = {
 }
 UNAVAILABLE: Final = "Live updates temporarily unavailable, data refreshes every {every}"
 CALM: Final = 5.0
-"""Times ``Options.backoff_base`` that live updates may be away before it is an outage: a hosted project
-ends connections and channels as a matter of course (after 24 h, with each changed setting, when a token
-is renewed)."""
+"""Multiple of ``Options.backoff_base`` after which missing live updates are an outage: a hosted project
+regularly ends connections and channels (after 24 h, with each changed setting, when a token is renewed)."""
 OUTAGE: Final[frozenset[HealthStatus]] = frozenset({"offline", "polling", "stale"})
-"""Words of a session whose live updates are missing for longer than that."""
+"""Statuses of a session whose live updates are missing for longer than that."""
 WELL: Final[frozenset[HealthStatus]] = frozenset({"healthy", "slow", "refused"})
-"""Words of a session that misses nothing."""
+"""Statuses of a session without missing updates."""
 NEEDS_USER: Final[tuple[Cause, ...]] = (
     "denied",
     "failed",
@@ -61,49 +60,48 @@ NEEDS_USER: Final[tuple[Cause, ...]] = (
     "channel",
     "refused",
 )
-"""What goes on until the user does something about it: it is in the reason whatever else is true, in this
-order, after the worst."""
+"""Causes that last until the user acts: they are always in the reason, in this order, after the worst."""
 NAMED: Final = 5
-"""Tables, or refused channels, that a reason names."""
+"""Maximum number of tables, or refused channels, that a reason names."""
 
 
 class TableFacts(msgspec.Struct, frozen=True):
-    """What counts of one live table."""
+    """The facts of one live table."""
 
     name: str
     status: Status
     drifted: int = 0
-    """Rows in which the last audit found a difference."""
+    """Number of rows in which the last audit found a difference."""
     error: str = ""
-    """In ``error``: what is wrong, and what to do; in ``stale``: why."""
+    """For ``error``: the error and what to do; for ``stale``: the reason."""
     denied: bool = False
-    """In ``error``, or ``stale`` since then, because the server does not accept the key or the login."""
+    """Whether it is in ``error``, or ``stale``, because the server rejects the key or the login."""
     unaudited: bool = False
-    """Its first audit is still to come."""
+    """Whether it was not audited yet."""
     behind: float = 0.0
-    """Seconds from its commit to now, or to when it was applied, of the change that is latest."""
+    """Seconds from the commit of the latest change until it was applied, or until now."""
     waiting: int = 0
-    """Changes that were received and wait to be applied."""
+    """Number of received changes that wait to be applied."""
     age: float | None = None
-    """Seconds since it was last known to be the server's."""
+    """Seconds since its rows were last known to equal the server's."""
     shown: bool = True
-    """Whether it has had data: an error before that is the frame's alone (a mistyped name)."""
+    """Whether it has had data: an earlier error concerns only the frame (such as a mistyped name)."""
     doubt: str = ""
     """Why changes may have been lost since the last audit began, in part of a sentence."""
     audit_in: float | None = None
-    """Seconds until its next audit; None while none is to come."""
+    """Seconds until its next audit; None if there is none."""
     crowded: bool = False
-    """There is no channel for it: others take all that there may be."""
+    """Whether there is no channel for it, because others use all of them."""
     poll_every: float | None = None
-    """Seconds from one poll to the next, as it is now; None: not known."""
+    """Current seconds between two polls; None: unknown."""
     audited: float | None = None
     """Seconds since its last audit; None before the first."""
     replaced: bool = False
-    """Whether that audit has replaced rows: a query's may differ though no change was told."""
+    """Whether that audit replaced rows: those of a query can differ without a received change."""
     late: float = 0.0
-    """Seconds by which changes came late, until none has for a while; 0.0: none did."""
+    """Delay of late changes in seconds, until there were none for a while; 0.0 without any."""
     missing: bool = False
-    """Changes were lost though they are followed, and are being read."""
+    """Whether changes were lost although they are followed, and are being read."""
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -112,55 +110,55 @@ class Facts(msgspec.Struct, frozen=True):
     silent_for: float = 0.0
     """Seconds since the last frame while connected."""
     latency: float | None = None
-    """Seconds, of the last heartbeat."""
+    """Round trip of the last heartbeat in seconds."""
     reachable: bool = True
     """Whether the last request over HTTP reached the server."""
     unjoined: int = 0
-    """Channels that are wanted and not joined, tables' too, without those that were refused."""
+    """Requested channels that are not joined, including those of tables, without refused ones."""
     tables: Sequence[TableFacts] = ()
     closed: bool = False
     refused: str = ""
-    """What the server refused of the user's edits, in a sentence."""
+    """A sentence about the user's refused edits."""
     refused_channels: Sequence[tuple[str, str]] = ()
-    """Topics that the server does not let this login into, and its reasons."""
+    """Topics that the server refuses to this login, with its reasons."""
     away_since: str = ""
-    """When the server was heard of last, or the session began, while there is no connection."""
+    """Time of the server's last answer, or of the session's start, while there is no connection."""
     calm: bool = False
-    """Whether live updates, if they are away, are so for so short a time that they may be back at once."""
+    """Whether live updates, if interrupted, are so only briefly and may return at once."""
     late_answer: bool = False
-    """Whether the server was asked for a sign of life meanwhile, and its answer is later than usual."""
+    """Whether a heartbeat was sent and its answer is later than usual."""
     crowd: str = ""
-    """What to do where more channels are wanted than there may be, in part of a sentence."""
+    """What to do if more channels are requested than allowed, as part of a sentence."""
     crowded_channels: Sequence[str] = ()
-    """The user's channels that have no place."""
+    """The user's channels without a place."""
     unjoined_channels: Sequence[tuple[str, str]] = ()
-    """The user's channels that are wanted and not joined, and why, where the server has said it."""
+    """The user's requested channels that are not joined, with the server's reason if known."""
 
     computed: Sequence[tuple[str, str]] = ()
-    """What is computed from the tables and cannot be now, though it was, and why."""
+    """Computations on tables that worked before and fail now, with the error."""
 
     @property
     def away(self) -> bool:
-        """Whether live updates are missing, of the connection or of a table that had them."""
+        """Whether live updates are missing, for the connection or for a table that had them."""
         missing = any(table.status in ("polling", "stale") for table in self.tables)
         return missing or self.state not in ("connected", "connecting")
 
 
 class Audits(NamedTuple):
-    """What the audits of all live tables can be said to have shown."""
+    """The combined result of the audits of all live tables."""
 
     tables: int = 0
-    """Live tables and queries."""
+    """Number of live tables and queries."""
     next_in: float | None = None
-    """Seconds until the next audit of one; None while none is to come."""
+    """Seconds until the next audit; None if there is none."""
     last_ago: float | None = None
-    """Seconds since the audit that lies furthest back; None before each has had one."""
+    """Seconds since the oldest of the last audits; None before each table had one."""
     all_right: bool = False
-    """Whether each has had one, and none of the last ones found or replaced anything."""
+    """Whether each table had an audit, and no last audit found or replaced a row."""
 
 
 def audits_of(tables: Sequence[TableFacts]) -> Audits:
-    """Of the tables that follow changes; the others are not audited."""
+    """Return the audits of the tables that follow changes; the others are not audited."""
     live = [table for table in tables if table.status == "live"]
     coming = [table.audit_in for table in live if table.audit_in is not None]
     audited = [table.audited for table in live if table.audited is not None]
@@ -174,54 +172,53 @@ def audits_of(tables: Sequence[TableFacts]) -> Audits:
 
 
 class Finding(NamedTuple):
-    """The worst that is true."""
+    """The worst status that applies."""
 
     status: HealthStatus
     reason: str
-    """Why, in a part of a sentence, fit for a terminal."""
+    """The reason as part of a sentence, safe for a terminal."""
     cause: Cause
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The verdict. ``str(health)`` is the sentences of the panel; ``color`` never stands alone."""
+    """The health of a session. ``str(health)`` is the text of the panel; ``color`` is never the only sign."""
 
     status: HealthStatus
     reason: str
-    """Why, in a sentence."""
+    """The reason as a sentence."""
     latency_ms: float | None = None
-    """Of the last heartbeat, in milliseconds; None while there is no connection."""
+    """Round trip of the last heartbeat in milliseconds; None without a connection."""
     metrics: dict[str, Any] = field(default_factory=dict, compare=False)
-    """What ``Session.metrics`` had at that moment."""
+    """``Session.metrics`` at that moment."""
     next_audit_s: float | None = None
-    """Seconds until the next audit of a table; None while none is to come."""
+    """Seconds until the next audit of a table; None if there is none."""
     audited_s: float | None = None
-    """Seconds since the audit that lies furthest back, of all live tables; None before each has had
-    one."""
+    """Seconds since the oldest of the live tables' last audits; None before each had one."""
     tables: int = field(default=0, compare=False)
-    """Tables and queries that follow changes."""
+    """Number of tables and queries that follow changes."""
     all_right: bool = field(default=False, compare=False)
-    """Whether the last audit of each of them found every row as the server has it."""
+    """Whether the last audit of each of them found every row equal to the server's."""
     usage: str = field(default="", compare=False)
-    """The messages of the last hour, and what they are in a month, in a sentence."""
+    """A sentence about the messages of the last hour and their projection to a month."""
     near_limits: tuple[str, ...] = ()
-    """A line for each limit of which more than 80 % is used: near it or over it, and what it is."""
+    """A line for each limit of the plan of which more than 80 % is used."""
     cause: Cause = field(default="live", compare=False)
-    """What the status comes from."""
+    """The cause of the status."""
     needs: tuple[str, ...] = field(default=(), compare=False)
-    """All that you must act on, each in a part of a sentence, the worst first; ``reason`` has them, too."""
+    """Everything that needs your action, as parts of a sentence, worst first; also part of ``reason``."""
     since_s: float = field(default=0.0, compare=False)
-    """Seconds for which the status has been this one."""
+    """Seconds since the status changed."""
     trends: Mapping[str, Sequence[float | None]] = field(default_factory=dict, compare=False)
-    """``changes_per_s``, ``lag_ms`` and ``latency_ms`` of the last five minutes, a number for each 5 s,
-    the latest last; None where nothing was measured."""
+    """``changes_per_s``, ``lag_ms`` and ``latency_ms`` of the last five minutes, one number per 5 s, oldest
+    first; None without a measurement."""
     disk: str = field(default="", compare=False)
-    """What went wrong last with tables that are kept on disk, in a sentence; empty: all works."""
+    """A sentence about the last problem with tables stored on disk; empty without one."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """How each table's changes come: ``changes`` (Postgres Changes), ``broadcast``, or, where each value of
-    a column has a topic of its own, ``broadcast per user_id``."""
+    """The source of each table's changes: ``changes`` (Postgres Changes), ``broadcast``, or, with a topic for
+    each value of a column, ``broadcast per user_id``."""
     display: Callable[[], Any] | None = field(default=None, compare=False)
-    """How the session shows its health as it goes on, where there is a front end."""
+    """Returns the live widget of the health, for a front end."""
 
     @property
     def color(self) -> str:
@@ -241,7 +238,7 @@ class Health:
 def health(
     facts: Facts, *, slow_ms: float, stale_after: float, poll_interval: float, behind_after: float
 ) -> Finding:
-    """The worst that is true, and why; the reason is fit for a terminal.
+    """Return the worst status that applies, and its reason, which is safe for a terminal.
 
     >>> limits = {"slow_ms": 500, "stale_after": 60, "poll_interval": 5, "behind_after": 3}
     >>> tuple(health(Facts("connected", latency=0.02), **limits))
@@ -254,7 +251,7 @@ def health(
 
 
 def needs(facts: Facts, *, poll_interval: float) -> tuple[str, ...]:
-    """All that the user must act on, each in a part of a sentence, the worst first.
+    """Return everything that needs the user's action, as parts of a sentence, worst first.
 
     >>> needs(Facts("connecting", refused="1 edit of yours was refused"), poll_interval=5)
     ('1 edit of yours was refused',)
@@ -274,11 +271,11 @@ def _needs(findings: Sequence[_Found]) -> list[str]:
 def _findings(
     facts: Facts, slow_ms: float, stale_after: float, poll_interval: float, behind_after: float
 ) -> Iterator[_Found]:
-    """All that is true, worst first; the last is ``healthy``, which is true where nothing else is."""
+    """Yield all statuses that apply, worst first; the last one is ``healthy``."""
     if facts.closed:
         yield "closed", "closed", "closed"
         return
-    # A table that never lived says itself what is wrong.
+    # A table that was never live reports its own error.
     tables = [t for t in facts.tables if t.status != "error" or t.denied or t.shown]
     statuses = [table.status for table in tables]
     denied = [table for table in tables if table.denied]
@@ -287,7 +284,7 @@ def _findings(
     crowded = [table for table in tables if table.crowded]
     if denied:
         yield "offline", "denied", denied[0].error
-    # Without the socket, polling is all there is; without HTTP not even that.
+    # Without the socket only polling is left; without HTTP nothing is.
     connected, polled = facts.state == "connected", "polling" in statuses and facts.reachable
     calm = facts.calm and facts.reachable and facts.state != "disconnected"
     if not connected and facts.state != "connecting" and not polled and not calm:
@@ -344,7 +341,7 @@ def _findings(
 
 
 def _doubtful(tables: Sequence[TableFacts], behind_after: float) -> Iterator[_Found]:
-    """Why rows may be wrong, or were, though changes flow."""
+    """Yield why rows may be or were wrong although changes flow."""
     late = [table for table in tables if table.behind > behind_after]
     if late:
         seconds, waiting = max(t.behind for t in late), sum(t.waiting for t in late)
@@ -380,7 +377,7 @@ def _unjoined(channels: Sequence[tuple[str, str]]) -> str:
 
 
 def _unavailable(tables: Sequence[TableFacts], poll_interval: float) -> str:
-    """What is said of polling, with the interval that it has now: it grows while nothing changes."""
+    """Return the text about polling with its current interval, which grows while nothing changes."""
     known = [table.poll_every for table in tables if table.poll_every is not None]
     return UNAVAILABLE.format(
         every=every(min(known), max(known)) if known else every(poll_interval)
@@ -388,7 +385,7 @@ def _unavailable(tables: Sequence[TableFacts], poll_interval: float) -> str:
 
 
 def every(least: float, most: float | None = None) -> str:
-    """An interval, or the range of several, as it is read.
+    """Return an interval, or a range of intervals, as text.
 
     >>> every(0.5), every(5.0, 7.5), every(30.0, 30.2)
     ('0.5 s', '5 to 8 s', '30 s')
@@ -425,7 +422,7 @@ def _missing(tables: Sequence[TableFacts]) -> str:
 
 
 def _names(tables: Sequence[TableFacts]) -> str:
-    """The tables by name, each once, and not more than fit a sentence."""
+    """Return the names of the tables without duplicates, as many as fit a sentence."""
     return _few([table.name for table in tables])
 
 
@@ -437,9 +434,9 @@ def _few(all_names: Sequence[str]) -> str:
 
 
 class Interruption:
-    """Since when live updates are away, and whether that was told. Times are monotonic seconds.
+    """Since when live updates are interrupted, and whether that was reported. Times are monotonic seconds.
 
-    What is over within ``grace`` seconds is not reported.
+    Interruptions of less than ``grace`` seconds are not reported.
     """
 
     def __init__(self, grace: float) -> None:
@@ -448,13 +445,13 @@ class Interruption:
         self.told = False
 
     def calm(self, now: float) -> bool:
-        """Whether updates that are away now have been so for less than the grace."""
+        """Return whether a current interruption is shorter than the grace period."""
         return not self.told and (self.since is None or now - self.since < self.grace)
 
     def look(
         self, away: bool, verdict: HealthStatus, reason: str, now: float
     ) -> tuple[Literal["unavailable", "live"], str] | None:
-        """Take how things are; gives the line that is to be told, its kind and text, if there is one."""
+        """Take the current state; return the kind and text of a line to report, if there is one."""
         if verdict in OUTAGE or away:
             self.since = now if self.since is None else self.since
             if verdict in OUTAGE and not self.told:
@@ -469,13 +466,13 @@ class Interruption:
 
 
 class Since:
-    """For how long the status has been what it is. Times are monotonic seconds; from any thread."""
+    """The duration of the current status. Times are monotonic seconds; from any thread."""
 
     def __init__(self) -> None:
         self._begun: tuple[HealthStatus, float] | None = None
 
     def look(self, status: HealthStatus, now: float) -> float:
-        """Take the status of now; gives the seconds since it became that."""
+        """Take the current status; return the seconds since it changed."""
         begun = self._begun
         if begun is None or begun[0] != status:
             self._begun = begun = status, now
