@@ -121,9 +121,9 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = import_module(f"notebook_rt.{name}")
     else:
-        from notebook_rt.quoting import near
+        from notebook_rt.quoting import did_you_mean
 
-        hint = "" if name.startswith("_") else near(name, __all__)
+        hint = "" if name.startswith("_") else did_you_mean(name, __all__)
         raise AttributeError(f"module 'notebook_rt' has no attribute {name!r}{hint}")
     globals()[name] = value
     return value

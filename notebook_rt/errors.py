@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from notebook_rt.quoting import do_block, identifier, literal, near, printable, qualified
+from notebook_rt.quoting import did_you_mean, do_block, identifier, literal, printable, qualified
 from notebook_rt.tracebacks import remade, rendered
 
 HOW_TO_RUN: Final = (
@@ -400,7 +400,7 @@ class MissingColumnError(TableError):
         super().__init__(
             schema,
             table,
-            f'table "{table}" has no column "{column}"{there}{near(column, columns)}. '
+            f'table "{table}" has no column "{column}"{there}{did_you_mean(column, columns)}. '
             f"{_JSON_PATH if '->' in column else 'Check `columns`, `key`, `order`, `filter` and `merge`'}",
         )
         self.column = column

@@ -18,7 +18,7 @@ from notebook_rt.errors import ClosedError, InvalidKeyError, NotebookRTError, Wa
 from notebook_rt.hints import known_keywords, of_frame, public
 from notebook_rt.model.plain import seconds
 from notebook_rt.quoting import printable
-from notebook_rt.runtime.callbacks import FirstRow, Mailbox, came, check_told
+from notebook_rt.runtime.callbacks import FirstRow, Mailbox, check_alert, wait_step
 from notebook_rt.runtime.changes import ChangeBatch, Gathering, changes_df
 from notebook_rt.runtime.feed import Feed, Verdict
 from notebook_rt.runtime.following import note
@@ -71,13 +71,13 @@ class Handle:
         shown = feed.table if feed.ordered is None else feed.ordered
         number = 0 if shown is None else len(shown)
         rows = "" if shown is None else f", {number:,} row{'s' * (number != 1)}"
-        told = self.status in ("error", "polling", "stale") or self._untold()
+        told = self.status in ("error", "polling", "stale") or self._status_detail()
         why = f": {self.reason}" if told else ""
         by = " by broadcast" if feed.source == "broadcast" and self.status == "live" else ""
         by += f" per {feed.scope}" if by and feed.scope else ""
         return printable(f"<{type(self).__name__} {feed.name} {self.status}{by}{rows}{why}>")
 
-    def _untold(self) -> str:
+    def _status_detail(self) -> str:
         """Return the reason to show after the status; empty if there is none."""
         return self._feed.why_empty()
 
@@ -120,7 +120,7 @@ class Handle:
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> Any:
         from notebook_rt.widgets import display
 
-        self._feed.look()
+        self._feed.touch()
         return display.frame_bundle(self)
 
     @known_keywords
@@ -180,7 +180,7 @@ class Handle:
         """
         from notebook_rt.widgets import display
 
-        self._feed.look()
+        self._feed.touch()
         return display.grid(
             self,
             columns=columns,
@@ -328,7 +328,7 @@ class Handle:
     def _read(self, snapshot: Callable[[], T | None]) -> T:
         """Return the result of ``snapshot`` once there is data; raise the error of the table."""
         note(self)
-        self._feed.look()
+        self._feed.touch()
         self._raise_error()
         found = snapshot()
         if found is None:
@@ -449,14 +449,14 @@ class Handle:
         """
         timeout = seconds(timeout)
         self._check()
-        self._feed.look()
+        self._feed.touch()
         thread = self._feed.thread
         future = thread.call(self._feed.wait_ready)
         until = None if timeout is None else time.monotonic() + timeout
         try:
             with Bar(self._feed) as bar:
                 while True:
-                    if came(future, until):
+                    if wait_step(future, until):
                         future.result()
                         return self
                     if until is not None and time.monotonic() >= until:
@@ -476,7 +476,7 @@ class Handle:
             Itself.
         """
         self._check()
-        self._feed.look()
+        self._feed.touch()
         thread = self._feed.thread
 
         async def first() -> concurrent.futures.Future[None]:
@@ -568,7 +568,7 @@ class Handle:
         TypeError
             If ``fn`` is not a function.
         """
-        told = self._told
+        told = self._listener
         if told is None or not callable(fn):
             return self._listen(fn, fn, log_errors=True)
 
@@ -580,7 +580,7 @@ class Handle:
         return self._listen(update_wrapper(show, fn, ("__qualname__",), ()), fn, log_errors=True)
 
     @property
-    def _told(self) -> Callable[[ChangeBatch], object] | None:
+    def _listener(self) -> Callable[[ChangeBatch], object] | None:
         """The function that receives each batch before the user does."""
         return None
 
@@ -606,7 +606,7 @@ class Handle:
 
         return feed.subscribers.add(fn, remove, self._removers)
 
-    def _hear(self, call: Callable[[ChangeBatch], object]) -> Callable[[], None]:
+    def _on_batch(self, call: Callable[[ChangeBatch], object]) -> Callable[[], None]:
         """Call ``call(batch)`` on the event loop: it must be fast and must not raise. Keeps the frame alive.
 
         Widgets use it: they are only told to refresh, and need no thread of their own.
@@ -619,7 +619,7 @@ class Handle:
     ) -> Callable[[], None]:
         """Have the loop call ``put`` with each batch; return a function that ends that."""
         feed = self._feed
-        feed.look()
+        feed.touch()
         listener = Gathering(put, self._debounce) if self._debounce and gather else put
         feed.thread.call(feed.listeners.add, listener)
         return lambda: feed.thread.post(feed.listeners.remove, listener)
@@ -685,7 +685,7 @@ class Handle:
         from notebook_rt.runtime.watching import Watching
 
         self._check()
-        check_told(enter, leave, name, debounce)
+        check_alert(enter, leave, name, debounce)
         watching = Watching(
             self, condition, enter, leave, name=name, at_once=at_once, debounce=debounce
         )
@@ -729,7 +729,7 @@ class Handle:
         self.wait(timeout)
         found = FirstRow()
         watching = Watching(
-            self, condition, found.tell, at_once=True, failed=found.fail, looked=found.looked
+            self, condition, found.notify, at_once=True, failed=found.fail, reported=found.reported
         )
         try:
             return found.wait(timeout, ends, self._check_all, f'"{self.name}"')
@@ -767,9 +767,9 @@ class Handle:
         ...         print(change.kind, change.key, change.old, change.new)
         """
         self._check()
-        self._feed.look()
+        self._feed.touch()
         patience, span = seconds(timeout), seconds(for_, "for_")
-        changes = Changes(self._feed, patience, span, self._told, holds=self)
+        changes = Changes(self._feed, patience, span, self._listener, holds=self)
         self._iterations.add(changes)
         return changes
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from functools import wraps
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
-from notebook_rt.quoting import near
+from notebook_rt.quoting import did_you_mean
 
 if TYPE_CHECKING:
     from notebook_rt.model.types import Schema
@@ -105,7 +105,7 @@ def of_frame(name: str, schema: Schema | None, names: Collection[str], *, editab
         hint += f"; for what supabase-py calls so there is {_QUERIES[name]}"
     if name in ("every", "rpc", "queue", "health", "channel"):
         hint += f"; a session has it: rt.{name}"
-    return hint or near(name, names)
+    return hint or did_you_mean(name, names)
 
 
 def of_session(name: str, names: Collection[str]) -> str:
@@ -114,7 +114,7 @@ def of_session(name: str, names: Collection[str]) -> str:
     """
     if name.startswith("_"):
         return ""
-    return f"; {_CLIENT[name]}" if name in _CLIENT else near(name, names)
+    return f"; {_CLIENT[name]}" if name in _CLIENT else did_you_mean(name, names)
 
 
 def of_channel(name: str, names: Collection[str]) -> str:
@@ -123,7 +123,7 @@ def of_channel(name: str, names: Collection[str]) -> str:
     """
     if name.startswith("_"):
         return ""
-    return f"; there is {_ROOM[name]}" if name in _ROOM else near(name, names)
+    return f"; there is {_ROOM[name]}" if name in _ROOM else did_you_mean(name, names)
 
 
 def public(of: object) -> list[str]:
@@ -177,7 +177,7 @@ def known_keywords(fn: Callable[P, R]) -> Callable[P, R]:
         for name in kwargs:
             if name not in there:
                 hint = _PANDAS_KEYWORDS.get(name)
-                hint = f": {hint}" if hint else near(name, list(there))
+                hint = f": {hint}" if hint else did_you_mean(name, list(there))
                 if not hint and "params" in there:
                     behind = there["params"].kind is inspect.Parameter.POSITIONAL_ONLY
                     given = f"{{{name!r}: ...}}"

@@ -28,7 +28,7 @@ from notebook_rt.runtime.table import TableDriver
 from notebook_rt.store.columns import of_parts
 from notebook_rt.store.table import differences
 from notebook_rt.sync.history.past import ForgottenMomentError, Gap, Moment, Past
-from notebook_rt.sync.history.record import KINDS, Told
+from notebook_rt.sync.history.record import KINDS, RecordedChanges
 from notebook_rt.sync.history.steps import Step, steps_of
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ class History:
 
         after, until = self._range(start, end)
         told, causes = self._recording.read(
-            lambda past: (list(past.told(after, until)), list(past.causes))
+            lambda past: (list(past.changes_between(after, until)), list(past.causes))
         )
         frames = [_frame(one, causes) for one in told]
         return pd.concat(
@@ -465,7 +465,7 @@ def _changed(old: Any, new: Any) -> tuple[str, ...]:
     return tuple(name for name in new if name not in old or not equal(old[name], new[name]))
 
 
-def _frame(told: Told, causes: Sequence[str]) -> pd.DataFrame:
+def _frame(told: RecordedChanges, causes: Sequence[str]) -> pd.DataFrame:
     """Return changes as a DataFrame; for a deletion, the row before it."""
     import pandas as pd
 

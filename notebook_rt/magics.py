@@ -144,7 +144,7 @@ def rt(names: Mapping[str, Any], line: str) -> Any:
         )
         return None
     if what == "status":
-        print("\n".join(_said(names, sessions)))
+        print("\n".join(_listing(names, sessions)))
         return None
     if len({id(one) for one in sessions.values()}) > 1:
         print(
@@ -191,7 +191,7 @@ def _frame(names: Mapping[str, Any], table: tuple[str, str]) -> Any:
     raise NotebookRTError(f"no live frame of this notebook is named {name}, and {why}")
 
 
-def _said(names: Mapping[str, Any], sessions: Mapping[str, Session]) -> Iterator[str]:
+def _listing(names: Mapping[str, Any], sessions: Mapping[str, Session]) -> Iterator[str]:
     for name, session in sessions.items():
         health = session.health
         yield printable(f"{name}: {session.url}, {health.status}: {health.reason}")

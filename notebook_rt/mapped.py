@@ -23,7 +23,7 @@ from notebook_rt.errors import DerivationError
 from notebook_rt.hints import known_keywords, of_mapped
 from notebook_rt.model.plain import seconds
 from notebook_rt.quoting import printable
-from notebook_rt.runtime.callbacks import FirstRow, Mailbox, check_told
+from notebook_rt.runtime.callbacks import FirstRow, Mailbox, check_alert
 from notebook_rt.runtime.following import Followed, Reads, is_running, note_all, recording
 from notebook_rt.runtime.judging import Condition, Judge
 from notebook_rt.sync.watch import Turn
@@ -251,7 +251,7 @@ class MappedFrame:
         >>> n = rt.sql("select symbol, sum(pieces) n from trades group by 1", key="symbol")  # doctest: +SKIP
         >>> stop = n.when("n=gt.1000", print)  # doctest: +SKIP
         """
-        check_told(enter, leave, None, debounce)
+        check_alert(enter, leave, None, debounce)
         for frame in self.frames:
             frame._check()
         judge = Judge(repr(self), condition, at_once=at_once, debounce=debounce)
@@ -293,7 +293,7 @@ class MappedFrame:
         for frame in self.frames:
             frame.wait(None if ends is None else max(0.0, ends - time.monotonic()))
         found = FirstRow()
-        watching = _Watching(self, judge, found.tell, failed=found.fail, looked=found.looked)
+        watching = _Watching(self, judge, found.notify, failed=found.fail, reported=found.reported)
         try:
             return found.wait(timeout, ends, self._check, repr(self))
         finally:
@@ -410,7 +410,7 @@ class _Listening:
         take = update_wrapper(lambda item: self._take(item), named or fn, ("__qualname__",), ())
         self._box = Mailbox(take, self._size(feed), f"{first.name}.{what}", feed.counters)
         self._box.holds = mapped  # a listener keeps the frames alive without a variable
-        self._told: _Run | None = None
+        self._last_reported: _Run | None = None
         self._worked = False
         """Whether there has been a value."""
         self._failed_at: set[Faults] = set()
@@ -447,9 +447,9 @@ class _Listening:
             self._fails(run, error)
             raise error
         self._works()
-        if run is self._told or not (tell or changed):
+        if run is self._last_reported or not (tell or changed):
             return None
-        self._told = run
+        self._last_reported = run
         return self._fn(run.value)
 
     def _follow(self, run: _Run) -> bool:
@@ -506,14 +506,14 @@ class _Watching(_Listening):
         enter: Callable[[dict[str, Any]], Any],
         leave: Callable[[dict[str, Any]], Any] | None = None,
         failed: Callable[[Exception], object] | None = None,
-        looked: Callable[[], object] | None = None,
+        reported: Callable[[], object] | None = None,
     ) -> None:
         self._judge, self._enter, self._leave, self._failed = judge, enter, leave, failed
-        self._looked = looked
+        self._reported = reported
         """Called when a value has been evaluated and reported."""
         self._refused = False
         """Whether a value could not be compared, which was reported."""
-        super().__init__(mapped, self._look, at_once=True, what="when", named=enter)
+        super().__init__(mapped, self._judge_value, at_once=True, what="when", named=enter)
 
     def _size(self, feed: Feed) -> int:
         return sys.maxsize  # no row that is to be told is left out
@@ -522,7 +522,7 @@ class _Watching(_Listening):
         if isinstance(item, Turn):
             return self._call(item)
         if item is None:
-            return None if self._looked is None else self._looked()
+            return None if self._reported is None else self._reported()
         try:
             super()._take(item)
         except Exception as error:
@@ -534,12 +534,12 @@ class _Watching(_Listening):
                 self._refused = True
                 logger.error("when tells nothing while this is so: %s", printable(str(error)))
         self._give(self._judge.due(time.monotonic()))
-        if self._looked is not None:
+        if self._reported is not None:
             self._box.put(None)
         return None
 
-    def _look(self, value: Any) -> None:
-        turns, wrong = self._judge.look(value, time.monotonic())
+    def _judge_value(self, value: Any) -> None:
+        turns, wrong = self._judge.judge(value, time.monotonic())
         self._give(turns)
         if wrong is not None:
             raise wrong

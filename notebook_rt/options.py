@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Final, Literal, Self, TypeAlias, get_args
 
-from notebook_rt.quoting import near
+from notebook_rt.quoting import did_you_mean
 
 MAX_ANSWER_BYTES: Final = 256 * 1024 * 1024
 """256 KiB per row for a page of 1,000 rows: more than a notebook reads, less than what crashes a kernel."""
@@ -235,7 +235,7 @@ class Options:
         names = [field.name for field in fields(cls)]
         for name in given:
             if name not in names:
-                raise TypeError(f"there is no Options({name}=){near(name, names)}")
+                raise TypeError(f"there is no Options({name}=){did_you_mean(name, names)}")
         return object.__new__(cls)
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ from notebook_rt.model.spec import check_name, check_text
 from notebook_rt.model.types import coerce, to_json
 from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.sessions import Session, is_ended, whose
+from notebook_rt.outbox.sessions import Session, is_ended, session_of
 from notebook_rt.quoting import printable
 from notebook_rt.runtime.progress import WritesBar
 
@@ -106,10 +106,10 @@ class Queue:
         progress_after: float = float("inf"),
     ) -> None:
         self._outbox = outbox
-        self._wake = wake or _nothing
-        self._send = send or _nothing
-        self._pause = pause or _nothing
-        self._resume = resume or _nothing
+        self._wake = wake or _do_nothing
+        self._send = send or _do_nothing
+        self._pause = pause or _do_nothing
+        self._resume = resume or _do_nothing
         self._held = held or str
         self._display = display
         self._listen = listen
@@ -181,7 +181,7 @@ class Queue:
                 "why": reasons(ops, lambda op: self._holds(op, sessions)),
                 "at": pd.to_datetime([op.made_at for op in ops], unit="s", utc=True).as_unit("us"),
                 "values": [dict(op.values) for op in ops],
-                "session": [whose(op, sessions) for op in ops],
+                "session": [session_of(op, sessions) for op in ops],
             },
             index=pd.Index([op.id for op in ops], name="id", dtype=object),
         ).astype({**dict.fromkeys(("what", "state", "why", "session"), "str"), "values": object})
@@ -358,7 +358,7 @@ class Queue:
         timeout = seconds(timeout)
         until = None if timeout is None else time.monotonic() + timeout
         at_first = self.outbox.counts()["waiting"]
-        self.outbox.hurry()
+        self.outbox.send_held()
         self._send()
         with WritesBar(self._progress_after) as bar:
             while self.outbox.waits():
@@ -418,7 +418,7 @@ def _harmless(fn: Callable[[], object]) -> Callable[[], None]:
     return call
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Do nothing: there is no worker to notify."""
 
 

@@ -19,10 +19,10 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def near(name: object, names: Collection[str]) -> str:
+def did_you_mean(name: object, names: Collection[str]) -> str:
     """The one of ``names`` that is most like ``name``, as a question; empty: it is like none of them.
 
-    >>> print(near("Pric", ["id", "price"]) + near("x", ["id"]))
+    >>> print(did_you_mean("Pric", ["id", "price"]) + did_you_mean("x", ["id"]))
      (did you mean 'price'?)
     """
     folded = {one.casefold(): one for one in names}

@@ -57,14 +57,14 @@ class Replay(LiveFrame):
         """
         faster = None if speed is None else speed_of(speed)
 
-        def go_on() -> None:
+        def continue_from() -> None:
             self._feed.pause()
             self._feed.speed = self._feed.speed if faster is None else faster
             self._feed.play()
 
         self._check()
         try:
-            self._feed.thread.call(go_on)
+            self._feed.thread.call(continue_from)
         except ForgottenMomentError:
             raise HistoryError("all that it plays has been forgotten meanwhile") from None
 

@@ -221,7 +221,7 @@ class LiveTable(LiveFrame):
         return found[1]
 
     @property
-    def _told(self) -> Callable[[ChangeBatch], object]:
+    def _listener(self) -> Callable[[ChangeBatch], object]:
         return self._shown.changes
 
     @known_keywords
@@ -284,7 +284,7 @@ class LiveTable(LiveFrame):
         """
         from notebook_rt.widgets import display
 
-        self._feed.look()
+        self._feed.touch()
         named = (() if isinstance(one, bool) else parse_names(one) for one in (columns, editable))
         summed = (totals,) if isinstance(totals, str) else totals or ()
         asked = {*chain.from_iterable(names or () for names in named), *(formats or ())}
@@ -644,9 +644,9 @@ class LiveTable(LiveFrame):
         """The reason for the status, as `LiveFrame.reason`; also the edits that ``df`` shows although they
         were refused or wait for your decision.
         """
-        return "; ".join(one for one in (super().reason, self._asking()) if one)
+        return "; ".join(one for one in (super().reason, self._open_conflicts_text()) if one)
 
-    def _asking(self) -> str:
+    def _open_conflicts_text(self) -> str:
         """Return a text about the edits that need a decision; empty if there are none."""
         editor = self._edits.known()
         if editor is None or self._closed:
@@ -657,8 +657,8 @@ class LiveTable(LiveFrame):
             return "; ".join(filter(None, (editor.refused(), open_ones if number else "")))
         return ""
 
-    def _untold(self) -> str:
-        return super()._untold() or self._asking()
+    def _status_detail(self) -> str:
+        return super()._status_detail() or self._open_conflicts_text()
 
     @property
     def pending(self) -> pd.DataFrame:

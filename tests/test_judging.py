@@ -23,7 +23,7 @@ def frame(rows: dict[Any, Any], column: str = "n", dtype: Any = None) -> pd.Data
 
 
 def told(judge: Judge, value: Any, now: float = 0.0) -> list[tuple[str, Any]]:
-    turns, wrong = judge.look(value, now)
+    turns, wrong = judge.judge(value, now)
     assert wrong is None
     return [(turn.kind, turn.key) for turn in turns if turn.told]
 
@@ -55,7 +55,7 @@ def test_a_row_has_the_levels_of_its_index_and_none_for_null() -> None:
     seen: list[dict[str, Any]] = []
     judge = Judge("it", lambda row: bool(seen.append(row)), at_once=True)
     index = pd.MultiIndex.from_tuples([("a", 1), ("b", 2)], names=["shop", "day"])
-    judge.look(pd.DataFrame({"n": [1.5, float("nan")]}, index), 0.0)
+    judge.judge(pd.DataFrame({"n": [1.5, float("nan")]}, index), 0.0)
     assert seen == [{"shop": "a", "day": 1, "n": 1.5}, {"shop": "b", "day": 2, "n": None}]
 
 
@@ -97,13 +97,13 @@ def test_a_filter_compares_by_the_columns_type(values: Any, condition: Any, expe
 def test_a_value_that_cannot_be_judged_says_why(value: Any, words: str) -> None:
     judge = Judge("it", "n=gt.soon" if words == "is no number" else "n=gt.0", at_once=True)
     with pytest.raises(DerivationError, match=words):
-        judge.look(value, 0.0)
+        judge.judge(value, 0.0)
 
 
 def test_a_row_that_the_condition_cannot_judge_stays_as_it_was() -> None:
     judge = Judge("it", lambda row: 1 / row["n"] > 0, at_once=True)
     assert told(judge, frame({"a": 1, "b": -1})) == [("enter", "a")]
-    turns, wrong = judge.look(frame({"a": 0, "b": 1}), 1.0)
+    turns, wrong = judge.judge(frame({"a": 0, "b": 1}), 1.0)
     assert isinstance(wrong, ZeroDivisionError)
     assert [(turn.kind, turn.key) for turn in turns] == [("enter", "b")]
 

@@ -753,7 +753,7 @@ def test_a_commit_that_waits_for_the_disk_does_not_stop_the_loop(
     proxy.down()
     until(lambda: not rt._project.reachable)
     with outbox._lock:  # as the thread holds it that commits
-        outbox.tell()
+        outbox.notify()
         check_that_the_loop_goes_on(rt)
 
 

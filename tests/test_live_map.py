@@ -328,13 +328,13 @@ def test_changes_while_a_function_of_the_user_runs_are_one_look(
     stack: LocalStack, frame: nrt.LiveFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else they would pile up behind a slow function."""
-    going, go_on, asked = threading.Event(), threading.Event(), list[object]()
+    going, continue_from, asked = threading.Event(), threading.Event(), list[object]()
     put = Mailbox.put
     monkeypatch.setattr(Mailbox, "put", lambda box, item: asked.append(item) or put(box, item))
 
     def slow(row: dict[str, Any]) -> None:
         going.set()
-        go_on.wait(scaled(20))
+        continue_from.wait(scaled(20))
 
     sums = frame.map(by_name)
     sums.when("price=gt.0", slow, at_once=True)
@@ -345,7 +345,7 @@ def test_changes_while_a_function_of_the_user_runs_are_one_look(
         until(lambda seen=version: frame.version > seen)
         version = frame.version
     assert asked.count(True) == before + 1
-    go_on.set()
+    continue_from.set()
     until(lambda: sums.latest["<b>c</b>"] == 9, what=lambda: sums.latest)
 
 

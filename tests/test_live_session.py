@@ -413,17 +413,17 @@ def test_who_takes_longer_than_the_time_between_calls_is_not_called_twice_at_onc
 ) -> None:
     inside: list[int] = []
     most: list[int] = []
-    go_on = threading.Event()
+    continue_from = threading.Event()
 
     def slow() -> None:
         inside.append(1)
         most.append(len(inside))
-        go_on.wait(scaled(0.2))
+        continue_from.wait(scaled(0.2))
         inside.pop()
 
     rt.every(0.01, slow)
     until(lambda: len(most) >= 3)
-    go_on.set()
+    continue_from.set()
     assert max(most) == 1
 
 

@@ -174,7 +174,7 @@ def test_each_table_is_looked_at_once_each_time_that_health_is_told(
         for on_health in (None, lambda health: None):
             if on_health is not None:
                 rt.on_health(on_health)
-            told = shared().call(lambda: (looks.clear(), rt._project._tell_health(), len(looks)))
+            told = shared().call(lambda: (looks.clear(), rt._project._report_health(), len(looks)))
             assert told[-1] == 3
 
 
@@ -273,13 +273,13 @@ def test_more_tables_and_rooms_than_channels_say_what_happened_and_what_to_do(
         rt._project.note_listeners.add(lambda kind, text: told.append(text))
         frames = [rt.table(name).wait(scaled(20)) for name in names]
         room = rt.channel("room")
-        crowd = "more channels are wanted than Options.max_channels allows, 1; raise it"
-        until(lambda: crowd in rt.health.reason, 10, lambda: rt.health)
+        shortage = "more channels are wanted than Options.max_channels allows, 1; raise it"
+        until(lambda: shortage in rt.health.reason, 10, lambda: rt.health)
         assert rt.health.color == "yellow"
         assert f"{names[1]} without live updates, read every" in rt.health.reason
         until(lambda: "no messages come over room" in rt.health.reason, 5, lambda: rt.health)
         assert room.status == "waiting"
-        until(lambda: crowd in frames[1].reason, 10, lambda: frames[1].reason)
+        until(lambda: shortage in frames[1].reason, 10, lambda: frames[1].reason)
         until(lambda: any("raise it" in text for text in told), 10, lambda: told)
         # The interval is the one of now: it grows while nothing changes.
         until(lambda: "read every 2 s" in rt.health.reason, 15, lambda: rt.health)
@@ -377,7 +377,7 @@ def test_a_limit_that_comes_near_is_told_once_and_stands_in_the_panel(
         project.health_listeners.add(lambda health: looks.append(health.status))
         for _ in range(3):
             seen = len(looks)
-            project.thread.call(project.look_at_health)
+            project.thread.call(project.schedule_health)
             until(lambda seen=seen: len(looks) > seen)
         until(lambda: sum(kind == "limit" for kind, _ in told) >= 2, 10, lambda: told)
         limits = [text for kind, text in told if kind == "limit"]

@@ -196,9 +196,9 @@ def of_table(
     table = qualified(schema, name)
     kind = str(told.get("kind", "r"))
     if kind in KINDS_WITHOUT_CHANGES and not by_broadcast:
-        whose = "its partitions" if kind == "p" else "the tables that it reads"
+        session_of = "its partitions" if kind == "p" else "the tables that it reads"
         what = KINDS_WITHOUT_CHANGES[kind]
-        words = f"it is {what}: {query_call(name)} follows it, with the names of {whose}"
+        words = f"it is {what}: {query_call(name)} follows it, with the names of {session_of}"
         yield Finding("note", name, words)
         if kind == "p":
             yield from _rights(schema, name, told, role)

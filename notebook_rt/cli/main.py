@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from notebook_rt import __version__
 from notebook_rt.cli import doctor, watch
-from notebook_rt.quoting import near
+from notebook_rt.quoting import did_you_mean
 
 if TYPE_CHECKING:
     from notebook_rt.local import LocalStack
@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         choices = [] if action.choices is None else list(map(str, action.choices))
-        if value not in choices and (meant := near(value, choices)):
+        if value not in choices and (meant := did_you_mean(value, choices)):
             raise argparse.ArgumentError(action, f"there is no {value!r}{meant}")
         super()._check_value(action, value)  # which lists the choices
 
@@ -60,7 +60,7 @@ class Parser(argparse.ArgumentParser):
             command = self._command(getattr(parsed, "command", None))
             options = [one for action in command._actions for one in action.option_strings]
             name = unknown[0].partition("=")[0]
-            if name.startswith("-") and (meant := near(name, options)):
+            if name.startswith("-") and (meant := did_you_mean(name, options)):
                 command.error(f"there is no {name}{meant}")
             command.error(f"unrecognized arguments: {' '.join(unknown)}")
         return parsed
@@ -233,10 +233,12 @@ def _demo(*, browser: bool, port: int) -> int:
         pages.parent.mkdir()
         pages.write_text(json.dumps({"disabledExtensions": {ANNOUNCEMENTS: True}}))
         paths = filter(None, (config, os.environ.get("JUPYTER_CONFIG_PATH")))
-        return _until_told(command, {**os.environ, "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)})
+        return _until_signalled(
+            command, {**os.environ, "JUPYTER_CONFIG_PATH": os.pathsep.join(paths)}
+        )
 
 
-def _until_told(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def _until_signalled(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run ``command`` until it ends, or until Ctrl-C or SIGTERM tells us to end it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A group of its own: Ctrl-C reaches us alone, and JupyterLab is asked to end, kernels first.

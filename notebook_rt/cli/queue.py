@@ -21,7 +21,7 @@ from notebook_rt.errors import QueueError
 from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.file import directory
 from notebook_rt.outbox.queue import Outbox
-from notebook_rt.outbox.sessions import whose
+from notebook_rt.outbox.sessions import session_of
 from notebook_rt.queue import Queue, as_json, dumps
 from notebook_rt.quoting import printable
 
@@ -77,11 +77,11 @@ def _list(files: list[Path]) -> None:
         for owner, its in itertools.groupby(sorted(ops, key=_owner), key=_owner):
             empty = False
             ops = list(its)
-            _say(f"{file}: {Owner.read(owner).words}")
+            _say(f"{file}: {Owner.read(owner).description}")
             _say(f"  {in_states(ops)}")
             for op in ops:
                 why = f": {op.error}" if op.error else ""
-                by = whose(op, sessions)
+                by = session_of(op, sessions)
                 _say(f"  {op.id}  {state(op):8} {what(op)}{why}{f'  by {by}' if by else ''}")
     if empty:
         print("nothing waits")

@@ -11,7 +11,7 @@ from notebook_rt.edits.editor import Editor
 from notebook_rt.edits.ops import Right
 from notebook_rt.edits.shown import Shown
 from notebook_rt.model.rows import Key
-from notebook_rt.quoting import near
+from notebook_rt.quoting import did_you_mean
 
 
 class At:
@@ -51,7 +51,7 @@ class At:
         typed, row = found
         if column not in row:
             raise KeyError(
-                f'table "{table}" has no column {column!r}{near(column, list(row))}; there are '
+                f'table "{table}" has no column {column!r}{did_you_mean(column, list(row))}; there are '
                 f"{', '.join(row)}"
             )
         value = row[column]

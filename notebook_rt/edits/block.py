@@ -21,7 +21,7 @@ from notebook_rt.model.rows import Key, Row
 _numbers = itertools.count()
 
 
-class Told(Protocol):
+class EditListener(Protocol):
     """Receives notifications of edits (``shown.Shown``)."""
 
     def took_back(self, key: Key, values: Row, base: Row) -> None:
@@ -40,7 +40,7 @@ class Block(msgspec.Struct):
     """Rows as the block leaves them; None: deleted."""
     lanes: dict[Key, str] = msgspec.field(default_factory=dict)
     """Maps keys that the block gives to rows to the lane of the row."""
-    told: dict[Told, None] = msgspec.field(default_factory=dict)
+    told: dict[EditListener, None] = msgspec.field(default_factory=dict)
     """The objects notified of the edits, in order, each once."""
     _steps: list[tuple[int, dict[Key, Any]]] = msgspec.field(default_factory=list)
     """Number of operations before each step, and the previous rows it changed; ``...``: not in ``rows``."""

@@ -130,7 +130,7 @@ class Composer(msgspec.Struct, frozen=True):
 
     def overtaken(self, name: str) -> InvalidEditError:
         """Return the error for a key column whose sequence provides keys that rows already have."""
-        sql = decide.moving_on(self.schema_name, self.table, name)
+        sql = decide.advance_sequence_sql(self.schema_name, self.table, name)
         return self.keyless(name, f"its sequence gives keys that rows have already; run: {sql}")
 
     def delete(self, key: Key, row: Row, after: float = 0.0) -> Op:

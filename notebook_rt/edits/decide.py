@@ -62,7 +62,7 @@ class Ruling(msgspec.Struct, frozen=True):
     """The meaning of an answer for the operation."""
 
     meaning: Meaning
-    words: str = ""
+    message: str = ""
     """The server's message, for the user."""
     until: float = 0.0
     """When to try again (``wait``)."""
@@ -114,7 +114,7 @@ def judge(
     """
     if 200 <= answer.status < 300:
         return Ruling("done")
-    words = words_of(answer)
+    words = message_of(answer)
     if answer.token_refused:
         return Ruling("refresh", words)
     why = by_status(answer.status, answer.retry_after)
@@ -159,7 +159,7 @@ def lacking(op: Op, answer: Answer, role: str) -> str:
     The server's message distinguishes a missing grant from a policy's refusal.
     """
     of = qualified(op.schema, op.target)
-    message = answer.words.get("message", "")
+    message = answer.error_fields.get("message", "")
     to, or_else = identifier(role), ", or sign_in()" if role == "anon" else ""
     if "row-level security policy" in message and op.kind != "rpc":
         return f"; this login needs a policy to {op.kind} {of}: add one{or_else}"
@@ -179,14 +179,18 @@ def same_key(op: Op, answer: Answer) -> bool:
     if answer.code != "23505":
         return False
     # A user who may not read the table does not get the columns, but the constraint's name.
-    said, constraint = answer.words.get("details", ""), answer.words["message"]
+    said, constraint = answer.error_fields.get("details", ""), answer.error_fields["message"]
     names = ", ".join(map(identifier, op.key))
     return said.startswith(f"Key ({names})=") or constraint.rstrip('"').endswith("_pkey")
 
 
-def words_of(answer: Answer) -> str:
+def message_of(answer: Answer) -> str:
     """Return the server's message, in one line; parts that are only useful for a web search come last."""
-    said = [answer.words[name] for name in ("message", "details", "hint") if answer.words.get(name)]
+    said = [
+        answer.error_fields[name]
+        for name in ("message", "details", "hint")
+        if answer.error_fields.get(name)
+    ]
     if not said:
         return f"the server answered {answer.status}"
     code = f"{answer.code}, " if answer.code else ""
@@ -279,11 +283,11 @@ def taken(op: Op) -> str:
     return (
         f"the key {op.key[op.drawn]}, which the sequence of {op.drawn} gave, is another row's: rows were "
         "inserted beside the sequence. Discard this and insert it again; "
-        f"{moving_on(op.schema, op.target, op.drawn)} moves the sequence on"
+        f"{advance_sequence_sql(op.schema, op.target, op.drawn)} moves the sequence on"
     )
 
 
-def moving_on(schema: str, target: str, column: str) -> str:
+def advance_sequence_sql(schema: str, target: str, column: str) -> str:
     """Return the SQL that advances the sequence of a key column past the table's existing rows."""
     table = qualified(schema, target)
     names = ", ".join("'" + name.replace("'", "''") + "'" for name in (table, column))

@@ -220,9 +220,9 @@ class Editing:
             kept = self._shared.outbox.get(op.id)  # a decision may have been made before this call
             for editor in self._shared.editors_of(op.schema, op.target):
                 if kept is not None:
-                    editor.lay([kept])
+                    editor.overlay_ops([kept])
                 if records:
-                    editor.on_merge.tell(records)
+                    editor.on_merge.notify(records)
         for record in records:
             what = f"{op.target} {', '.join(map(str, record['key'].values()))}"
             if record["open"]:
@@ -247,8 +247,8 @@ class Editing:
         for editor in self._shared.editors_of(op.schema, op.target):
             editor.columns_suspect()
 
-    def stuck(self, words: str) -> None:
-        self._note("failed", words)
+    def stuck(self, message: str) -> None:
+        self._note("failed", message)
 
     def elsewhere(self) -> None:
         """Show operations that another kernel on the file has queued, and settle those it has sent."""
@@ -261,7 +261,7 @@ class Editing:
         with self.lock:
             for editor in self._shared.editors:
                 if editor.overlay is not None:
-                    editor.overlay.lower_shields(now)
+                    editor.overlay.drop_shields(now)
 
     @property
     def lock(self) -> AbstractContextManager[Any]:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from notebook_rt.edits import tabular
 from notebook_rt.edits.based import NOW, Known, called, known_of, row_said, rows_said
-from notebook_rt.edits.block import Block, Told, in_order
+from notebook_rt.edits.block import Block, EditListener, in_order
 from notebook_rt.edits.decide import Record
 from notebook_rt.edits.listing import question
 from notebook_rt.edits.merge import Edit
@@ -27,7 +27,7 @@ from notebook_rt.edits.pending import PendingEdits
 from notebook_rt.edits.report import WriteReport
 from notebook_rt.edits.tabular import (
     Checks,
-    Given,
+    InputRow,
     cells_of,
     find_by,
     keyed,
@@ -92,7 +92,7 @@ class Editor(PendingEdits):
                 cells = known_of(composer, known, [key], plain)[key]
             op = self._edit(key, there, values, {**cells, **old})
             if op is not None:
-                self._tell_written(self._put([op], [there]), known)
+                self._notify_written(self._put([op], [there]), known)
 
     def drawn(self, values: Mapping[str, Any]) -> list[str]:
         """Return the key columns that a new row of these values lacks, and that a sequence may provide."""
@@ -221,10 +221,10 @@ class Editor(PendingEdits):
                         made.append((label, op, there[key]))
             checks.end()
             report, edits = self._put_all("edit", len(wanted), made, _name_of(changes))
-            self._tell_written(edits, known)
+            self._notify_written(edits, known)
             return report
 
-    def given(self, data: object, verb: str, on: Sequence[str] = ()) -> list[Given]:
+    def given(self, data: object, verb: str, on: Sequence[str] = ()) -> list[InputRow]:
         """Return the rows to write; parts of their keys may still be missing.
 
         If ``on`` names columns other than the key's, find the shown rows by them and fill in their keys.
@@ -241,7 +241,9 @@ class Editor(PendingEdits):
             typed_keys(composer, rows, on)
             return rows
 
-    def write_many(self, rows: Sequence[Given], *, upsert: bool, name: Any = None) -> WriteReport:
+    def write_many(
+        self, rows: Sequence[InputRow], *, upsert: bool, name: Any = None
+    ) -> WriteReport:
         """Insert rows; with ``upsert``, set the columns of existing rows. All or none are queued."""
         with self._shared.lock:
             composer = self._need()[1]
@@ -345,7 +347,7 @@ class Editor(PendingEdits):
                     if put.op is not None and put.op.kind == "update":
                         before = {} if put.before is None else put.before.values
                         op = replace(put.op, base={**put.op.base, **before})
-                        self._tell_taken_back([self._need()[1].edit(op)], known)
+                        self._notify_undone([self._need()[1].edit(op)], known)
                 if undone:
                     return True
             return False
@@ -360,8 +362,8 @@ class Editor(PendingEdits):
             ids.update((op.id, None) for op in self._ops() if composer.edit(op).key == key)
             dropped = [op for op_id in ids for op in self._outbox.discard(op_id)]
             self._forget_undo({op.lane for op in dropped})
-            self._tell_all(lambda o: o.discard([op.id for op in dropped], want_changes=True))
-            self._tell_taken_back(list(map(composer.edit, dropped)), known)
+            self._notify_all(lambda o: o.discard([op.id for op in dropped], want_changes=True))
+            self._notify_undone(list(map(composer.edit, dropped)), known)
             return len(dropped)
 
     def resolve(
@@ -495,14 +497,14 @@ class Editor(PendingEdits):
             for c, value in known.items()
         }
 
-    def _tell_written(self, edits: Sequence[Edit], known: Known) -> None:
+    def _notify_written(self, edits: Sequence[Edit], known: Known) -> None:
         if self._batch is not None:
             self._batch.told[known] = None
         overlay = self._need()[0]
         for edit in edits:
             known.wrote(edit.key, overlay.new_key(edit), edit.values)
 
-    def _tell_taken_back(self, edits: Sequence[Edit], told: Told) -> None:
+    def _notify_undone(self, edits: Sequence[Edit], told: EditListener) -> None:
         for edit in reversed(edits):
             if edit.kind == "update":
                 told.took_back(self._need()[0].new_key(edit), edit.values, edit.base)
@@ -516,7 +518,7 @@ class Editor(PendingEdits):
             if report is not None:
                 report._taken_back(edit.id)
         for told in block.told:
-            self._tell_taken_back(before[len(block.edits) :], told)
+            self._notify_undone(before[len(block.edits) :], told)
 
     def _forget_undo(self, lanes: Collection[str]) -> None:
         """Make the edits of these lanes no longer undoable."""
@@ -649,17 +651,17 @@ class Editor(PendingEdits):
             stored.update((one.id, None) for one in put.parked)
         gone = [op for op, now in stored.items() if now is None]
         if gone:
-            self._tell_all(lambda overlay: overlay.discard(gone, want_changes=True))
-        laid = [op for op in stored.values() if op is not None]
+            self._notify_all(lambda overlay: overlay.discard(gone, want_changes=True))
+        overlaid = [op for op in stored.values() if op is not None]
         made = {
             edit.id: edit
             for put, edit in zip(puts, edits, strict=True)
             if put.before is None and stored.get(edit.id) is put.op
         }
-        self.lay(laid, made, seen)
+        self.overlay_ops(overlaid, made, seen)
         for editor in self._shared.editors_of(self.schema_name, self.table):
             if editor is not self:
-                editor.lay(laid)
+                editor.overlay_ops(overlaid)
 
     # --- inside: conflicts -----------------------------------------------------------------------
 
@@ -697,7 +699,7 @@ class Editor(PendingEdits):
             theirs: Mapping[str, Json] | None = rows[0] if rows else {}
             if theirs is None:  # later edits of the row have no row to apply to
                 dropped = [one.id for one in self._outbox.discard(op_id)]
-                self._tell_all(lambda o: o.discard(dropped, want_changes=True))
+                self._notify_all(lambda o: o.discard(dropped, want_changes=True))
             else:
                 self._give_way(op, theirs)
         else:
@@ -706,16 +708,16 @@ class Editor(PendingEdits):
                 raise QueueError(
                     f'table "{self.table}": the edit left the queue meanwhile; .pending has what is left'
                 )
-            self._lay_everywhere([left])
+            self._overlay_everywhere([left])
         self._outbox.record(op, *decided)
 
     def _give_way(self, op: Op, theirs: Mapping[str, Json]) -> None:
         self._outbox.decline(op.id, theirs, self._shared.clock())
         if op.kind != "insert" or not theirs:
-            self._tell_all(lambda o: o.discard([op.id], want_changes=True))
+            self._notify_all(lambda o: o.discard([op.id], want_changes=True))
             return
         now = time.monotonic()
-        self._tell_all(
+        self._notify_all(
             lambda o: o.give_way(op.id, o.schema.decode(theirs), now=now, want_changes=True)
         )
 

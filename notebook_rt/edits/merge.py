@@ -291,7 +291,7 @@ def rebase(
             merged = merge_value(
                 old, mine, theirs, strategy, mine_at=edit.at, theirs_at=theirs_at, row=row
             )
-        if edit.sent and _cannot_tell(edit, merged, theirs, strategy, theirs_at, moved):
+        if edit.sent and _may_apply_twice(edit, merged, theirs, strategy, theirs_at, moved):
             merged = Merged(mine, f"{ANSWER_LOST}: it may be in already", True, open=True)
         if merged.conflict:
             conflicts.append(_record(edit, column, old, mine, theirs, merged, row, now))
@@ -306,7 +306,7 @@ def rebase(
     return Rebased(left if undecided else replace(left, sent=False), tuple(conflicts), undecided)
 
 
-def _cannot_tell(
+def _may_apply_twice(
     edit: Edit,
     merged: Merged,
     theirs: Any,

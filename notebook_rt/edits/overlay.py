@@ -35,7 +35,7 @@ from notebook_rt.edits.merge import Edit, Strategies, merge_inserted, merge_valu
 from notebook_rt.edits.stacks import Stacks
 from notebook_rt.model.rows import Delete, Key, Load, Op, Row, RowChange, Rows, Upsert, WireRow
 from notebook_rt.model.types import Schema, differs, equal
-from notebook_rt.model.xmins import integers, together, without
+from notebook_rt.model.xmins import integers, merge_sorted, without
 
 DROPPED = 1_000
 """Maximum number of rows whose discarded values are remembered."""
@@ -55,7 +55,7 @@ class _Shield(msgspec.Struct, eq=False):
     """Whether the row held here may be later than the answer: only a read can decide."""
 
 
-class _Aside(msgspec.Struct):
+class _Beneath(msgspec.Struct):
     """The server's row under a key that edits or a shield concern."""
 
     row: dict[str, Any] | None
@@ -94,7 +94,7 @@ class Overlay:
         self.strategies = strategies or Strategies()
         self._matches = matches
         self._suspect = suspect
-        self._aside: dict[Key, _Aside] = {}
+        self._beneath: dict[Key, _Beneath] = {}
         self._stacks = Stacks(schema)
         self.dropped: dict[Key, Row] = {}
         """Values that discarded edits gave to rows, until the server reports on the row."""
@@ -124,57 +124,59 @@ class Overlay:
     # --- the server's rows, as the mirror sees them ----------------------------------------------
 
     def __len__(self) -> int:
-        there = sum(1 for aside in self._aside.values() if aside.row is not None)
+        there = sum(1 for below in self._beneath.values() if below.row is not None)
         return len(self.rows) - len(self._shown) + there
 
     def __contains__(self, key: Key) -> bool:
-        aside = self._aside.get(key)
-        return key in self.rows if aside is None else aside.row is not None
+        below = self._beneath.get(key)
+        return key in self.rows if below is None else below.row is not None
 
     @property
     def pending_keys(self) -> Collection[Key]:
         return self._shielded.keys() | self._arriving.keys()
 
     def admit(self, key: Key, sent_at: float) -> None:
-        aside = self._aside.get(key)
-        if aside is not None and aside.shield is not None and aside.shield.since <= sent_at:
-            aside.shield = None
+        below = self._beneath.get(key)
+        if below is not None and below.shield is not None and below.shield.since <= sent_at:
+            below.shield = None
             del self._shielded[key]
 
     def get(self, key: Key) -> dict[str, Any] | None:
-        aside = self._aside.get(key)
-        if aside is None:
+        below = self._beneath.get(key)
+        if below is None:
             return self.rows.get(key)
-        return None if aside.row is None else dict(aside.row)
+        return None if below.row is None else dict(below.row)
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
-        if not self._aside:
+        if not self._beneath:
             return self.rows.gather(keys)
         keys = list(keys)
-        found = self.rows.gather(key for key in keys if key not in self._aside)
-        return {key: self.get(key) if key in self._aside else found[key] for key in keys}
+        found = self.rows.gather(key for key in keys if key not in self._beneath)
+        return {key: self.get(key) if key in self._beneath else found[key] for key in keys}
 
     def keys(self) -> Iterator[Key]:
-        if not self._aside:
+        if not self._beneath:
             yield from self.rows.keys()
             return
         yield from filter(self.__contains__, self.rows.keys())
-        for key, aside in self._aside.items():
-            if aside.row is not None and key not in self.rows:
+        for key, below in self._beneath.items():
+            if below.row is not None and key not in self.rows:
                 yield key
 
     def integers(self) -> NDArray[np.int64] | None:
-        found, aside = self.rows.integers(), integers(self._aside)
-        if found is None or aside is None or not len(aside):
-            return None if aside is None else found
-        there = np.fromiter((one.row is not None for one in self._aside.values()), bool, len(aside))
-        return together(without(found, aside[~there]), aside[there])
+        found, below = self.rows.integers(), integers(self._beneath)
+        if found is None or below is None or not len(below):
+            return None if below is None else found
+        there = np.fromiter(
+            (one.row is not None for one in self._beneath.values()), bool, len(below)
+        )
+        return merge_sorted(without(found, below[~there]), below[there])
 
     def latest(self, column: str, most: int) -> list[Key]:
-        found = self.rows.latest(column, most + len(self._aside))
-        if not found or not self._aside:
+        found = self.rows.latest(column, most + len(self._beneath))
+        if not found or not self._beneath:
             return found[:most]
-        rows = self.gather({*found, *self._aside})
+        rows = self.gather({*found, *self._beneath})
         moments = {key: row[column] for key, row in rows.items() if row is not None}
         if not all(isinstance(one, dt.datetime) for one in moments.values()):
             return []
@@ -189,16 +191,16 @@ class Overlay:
             self.dropped.pop(op.key, None)
         if self._expected:
             self._departed.update(op.key for op in ops if isinstance(op, Delete))
-        if not self._aside:
+        if not self._beneath:
             return self.rows.apply(ops, want_changes=want_changes)
         through: list[Op] = []
         touched: dict[Key, None] = {}
         for op in ops:
-            aside = self._aside.get(op.key)
-            if aside is None:
+            below = self._beneath.get(op.key)
+            if below is None:
                 through.append(op)
             else:
-                self._server_says(op, aside)
+                self._server_says(op, below)
                 touched[op.key] = None
         return self._refresh(touched, through, want_changes)
 
@@ -206,7 +208,7 @@ class Overlay:
         return _Load(self, self.rows.load())
 
     def differing(self, page: Sequence[WireRow]) -> list[tuple[Key, Row]]:
-        if not self._aside:
+        if not self._beneath:
             return self.rows.differing(page)
         transparent: list[WireRow] = []
         different: list[tuple[Key, Row]] = []
@@ -214,12 +216,12 @@ class Overlay:
             key = self.schema.key_of(
                 self.schema.decode({name: wire[name] for name in self.schema.key})
             )
-            aside = self._aside.get(key)
-            if aside is None:
+            below = self._beneath.get(key)
+            if below is None:
                 transparent.append(wire)
                 continue
             row = self.schema.decode(wire)
-            if aside.row is None or differs(row, aside.row):
+            if below.row is None or differs(row, below.row):
                 different.append((key, row))
         return self.rows.differing(transparent) + different
 
@@ -228,7 +230,7 @@ class Overlay:
     @property
     def transparent(self) -> bool:
         """Whether nothing is kept aside: the view is the server's rows."""
-        return not self._aside
+        return not self._beneath
 
     @property
     def edits(self) -> list[Edit]:
@@ -249,10 +251,10 @@ class Overlay:
 
     def last(self, key: Key) -> dict[str, Any] | None:
         """Return the server's row under ``key``, or its last state before it was gone, if known."""
-        aside = self._aside.get(self._stacks.root(key))
-        if aside is None:
+        below = self._beneath.get(self._stacks.root(key))
+        if below is None:
             return self.rows.get(key)
-        return dict(aside.row or aside.last or {}) or None
+        return dict(below.row or below.last or {}) or None
 
     def accepts(self, row: Row) -> bool:
         """Return whether a new row may be shown: it is not known to be outside the filter."""
@@ -262,12 +264,12 @@ class Overlay:
         """Return the keys of rows that are shown as edited, although their shown values fail the filter."""
         return [key for key, row in self._shown.items() if not self.accepts(row)]
 
-    def underneath(self) -> list[Op]:
+    def reverting(self) -> list[Op]:
         """Return the operations that turn the rows of the view into the server's."""
         found: list[Op] = []
-        for key, aside in self._aside.items():
-            if aside.row is not None:
-                found.append(Upsert(key, aside.row))
+        for key, below in self._beneath.items():
+            if below.row is not None:
+                found.append(Upsert(key, below.row))
             elif key in self._shown:
                 found.append(Delete(key))
         return found
@@ -283,10 +285,10 @@ class Overlay:
 
         ``seen`` contains whole, current rows of the view: they are not looked up again.
         """
-        laid = list(edits)
+        overlaid = list(edits)
         # An edit that is sent again, on another base, has no effect yet.
         touched: dict[Key, None] = {}
-        for edit in laid:
+        for edit in overlaid:
             if not edit.sent:
                 self._seen.pop(edit.id, None)
                 self._crossed.discard(edit.id)
@@ -295,8 +297,8 @@ class Overlay:
                 touched.update(dict.fromkeys(self._stacks.linked(known.key).keys))
             self._stacks.add(edit)
             touched.update(dict.fromkeys(self._stacks.keys_of(edit)))
-        self._keep_aside(touched, seen)
-        for edit in laid:
+        self._keep_below(touched, seen)
+        for edit in overlaid:
             self._expect(edit)
         return self._refresh(touched, [], want_changes)
 
@@ -385,7 +387,7 @@ class Overlay:
                 touched[self._answered(edit, row, now, crossed=crossed)] = None
             left = new != edit.key or (edit.kind == "delete" and row is None)
             if left and edit.key not in seen:
-                self._gone(edit.key, now, crossed=crossed)
+                self._deleted(edit.key, now, crossed=crossed)
         return self._refresh(touched, [], want_changes)
 
     def expect(self, ids: Iterable[str]) -> None:
@@ -419,20 +421,20 @@ class Overlay:
             touched[self._answered(edit, row, now, crossed=False)] = None
         return self._refresh(touched, [], want_changes)
 
-    def lower_shields(self, now: float) -> None:
+    def drop_shields(self, now: float) -> None:
         """Stop holding back events for writes that were answered long ago.
 
         An event that has not arrived by now was lost, and the next one is accepted. Shields that wait for
         a read stay.
         """
         for key in list(self._shielded):
-            shield = self._aside[key].shield
+            shield = self._beneath[key].shield
             if shield is not None and shield.unsure:
                 continue
             if shield is None or now >= shield.since + SHIELD_SECONDS:
-                self._aside[key].shield = None
+                self._beneath[key].shield = None
                 del self._shielded[key]
-                self._let_go([key])
+                self._forget([key])
 
     def new_key(self, edit: Edit) -> Key:
         """Return the row's key after the edit."""
@@ -440,30 +442,30 @@ class Overlay:
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _keep_aside(
+    def _keep_below(
         self, keys: Iterable[Key], seen: Mapping[Key, Row] = MappingProxyType({})
     ) -> None:
-        new = [key for key in keys if key not in self._aside]
+        new = [key for key in keys if key not in self._beneath]
         unseen = [key for key in new if key not in seen]
         rows = self.rows.gather(unseen) if unseen else {}
         for key in new:
             row = dict(seen[key]) if key in seen else rows[key]
-            self._aside[key] = _Aside(row)
+            self._beneath[key] = _Beneath(row)
             if row is not None:
                 self._shown[key] = row
 
     def _expect(self, edit: Edit) -> None:
         """Watch for the row that an insert in flight creates."""
-        if edit.sent and edit.kind == "insert" and self._aside[edit.key].row is None:
+        if edit.sent and edit.kind == "insert" and self._beneath[edit.key].row is None:
             self._arriving[edit.key] = None
         elif edit.kind == "insert":
             self._arriving.pop(edit.key, None)
 
-    def _gone(self, key: Key, now: float, *, crossed: bool) -> None:
-        aside = self._aside.get(key)
-        if aside is not None and aside.row is not None:
-            version = self.strategies.time_of(aside.row)
-            aside.last, aside.row = aside.row, None
+    def _deleted(self, key: Key, now: float, *, crossed: bool) -> None:
+        below = self._beneath.get(key)
+        if below is not None and below.row is not None:
+            version = self.strategies.time_of(below.row)
+            below.last, below.row = below.row, None
             self._note_answer(Delete(key))
             self._shield(key, _Shield(None, version, now))
             if crossed:
@@ -476,22 +478,22 @@ class Overlay:
             self.answers.append(op)
 
     def _shield(self, key: Key, shield: _Shield) -> None:
-        self._aside[key].shield = shield
+        self._beneath[key].shield = shield
         self._shielded[key] = None
 
     def _answered(self, edit: Edit, row: Row, now: float, *, crossed: bool) -> Key:
         key = self.schema.key_of(row)
-        self._keep_aside([key])
-        aside = self._aside[key]
-        before = aside.row if aside.row is not None else self._aside[edit.key].row
+        self._keep_below([key])
+        below = self._beneath[key]
+        before = below.row if below.row is not None else self._beneath[edit.key].row
         full = {**dict.fromkeys(self.schema.names), **(before or {})}
         full.update({name: value for name, value in row.items() if name in full})
         written = {name: full[name] for name in edit.values if name in full}
         version = self.strategies.time_of(full)
-        if aside.row is not None:
-            known = self.strategies.time_of(aside.row)
+        if below.row is not None:
+            known = self.strategies.time_of(below.row)
             later = version is not None and known is not None and known > version
-            if later or (written and not differs(written, aside.row)):
+            if later or (written and not differs(written, below.row)):
                 return key  # its event arrived before, and perhaps later ones
             earlier = version is not None and known is not None and known < version
             if crossed and written and not earlier:
@@ -499,13 +501,13 @@ class Overlay:
                 self._suspect(key)
                 return key
         if self._matches is not None and self._matches(full) is False:
-            aside.row, aside.last = None, full
+            below.row, below.last = None, full
             self._note_answer(Delete(key))
             if edit.kind != "insert":  # a row that was never in the filter sends no event
                 self._shield(key, _Shield(written, version, now))
             return key
-        deleted = crossed and aside.row is None
-        aside.row = full
+        deleted = crossed and below.row is None
+        below.row = full
         self._note_answer(Upsert(key, full))
         if written:
             self._shield(key, _Shield(written, version, now, unsure=deleted))
@@ -513,24 +515,24 @@ class Overlay:
             self._suspect(key)
         return key
 
-    def _server_says(self, op: Op, aside: _Aside) -> None:
+    def _server_says(self, op: Op, below: _Beneath) -> None:
         if isinstance(op, Delete):
-            if aside.shield is not None and aside.row is not None:
+            if below.shield is not None and below.row is not None:
                 return  # about the previous row; if it is later than the write, a read finds out
             row = None
-        elif aside.shield is not None and self._older(op.row, aside.shield):
+        elif below.shield is not None and self._older(op.row, below.shield):
             return
         else:
             blank = {**dict.fromkeys(self.schema.names), **self.schema.values_of(op.key)}
-            row = {**blank, **(aside.row or aside.last or {}), **op.row}
-        self._set_server(op.key, aside, row)
+            row = {**blank, **(below.row or below.last or {}), **op.row}
+        self._set_server(op.key, below, row)
 
-    def _set_server(self, key: Key, aside: _Aside, row: dict[str, Any] | None) -> None:
-        if aside.row is not None and row is None:
-            aside.last = aside.row
-        arriving = aside.row is None and row is None and key in self._arriving
-        aside.row = row
-        aside.shield = None
+    def _set_server(self, key: Key, below: _Beneath, row: dict[str, Any] | None) -> None:
+        if below.row is not None and row is None:
+            below.last = below.row
+        arriving = below.row is None and row is None and key in self._arriving
+        below.row = row
+        below.shield = None
         self._shielded.pop(key, None)
         if row is not None:
             self._arriving.pop(key, None)
@@ -574,11 +576,11 @@ class Overlay:
         """Return the view of linked keys: the server's rows with the edits laid over, in order."""
         rows: dict[Key, Row] = {}
         for key in keys:
-            aside = self._aside.get(key)
-            if aside is not None and aside.row is not None:
-                shield = aside.shield
+            below = self._beneath.get(key)
+            if below is not None and below.row is not None:
+                shield = below.shield
                 written = shield.seen if shield is not None and shield.unsure else None
-                rows[key] = {**aside.row, **written} if written else aside.row
+                rows[key] = {**below.row, **written} if written else below.row
         for edit in edits:
             row = rows.get(edit.key)
             new = self.new_key(edit)
@@ -646,13 +648,13 @@ class Overlay:
             changes = list(self.rows.apply([*ops, *through], want_changes=want_changes))
         elif ops:
             self.rows.apply(ops)
-        self._let_go(new)
+        self._forget(new)
         return changes if want_changes else []
 
     def _operation(self, change: RowChange) -> Op:
         """As `operation`; a row that only an edit hides keeps its position in case the edit is undone."""
-        aside = self._aside.get(change.key)
-        if change.new is not None or aside is None or aside.row is None:
+        below = self._beneath.get(change.key)
+        if change.new is not None or below is None or below.row is None:
             self._hidden.discard(change.key)
             return operation(change)
         self._hidden.add(change.key)
@@ -662,16 +664,16 @@ class Overlay:
         """Return deletes for hidden rows that the server has reported deleted meanwhile."""
         if not self._hidden:
             return []
-        gone = [key for key in self._hidden.intersection(keys) if self._aside[key].row is None]
+        gone = [key for key in self._hidden.intersection(keys) if self._beneath[key].row is None]
         self._hidden.difference_update(gone)
         return [Delete(key) for key in gone]
 
-    def _let_go(self, keys: Iterable[Key]) -> None:
+    def _forget(self, keys: Iterable[Key]) -> None:
         """Forget the rows that neither an edit nor a shield concerns any more."""
         for key in keys:
-            aside = self._aside.get(key)
-            if aside is not None and aside.shield is None and not self._stacks.about(key):
-                del self._aside[key]
+            below = self._beneath.get(key)
+            if below is not None and below.shield is None and not self._stacks.about(key):
+                del self._beneath[key]
                 self._shown.pop(key, None)
 
     def _loaded(
@@ -680,14 +682,14 @@ class Overlay:
         """Lay the pending edits over a table that was just read again."""
         self._shown.clear()
         self._hidden.clear()  # the rows that were read have their own positions
-        for key, row in self.rows.gather(self._aside).items():
-            aside = self._aside[key]
+        for key, row in self.rows.gather(self._beneath).items():
+            below = self._beneath[key]
             if row is not None:
                 self._shown[key] = row
-            if aside.shield is None or any(aside.shield is one for one in older):
-                self._set_server(key, aside, row)
-        laid = self._refresh(list(self._aside), [], want_changes)
-        return net([*changes, *laid]) if want_changes else []
+            if below.shield is None or any(below.shield is one for one in older):
+                self._set_server(key, below, row)
+        overlaid = self._refresh(list(self._beneath), [], want_changes)
+        return net([*changes, *overlaid]) if want_changes else []
 
 
 class _Load:
@@ -696,7 +698,7 @@ class _Load:
     def __init__(self, overlay: Overlay, inner: Load) -> None:
         self._overlay = overlay
         self._inner = inner
-        shields = (overlay._aside[key].shield for key in overlay._shielded)
+        shields = (overlay._beneath[key].shield for key in overlay._shielded)
         self._older = [shield for shield in shields if shield is not None]
         """Shields of writes answered before the first page was requested: the pages contain their effect."""
 

@@ -60,7 +60,7 @@ class Operations(Protocol):
 
     def states(self, schema: str, target: str) -> dict[str, str]: ...
 
-    def fate(self, op: str) -> tuple[bool, dict[str, Json] | None]: ...
+    def outcome(self, op: str) -> tuple[bool, dict[str, Json] | None]: ...
 
     def discard(self, op: str) -> list[Op]: ...
 
@@ -150,13 +150,13 @@ class PendingEdits:
                 self.columns_suspect,
             )
             early, self._early = self._early, []
-            self.lay([op for op, *_ in early])
+            self.overlay_ops([op for op, *_ in early])
             for op, row, at in early:
                 self._settle([(op.id, row)], at)
                 self._insert([(op, row)], at)
-            self.lay(self._ops())
+            self.overlay_ops(self._ops())
 
-    def lay(
+    def overlay_ops(
         self,
         ops: Sequence[Op],
         made: Mapping[str, Edit] = MappingProxyType({}),
@@ -192,18 +192,18 @@ class PendingEdits:
         for op_id in known:  # the edits of a row in order: the answer to the last one counts
             if op_id in there:
                 continue
-            done, row = self._outbox.fate(op_id)
+            done, row = self._outbox.outcome(op_id)
             if done:
                 self._settle([(op_id, row)], time.monotonic())
             else:  # it was discarded
                 self._say(self.overlay.discard([op_id], want_changes=True))
         news = [op_id for op_id, edited in there.items() if known.get(op_id) != edited]
-        self.lay([op for op_id in news if (op := self._outbox.get(op_id)) is not None])
+        self.overlay_ops([op for op_id in news if (op := self._outbox.get(op_id)) is not None])
 
     def refresh(self) -> None:
         """Show the queue's current state after a decision was made there."""
         self.catch_up()
-        self.lay(self._ops())
+        self.overlay_ops(self._ops())
 
     def settled(self, done: Sequence[tuple[Op, Mapping[str, Json] | None]]) -> None:
         """Handle operations that the server has applied, with the rows that it returned."""
@@ -241,21 +241,21 @@ class PendingEdits:
     def _ops(self) -> list[Op]:
         return self._outbox.ops(schema=self.schema_name, target=self.table)
 
-    def _lay_everywhere(self, ops: Sequence[Op]) -> None:
+    def _overlay_everywhere(self, ops: Sequence[Op]) -> None:
         for editor in self._shared.editors_of(self.schema_name, self.table):
-            editor.lay(ops)
+            editor.overlay_ops(ops)
 
-    def _tell_all(self, fn: Callable[[Overlay], Sequence[RowChange]]) -> None:
+    def _notify_all(self, fn: Callable[[Overlay], Sequence[RowChange]]) -> None:
         for editor in self._shared.editors_of(self.schema_name, self.table):
             if editor.overlay is not None:
                 editor._say(fn(editor.overlay))
 
     def _replace_shown(self, put: Put) -> None:
         if put.before is not None:
-            self._lay_everywhere([put.before, *put.parked])
+            self._overlay_everywhere([put.before, *put.parked])
         elif put.op is not None:
             gone = put.op.id
-            self._tell_all(lambda o: o.discard([gone], want_changes=True))
+            self._notify_all(lambda o: o.discard([gone], want_changes=True))
 
     # --- looking ---------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ class States(Protocol):
 
     def get(self, op: str) -> Op | None: ...
 
-    def fate(self, op: str) -> tuple[bool, dict[str, Json] | None]: ...
+    def outcome(self, op: str) -> tuple[bool, dict[str, Json] | None]: ...
 
 
 class WriteReport:
@@ -109,7 +109,7 @@ class WriteReport:
         """
         import pandas as pd
 
-        self._look()
+        self._read_rows()
         failed = [op for op, state in self._states.items() if state == "failed"]
         found = [op for op in map(self._outbox.get, failed) if op is not None]
         rows = [{**op.key, **op.values, "reason": op.error} for op in found]
@@ -137,17 +137,17 @@ class WriteReport:
         )
 
     def _counts(self) -> Counter[str]:
-        self._look()
+        self._read_rows()
         return Counter(self._states.values())
 
-    def _look(self) -> None:
+    def _read_rows(self) -> None:
         """Read the queue's file; if it is closed, keep the last known states."""
         try:
             there = self._outbox.states(self._schema, self._table)
             for op in self._labels:
                 if op in there or op in self._open:
                     self._states[op] = there.get(op, "waiting")
-                elif op in self._written or self._outbox.fate(op)[0]:
+                elif op in self._written or self._outbox.outcome(op)[0]:
                     self._states[op] = "written"
                     self._written.add(op)
                 else:

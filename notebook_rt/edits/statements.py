@@ -198,7 +198,7 @@ def adds(op: Op, column: str) -> bool:
     )
 
 
-def unites(op: Op, column: str) -> bool:
+def merges_items(op: Op, column: str) -> bool:
     """Return whether a column's change adds items to a collection, or removes some."""
     return (
         op.kind == "update"
@@ -212,7 +212,7 @@ def only_once(op: Op) -> bool:
 
     A sum is added again; a union restores an item that another client removed in between.
     """
-    return any(adds(op, column) or unites(op, column) for column in op.values)
+    return any(adds(op, column) or merges_items(op, column) for column in op.values)
 
 
 def difference(op: Op, column: str) -> Json:

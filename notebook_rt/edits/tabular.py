@@ -20,7 +20,7 @@ from notebook_rt.model.kinds import NUMBERS
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import equal, kind
 from notebook_rt.model.values import ascii_json
-from notebook_rt.quoting import near
+from notebook_rt.quoting import did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ _SHOWN: Final = 5
 """Maximum number of rows that an error names; the others are counted."""
 
 
-class Given(msgspec.Struct):
+class InputRow(msgspec.Struct):
     """A row to be written."""
 
     label: Hashable
@@ -84,7 +84,7 @@ def columns_of(data: object) -> list[str]:
     return []
 
 
-def rows_given(composer: Composer, data: object, verb: str) -> list[Given]:
+def rows_given(composer: Composer, data: object, verb: str) -> list[InputRow]:
     """Return the rows of a DataFrame or a sequence of dicts; only their columns are checked.
 
     A named index is read as columns, an unnamed one is ignored. In a DataFrame NaN, NaT and NA are null.
@@ -117,21 +117,21 @@ def rows_given(composer: Composer, data: object, verb: str) -> list[Given]:
             data = data.reset_index()
         names = list(data.columns)
         return [
-            Given(label, dict(zip(names, cells, strict=True)))
+            InputRow(label, dict(zip(names, cells, strict=True)))
             for label, cells in zip(labels, cells_of(data), strict=True)
         ]
     if isinstance(data, (str, bytes, Mapping)) or not isinstance(data, Iterable):
         raise TypeError(
             f"{verb} takes a DataFrame or a sequence of dicts, one a row; not {type(data).__name__}"
         )
-    found: list[Given] = []
+    found: list[InputRow] = []
     for place, row in enumerate(data):
         if not isinstance(row, Mapping):
             raise TypeError(
                 f"{verb} takes a DataFrame or a sequence of dicts, one a row; row {place} is "
                 f"{type(row).__name__}"
             )
-        found.append(Given(place, dict(row)))
+        found.append(InputRow(place, dict(row)))
     known(composer, dict.fromkeys(name for row in found for name in row.values))
     return found
 
@@ -193,7 +193,7 @@ def keys_given(composer: Composer, data: object) -> list[Hashable]:
 
 
 def typed_keys(
-    composer: Composer, rows: Sequence[Given], on: Sequence[str] = ()
+    composer: Composer, rows: Sequence[InputRow], on: Sequence[str] = ()
 ) -> list[Key | None]:
     """Return the key of each row, None where a part of it is missing; raise if one occurs twice.
 
@@ -234,7 +234,7 @@ def known(composer: Composer, names: Collection[Any]) -> None:
         return
     if set(there) == set(composer.schema.key):
         composer.typed(dict.fromkeys(unknown))  # explains that no row was there to name the columns
-    said = [f"no column {name!r}{near(name, there)}" for name in unknown]
+    said = [f"no column {name!r}{did_you_mean(name, there)}" for name in unknown]
     raise composer.invalid(f"{', '.join(said)}; there are {', '.join(there)}", str(unknown[0]))
 
 
@@ -250,7 +250,7 @@ def unique(composer: Composer, names: Sequence[Any]) -> None:
 def find_by(
     composer: Composer,
     on: Sequence[str],
-    rows: Sequence[Given],
+    rows: Sequence[InputRow],
     shown: Mapping[Key, Row | None],
 ) -> None:
     """Fill in the keys of the given rows from the ``shown`` rows, matched by the columns ``on``."""

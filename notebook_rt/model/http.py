@@ -56,14 +56,14 @@ class Answer(msgspec.Struct, frozen=True):
         return self.body is None and not self.json
 
     @property
-    def words(self) -> Mapping[str, str]:
+    def error_fields(self) -> Mapping[str, str]:
         """What an error says: PostgREST's code, message, details and hint; a gateway's message.
 
         Nothing of a page for browsers is quoted, but who sent it: its text is anybody's.
 
-        >>> Answer(502, {"error": "bad gateway"}).words["message"]
+        >>> Answer(502, {"error": "bad gateway"}).error_fields["message"]
         'bad gateway'
-        >>> Answer(502, "<html>Log in to the wifi</html>", server="nginx").words["message"]
+        >>> Answer(502, "<html>Log in to the wifi</html>", server="nginx").error_fields["message"]
         'a web page by "nginx", no answer of a Supabase project'
         """
         if self.page:
@@ -81,7 +81,7 @@ class Answer(msgspec.Struct, frozen=True):
     @property
     def code(self) -> str:
         """PostgreSQL's SQLSTATE or PostgREST's ``PGRST…``; empty if none came."""
-        return self.words.get("code") or self.head_code
+        return self.error_fields.get("code") or self.head_code
 
     @property
     def token_refused(self) -> bool:

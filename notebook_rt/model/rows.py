@@ -89,7 +89,7 @@ class LaterChanges(Sequence[RowChange]):
     at_most : int
         As many changes as there can be, known at once: what changes nothing is no change.
     work_out
-        Makes whoever gave this call ``settle``.
+        Makes whoever gave this call ``resolve``.
     """
 
     def __init__(self, at_most: int, work_out: Callable[[], None]) -> None:
@@ -97,7 +97,7 @@ class LaterChanges(Sequence[RowChange]):
         self._work_out = work_out
         self._changes: Sequence[RowChange] | None = None
 
-    def settle(self, changes: Sequence[RowChange]) -> None:
+    def resolve(self, changes: Sequence[RowChange]) -> None:
         """Say what they are."""
         self._changes = changes
 

@@ -18,9 +18,9 @@ class Signal(Generic[*Args]):
     >>> heard = []
     >>> signal = Signal()
     >>> stop = signal.add(heard.append)
-    >>> signal.tell(1)
+    >>> signal.notify(1)
     >>> stop()
-    >>> signal.tell(2)
+    >>> signal.notify(2)
     >>> heard
     [1]
     """
@@ -41,6 +41,6 @@ class Signal(Generic[*Args]):
         with contextlib.suppress(ValueError):
             self._listeners.remove(fn)
 
-    def tell(self, *args: *Args) -> None:
+    def notify(self, *args: *Args) -> None:
         for listener in tuple(self._listeners):
             listener(*args)

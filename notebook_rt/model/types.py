@@ -84,7 +84,7 @@ from notebook_rt.model.values import (
     to_rest,
     typed_class,
 )
-from notebook_rt.quoting import near, printable
+from notebook_rt.quoting import did_you_mean, printable
 
 _EXACT_FLOATS: Final = 2**53
 """Up to here every integer is a float."""
@@ -148,10 +148,10 @@ class Column:
     """Precision and scale of a ``numeric(6,2)``; None: not known, or without a limit."""
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """What it may hold, in words.
 
-        >>> Column("price", "numeric", nullable=False, digits=(6, 2), filled=True).words
+        >>> Column("price", "numeric", nullable=False, digits=(6, 2), filled=True).description
         'numeric(6,2), not null, has a default'
         """
         digits = "" if self.digits is None else "({},{})".format(*self.digits)
@@ -231,7 +231,9 @@ class Schema:
 
     def __repr__(self) -> str:
         width = max(map(len, map(printable, self.types)))
-        lines = (f"  {printable(one.name):{width}}  {printable(one.words)}" for one in self.columns)
+        lines = (
+            f"  {printable(one.name):{width}}  {printable(one.description)}" for one in self.columns
+        )
         key, count = ", ".join(map(printable, self.key)), len(self.columns)
         decimals = ", numeric as Decimal" if self.numeric == "decimal" else ""
         head = f"Schema of {count} column{'s' * (count != 1)}, key {key}{decimals}"
@@ -272,7 +274,7 @@ class Schema:
         typed = {}
         for name, value in row.items():
             if name not in self.types:
-                like = near(name, list(self.types))
+                like = did_you_mean(name, list(self.types))
                 raise ValueError(f"no column {name!r}{like}; there are {', '.join(self.types)}")
             try:
                 typed[name] = coerce(self.types[name], value, numeric=self.numeric)

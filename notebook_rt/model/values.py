@@ -60,9 +60,9 @@ def _int(value: Json) -> Any:
     try:
         number = int(value)
     except (ValueError, TypeError, OverflowError):
-        return _odd(value)
+        return _unfit(value)
     if isinstance(value, (float, Decimal)) and number != value:
-        return _odd(value)
+        return _unfit(value)
     return number
 
 
@@ -74,7 +74,7 @@ def _float(value: Json) -> Any:
     except OverflowError:  # an int
         return _digits(Decimal(value))
     except (ValueError, TypeError):
-        return _odd(value)
+        return _unfit(value)
     if isinstance(value, Decimal) and math.isinf(number) and value.is_finite():
         return _digits(value)
     return number
@@ -90,7 +90,7 @@ def _decimal(value: Json) -> Any:
         # A float's shortest text is what the JSON said, its binary value is not.
         number = Decimal(repr(value) if isinstance(value, float) else value)
     except (InvalidOperation, ValueError, TypeError):
-        return _odd(value)
+        return _unfit(value)
     if number.is_snan() or (number.is_finite() and abs(number.adjusted()) >= NUMERIC_DIGITS):
         return str(
             value
@@ -101,14 +101,14 @@ def _decimal(value: Json) -> Any:
 def _bool(value: Json) -> Any:
     if isinstance(value, str):
         return {"true": True, "t": True, "false": False, "f": False}.get(value, value)
-    return _odd(value)
+    return _unfit(value)
 
 
 def _timestamptz(value: Json) -> Any:
     try:
         moment = dt.datetime.fromisoformat(value)
     except (ValueError, TypeError):
-        return _odd(value)
+        return _unfit(value)
     if moment.tzinfo is _UTC:
         return moment
     try:
@@ -121,14 +121,14 @@ def _timestamp(value: Json) -> Any:
     try:
         return dt.datetime.fromisoformat(value).replace(tzinfo=None)
     except (ValueError, TypeError):
-        return _odd(value)
+        return _unfit(value)
 
 
 def _date(value: Json) -> Any:
     try:
         return dt.date.fromisoformat(value)
     except (ValueError, TypeError):
-        return _odd(value)
+        return _unfit(value)
 
 
 def _time(value: Json) -> Any:
@@ -136,7 +136,7 @@ def _time(value: Json) -> Any:
         # "24:00:00" is a time in PostgreSQL and not in Python: it stays text.
         return dt.time.fromisoformat(value)
     except (ValueError, TypeError):
-        return _odd(value)
+        return _unfit(value)
 
 
 def _bytes(value: Json) -> Any:
@@ -144,7 +144,7 @@ def _bytes(value: Json) -> Any:
     try:
         return bytes.fromhex(value[2:] if value.startswith("\\x") else value)
     except (ValueError, AttributeError):
-        return _odd(value)
+        return _unfit(value)
 
 
 def _json(value: Json) -> Any:
@@ -228,13 +228,13 @@ class _Mark(str):
 _COMMA, _END_OF_LIST, _END_OF_OBJECT = _Mark(", "), _Mark("]"), _Mark("}")
 
 
-def _odd(value: Json) -> Any:
+def _unfit(value: Json) -> Any:
     """What JSON has for a type of which it is no value: as it is, if a cell can hold that."""
     return _json(value)
 
 
 def _text(value: Json) -> Any:
-    return value if value.__class__ is str else _odd(value)
+    return value if value.__class__ is str else _unfit(value)
 
 
 def _hstore(value: Json) -> Any:

@@ -41,7 +41,7 @@ def without(among: Ints, keys: Ints) -> Ints:
     return np.delete(among, at[at >= 0])
 
 
-def together(among: Ints, keys: Ints) -> Ints:
+def merge_sorted(among: Ints, keys: Ints) -> Ints:
     """The sorted ``among`` and ``keys``, each once; a few keys cost no sorting of all."""
     new = np.unique(keys[places(among, keys) < 0])
     return np.insert(among, among.searchsorted(new), new)

@@ -104,7 +104,7 @@ def not_rows(answer: Answer, *, counted: bool = False) -> str | None:
 
 def no_supabase(what: str, answer: Answer) -> str | None:
     """Why an answer that is no success comes from no Supabase project; None: it may."""
-    status, by = answer.status, f" with {answer.words['message']}" if answer.page else ""
+    status, by = answer.status, f" with {answer.error_fields['message']}" if answer.page else ""
     said = f"it answers {status} to {what}{by}"
     if by and status in _INSTEAD:
         return (
@@ -133,9 +133,9 @@ def not_written(request: Request, answer: Answer) -> str | None:
 
 def named_error(what: str, answer: Answer, url: str) -> NotebookRTError:
     """The error of an answer that is not a success, whatever it was about."""
-    words, status, why = answer.words, answer.status, by_status(answer.status)
-    if (stranger := no_supabase(what, answer)) is not None:
-        return UnreachableError(url, stranger, status=status)
+    words, status, why = answer.error_fields, answer.status, by_status(answer.status)
+    if (not_supabase := no_supabase(what, answer)) is not None:
+        return UnreachableError(url, not_supabase, status=status)
     code, message = answer.code, words.get("message", "")
     if why.kind == "rate_limit":
         return RateLimitedError(what, answer.retry_after, message)
@@ -156,7 +156,7 @@ def table_error(
     request: Request, answer: Answer, url: str, table: str, role: str
 ) -> NotebookRTError:
     """The error of an answer that is not a success, of a request about ``table``."""
-    words, code, schema = answer.words, answer.code, request.schema
+    words, code, schema = answer.error_fields, answer.code, request.schema
     error = named_error(str(request), answer, url)
     message = words.get("message", "")
     if not table and code == "42501" and (called := _called(request)):

@@ -266,11 +266,11 @@ class Login:
             if token != before:
                 await self._refreshed(token)
         except TimeoutError:
-            self._tell_failed(f"no answer in {seconds:g} s")
+            self._report_failed(f"no answer in {seconds:g} s")
         except NotebookRTError as error:
-            self._tell_failed(str(error))
+            self._report_failed(str(error))
         except Exception as error:  # supabase_auth and the user's function raise what they like
-            self._tell_failed(repr(error))
+            self._report_failed(repr(error))
         got = self._credentials.access_token != before
         self._plan_refresh(again=not got)
         return got
@@ -282,7 +282,7 @@ class Login:
         assert self._token_source is not None  # _refresh looked
         return await _ask(self._token_source)
 
-    def _tell_failed(self, reason: str) -> None:
+    def _report_failed(self, reason: str) -> None:
         self._counters.last_error = f"the access token could not be refreshed: {reason}"
 
     def _plan_refresh(self, again: bool = False) -> None:
@@ -334,11 +334,11 @@ def _refused(url: str, error: Any) -> NotebookRTError:
         return LoginError(url, error.message)
     what, status = f"{response.request.method} {response.request.url.path}", response.status_code
     answer = read_answer(status, response.headers, response.content, time.time())
-    if answer.page and (stranger := no_supabase(what, answer)) is not None:
-        return UnreachableError(url, stranger, status=status)
+    if answer.page and (not_supabase := no_supabase(what, answer)) is not None:
+        return UnreachableError(url, not_supabase, status=status)
     in_json = error.name != "AuthUnknownError"
     # Where it is no JSON, the message is what the client says of it, not the server.
-    said = error.message if in_json else answer.words.get("message", "") * answer.page
+    said = error.message if in_json else answer.error_fields.get("message", "") * answer.page
     match by_status(status).kind:
         case "rate_limit":
             wait = retry_after(response.headers.get("retry-after"), time.time())

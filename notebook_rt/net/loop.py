@@ -192,7 +192,7 @@ class LoopThread:
         if self.pid != os.getpid() or not self._thread.is_alive():
             return
 
-        async def wind_up() -> None:
+        async def shut_down() -> None:
             closings = [asyncio.ensure_future(close()) for close in list(self.at_exit.values())]
             if closings:
                 await asyncio.wait(closings, timeout=EXIT_SECONDS / 2)
@@ -207,7 +207,7 @@ class LoopThread:
 
         self.loop.set_exception_handler(lambda loop, context: None)
         with contextlib.suppress(Exception):
-            asyncio.run_coroutine_threadsafe(wind_up(), self.loop).result(EXIT_SECONDS + 0.5)
+            asyncio.run_coroutine_threadsafe(shut_down(), self.loop).result(EXIT_SECONDS + 0.5)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(1.0)
         ends = time.monotonic() + IMPORT_SECONDS
@@ -237,7 +237,7 @@ class WakingLock:
         self._lock = threading.RLock()
         self._depth = 0
         self._holder = 0
-        self._asking = threading.Lock()
+        self._request_lock = threading.Lock()
         self._asked: dict[Callable[[], object], None] = {}
         self._busy = False
         """The loop is being woken, or was less than `PAUSE_SECONDS` ago."""
@@ -258,13 +258,13 @@ class WakingLock:
 
     def soon(self, fn: Callable[[], object]) -> None:
         """Call ``fn`` on the loop, once for all who ask for it; from any thread, with the lock or not."""
-        with self._asking:
+        with self._request_lock:
             self._asked[fn] = None
         if self._holder != threading.get_ident():
             self._wake()
 
     def _wake(self) -> None:
-        with self._asking:
+        with self._request_lock:
             if self._busy or not self._asked:
                 return
             self._busy = True
@@ -275,7 +275,7 @@ class WakingLock:
             self._thread.post(self._run)
 
     def _run(self) -> None:
-        with self._asking:
+        with self._request_lock:
             asked, self._asked = self._asked, {}
             self._busy = bool(asked)
         for fn in asked:

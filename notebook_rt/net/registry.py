@@ -237,9 +237,9 @@ class Registry:
         """Leave and join again."""
         self.carry_out(self.joins.rejoin(topic, time.monotonic()))
 
-    def hurry(self) -> None:
+    def retry_now(self) -> None:
         """Whatever waits to be joined again is due now, and from zero."""
-        self.carry_out(self.joins.hurry(time.monotonic()))
+        self.carry_out(self.joins.retry_now(time.monotonic()))
 
     def connected(self, connected: bool, reason: str) -> None:
         """The socket opened, or is gone."""
@@ -272,7 +272,9 @@ class Registry:
 
     async def _push_token(self, channel: SocketChannel) -> None:
         with contextlib.suppress(ConnectionError):
-            await channel.tell("access_token", {"access_token": channel.socket.access_token})
+            await channel.push_without_answer(
+                "access_token", {"access_token": channel.socket.access_token}
+            )
 
     def token_refused(self) -> None:
         """No other token can be had: tell whose join was refused for it."""
@@ -287,7 +289,7 @@ class Registry:
         self._closed_by_server(for_the_token)
 
     @property
-    def crowd(self) -> str:
+    def shortage(self) -> str:
         """That more channels are wanted than there may be, and what to do; from any thread."""
         most = self.joins.options.max_channels
         return (

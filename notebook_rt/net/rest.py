@@ -126,13 +126,13 @@ class RestClient:
             )
         if query.head:
             if answer.shown is None or answer.shown[1] is None:
-                raise self._stranger(f'it does not count the rows of table "{table}"')
+                raise self._not_supabase(f'it does not count the rows of table "{table}"')
         elif query.rpc is None:
             problem = not_rows(answer, counted=query.count is not None)
             if problem is not None:
-                raise self._stranger(f'table "{table}": {problem}')
+                raise self._not_supabase(f'table "{table}": {problem}')
         elif answer.shown is None or (answer.empty and answer.status != 204):
-            raise self._stranger(f'it does not answer for the function "{query.rpc}"')
+            raise self._not_supabase(f'it does not answer for the function "{query.rpc}"')
         scalar = not query.head and not isinstance(answer.body, list)
         return Page(
             rows=answer.body if isinstance(answer.body, list) else (),
@@ -142,7 +142,7 @@ class RestClient:
             scalar=scalar,
         )
 
-    def _stranger(self, reason: str) -> UnreachableError:
+    def _not_supabase(self, reason: str) -> UnreachableError:
         """The error of a success (2xx) that did not come from the REST interface (promise 13)."""
         return UnreachableError(self.url, f"{reason}; {BETWEEN}")
 
@@ -225,7 +225,7 @@ class RestClient:
             answer = await self.request(request, renew=False)
             value = answer.body
             if not isinstance(value, dict) or not isinstance(value.get("definitions"), dict):
-                raise self._stranger("it does not describe its tables")
+                raise self._not_supabase("it does not describe its tables")
         except NotebookRTError as error:
             # A gateway of one's own may say no with a page, and let the rest through.
             page = isinstance(error, UnreachableError) and error.status in (401, 403)
@@ -255,7 +255,7 @@ class RestClient:
         if answer.status >= 300:
             raise table_error(request, answer, self.url, table, self.credentials.role)
         if not (answer.json or answer.empty):  # a page of HTML with status 200
-            raise self._stranger("what answers there does not speak JSON")
+            raise self._not_supabase("what answers there does not speak JSON")
         return answer
 
     async def _send(self, request: Request, **how: Any) -> Answer:

@@ -136,7 +136,7 @@ class Connection:
     @property
     def silent(self) -> bool:
         """Whether nothing comes, and an answer is later than is usual on this connection. From any thread."""
-        return self.machine.silent and self.traffic.last_frame_at <= self.machine.heard_at
+        return self.machine.silent and self.traffic.last_frame_at <= self.machine.received_at
 
     def start(self) -> None:
         self._feed(Start())
@@ -145,7 +145,7 @@ class Connection:
         """Try now, from zero: ``"network"``, ``"visible"``, ``"user"`` or ``"token"``."""
         if cause in ("network", "visible", "user", "token"):
             self._feed(Retry(cause))  # type: ignore[arg-type]  # just looked
-            self.registry.hurry()
+            self.registry.retry_now()
 
     async def stop(self) -> None:
         """Close the socket properly, and stay closed."""
@@ -199,7 +199,7 @@ class Connection:
             while self._fed:
                 now, wall = time.monotonic(), time.time()
                 # Every frame is a sign of life, not only a heartbeat's answer.
-                self.machine.heard_at = max(self.machine.heard_at, self.traffic.last_frame_at)
+                self.machine.received_at = max(self.machine.received_at, self.traffic.last_frame_at)
                 for effect in self.machine.handle(self._fed.pop(0), now, wall):
                     self._carry_out(effect)
         finally:

@@ -46,7 +46,7 @@ class Owner(msgspec.Struct, frozen=True):
         return self.login if self.login in ("anon", "service_role") else "authenticated"
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """The owner in words. A login may choose its name: quoted, it cannot imitate other text."""
         if not self.login:
             return "an unknown login"

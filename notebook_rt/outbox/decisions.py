@@ -58,7 +58,7 @@ def keep(db: sqlite3.Connection, op: Op, records: Iterable[dict[str, Json]]) -> 
         db.execute("delete from conflicts where number <= ? and not open", ((number or 0) - KEPT,))
 
 
-def unkept(
+def unrecorded(
     db: sqlite3.Connection, op: str, records: Iterable[dict[str, Json]]
 ) -> list[dict[str, Json]]:
     """Return the decisions about an operation that are not stored yet.

@@ -125,7 +125,7 @@ class Delivery:
             await self._each(statements.split(group, many=self.many))
         return None
 
-    async def look_for_many(self, groups: Sequence[Sequence[Op]]) -> bool:
+    async def probe_many(self, groups: Sequence[Sequence[Op]]) -> bool:
         """Check once, if many rows wait, whether the server has the function for them.
 
         Return False if there was no answer; then all of them wait.
@@ -134,7 +134,7 @@ class Delivery:
         if self._writer.many is not None or sum(map(len, of_rows)) < 2:
             return True
         try:
-            await self._writer.look_for_many(of_rows[0][0])
+            await self._writer.probe_many(of_rows[0][0])
         except NoAnswerError as error:
             await self._outcomes.no_answer([op for group in groups for op in group], error)
             return False
@@ -184,7 +184,7 @@ class Delivery:
             return group
         if self._writer.ledger is None:
             try:
-                problem = await self._writer.look_for_ledger(sums[0])
+                problem = await self._writer.probe_ledger(sums[0])
             except NoAnswerError as error:
                 await self._outcomes.no_answer(sums, error)
                 return [op for op in group if op not in sums]
@@ -290,9 +290,9 @@ class Delivery:
         if ruling.meaning == "done" and len(rows) == len(new):
             self._outcomes.settle(*zip(new, rows, strict=True))
         elif ruling.meaning == "done" or (ruling.lost and not decide.timed_out(answer)):
-            words = ruling.words or f"{len(rows)} rows came back of {len(new)}"
+            message = ruling.message or f"{len(rows)} rows came back of {len(new)}"
             for op in new:
-                await self._outcomes.fail(replace(op, sent=True), f"{decide.LOST} ({words})")
+                await self._outcomes.fail(replace(op, sent=True), f"{decide.LOST} ({message})")
         elif len(new) > 1 and (ruling.meaning == "refused" or decide.timed_out(answer)):
             await self._halves(new)
         else:
@@ -350,7 +350,7 @@ class Delivery:
         for _ in range(_MERGES):
             by_xmin = False
             if statements.needs_version(job.op) or (denied and self._writer.gives_xmin(job.op)):
-                ready = await self._look_first(job)
+                ready = await self._compare_first(job)
                 if ready is None:
                     return
                 if not ready:
@@ -426,7 +426,7 @@ class Delivery:
         self._outcomes.settle((op, row))
         return None, True
 
-    async def _look_first(self, job: _Job) -> bool | None:
+    async def _compare_first(self, job: _Job) -> bool | None:
         """Compare here the values that the server cannot compare, and note the row's version for the write.
 
         Return True to write, False if it was merged and must be looked up again, None if it has ended.
@@ -493,8 +493,8 @@ class Delivery:
 
     async def _call(self, op: Op) -> None:
         if op.sent and not op.repeatable:
-            words = "its answer was lost, so it may have run: retry it if it may run twice"
-            return await self._outcomes.fail(op, words)
+            message = "its answer was lost, so it may have run: retry it if it may run twice"
+            return await self._outcomes.fail(op, message)
         answer = await self._writer.send(statements.call(op))
         if decide.judge(answer, 0, 0.0).meaning != "done":
             return await self._outcomes.no(op, answer)
@@ -521,7 +521,7 @@ class Delivery:
         left = rebase(decide.edit_of(op), typed, strategies, self._clock(), moved=moved)
         records = [decide.record_of(op, conflict) for conflict in left.conflicts]
         if records:
-            records = await self._outcomes.on_disk(self._outbox.unkept, op, records)
+            records = await self._outcomes.on_disk(self._outbox.unrecorded, op, records)
         if left.open:
             asked = [question(record) for record in records if record["open"]]
             asking = replace(decide.in_doubt(op, left), state="asking", error="; ".join(asked))

@@ -146,7 +146,7 @@ def open_file(path: Path) -> sqlite3.Connection:
         return _connect(path)
     try:
         _check_owner(path)
-        if salvage.is_strange(path):
+        if salvage.is_foreign(path):
             raise _no_queue(path)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with salvage.alone(path):

@@ -78,7 +78,7 @@ class KeyCache:
                 self._drawn[column] = number
             return keys.popleft()
 
-    async def look(self, column: ColumnName, fetch: Callable[[Query], Awaitable[object]]) -> None:
+    async def check(self, column: ColumnName, fetch: Callable[[Query], Awaitable[object]]) -> None:
         """Determine ``known``, if the server can be reached; draws no keys."""
         with contextlib.suppress(NoKeyDrawnError, NotebookRTError), self._learning(column):
             await fetch(drawing(column, 0))

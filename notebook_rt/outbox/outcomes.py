@@ -47,7 +47,7 @@ class Listener(Protocol):
     def columns_suspect(self, op: Op) -> None:
         """An operation was refused because of a column's properties: what is known of them may be stale."""
 
-    def stuck(self, words: str) -> None:
+    def stuck(self, message: str) -> None:
         """Nothing is sent: the queue's file cannot be written."""
 
     def elsewhere(self) -> None:
@@ -106,7 +106,7 @@ class Outcomes:
 
     def leaving(self, ops: Sequence[Op]) -> None:
         """Report that operations are being sent."""
-        self.tell(self._listener.leaving, ops)
+        self.notify(self._listener.leaving, ops)
 
     def settle(self, *done: tuple[Op, dict[str, Json] | None]) -> None:
         """Schedule storing and reporting operations as done; `settled` waits for it."""
@@ -121,7 +121,7 @@ class Outcomes:
             done, self._done, self._settling = self._done, [], None
             await self.store(self._outbox.settle_all, done)
             self.ended += len(done)
-        self.tell(self._listener.settled, done)
+        self.notify(self._listener.settled, done)
 
     async def settled(self) -> None:
         """Wait until everything done is stored; raise the error if it could not be."""
@@ -137,7 +137,7 @@ class Outcomes:
         """Store that an operation was merged with the server's row; ``op`` is what is left, or asks."""
         await self.store(self._outbox.back, op, records)
         self.ended += op.state == "asking"
-        self.tell(self._listener.rebased, op, records)
+        self.notify(self._listener.rebased, op, records)
 
     async def merged_away(
         self, op: Op, row: dict[str, Json] | None, records: Sequence[dict[str, Json]]
@@ -146,8 +146,8 @@ class Outcomes:
         await self.store(self._outbox.settle, op, row, records)
         self.ended += 1
         if records:
-            self.tell(self._listener.rebased, op, records)
-        self.tell(self._listener.settled, [(op, row)])
+            self.notify(self._listener.rebased, op, records)
+        self.notify(self._listener.settled, [(op, row)])
 
     async def no(self, op: Op, answer: Answer, *, read: bool = False) -> None:
         """Handle an error answer; one to a ``read`` has no effect that could be lost."""
@@ -161,22 +161,22 @@ class Outcomes:
         failed: list[tuple[Op, Ruling]] = []
         for op, ruling in rulings:
             if ruling.meaning == "refresh":
-                self.unauthorized = ruling.words
+                self.unauthorized = ruling.message
                 waiting.append(replace(op, state="waiting", not_before=0.0, error=""))
             elif ruling.meaning == "wait":
                 if answer.status == 429:
                     self.retry_at = max(self.retry_at, ruling.until)
-                until, words = ruling.until, ruling.words
-                waiting.append(replace(op, state="waiting", not_before=until, error=words))
+                until, message = ruling.until, ruling.message
+                waiting.append(replace(op, state="waiting", not_before=until, error=message))
             else:
-                failed.append((_set_aside(op, ruling.words), ruling))
+                failed.append((_park(op, ruling.message), ruling))
         self.waiting += waiting
         await self.store(self._outbox.back_all, [*waiting, *(op for op, _ in failed)])
         self.ended += len(failed)
         for op, ruling in failed:
-            self.tell(self._listener.failed, op)
+            self.notify(self._listener.failed, op)
             if ruling.columns:
-                self.tell(self._listener.columns_suspect, op)
+                self.notify(self._listener.columns_suspect, op)
 
     def _judged(self, op: Op, answer: Answer, jitter: float, read: bool) -> tuple[Op, Ruling]:
         """Return the operation's new state, and what the answer means for it, with a message for the user."""
@@ -185,12 +185,12 @@ class Outcomes:
             ruling = replace(ruling, lost=False)
         elif op.kind != "broadcast" and decide.forbidden(answer):
             ruling = replace(
-                ruling, words=ruling.words + decide.lacking(op, answer, self._outbox.role)
+                ruling, message=ruling.message + decide.lacking(op, answer, self._outbox.role)
             )
         elif unkeyed(op) and decide.lacks_value(answer):
-            ruling = replace(ruling, words=f"{ruling.words}; {decide.UNFILLED}")
+            ruling = replace(ruling, message=f"{ruling.message}; {decide.UNFILLED}")
         elif op.kind in WRITES and decide.renamed(answer):
-            ruling = replace(ruling, words=f"{ruling.words}; {decide.RENAMED}")
+            ruling = replace(ruling, message=f"{ruling.message}; {decide.RENAMED}")
         op = replace(op, attempts=op.attempts + ruling.counts, sent=op.sent or ruling.lost)
         return op, ruling
 
@@ -230,13 +230,13 @@ class Outcomes:
             self._outbox.back, replace(op, state="waiting", not_before=until, error="")
         )
 
-    async def fail(self, op: Op, words: str) -> None:
-        failed = _set_aside(op, words)
+    async def fail(self, op: Op, message: str) -> None:
+        failed = _park(op, message)
         await self.store(self._outbox.back, failed)
         self.ended += 1
-        self.tell(self._listener.failed, failed)
+        self.notify(self._listener.failed, failed)
 
-    def tell(self, fn: Callable[..., object], *args: object) -> None:
+    def notify(self, fn: Callable[..., object], *args: object) -> None:
         """Notify a listener. The outcome is already durable, so a listener that fails stops nothing."""
         try:
             fn(*args)
@@ -256,7 +256,7 @@ class Outcomes:
     async def store(self, fn: Callable[..., None], *args: Any) -> None:
         """Store a change, and notify the queue's subscribers."""
         await self.on_disk(fn, *args)
-        self.tell(self._outbox.tell)
+        self.notify(self._outbox.notify)
 
     async def end(self) -> None:
         """Store what is done, and let another kernel send."""
@@ -268,5 +268,5 @@ class Outcomes:
         self._disk.shutdown(wait=False)
 
 
-def _set_aside(op: Op, words: str) -> Op:
-    return replace(op, state="failed", error=words, attempts=max(1, op.attempts))
+def _park(op: Op, message: str) -> Op:
+    return replace(op, state="failed", error=message, attempts=max(1, op.attempts))

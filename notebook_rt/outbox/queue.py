@@ -127,9 +127,9 @@ class Outbox:
         """Call ``fn`` after every change made through this object; return a function that ends it."""
         return self._changed.add(fn)
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Notify subscribers of a change. The caller of the worker's steps calls it, on its own thread."""
-        self._changed.tell()
+        self._changed.notify()
 
     # --- putting in ------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class Outbox:
         with self._lock, _errors(self.path):
             return int(self._db.execute("pragma data_version").fetchone()[0])
 
-    def fate(self, op: str) -> tuple[bool, dict[str, Json] | None]:
+    def outcome(self, op: str) -> tuple[bool, dict[str, Json] | None]:
         """Return whether an operation is settled, and the row that the server returned."""
         with self._lock, _errors(self.path):
             row = self._db.execute("select row from done where id = ?", (op,)).fetchone()
@@ -275,7 +275,7 @@ class Outbox:
         self._decided()
         return done
 
-    def hurry(self) -> None:
+    def send_held(self) -> None:
         """Send operations now that are only held back briefly so that they can be undone."""
         where, given = self._where(state="waiting", attempts=0, error="")
         with self._writing() as db:
@@ -363,10 +363,10 @@ class Outbox:
         with self._lock, _errors(self.path):
             return decisions.find(self._db, self._owner, schema, target, only_open=only_open)
 
-    def unkept(self, op: Op, records: Sequence[dict[str, Json]]) -> list[dict[str, Json]]:
+    def unrecorded(self, op: Op, records: Sequence[dict[str, Json]]) -> list[dict[str, Json]]:
         """Return the merge decisions about an operation that are not recorded yet."""
         with self._lock, _errors(self.path):
-            return decisions.unkept(self._db, op.id, records)
+            return decisions.unrecorded(self._db, op.id, records)
 
     def record(self, op: Op, *records: dict[str, Json]) -> None:
         """Record the user's decisions."""
@@ -529,8 +529,8 @@ class Outbox:
     def _is_left(self, owner: str, other: str) -> bool:
         if not other:
             return True
-        whose, session = replace(Owner.read(other), session=""), Owner.read(other).session
-        return bool(session) and str(whose) == owner and sessions.is_over(self._db, session)
+        session_of, session = replace(Owner.read(other), session=""), Owner.read(other).session
+        return bool(session) and str(session_of) == owner and sessions.is_over(self._db, session)
 
     @contextlib.contextmanager
     def _fenced(self) -> Iterator[sqlite3.Connection]:
@@ -565,7 +565,7 @@ class Outbox:
     def _decided(self) -> None:
         """Note that the user has changed the queue: there may be more to send."""
         self.more = True
-        self.tell()
+        self.notify()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

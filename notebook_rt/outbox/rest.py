@@ -44,10 +44,12 @@ class HttpRest:
             answer = await self._http.send(request, exact_numbers=True)
         except AnswerTooLargeError as error:
             raise NoAnswerError(self._http.url, str(error), sent=True) from error
-        stranger = not_written(request, answer)
-        if stranger is None or (answer.page and answer.status in _FIREWALL and await self._there()):
+        not_supabase = not_written(request, answer)
+        if not_supabase is None or (
+            answer.page and answer.status in _FIREWALL and await self._there()
+        ):
             return answer
-        raise NoAnswerError(self._http.url, stranger, sent=True)
+        raise NoAnswerError(self._http.url, not_supabase, sent=True)
 
     async def _there(self) -> bool:
         """Return whether the project answers, so that the foreign answer concerned one request only."""

@@ -23,7 +23,7 @@ from notebook_rt.edits.ops import (
     may_pass,
 )
 from notebook_rt.edits.statements import only_once
-from notebook_rt.outbox.stored import body, unbody
+from notebook_rt.outbox.stored import body, fields_of_body
 
 _INSERT = """insert into ops
     (id, kind, schema, target, lane, body, made_at, expires_at, state, blocked, sent, attempts,
@@ -331,7 +331,7 @@ def op_of(row: sqlite3.Row) -> Op:
         session=row["session"],
         seq=row["seq"],
         blocked=bool(row["blocked"]),
-        **unbody(row["body"]),
+        **fields_of_body(row["body"]),
     )
 
 

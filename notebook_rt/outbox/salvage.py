@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from notebook_rt.model.stored import decode
-from notebook_rt.outbox.stored import unbody
+from notebook_rt.outbox.stored import fields_of_body
 
 Connect: TypeAlias = Callable[[Path], sqlite3.Connection]
 
@@ -33,7 +33,7 @@ def is_damage(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED
 
 
-def is_strange(path: Path) -> bool:
+def is_foreign(path: Path) -> bool:
     """Return whether a file exists that was never opened as a queue (`alone`), and is not a database."""
     if _lock(path).exists() or not path.is_file():
         return False
@@ -132,7 +132,7 @@ def _saved(path: Path) -> Path:
 
 
 _WHOLE: Final[dict[str, Callable[[sqlite3.Row], object]]] = {
-    "ops": lambda row: unbody(row["body"]),
+    "ops": lambda row: fields_of_body(row["body"]),
     "conflicts": lambda row: decode(row["record"]),
     "done": lambda row: row["row"] is None or decode(row["row"]),
     "sessions": lambda row: row["started"] + row["paused"],

@@ -103,7 +103,7 @@ def is_ended(session: Session) -> bool:
     return session.ended is not None or not is_alive(session.id)
 
 
-def whose(op: Op, sessions: Mapping[str, Session]) -> str:
+def session_of(op: Op, sessions: Mapping[str, Session]) -> str:
     """Describe the session that last edited an operation in a few words; empty if unknown."""
     session = sessions.get(op.session)
     if session is None:

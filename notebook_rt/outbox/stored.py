@@ -30,7 +30,7 @@ def body(op: Op) -> str:
     return encode({name: value for name in _BODY if (value := getattr(op, name))}).decode()
 
 
-def unbody(text: str | bytes) -> dict[str, Json]:
+def fields_of_body(text: str | bytes) -> dict[str, Json]:
     """Return the fields of ``body``."""
     fields = decode(text)
     if not isinstance(fields, dict):

@@ -67,7 +67,7 @@ class Worker:
         self._busy = asyncio.Lock()
         self._taking = asyncio.Lock()
         self._changed = -1
-        self._trouble = ""
+        self._problem = ""
         """The last logged reason why nothing is sent."""
 
     async def undecided(self) -> tuple[tuple[int, Op | None], tuple[int, Op | None]]:
@@ -107,7 +107,7 @@ class Worker:
                         await self._watch()
                         watch_at = time.monotonic() + WATCH_SECONDS
                     ended = await self.step()
-                    self._trouble = ""
+                    self._problem = ""
                 except LeaseLostError:
                     pass  # the kernel that now holds the lease continues
                 except Exception as error:
@@ -142,7 +142,7 @@ class Worker:
         before = outcomes.ended
         delivery.begin()
         several = self.outbox.more or len(ops) > self._batch
-        if several and not await delivery.look_for_many(groups):
+        if several and not await delivery.probe_many(groups):
             return 0
         for place, group in enumerate(groups):
             if outcomes.stopped or not all(may_pass(group[0], one) for one in outcomes.waiting):
@@ -157,12 +157,12 @@ class Worker:
 
     def _say(self, error: Exception) -> None:
         """Report why nothing is sent, once for repeated errors."""
-        if str(error) == self._trouble:
+        if str(error) == self._problem:
             return
-        self._trouble = str(error)
+        self._problem = str(error)
         if isinstance(error, QueueError):
             logger.warning("the queue's worker tries again and again: %s", error)
-            self.outcomes.tell(self._listener.stuck, self._trouble)
+            self.outcomes.notify(self._listener.stuck, self._problem)
         else:
             logger.error("the queue's worker tries again and again", exc_info=error)
 
@@ -170,6 +170,6 @@ class Worker:
         changed = await self.outcomes.on_disk(self.outbox.changed)
         if changed != self._changed:
             self._changed = changed
-            self.outcomes.tell(self._listener.elsewhere)
-        self.outcomes.tell(self._listener.tick)
+            self.outcomes.notify(self._listener.elsewhere)
+        self.outcomes.notify(self._listener.tick)
         await self.outcomes.on_disk(self.outbox.flush)

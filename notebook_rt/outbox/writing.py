@@ -24,9 +24,9 @@ class Writer:
 
     def __init__(self, rest: Rest) -> None:
         self.ledger: bool | None = None
-        """Whether the server has the function for sums; None: not checked yet (`look_for_ledger`)."""
+        """Whether the server has the function for sums; None: not checked yet (`probe_ledger`)."""
         self.many: bool | None = None
-        """Whether it has the function for many operations; None: not checked yet (`look_for_many`)."""
+        """Whether it has the function for many operations; None: not checked yet (`probe_many`)."""
         self._rest = rest
         self._no_xmin: set[TableName] = set()
         self._narrow: set[TableName] = set()
@@ -36,7 +36,7 @@ class Writer:
         """Return whether the operation's table may have a version of each row."""
         return not {_table(op)} & (self._no_xmin | self._narrow)
 
-    async def look_for_ledger(self, op: Op) -> Answer | None:
+    async def probe_ledger(self, op: Op) -> Answer | None:
         """Check whether there is a ledger; return the answer if it leaves that open."""
         try:
             answer = await self.send(statements.ledger_probe(op))
@@ -51,7 +51,7 @@ class Writer:
             self.ledger = True
         return None
 
-    async def look_for_many(self, op: Op) -> None:
+    async def probe_many(self, op: Op) -> None:
         """Check whether there is a function for many operations, if the answer shows it."""
         try:
             answer = await self.send(statements.many_probe(op))

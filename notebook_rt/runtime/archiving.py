@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, TypeVar
 from notebook_rt.disk import cache
 from notebook_rt.disk.archive import Archive, Found
 from notebook_rt.disk.kept import Identity
-from notebook_rt.runtime.keeping import AGAIN_AFTER, PAUSE, WRITER_AFTER, Disk, beside
+from notebook_rt.runtime.keeping import AGAIN_AFTER, PAUSE, WRITER_AFTER, Disk, in_thread
 from notebook_rt.runtime.observed import ObservedTable
 from notebook_rt.sync.history.past import Beginning, Page, Past, View
 
@@ -30,7 +30,7 @@ class Recorded(Protocol):
     """What is recorded, as far as it is written."""
 
     def read(self, look: Callable[[Past], T]) -> T:
-        """What ``look`` makes of the past, up to now. From any thread."""
+        """What ``schedule`` makes of the past, up to now. From any thread."""
 
     def now(self) -> int:
         """The server's time, in microseconds. From any thread."""
@@ -79,7 +79,7 @@ class Archiving:
         if archive is None:
             return
         try:
-            found = await beside(lambda: self._read(archive))
+            found = await in_thread(lambda: self._read(archive))
         except FileNotFoundError:
             found = None
         except Exception as error:  # whatever is in a file: it is as if it were not there
@@ -93,7 +93,7 @@ class Archiving:
                 f'the history of table "{self.driver.name}" ends later than it is by the clock of this '
                 "machine: until the server tells the time, what is recorded is dated at its end",
             )
-        await beside(lambda: self.recording.read(Past.tell))
+        await in_thread(lambda: self.recording.read(Past.start_writing))
         self._attached = True
 
     def _read(self, archive: Archive) -> Found:
@@ -110,7 +110,7 @@ class Archiving:
 
         def put(past: Past) -> None:
             if archive is self._archive:  # no other login has come
-                past.precede(found.past)
+                past.prepend(found.past)
 
         self.recording.read(put)
         return found
@@ -126,7 +126,7 @@ class Archiving:
 
     # What is written
 
-    def look(self) -> None:
+    def schedule(self) -> None:
         """Something was told."""
         self._due = True
         if self._over or self._timer is not None or self._working is not None:
@@ -148,7 +148,7 @@ class Archiving:
         if task is self._working:
             self._working = None
             if self._due:
-                self.look()
+                self.schedule()
 
     def _may_write(self) -> bool:
         """Whether what is shown was proven, and so the server's time is known."""
@@ -159,21 +159,21 @@ class Archiving:
         if archive is None:
             return
         try:
-            if not await beside(archive.take):
+            if not await in_thread(archive.take):
                 self._not_before = time.monotonic() + WRITER_AFTER
-                await beside(lambda: self.recording.read(Past.be_silent))
+                await in_thread(lambda: self.recording.read(Past.be_silent))
                 self.disk.fails(
                     self._what,
                     "is written by another kernel: this one keeps what it records in memory",
                 )
                 return
-            await beside(lambda: self._put(archive))
+            await in_thread(lambda: self._put(archive))
             self.disk.works(self._what)
         except FileNotFoundError:  # somebody has cleared the cache
-            await beside(lambda: self.recording.read(Past.be_silent))
+            await in_thread(lambda: self.recording.read(Past.be_silent))
         except Exception as error:  # a full disk, a read-only one
             self._not_before = time.monotonic() + AGAIN_AFTER
-            await beside(lambda: self.recording.read(Past.be_silent))
+            await in_thread(lambda: self.recording.read(Past.be_silent))
             self.disk.fails(self._what, f"cannot be written to the disk: {error}")
 
     def _put(self, archive: Archive) -> None:
@@ -185,8 +185,8 @@ class Archiving:
             span, most = past.span, past.most
             if archive is not self._archive:  # another login has come
                 return []
-            if not past.tells:
-                past.tell()
+            if not past.writes:
+                past.start_writing()
             return past.take(roll=archive.is_full)
 
         begun = False

@@ -73,14 +73,14 @@ class BroadcastFeed(Feed):
         return f'nobody has sent "{self.name}" to the channel "{self.room.topic}" in {seconds:g} s'
 
     def start(self) -> None:
-        self._leave = self.room.listeners.add(self._hear)
+        self._leave = self.room.listeners.add(self._receive)
         self.set_status("live", "")
 
     def close(self) -> None:
         self._leave()
         self.set_status("closed", "closed")
 
-    def _hear(self, message: Message) -> None:
+    def _receive(self, message: Message) -> None:
         if self.name in ("*", message.event):
             self.receive(message)
 

@@ -123,7 +123,7 @@ class Mailbox:
                 self._calling = False
 
 
-def came(future: concurrent.futures.Future[Any], until: float | None) -> bool:
+def wait_step(future: concurrent.futures.Future[Any], until: float | None) -> bool:
     """Wait a step, short enough for Ctrl-C and a progress bar; whether the future is done."""
     step = 0.1 if until is None else min(0.1, max(0.0, until - time.monotonic()))
     return bool(concurrent.futures.wait([future], step).done)
@@ -134,24 +134,24 @@ class FirstRow:
 
     def __init__(self) -> None:
         self._future: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
-        self._looked: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._reported: concurrent.futures.Future[None] = concurrent.futures.Future()
 
-    def looked(self) -> None:
+    def reported(self) -> None:
         """The rows that are there have been looked at."""
-        if not self._looked.done():
-            self._looked.set_result(None)
+        if not self._reported.done():
+            self._reported.set_result(None)
 
-    def tell(self, row: dict[str, Any]) -> None:
+    def notify(self, row: dict[str, Any]) -> None:
         """A row matches."""
         if not self._future.done():
             self._future.set_result(row)
-        self.looked()
+        self.reported()
 
     def fail(self, error: Exception) -> None:
         """It cannot be known whether one does."""
         if not self._future.done():
             self._future.set_exception(error)
-        self.looked()
+        self.reported()
 
     def wait(
         self, timeout: float | None, ends: float | None, check: Callable[[], object], what: str
@@ -165,16 +165,16 @@ class FirstRow:
         WaitTimeoutError
             If no row of ``what`` has matched by then.
         """
-        while not came(self._looked, None):
+        while not wait_step(self._reported, None):
             check()
-        while not came(self._future, ends):
+        while not wait_step(self._future, ends):
             check()
             if ends is not None and time.monotonic() >= ends:
                 raise WaitTimeoutError(f"no row of {what} matches after {timeout:g} s")
         return self._future.result()
 
 
-def check_told(enter: object, leave: object, name: object, debounce: float) -> None:
+def check_alert(enter: object, leave: object, name: object, debounce: float) -> None:
     """Refuse what ``when`` cannot call or remember under, and what is no time to wait."""
     for called in (enter, leave):
         if not callable(called) and (called is enter or called is not None):

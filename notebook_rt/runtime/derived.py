@@ -27,8 +27,8 @@ from notebook_rt.runtime.feed import Feed, T
 from notebook_rt.store.arranged import Arranged
 from notebook_rt.store.marks import Mark
 from notebook_rt.store.order import Ordered
+from notebook_rt.store.reporter import Reporter
 from notebook_rt.store.table import Table
-from notebook_rt.store.telling import Telling
 from notebook_rt.store.touched import HIDDEN_PREFIX
 from notebook_rt.sync.derive.operator import Derived, Operator
 from notebook_rt.sync.derive.source import Source
@@ -93,8 +93,8 @@ class DerivedFeed(Feed):
         """The handles on it that are open."""
         self._derived: Derived | None = None
         self._bound: tuple[tuple[Table | None, Ordered | None], ...] = ()
-        self._untold: list[Sequence[RowChange]] = []
-        self._telling = Telling()
+        self._unreported: list[Sequence[RowChange]] = []
+        self._reporter = Reporter()
         self._whole_schema: Schema | None = None
         """The result's, hidden columns and all; ``schema`` is what is shown of it."""
         self._latest: ChangeBatch | None = None
@@ -106,31 +106,31 @@ class DerivedFeed(Feed):
         self._gathering: asyncio.TimerHandle | None = None
         self._bringing = False
         """Whether what changed is told by who brings it up to date: the loop need not be woken for it."""
-        heard = weakref.WeakMethod(self._hear)
+        receiver = weakref.WeakMethod(self._receive)
 
-        def hear(batch: ChangeBatch) -> None:
-            method = heard()
+        def on_batch(batch: ChangeBatch) -> None:
+            method = receiver()
             if method is not None:
                 method(batch)
 
-        def hear_gathered(batch: ChangeBatch) -> None:
-            method = heard()
+        def on_gathered(batch: ChangeBatch) -> None:
+            method = receiver()
             if method is not None:
                 method(batch, gathered=True)
 
-        looks = weakref.WeakMethod(self._look_at_inputs)
+        checker = weakref.WeakMethod(self._check_inputs)
 
-        def look(status: Status, reason: str) -> None:
-            method = looks()
+        def on_status(status: Status, reason: str) -> None:
+            method = checker()
             if method is not None:
                 method()
 
         for one in dict.fromkeys(inputs):
-            of_it = hear_gathered if isinstance(one, DerivedFeed) else hear
+            of_it = on_gathered if isinstance(one, DerivedFeed) else on_batch
             one.thread.call(one.listeners.add, of_it)
-            one.thread.call(one.status_listeners.add, look)
-            weakref.finalize(self, _leave, one, of_it, look).atexit = False
-        self._look_at_inputs()
+            one.thread.call(one.status_listeners.add, on_status)
+            weakref.finalize(self, _leave, one, of_it, on_status).atexit = False
+        self._check_inputs()
 
     # For any thread
 
@@ -198,16 +198,16 @@ class DerivedFeed(Feed):
     def faults(self) -> tuple[Faults, ...]:
         return tuple(dict.fromkeys(each for one in self.inputs for each in one.faults))
 
-    def look(self) -> None:
+    def touch(self) -> None:
         for one in self.inputs:
-            one.look()
+            one.touch()
 
     @property
     def filled(self) -> bool:
         return all(one.filled for one in self.inputs)
 
-    def calm(self) -> bool:
-        return any(one.calm() for one in self.inputs)
+    def in_grace(self) -> bool:
+        return any(one.in_grace() for one in self.inputs)
 
     def replayed(self) -> bool:
         return any(one.replayed() for one in self.inputs)
@@ -223,8 +223,8 @@ class DerivedFeed(Feed):
         for one in self.inputs:
             one.catch_up()
         self.advance()
-        if self._untold:
-            self.thread.call(self._tell)
+        if self._unreported:
+            self.thread.call(self._notify)
 
     def snapshot(self) -> pd.DataFrame | None:
         with self.lock:
@@ -323,20 +323,20 @@ class DerivedFeed(Feed):
         assert derived.table is not None  # just made
         first = self.table is None
         if self.table is not derived.table:
-            self._telling.show(derived.table, derived.view)
+            self._reporter.show(derived.table, derived.view)
             self.table, self.ordered = derived.table, derived.view
         schema = derived.table.schema
         if schema is not self._whole_schema:
             self._whole_schema = schema
             shown = [name for name in schema.names if not name.startswith(HIDDEN_PREFIX)]
             self.schema = schema.project(shown)
-        visible = self._telling.tell(changes)
+        visible = self._reporter.report(changes)
         if first and self.listeners:  # who listened before there was anything is told of all of it
             visible = self._everything(derived.view)
         if visible or first:
-            self._untold.append(visible)
+            self._unreported.append(visible)
             if not self._bringing:
-                self.lock.soon(self._tell)
+                self.lock.soon(self._notify)
 
     def _everything(self, view: Arranged | None) -> list[RowChange]:
         assert self.table is not None
@@ -348,7 +348,7 @@ class DerivedFeed(Feed):
 
     # On the loop
 
-    def _hear(self, batch: ChangeBatch, *, gathered: bool = False) -> None:
+    def _receive(self, batch: ChangeBatch, *, gathered: bool = False) -> None:
         """An input has changed; ``gathered``: it tells no more often than this would."""
         if batch.cause == "login":
             self._drop()
@@ -381,16 +381,16 @@ class DerivedFeed(Feed):
                     self._bringing = False
             if failed is not None:
                 self.fail(failed)
-        self._tell()
+        self._notify()
         self._told_at = asyncio.get_running_loop().time()
 
     def _drop(self) -> None:
         """Show nothing any more of what another login saw, and say so to those who were told of it."""
         if self.table is None:
             return
-        self._tell()
+        self._notify()
         with self.lock:
-            gone = self._telling.drop()
+            gone = self._reporter.drop()
             self._derived, self._bound = None, ()
             self.table = self.ordered = None
             self._works()
@@ -400,18 +400,18 @@ class DerivedFeed(Feed):
         self.log.clear()
         self._logged = 0
 
-    def _look_at_inputs(self) -> None:
+    def _check_inputs(self) -> None:
         """Its status is the worst of the inputs'; what cannot be derived is in error when they are there."""
         if self.status != "closed":
             self._check_once()
             worst = min(self.inputs, key=lambda one: WORST_FIRST.index(one.status))
             self.set_status(worst.status, worst.reason)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         with self.lock:
-            untold, self._untold = self._untold, []
+            unreported, self._unreported = self._unreported, []
         latest = self._latest
-        for changes in untold:
+        for changes in unreported:
             if latest is None:
                 self.publish(changes, "snapshot")
             else:
@@ -420,7 +420,7 @@ class DerivedFeed(Feed):
     def fail(self, error: Exception) -> None:
         """Told once; it may be mended by the next change of an input."""
         self._fails(error)
-        self.settle(error)
+        self.wake_waiting(error)
 
     def _fails(self, error: Exception) -> Exception:
         """It shows what it showed last: if there is any such thing, the session's health says so."""
@@ -456,8 +456,8 @@ def _outline(feed: Feed) -> Outline | None:
 
 
 def _leave(
-    feed: Feed, hear: Callable[[ChangeBatch], None], look: Callable[[Status, str], None]
+    feed: Feed, on_batch: Callable[[ChangeBatch], None], on_status: Callable[[Status, str], None]
 ) -> None:
     with suppress(ClosedError):  # the loop has ended
-        feed.thread.post(feed.listeners.remove, hear)
-        feed.thread.post(feed.status_listeners.remove, look)
+        feed.thread.post(feed.listeners.remove, on_batch)
+        feed.thread.post(feed.status_listeners.remove, on_status)

@@ -54,6 +54,7 @@ from notebook_rt.sync.events import (
     Failed,
     Fetch,
     Gap,
+    Logged,
     Progress,
     Published,
     Rejoin,
@@ -61,13 +62,12 @@ from notebook_rt.sync.events import (
     Status,
     StatusChanged,
     Tick,
-    Told,
     Turn,
     TurnOver,
     TurnWanted,
     Wake,
 )
-from notebook_rt.sync.table.again import Again
+from notebook_rt.sync.table.backoff import Backoff
 from notebook_rt.sync.table.machine import Machine
 
 logger = logging.getLogger("notebook_rt")
@@ -108,9 +108,9 @@ class Driver(Feed):
         # Through the buffer: events of the socket before an answer are processed before it.
         self._reader = Reader(spec, services, self.contact, self._buffer.event)
         self._timer: asyncio.TimerHandle | None = None
-        self._again = Again(options, random.random)
+        self._backoff = Backoff(options, random.random)
         self._again_timer: asyncio.TimerHandle | None = None
-        self._asking_again = False
+        self._retrying = False
         """Whether a retry is in progress while the error is shown."""
         self._lateness = Lateness(self, self._buffer)
         self.subscription = Subscription(self, topic, self._buffer, priority)
@@ -139,7 +139,7 @@ class Driver(Feed):
     def _drop(self) -> Sequence[RowChange]:
         """Stop showing rows; return the changes to report to listeners."""
 
-    def _heard(self, event: Event, effects: Sequence[Effect]) -> None:
+    def _on_effects(self, event: Event, effects: Sequence[Effect]) -> None:
         """Called when the effects of an event have been carried out."""
 
     def _applying(self, event: Event) -> AbstractContextManager[object]:
@@ -170,7 +170,7 @@ class Driver(Feed):
         self.services.registry.needed.set()
         self.machine.want_changes = True
         self._feed(Tick())
-        if self._asking_again:
+        if self._retrying:
             return  # no channel for a missing table: it is joined once REST has answered
         self.subscription.rejoin()  # if the bindings are unknown yet, a Rejoin follows
 
@@ -182,7 +182,7 @@ class Driver(Feed):
         self.set_status("closed", "closed")
         self.subscription.close()
         self._stop_work()
-        self.settle(ClosedError(f'table "{self.spec.table}"'))
+        self.wake_waiting(ClosedError(f'table "{self.spec.table}"'))
 
     def restart(self) -> None:
         """Start again after a failure that may be fixed: by a new token, or the user's SQL."""
@@ -194,12 +194,12 @@ class Driver(Feed):
     def retry(self) -> None:
         """Retry after a failure at the user's request; the error remains until there are rows to show."""
         if self.error is not None and self._started and self.status != "closed":
-            self._ask_again()
+            self._retry()
 
-    def asks_again(self) -> bool:
+    def retry_if_failed(self) -> bool:
         if self._again_timer is not None:  # else a retry is in progress, or cannot help
-            self._ask_again()
-        return self._asking_again
+            self._retry()
+        return self._retrying
 
     def login_changed(self) -> None:
         """Stop showing the rows of another login, and start again with the current one."""
@@ -218,13 +218,13 @@ class Driver(Feed):
         self._logged = 0
         self._begin()
         if self._checks.waiting:
-            self._checks.again()
+            self._checks.reset()
             self._feed(AuditNow())
 
-    def _ask_again(self) -> None:
+    def _retry(self) -> None:
         """Retry after a failure; the error remains until there are rows to show."""
         self._renew()
-        self._asking_again = True
+        self._retrying = True
         self._begin()
 
     def _renew(self) -> None:
@@ -235,7 +235,7 @@ class Driver(Feed):
 
     def _forget(self) -> None:
         self._renew()
-        self._asking_again = False
+        self._retrying = False
         self.table = self.ordered = self.error = None
 
     # Freshness; from any thread
@@ -295,8 +295,8 @@ class Driver(Feed):
         if status in ("closed", "error"):
             self._checks.fail(self._end)
 
-    def calm(self) -> bool:
-        return self.services.calm()
+    def in_grace(self) -> bool:
+        return self.services.in_grace()
 
     @property
     def _empty(self) -> bool:
@@ -326,7 +326,7 @@ class Driver(Feed):
         if self._again_timer is not None:
             self._again_timer.cancel()
             self._again_timer = None
-        self._asking_again = False
+        self._retrying = False
 
     # The interface for its subscription (subscription.Subscriber)
 
@@ -392,12 +392,12 @@ class Driver(Feed):
                 Exception
             ) as error:  # the other effects are carried out: a read waits for its answer
                 failed = failed or error
-        if self._asking_again and self.machine.schema is not None and not self.place.taken:
+        if self._retrying and self.machine.schema is not None and not self.place.taken:
             self.subscription.rejoin()
         self._lateness.waiting_since = self.machine.waiting_since
         self._lateness.applied(event)
-        self.subscription.tell_refused()
-        self._heard(event, effects)
+        self.subscription.report_refused()
+        self._on_effects(event, effects)
         problem, at_gap = failed or problem, isinstance(event, Gap)
         if problem is None:
             return
@@ -426,9 +426,9 @@ class Driver(Feed):
                 self._reader.cancel(request)
             case Shown(rows, schema, ranked, commit_time):
                 self._show(rows, schema, ranked, commit_time)
-                self._again.shown(time.monotonic())
-                self.error, self._asking_again = None, False
-            case StatusChanged() if self._asking_again:
+                self._backoff.shown(time.monotonic())
+                self.error, self._retrying = None, False
+            case StatusChanged() if self._retrying:
                 pass  # it is loading, and the error remains
             case StatusChanged(status, reason):
                 before = self.status
@@ -447,8 +447,8 @@ class Driver(Feed):
                 self.subscription.rejoin()
             case Progress():
                 self.progress = effect
-            case Told(what, detail):
-                self._told(what, detail)
+            case Logged(what, detail):
+                self._report(what, detail)
 
     def _published(self, effect: Published) -> None:
         self.services.metrics.applied(at_most(effect.changes), time.monotonic())
@@ -460,10 +460,10 @@ class Driver(Feed):
         self._begin_polls(self.services.turns.done(self._my_turn))
         self._stop_asking()
         super().fail(error)
-        pause = self._again.failed(error, time.monotonic())
+        pause = self._backoff.failed(error, time.monotonic())
         if pause is not None:
             loop = asyncio.get_running_loop()
-            self._again_timer = loop.call_later(pause, self._ask_again)
+            self._again_timer = loop.call_later(pause, self._retry)
 
     def _wake(self, at: float) -> None:
         if self._timer is not None:
@@ -471,7 +471,7 @@ class Driver(Feed):
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(max(0.0, at - time.monotonic()), self._buffer.event, Tick())
 
-    def _told(self, what: str, detail: Mapping[str, Any]) -> None:
+    def _report(self, what: str, detail: Mapping[str, Any]) -> None:
         metrics = self.services.metrics
         match what:
             case "gap":

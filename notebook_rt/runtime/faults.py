@@ -17,25 +17,27 @@ class Faults:
 
     def __init__(self, changed: Callable[[], object]) -> None:
         self._changed = changed
-        self._said: weakref.WeakKeyDictionary[object, tuple[str, str]] = weakref.WeakKeyDictionary()
+        self._last_errors: weakref.WeakKeyDictionary[object, tuple[str, str]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._lock = threading.Lock()
 
     def failed(self, one: object, name: str, error: BaseException) -> None:
         """``one``, which is called ``name``, shows what it showed last, and why."""
         with self._lock:
-            before, now = self._said.get(one), (name, str(error))
-            self._said[one] = now
+            before, now = self._last_errors.get(one), (name, str(error))
+            self._last_errors[one] = now
         if before != now:
             self._changed()
 
     def over(self, one: object) -> None:
         """It is computed again, or closed."""
         with self._lock:
-            gone = self._said.pop(one, None)
+            gone = self._last_errors.pop(one, None)
         if gone is not None:
             self._changed()
 
     def all(self) -> list[tuple[str, str]]:
         """Names and errors, each once; those of what has just gone, not any more."""
         with self._lock:
-            return list(dict.fromkeys(self._said.values()))
+            return list(dict.fromkeys(self._last_errors.values()))

@@ -146,7 +146,7 @@ class Feed:
         """The lock held while the shown rows are changed: the session's lock."""
         raise NotImplementedError
 
-    def look(self) -> None:
+    def touch(self) -> None:
         """Record a use of the frame: a lazy feed starts."""
 
     def catch_up(self) -> None:
@@ -254,9 +254,9 @@ class Feed:
         if at_most(changes):
             batch = ChangeBatch(changes, cause, self.version, commit_time)
             self._keep(batch)
-            self.listeners.tell(batch)
+            self.listeners.notify(batch)
         if self._waiters:  # only after the accompanying status is set
-            self.thread.loop.call_soon(self.settle, None)
+            self.thread.loop.call_soon(self.wake_waiting, None)
 
     def _is_of_now(self, cause: str) -> bool:
         """Return whether the table equals the server's after a batch with this cause."""
@@ -272,9 +272,9 @@ class Feed:
     def set_status(self, status: Status, reason: str) -> None:
         before, self.status, self.reason = self.status, status, reason
         if status != before:
-            self.status_listeners.tell(status, reason)
+            self.status_listeners.notify(status, reason)
 
-    def calm(self) -> bool:
+    def in_grace(self) -> bool:
         """Whether live updates, if interrupted, may return at once; from any thread."""
         return False
 
@@ -295,19 +295,19 @@ class Feed:
         """Set the error that ``df`` and ``wait`` raise."""
         self.error, self.failed_at = error, time.monotonic()
         self.set_status("error", str(error))
-        self.settle(error)
+        self.wake_waiting(error)
 
     def log_errors(self, what: str) -> Callable[[], None]:
         """Log errors of the table, during which ``what`` is not called; return a function that ends that."""
 
-        def look(status: Status, reason: str) -> None:
+        def on_status(status: Status, reason: str) -> None:
             if status == "error":
                 logger.warning(
                     "%s: nothing is called until it is back: %s", what, printable(reason)
                 )
 
-        self.thread.call(self.status_listeners.add, look)
-        return lambda: self.thread.post(self.status_listeners.remove, look)
+        self.thread.call(self.status_listeners.add, on_status)
+        return lambda: self.thread.post(self.status_listeners.remove, on_status)
 
     def verify(self) -> concurrent.futures.Future[Verdict]:
         """Start a comparison with the server and return its future."""
@@ -318,17 +318,17 @@ class Feed:
     def wait_ready(self) -> concurrent.futures.Future[None]:
         """Return a future of the first data; it fails with the error if none will arrive."""
         waiter = _Waiter()
-        if self.error is not None and not self.asks_again():
+        if self.error is not None and not self.retry_if_failed():
             waiter.future.set_exception(self.error)
         elif self.error is None and (self.filled or self.status == "closed"):
             waiter.future.set_result(None)
         else:
             still = [other for other in self._waiters if not other.future.cancelled()]
             self._waiters = [*still, waiter]
-            asyncio.get_running_loop().call_later(PATIENCE, self._lose_patience)
+            asyncio.get_running_loop().call_later(PATIENCE, self._fail_waiting)
         return waiter.future
 
-    def asks_again(self) -> bool:
+    def retry_if_failed(self) -> bool:
         """Retry a table in error because a caller waits: it may have been fixed. Return whether it does."""
         return False
 
@@ -337,7 +337,7 @@ class Feed:
         """Whether a caller waits for the first data."""
         return any(not waiter.future.done() for waiter in self._waiters)
 
-    def settle(self, error: Exception | None) -> None:
+    def wake_waiting(self, error: Exception | None) -> None:
         """Wake all waiting callers."""
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
@@ -352,14 +352,14 @@ class Feed:
         self.failure = error
         away = error is not None and classify(error).kind == "network"
         self._unreachable = error if away else None
-        self._lose_patience()
+        self._fail_waiting()
 
-    def _lose_patience(self) -> None:
+    def _fail_waiting(self) -> None:
         """Raise to callers that have waited long for an answer from the URL, and continue to retry."""
         if self._unreachable is None:
             return
         since = time.monotonic() - PATIENCE
         patient = [waiter for waiter in self._waiters if waiter.since > since]
         self._waiters = [waiter for waiter in self._waiters if waiter.since <= since]
-        self.settle(self._unreachable)
+        self.wake_waiting(self._unreachable)
         self._waiters = patient

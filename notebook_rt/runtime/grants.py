@@ -22,12 +22,12 @@ class Grants:
         """There is another login."""
         self._role = self._rest.credentials.role
         """Whose grants are known."""
-        self._said: tuple[str, ...] | None = None
+        self._answered: tuple[str, ...] | None = None
         """What this login may do, as the server said when it was asked; None: it was not."""
 
     @property
     def _known(self) -> tuple[str, ...] | None:
-        return self._driver.machine.described.grants if self._said is None else self._said
+        return self._driver.machine.described.grants if self._answered is None else self._answered
 
     def allow_as_known(self, right: str) -> bool:
         """Whether this login may write so, as far as is known: unlike `allow` it never asks.
@@ -42,7 +42,7 @@ class Grants:
 
         What was learnt may be of another login, or older than a grant, so that the server is asked again.
         """
-        known = self._said = self._known
+        known = self._answered = self._known
         if known is None or right in known:
             return True
         spec = self._driver.spec
@@ -52,5 +52,5 @@ class Grants:
         except (NotebookRTError, TimeoutError):
             return True  # the write waits for the server, and for its word
         self._role = self._rest.credentials.role
-        self._said = described(page.value, spec.table).grants
-        return self._said is None or right in self._said
+        self._answered = described(page.value, spec.table).grants
+        return self._answered is None or right in self._answered

@@ -25,7 +25,7 @@ class Heads:
     def __init__(self, send: Callable[[Query], Awaitable[Page]]) -> None:
         self._send = send
         self._waiting: list[tuple[Query, asyncio.Future[Page]]] = []
-        self._asking: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, question: Query) -> Page:
         """The answer to ``question``, together with what others ask now.
@@ -38,9 +38,9 @@ class Heads:
         answer: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))
         if len(self._waiting) == 1:
-            asking = asyncio.create_task(self._gather())
-            self._asking.add(asking)
-            asking.add_done_callback(self._asking.discard)
+            task = asyncio.create_task(self._gather())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
         return await answer
 
     async def _gather(self) -> None:

@@ -18,7 +18,7 @@ from notebook_rt.errors import DerivationError
 from notebook_rt.model.filters import FilterSource, parse
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import Column, Schema
-from notebook_rt.quoting import near
+from notebook_rt.quoting import did_you_mean
 from notebook_rt.sync.derive.where import readable, selects
 from notebook_rt.sync.watch import Turn, Watch
 
@@ -64,7 +64,7 @@ class Judge:
         """What is to be told by now, at monotonic ``now``."""
         return self._watch.due(now)
 
-    def look(self, value: Any, now: float) -> tuple[list[Turn], Exception | None]:
+    def judge(self, value: Any, now: float) -> tuple[list[Turn], Exception | None]:
         """The turns that a new value makes, and what the condition has raised first.
 
         A row that the condition cannot judge stays as it was.
@@ -88,7 +88,7 @@ class Judge:
         return self._watch.whole(matching, others, now), wrong
 
     def check(self, value: Any) -> None:
-        """Raise what `look` raises of such a value, and look at none of its rows."""
+        """Raise what `judge` raises of such a value, and look at none of its rows."""
         self._matches(self._flat(value)[1])
 
     def _flat(self, value: Any) -> tuple[pd.Index[Any], pd.DataFrame]:
@@ -115,10 +115,8 @@ class Judge:
         schema = _schema(flat)
         for name in self._filter.columns:
             if name not in schema.types:
-                there = ", ".join(schema.types)
-                raise DerivationError(
-                    f'{self._what}: no column "{name}"{near(name, list(schema.types))}; there are {there}'
-                )
+                hint, there = did_you_mean(name, list(schema.types)), ", ".join(schema.types)
+                raise DerivationError(f'{self._what}: no column "{name}"{hint}; there are {there}')
         readable(self._filter, schema)
         return selects(self._filter, schema)
 

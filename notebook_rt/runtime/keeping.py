@@ -67,7 +67,7 @@ class Disk(msgspec.Struct):
     """The project, and whose login it is now."""
     most: int
     """Bytes that the cache may take."""
-    tell: Callable[[str], object]
+    notify: Callable[[str], object]
     """Told each new sentence of what goes wrong, once."""
     heard: Callable[[], bool]
     """Whether somebody is told: else, as in a script, it is logged as a warning."""
@@ -77,7 +77,7 @@ class Disk(msgspec.Struct):
     """What went wrong last, and was not mended since; empty: nothing."""
     ending: set[asyncio.Task[None]] = msgspec.field(default_factory=set)
     """The last writes of tables that were closed."""
-    _said: set[str] = msgspec.field(default_factory=set)
+    _reported: set[str] = msgspec.field(default_factory=set)
     _unwritten: dict[str, str] = msgspec.field(default_factory=dict)
     """What is not written now, and why."""
 
@@ -94,11 +94,11 @@ class Disk(msgspec.Struct):
     def say(self, text: str) -> None:
         """Something went wrong, or is not done."""
         self.problem = printable(text)
-        if self.problem not in self._said:
-            self._said.add(self.problem)
+        if self.problem not in self._reported:
+            self._reported.add(self.problem)
             level = logging.INFO if self.heard() else logging.WARNING
             logger.log(level, "%s", self.problem)
-            self.tell(self.problem)
+            self.notify(self.problem)
 
     async def leave(self) -> None:
         """Another login comes: wait for what is written of tables that were closed, for it is removed with
@@ -149,7 +149,7 @@ class _Taken(msgspec.Struct, frozen=True):
     known: Schema
     schema: Schema
     parts: Mapping[str, Parts]
-    underneath: Sequence[Op]
+    reverting: Sequence[Op]
     versions: Xmins
     ranked: Sequence[Key]
     facts: Facts
@@ -157,10 +157,10 @@ class _Taken(msgspec.Struct, frozen=True):
     def kept(self) -> Kept:
         """What is written of it: the server's rows, without local edits."""
         parts, known = self.parts, self.versions
-        if self.underneath:
+        if self.reverting:
             table = Table(self.schema)
             table.restore({name: one.own() for name, one in parts.items()})
-            table.apply(self.underneath)
+            table.apply(self.reverting)
             parts = table.parts()
         ints = integers_of(self.schema, parts)
         keys = [] if ints is not None and not self.ranked else keys_of(self.schema, parts)
@@ -235,7 +235,7 @@ class Keeping:
 
     # What is written
 
-    def look(self) -> None:
+    def schedule(self) -> None:
         """Something may have changed."""
         overlay, driver = self.driver.overlay, self.driver
         if self._over or overlay is None:
@@ -246,7 +246,7 @@ class Keeping:
         if noted is not None and len(noted) > max(MOST_NOTED, len(overlay) // 4):
             self._whole, overlay.noted = True, []
         now = time.monotonic()
-        moved = self._told_ranking() is not self._ranking
+        moved = self._server_order() is not self._ranking
         wanted = self._whole or bool(noted) or moved or now - self._written_at > FACTS_AFTER
         if wanted and self._timer is None and self._writing is None:
             after = max(PAUSE, self._not_before - now)
@@ -265,7 +265,7 @@ class Keeping:
     def _done(self, task: asyncio.Task[None]) -> None:
         if task is self._writing:
             self._writing = None
-            self.look()
+            self.schedule()
 
     def _may_write(self) -> bool:
         """Whether what is shown may be written: it was proven, and is this login's to keep.
@@ -291,7 +291,7 @@ class Keeping:
 
     async def _write(self) -> None:
         try:
-            if not await beside(self._shelf.take):
+            if not await in_thread(self._shelf.take):
                 self._whole, self._not_before = True, time.monotonic() + WRITER_AFTER
                 return
             if self._may_write() and not self._over:
@@ -311,23 +311,23 @@ class Keeping:
         if self._whole or self._shelf.is_full:
             taken = self._take(overlay)
             self._whole = False
-            await beside(lambda: self._write_whole(taken))
+            await in_thread(lambda: self._write_whole(taken))
             return
         batch = self._batch(overlay)
         if batch is not None:
             schema = overlay.schema
-            await beside(lambda: self._shelf.append(batch, schema))
+            await in_thread(lambda: self._shelf.append(batch, schema))
 
     def _take(self, overlay: Overlay) -> _Taken:
         driver, mirror = self.driver, self.driver.machine
         assert driver.table is not None
         with driver.services.lock:
-            overlay.noted, self._ranking = [], self._told_ranking()
+            overlay.noted, self._ranking = [], self._server_order()
             return _Taken(
                 mirror.known,
                 overlay.schema,
                 driver.table.parts(),
-                overlay.underneath(),
+                overlay.reverting(),
                 mirror.versions.known(),
                 list(self._ranking),
                 self._facts(mirror),
@@ -337,7 +337,7 @@ class Keeping:
         mirror = self.driver.machine
         with self.driver.services.lock:
             noted, overlay.noted = overlay.noted or [], []
-            before, self._ranking = self._ranking, self._told_ranking()
+            before, self._ranking = self._ranking, self._server_order()
         ranked = None if self._ranking == before else list(self._ranking)
         quiet = not noted and ranked is None
         if quiet and time.monotonic() - self._written_at <= FACTS_AFTER:
@@ -345,7 +345,7 @@ class Keeping:
         versions = mirror.versions.of({op.key for op in noted})
         return Batch(noted, versions, self._facts(mirror), ranked)
 
-    def _told_ranking(self) -> Mapping[Key, int]:
+    def _server_order(self) -> Mapping[Key, int]:
         """The server's order of the rows; empty, where it is known here."""
         ordered = self.driver.ordered
         return self._ranking if ordered is None else ordered.ranking
@@ -401,8 +401,8 @@ class Keeping:
         if self._writing is not None:
             await asyncio.wait([self._writing])
         try:
-            if last is not None and await beside(self._shelf.take):
-                await beside(lambda: self._write_last(last))
+            if last is not None and await in_thread(self._shelf.take):
+                await in_thread(lambda: self._write_last(last))
         except (OSError, RefusedFileError, ValueError) as error:
             self.disk.fails(self._what, f"cannot be kept on disk: {error}")
         finally:
@@ -420,19 +420,19 @@ class Keeping:
             self._timer = None
 
 
-_beside: set[threading.Thread] = set()
+_threads: set[threading.Thread] = set()
 
 
-async def beside(fn: Callable[[], Any]) -> Any:
+async def in_thread(fn: Callable[[], Any]) -> Any:
     """On a thread beside, or here where Python is ending and starts no more threads."""
 
     def noted() -> Any:
         thread = threading.current_thread()
-        _beside.add(thread)
+        _threads.add(thread)
         try:
             return fn()
         finally:
-            _beside.discard(thread)
+            _threads.discard(thread)
 
     try:
         return await asyncio.to_thread(noted)
@@ -440,12 +440,12 @@ async def beside(fn: Callable[[], Any]) -> Any:
         return fn()
 
 
-def _end_beside() -> None:
+def _end_threads() -> None:
     """What is still being written is given up: a thread in Arrow's code when Python ends aborts it."""
     snapshot.ending.set()
     ends = time.monotonic() + END_SECONDS
-    for thread in tuple(_beside):
+    for thread in tuple(_threads):
         thread.join(max(0.0, ends - time.monotonic()))
 
 
-after_exit.append(_end_beside)
+after_exit.append(_end_threads)

@@ -79,15 +79,15 @@ class Lateness:
             if self._driver.machine.topic is None:  # else numbers show whether something is lost
                 self._buffer.event(Hint(f"changes come {lag:.0f} s late"))
             if self._timer is None:
-                self._tell()
+                self._report()
         elif late != was_late:
             self._services.on_facts()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         """Tell by how much, once a second: by when it is over, nothing else may happen."""
         closed = self._driver.status == "closed"
         self._late = self.behind > self._bound and not closed
         self._timer = None
         self._services.on_facts()
         if self._late or (self.late and not closed):
-            self._timer = asyncio.get_running_loop().call_later(1.0, self._tell)
+            self._timer = asyncio.get_running_loop().call_later(1.0, self._report)

@@ -25,10 +25,10 @@ from notebook_rt.net.http import HttpClient
 from notebook_rt.outbox.account import Owner
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import REQUEST_SECONDS, HttpRest
-from notebook_rt.outbox.sessions import whose
+from notebook_rt.outbox.sessions import session_of
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.quoting import printable
-from notebook_rt.runtime.keeping import beside
+from notebook_rt.runtime.keeping import in_thread
 from notebook_rt.runtime.project import Project
 from notebook_rt.runtime.table import TableDriver
 
@@ -58,7 +58,7 @@ class OpenQueue:
     ) -> None:
         self.owner = owner
         self.project = project
-        self._tell_changed = changed
+        self._notify_changed = changed
         self.outbox = Outbox(path, owner)
         self.editing = Editing(
             self.outbox,
@@ -135,8 +135,8 @@ class OpenQueue:
             while self._recount:
                 self._recount = False
                 self.refused, self.asking = await self.worker.undecided()
-                self.project.look_at_health()
-                await self._tell_of_waiting()
+                self.project.schedule_health()
+                await self._report_waiting()
                 await asyncio.sleep(COUNT_SECONDS)
         self._counting = None
 
@@ -168,10 +168,10 @@ class OpenQueue:
         self.editors.clear()
 
     def _changed(self) -> None:
-        self.project.services.lock.soon(self._look)
-        self._tell_changed()
+        self.project.services.lock.soon(self._on_change)
+        self._notify_changed()
 
-    def _look(self) -> None:
+    def _on_change(self) -> None:
         """The queue has changed: there may be something to send, and something to say."""
         if self._closed:  # this was asked for before
             return
@@ -186,7 +186,7 @@ class OpenQueue:
         """What this login writes has to wait for the network."""
         return (self.worker.outcomes.offline or not self.project.reachable) and self._ours
 
-    async def _tell_of_waiting(self) -> None:
+    async def _report_waiting(self) -> None:
         """Say, once, that something waits for the network, or that all of it was sent."""
         if self._offline == self._waited:
             return
@@ -202,13 +202,13 @@ class OpenQueue:
     async def _sent(self) -> None:
         """Wait until what can leave has left."""
         on_disk = self.worker.outcomes.on_disk
-        await on_disk(self.outbox.hurry)
+        await on_disk(self.outbox.send_held)
         self._news.clear()
         while await on_disk(self.outbox.next_at) is not None:
             await self._news.wait()
             self._news.clear()
 
-    async def linger(self) -> None:
+    async def send_last(self) -> None:
         """Let the last writes leave, where they can."""
         worker, outcomes = self.worker, self.worker.outcomes
         away = outcomes.offline or worker.paused or outcomes.unauthorized
@@ -217,7 +217,7 @@ class OpenQueue:
                 async with asyncio.timeout(LINGER_SECONDS):
                     await self._sent()
 
-    def tell_what_is_left(self) -> None:
+    def report_unsent(self) -> None:
         """Said once, as the session closes: a script has no other way to know."""
         if not self.outbox.edited:
             return
@@ -240,7 +240,7 @@ class OpenQueue:
             )
         refused = [op for op in everything if op.session != mine and op.state == "failed"]
         if refused:
-            by = whose(refused[-1], self.outbox.sessions())
+            by = session_of(refused[-1], self.outbox.sessions())
             logger.warning(
                 "%d failed %s of other sessions %s in %s, too; the last by %s",
                 len(refused),
@@ -260,4 +260,4 @@ class OpenQueue:
                         await task
             await self._rest.aclose()
         finally:
-            await beside(self.outbox.close)  # its last commit waits for the disk
+            await in_thread(self.outbox.close)  # its last commit waits for the disk

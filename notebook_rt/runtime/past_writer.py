@@ -24,7 +24,7 @@ from notebook_rt.runtime.recording import Recording
 from notebook_rt.store.columns import of_parts
 from notebook_rt.store.export import arrow_table
 from notebook_rt.sync.history.past import Moment, Past
-from notebook_rt.sync.history.record import KINDS, Told
+from notebook_rt.sync.history.record import KINDS, RecordedChanges
 from notebook_rt.sync.history.steps import SNAPSHOT
 
 logger = logging.getLogger("notebook_rt")
@@ -107,10 +107,10 @@ class PastWriter:
         after = self._written
         if after is None or after < began:
             moment = past.at(began)
-            found.append(_arrow(_as_told(moment), [SNAPSHOT], [SNAPSHOT]))
+            found.append(_arrow(_as_inserted(moment), [SNAPSHOT], [SNAPSHOT]))
             after = began
-        until = past.seal()
-        found += [_arrow(told, past.causes) for told in past.told(after, until)]
+        until = past.close()
+        found += [_arrow(told, past.causes) for told in past.changes_between(after, until)]
         return found, max(until, after)
 
     def _put(self, tables: Sequence[pa.Table]) -> None:
@@ -156,7 +156,7 @@ class PastWriter:
         self.write()
 
 
-def _arrow(told: Told, causes: Sequence[str], kinds: Sequence[str] = KINDS) -> pa.Table:
+def _arrow(told: RecordedChanges, causes: Sequence[str], kinds: Sequence[str] = KINDS) -> pa.Table:
     """Changes as Arrow's table, json as its text; of a deletion the row as it was."""
     schema = told.schema
     columns = {
@@ -172,9 +172,9 @@ def _arrow(told: Told, causes: Sequence[str], kinds: Sequence[str] = KINDS) -> p
     return pa.table({**head, **dict(zip(table.column_names, table.columns, strict=True))})
 
 
-def _as_told(moment: Moment) -> Told:
+def _as_inserted(moment: Moment) -> RecordedChanges:
     """A state as if each of its rows had come then."""
     rows = len(next(iter(moment.columns.values())).data)
     zeros = np.zeros(rows, "uint8")
     times = np.full(rows, moment.when)
-    return Told(moment.schema, times, zeros, zeros, moment.columns, moment.columns)
+    return RecordedChanges(moment.schema, times, zeros, zeros, moment.columns, moment.columns)

@@ -83,7 +83,7 @@ class Project:
         self.closed = False
         self._closing: asyncio.Task[None] | None = None
         self.reachable = True
-        self._heard_at = dt.datetime.now(dt.UTC)
+        self._connected_at = dt.datetime.now(dt.UTC)
         """Time of the last answer from the server before the connection was lost; initially now."""
         self._was_there = False
         """Whether the server has ever answered."""
@@ -110,7 +110,7 @@ class Project:
         """Called with the health when it or the latency may have changed."""
         self.refused: Callable[[], str] = lambda: ""
         """A sentence about edits that the server refused; from any thread."""
-        self._looking = False
+        self._health_scheduled = False
         self._since = Since()
         self._interruption = Interruption(CALM * options.backoff_base)
         self._users: dict[object, int] = {}
@@ -142,9 +142,9 @@ class Project:
             self.rest.clock,
             self._on_state,
             self._on_latency,
-            self.look_at_health,
+            self.schedule_health,
             self.usage,
-            self.look_at_health,
+            self.schedule_health,
             self._known,
         )
         lock = WakingLock(thread)
@@ -164,10 +164,10 @@ class Project:
             unreachable=lambda: self.connection.last_error,
             on_contact=self._on_contact,
             known=self._known,
-            calm=self.calm,
+            in_grace=self.in_grace,
             on_note=self.note,
             faults=Faults(self._on_fault),
-            on_facts=self.look_at_health,
+            on_facts=self.schedule_health,
         )
         thread.at_exit[id(self)] = self.aclose
         self.connection.start()
@@ -227,7 +227,7 @@ class Project:
             driver.disk = self.disk
             if keep or (keep is None and self.options.keep):
                 driver.keep(self.disk, asked=bool(keep))
-            self.table_listeners.tell(driver)
+            self.table_listeners.notify(driver)
             driver.status_listeners.add(self._on_status)
             driver.start()
         self._users[shared_as] = self._users.get(shared_as, 0) + 1
@@ -336,7 +336,7 @@ class Project:
             near_limits=tuple(near.text for near in self._near(hour)),
             cause=cause,
             needs=needs(facts, poll_interval=self.options.poll_interval),
-            since_s=self._since.look(status, now),
+            since_s=self._since.update(status, now),
             trends=self.counters.trends(now),
             disk=self.disk.problem,
             sources={
@@ -384,18 +384,18 @@ class Project:
                 for room in list(self.rooms.values())
                 if room.topic not in refused and states.get(room.topic) in ("out", "joining")
             ],
-            crowd=self.connection.registry.crowd,
+            shortage=self.connection.registry.shortage,
             crowded_channels=[
                 room.topic for room in list(self.rooms.values()) if room.place.crowded
             ],
-            away_since="" if self.state == "connected" else f"{self._heard_at:%H:%M} UTC",
-            calm=self.calm(),
+            away_since="" if self.state == "connected" else f"{self._connected_at:%H:%M} UTC",
+            in_grace=self.in_grace(),
             computed=self.services.faults.all(),
         )
 
-    def calm(self) -> bool:
+    def in_grace(self) -> bool:
         """Whether live updates, if interrupted, may return at once; from any thread."""
-        return self._interruption.calm(time.monotonic())
+        return self._interruption.in_grace(time.monotonic())
 
     def metrics(self, made: Audits | None = None) -> dict[str, Any]:
         """Return the facts, from any thread; ``made`` if the audits were just checked."""
@@ -460,47 +460,47 @@ class Project:
         return self.usage.near(hour, channels, calls)
 
     def note(self, kind: str, text: str) -> None:
-        self.note_listeners.tell(kind, text)
+        self.note_listeners.notify(kind, text)
 
     def _on_state(self, state: State, reason: str) -> None:
         if self.counters.connected_since is not None or state == "connected":
-            self._heard()
+            self._note_contact()
         self.counters.state(state, reason, time.monotonic())
-        self.state_listeners.tell(state, reason)
-        self.look_at_health()
+        self.state_listeners.notify(state, reason)
+        self.schedule_health()
 
     def _on_latency(self, seconds: float) -> None:
         self.counters.answered(seconds, time.monotonic())
-        self.look_at_health()
+        self.schedule_health()
 
     def _on_status(self, status: Status, reason: str) -> None:
-        self.look_at_health()
+        self.schedule_health()
 
     def _on_fault(self) -> None:
         with suppress(ClosedError):  # the loop has ended
-            self.thread.post(self.look_at_health)
+            self.thread.post(self.schedule_health)
 
     def _overloaded(self) -> None:
         """Notify all tables that the server may drop changes."""
         for driver in self.drivers:
             driver.overloaded()
 
-    def look_at_health(self) -> None:
+    def schedule_health(self) -> None:
         """Report the health at the end of this turn of the loop."""
-        if not self._looking:
-            self._looking = True
-            asyncio.get_running_loop().call_soon(self._tell_health)
+        if not self._health_scheduled:
+            self._health_scheduled = True
+            asyncio.get_running_loop().call_soon(self._report_health)
 
-    def _tell_health(self) -> None:
-        self._looking = False
+    def _report_health(self) -> None:
+        self._health_scheduled = False
         now, facts = (
             time.monotonic(),
             self._facts(),
         )  # only once: a session may have a hundred tables
         if self.health_listeners:
-            self.health_listeners.tell(self.health(facts))
+            self.health_listeners.notify(self.health(facts))
         else:
-            self._since.look(self._verdict(facts).status, now)
+            self._since.update(self._verdict(facts).status, now)
         for near in self.usage.due(self._near(self.usage.hour(now)), now):
             self.note("limit", near.text)
         # A table in error reports that itself: these lines are about losing and regaining live updates.
@@ -508,21 +508,21 @@ class Project:
         facts = replace(facts, tables=tables, computed=())
         interruption, since = self._interruption, self._interruption.since
         found = self._verdict(facts)
-        told = interruption.look(facts.away, found.status, found.reason, now)
+        told = interruption.update(facts.away, found.status, found.reason, now)
         if told is not None:
             self.note(*told)
         if since is None and interruption.since is not None:
             soon = interruption.grace + GRACE_MARGIN
-            asyncio.get_running_loop().call_later(soon, self.look_at_health)
+            asyncio.get_running_loop().call_later(soon, self.schedule_health)
 
-    def _heard(self) -> None:
-        self._heard_at, self._was_there = dt.datetime.now(dt.UTC), True
+    def _note_contact(self) -> None:
+        self._connected_at, self._was_there = dt.datetime.now(dt.UTC), True
 
     def _known(self, error: NotebookRTError) -> NotebookRTError:
         """Return ``error``; for a server that answered before, with the time since it does not."""
         if not isinstance(error, UnreachableError):
             return error
-        at: dt.datetime | None = self._heard_at if self._was_there else None
+        at: dt.datetime | None = self._connected_at if self._was_there else None
         if at is None:  # the rows of an earlier kernel came from it
             kept = [
                 table.synced_at for table in self.tables.values() if table.synced_at is not None
@@ -545,12 +545,12 @@ class Project:
     def _on_contact(self, reached: bool) -> None:
         """Handle a request's success: after a failure it shows that the network is back."""
         if reached:
-            self._heard()
+            self._note_contact()
         if reached and not self.reachable:
             self.connection.retry("network")
         if reached != self.reachable:
             self.reachable = reached
-            self.look_at_health()
+            self.schedule_health()
 
     # Login
 
@@ -608,7 +608,7 @@ class Project:
         if changed:
             for driver in self.drivers:
                 driver.login_changed()
-        self.login_listeners.tell()
+        self.login_listeners.notify()
         return changed
 
     # The end

@@ -114,10 +114,10 @@ class QueryDriver(Driver):
 def _between(old: Table, new: Table) -> list[RowChange]:
     """What is different in ``new``, as it is told."""
     return [
-        RowChange(change.kind, change.key, _told(change.old), _told(change.new))
+        RowChange(change.kind, change.key, _decoded(change.old), _decoded(change.new))
         for change in differences(old, new)
     ]
 
 
-def _told(row: Row | None) -> Row | None:
+def _decoded(row: Row | None) -> Row | None:
     return None if row is None else {name: row[name] for name in row if name != POSITION}

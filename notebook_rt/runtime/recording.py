@@ -26,7 +26,7 @@ from notebook_rt.runtime.keeping import Disk
 from notebook_rt.runtime.observed import ObservedTable
 from notebook_rt.store.places import Places
 from notebook_rt.store.table import Table
-from notebook_rt.sync.events import Effect, Published, Ranked, Told
+from notebook_rt.sync.events import Effect, Logged, Published, Ranked
 from notebook_rt.sync.history.past import Past, View
 from notebook_rt.sync.history.record import microseconds
 
@@ -93,7 +93,7 @@ class Recording:
         return self.driver.services.rest.server_clock.is_known
 
     def read(self, look: Callable[[Past], T]) -> T:
-        """What ``look`` makes of the past, up to now. From any thread; it may take its time."""
+        """What ``schedule`` makes of the past, up to now. From any thread; it may take its time."""
         with self.lock:
             self._drain()
             return look(self._past)
@@ -135,11 +135,11 @@ class Recording:
         self._answers.clear()
         with driver.services.lock:
             overlay.heard, overlay.answers = [], []
-            base, underneath = table.parts(), overlay.underneath()
-        if underneath:  # edits that wait are no history
+            base, reverting = table.parts(), overlay.reverting()
+        if reverting:  # edits that wait are no history
             server = Table(schema)
             server.restore({name: parts.own() for name, parts in base.items()})
-            server.apply(underneath)
+            server.apply(reverting)
             base = server.parts()
         spec = driver.spec
         view = View(spec.order, spec.limit, () if ordered is None else ordered.carried)
@@ -154,10 +154,10 @@ class Recording:
         if ordered is None or ordered.sortable:
             return
         with self.driver.services.lock:
-            edited = {op.key for op in overlay.underneath()}
+            edited = {op.key for op in overlay.reverting()}
         self._places.learn(ordered.table, ordered.ranked, edited)
 
-    def hear(self, effects: Sequence[Effect]) -> None:
+    def receive(self, effects: Sequence[Effect]) -> None:
         """The mirror has told something, and what it was."""
         overlay = self._overlay
         if overlay is None or self.closed:
@@ -177,16 +177,16 @@ class Recording:
         if ops:
             self._do(partial(self._past.add, ops, cause, self.now()))
         if overlay.answers or self._answers:
-            compared = any(isinstance(one, Told) and one.what in PROOFS for one in effects)
-            unheard = self._unheard_answers(overlay, ops or (), compared)
+            compared = any(isinstance(one, Logged) and one.what in PROOFS for one in effects)
+            unheard = self._missing_changes(overlay, ops or (), compared)
             self._do(partial(self._past.add, unheard, "refetch", self.now()))
             ops = [*(ops or ()), *unheard]
         for effect in effects:
-            if isinstance(effect, Told):
-                self._told(effect)
+            if isinstance(effect, Logged):
+                self._on_logged(effect)
         self.judge()
         if self.archiving is not None:
-            self.archiving.look()
+            self.archiving.schedule()
         if ops:
             for listener in self.listeners:
                 listener()
@@ -215,7 +215,7 @@ class Recording:
             if live:
                 self._do(partial(self._past.regain, self.now()))
             else:
-                self._do(partial(self._past.lose, mirror.told_reason))
+                self._do(partial(self._past.lose, mirror.reported_reason))
 
     def lose(self, reason: str) -> None:
         """What changes is not heard any more."""
@@ -243,7 +243,7 @@ class Recording:
         for listener in tuple(self.listeners):
             listener()
 
-    def _told(self, effect: Told) -> None:
+    def _on_logged(self, effect: Logged) -> None:
         match effect.what:
             case what if what in PROOFS:
                 now, elapsed = self.now(), effect.detail.get("elapsed", 0.0)
@@ -287,7 +287,7 @@ class Recording:
             self._past.found(*self._doubted, LOST)
             self._doubted = None
 
-    def _unheard_answers(self, overlay: Overlay, ops: Sequence[Op], compared: bool) -> list[Op]:
+    def _missing_changes(self, overlay: Overlay, ops: Sequence[Op], compared: bool) -> list[Op]:
         """The rows of answers whose change has not come in time, as the server has them.
 
         If the table was ``compared`` with the server, all of them: it was with what they say.

@@ -22,10 +22,10 @@ from notebook_rt.runtime.faults import Faults
 from notebook_rt.runtime.feed import Feed
 from notebook_rt.runtime.recording import Recording
 from notebook_rt.runtime.table import TableDriver
-from notebook_rt.store.telling import Telling
+from notebook_rt.store.reporter import Reporter
 from notebook_rt.sync.history import pieces
 from notebook_rt.sync.history.past import ForgottenMomentError, Moment, Past
-from notebook_rt.sync.history.record import DELETE, Told
+from notebook_rt.sync.history.record import DELETE, RecordedChanges
 
 TICK: Final = 0.05
 """Seconds between two batches."""
@@ -48,12 +48,12 @@ class ReplayFeed(Feed):
         self._backend = driver.dtype_backend
         self._lock = driver.services.lock
         self._faults = driver.faults
-        self._telling = Telling()
+        self._reporter = Reporter()
         self._ahead: deque[tuple[int, str, Schema, Op]] = deque()
         self._read_until = start
         self._task: asyncio.Task[None] | None = None
         self._show(self._moment(start))
-        self._telling.tell(())  # what is shown first is no change
+        self._reporter.report(())  # what is shown first is no change
         self.version = 1
         self._say()
 
@@ -106,7 +106,7 @@ class ReplayFeed(Feed):
         self._read_until = self.at = moment.when
         with self._lock:
             self._show(moment)
-            changes = self._telling.tell(())
+            changes = self._reporter.report(())
         self._say()
         self.publish(changes, "seek", moment.when / 1e6)
         if task is not None:
@@ -160,7 +160,7 @@ class ReplayFeed(Feed):
         self.at = until
         if batch and self.table is not None:
             with self._lock:
-                told = self._telling.tell(self.table.apply(batch, want_changes=True))
+                told = self._reporter.report(self.table.apply(batch, want_changes=True))
             self.publish(told, cause, last / 1e6)
         self._say()
 
@@ -179,7 +179,7 @@ class ReplayFeed(Feed):
             [name for name in moment.schema.names if name not in moment.view.carried]
         )
         self.table, self.ordered = table, view
-        self._telling.show(table, view)
+        self._reporter.show(table, view)
 
     def _moment(self, when: int) -> Moment:
         """A moment, or the first one after it that has not been forgotten."""
@@ -197,18 +197,18 @@ class ReplayFeed(Feed):
     def _read_ahead(self) -> tuple[list[tuple[int, str, Schema, Op]], int]:
         after = self._read_until
 
-        def read(past: Past) -> tuple[list[Told], Sequence[str], int]:
+        def read(past: Past) -> tuple[list[RecordedChanges], Sequence[str], int]:
             if past.began is None or past.began > after:
                 raise ForgottenMomentError
             moments = past.moments(after, self.end)
             until = moments[AHEAD - 1] if len(moments) > AHEAD else self.end
-            return list(past.told(after, until)), past.causes, until
+            return list(past.changes_between(after, until)), past.causes, until
 
         told, causes, until = self.recording.read(read)
         return [op for one in told for op in _ops(one, causes)], until
 
 
-def _ops(told: Told, causes: Sequence[str]) -> Iterator[tuple[int, str, Schema, Op]]:
+def _ops(told: RecordedChanges, causes: Sequence[str]) -> Iterator[tuple[int, str, Schema, Op]]:
     schema = told.schema
     rows = pieces.rows_of(schema, told.new)
     for when, kind, cause, row in zip(

@@ -112,7 +112,7 @@ class Room:
         self._throttle = Throttle(services.options.presence_calls, services.options.presence_window)
         self._channel: SocketChannel | None = None
         self._joined = asyncio.Event()
-        self._told_who = asyncio.Event()
+        self._has_presence = asyncio.Event()
         """Set once this join was told who is there."""
         self._timer: asyncio.TimerHandle | None = None
         self.place = Place(services.registry, topic, self, priority)
@@ -166,7 +166,7 @@ class Room:
 
     def joined(self, channel: SocketChannel) -> None:
         self._channel, self.replicating = channel, False
-        self._told_who.clear()
+        self._has_presence.clear()
         self._ended, self.error, self.reason = None, None, ""
         self._joined.set()
         self._throttle.rejoined()
@@ -197,7 +197,7 @@ class Room:
         self.services.on_facts()
 
     def evicted(self) -> None:
-        self.lost(self.services.registry.crowd)
+        self.lost(self.services.registry.shortage)
         self.services.on_facts()
 
     def change(self, change: Change | None) -> None:
@@ -223,15 +223,15 @@ class Room:
             meta if isinstance(meta, dict) else {},
         )
         self.messages.append(message)
-        self.listeners.tell(message)
+        self.listeners.notify(message)
 
     def presence(self, event: str, payload: Mapping[str, Any]) -> None:
         if self._channel is None:
             return
         came, gone = self.people.update(self._channel.presence.state, time.time())
-        self.presence_listeners.tell(came, gone)
+        self.presence_listeners.notify(came, gone)
         if event == "presence_state":
-            self._told_who.set()
+            self._has_presence.set()
 
     # What the user asks for
 
@@ -255,7 +255,7 @@ class Room:
         if self.presence_enabled:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STATE_SECONDS):
-                    await self._told_who.wait()
+                    await self._has_presence.wait()
 
     async def send(self, event: str, payload: Any, ack: bool) -> bool:
         """Send now, over the socket or REST; False: there is no way now (queue it).
@@ -280,7 +280,7 @@ class Room:
         if channel is not None:
             try:
                 if not ack:
-                    await channel.tell("broadcast", message)
+                    await channel.push_without_answer("broadcast", message)
                     return True
                 seconds = self.services.options.join_timeout
                 status, answer = await channel.ask("broadcast", message, seconds)
@@ -395,11 +395,12 @@ class Room:
         self.services.on_facts()
         payload = {"type": "presence", "event": "untrack" if meta is None else "track"}
         self.services.thread.spawn(
-            self._tell_presence(self._channel, {**payload, "payload": dict(meta or {})}), "presence"
+            self._report_presence(self._channel, {**payload, "payload": dict(meta or {})}),
+            "presence",
         )
 
-    async def _tell_presence(self, channel: SocketChannel, payload: dict[str, Any]) -> None:
+    async def _report_presence(self, channel: SocketChannel, payload: dict[str, Any]) -> None:
         try:
-            await channel.tell("presence", payload)
+            await channel.push_without_answer("presence", payload)
         except ConnectionError:
             return  # the rejoin tracks again

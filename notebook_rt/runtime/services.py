@@ -41,7 +41,7 @@ class Services(msgspec.Struct):
     """Held by whoever writes a table: the mirror's feeder here, a local edit on the user's thread."""
     unreachable: Callable[[], NotebookRTError | None]
     """Why the socket cannot be opened, while it cannot."""
-    calm: Callable[[], bool]
+    in_grace: Callable[[], bool]
     """Whether live updates, if they are away, may be back at once; from any thread."""
     on_contact: Callable[[bool], None]
     """Told whether a request over HTTP reached the server."""

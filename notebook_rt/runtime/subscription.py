@@ -82,7 +82,7 @@ class Subscription:
         if self._followed is not None:
             if not self.place.taken:
                 self.place.take()
-                self._followed[1].tell_state(self)
+                self._followed[1].report_state(self)
         elif self.place.taken:
             self._services.registry.rejoin(self._topic)
         elif machine.bindings:
@@ -112,7 +112,7 @@ class Subscription:
             self._followed = name, shared
             self.place.move(name, shared)
 
-    def tell_refused(self) -> None:
+    def report_refused(self) -> None:
         """Report a refusal. Realtime has one message for a table that does not exist, has no key, or is not
         published; REST distinguishes these, so its answer is awaited.
         """
@@ -142,7 +142,7 @@ class Subscription:
         self._buffer.event(Lost(reason))
 
     def evicted(self) -> None:
-        self._buffer.event(Lost(self._services.registry.crowd))
+        self._buffer.event(Lost(self._services.registry.shortage))
 
     def token_refused(self, error: AuthError) -> None:
         """Do nothing: reads are refused, too, and report it."""
@@ -163,7 +163,7 @@ class Subscription:
             self._buffer.event(Confirmed())
         else:
             self.refused = message
-            self.tell_refused()
+            self.report_refused()
 
     def _streamed(self, message: str, ok: bool) -> None:
         """Handle the server's message whether a topic streams broadcasts from the database."""
@@ -205,6 +205,6 @@ class Subscription:
         """Return whether changes belong to this login, and count them."""
         if self._unjoined:
             return False
-        if self._services.rate.came(number, time.monotonic()):
+        if self._services.rate.count(number, time.monotonic()):
             self._services.on_overload()
         return True

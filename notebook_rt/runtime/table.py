@@ -39,18 +39,18 @@ from notebook_rt.runtime.waiting import Question
 from notebook_rt.store.journal import JournalledTable
 from notebook_rt.store.marks import Mark
 from notebook_rt.store.order import Ordered
+from notebook_rt.store.reporter import Reporter
 from notebook_rt.store.table import Table
-from notebook_rt.store.telling import Telling
 from notebook_rt.sync.connection.joins import Priority
 from notebook_rt.sync.events import (
     ColumnsSuspect,
     Effect,
     Event,
     Gap,
+    Logged,
     Ranked,
     ReceivedMany,
     RowSuspect,
-    Told,
 )
 from notebook_rt.sync.table.mirror import Mirror
 
@@ -84,17 +84,17 @@ class TableDriver(Driver):
         super().__init__(spec, topic, services, dtype_backend=dtype_backend, priority=priority)
         self.lazy = lazy
         """Whether it starts with the first use and stops when it is no longer used."""
-        self.looked_at = 0.0
+        self.used_at = 0.0
         self.strategies = strategies or Strategies()
         self.overlay: Overlay | None = None
         """The overlay of local edits; None before the first snapshot."""
         self.on_shown: list[Callable[[Overlay], None]] = []
         """Called with a new overlay before its rows are visible."""
-        self._telling = Telling()
+        self._reporter = Reporter()
         self._edited: list[Sequence[RowChange]] = []
         """Changes of the view by local edits that are not reported yet."""
         self._edits = 0
-        self._edits_told = 0
+        self._edits_reported = 0
         self._questions: list[Question] = []
         self._shown: JournalledTable | None = None
         self._made: dict[int, JournalledTable] = {}
@@ -117,7 +117,7 @@ class TableDriver(Driver):
 
     def start(self) -> None:
         """Start; a lazy table with its first use."""
-        if not self._started and not (self.lazy and not self.looked_at):
+        if not self._started and not (self.lazy and not self.used_at):
             self._started = True
             if self.keeping is not None and self.keeping.is_there:
                 self._early = []
@@ -125,30 +125,30 @@ class TableDriver(Driver):
             else:
                 self._begin()
             if self.lazy:
-                self._see_who_looks()
+                self._leave_if_unused()
 
-    def look(self) -> None:
-        self.looked_at = time.monotonic()
+    def touch(self) -> None:
+        self.used_at = time.monotonic()
         if not self._started and self.status != "closed":
             self.thread.call(self.start)
 
-    def _see_who_looks(self) -> None:
+    def _leave_if_unused(self) -> None:
         """Leave the channel when there are no listeners and the table was not used for a while."""
         if self.status == "closed":
             return
         if self.awaited:  # regardless of the duration of the first load
-            self.looked_at = time.monotonic()
-        idle = time.monotonic() - self.looked_at
+            self.used_at = time.monotonic()
+        idle = time.monotonic() - self.used_at
         unused = not self.listeners and self.recording is None
         if unused and idle >= self.options.lazy_after:
             self.place.leave()
             self._forget()  # also that the channel was left: that is no reason to poll
-            self._telling = Telling()  # it would keep the rows
-            self._started, self.looked_at = False, 0.0
+            self._reporter = Reporter()  # it would keep the rows
+            self._started, self.used_at = False, 0.0
             self.set_status("loading", "nobody looks")
             return
         loop = asyncio.get_running_loop()
-        loop.call_later(max(1.0, self.options.lazy_after - idle), self._see_who_looks)
+        loop.call_later(max(1.0, self.options.lazy_after - idle), self._leave_if_unused)
 
     def keep(self, disk: Disk, asked: bool) -> None:
         """Store the table on disk from now on; ``asked``: because it was requested for this table."""
@@ -158,7 +158,7 @@ class TableDriver(Driver):
             except OSError as error:
                 disk.say(f'table "{self.name}" cannot be kept on disk: {error}')
                 return
-            self.keeping.look()
+            self.keeping.schedule()
         self.keeping.asked |= asked
 
     def record(self, span: int, most: int, on_disk: bool = False) -> Recording:
@@ -178,7 +178,7 @@ class TableDriver(Driver):
         while (  # noqa: ASYNC110 - not every condition tells when it changes
             self.status not in ("closed", "error")
             and self.machine.arriving(time.monotonic())
-            and self.services.calm()
+            and self.services.in_grace()
             and not self.place.crowded
         ):
             await asyncio.sleep(LOOK_EVERY)
@@ -205,13 +205,13 @@ class TableDriver(Driver):
         self._made[id(rows)].adopt(warm.table)
         self._show(rows, schema, warm.ranked)
         with self.services.lock:
-            self._telling.tell(())  # the first rows shown are not a change
+            self._reporter.report(())  # the first rows shown are not a change
         said = warm.said(dt.datetime.now(dt.UTC))
         self.synced_at = pd.Timestamp(warm.as_of)
         self.version += 1
         self.changed_at = time.monotonic()
         self.set_status("stale", said)
-        self.settle(None)
+        self.wake_waiting(None)
         versions = await asyncio.to_thread(warm.versions.by_key)
         if self._early is not None:
             memory = warm.kept.latest.memory
@@ -234,9 +234,9 @@ class TableDriver(Driver):
     def _drop(self) -> Sequence[RowChange]:
         gone: Sequence[RowChange] = ()
         if self.listeners:
-            gone = self._telling.drop()
+            gone = self._reporter.drop()
         else:  # no report has to be revoked
-            self._telling = Telling()
+            self._reporter = Reporter()
         self._forget()
         if self.recording is not None:
             self.recording.drop()
@@ -292,7 +292,7 @@ class TableDriver(Driver):
     @property
     def answered(self) -> bool:
         """Whether REST has said whether there is such a table."""
-        failed = self.error is not None and not self._asking_again
+        failed = self.error is not None and not self._retrying
         return failed or self.machine.schema is not None
 
     def refusal(self, message: str) -> tuple[NotebookRTError, bool]:
@@ -319,12 +319,12 @@ class TableDriver(Driver):
         if not edited:
             return carry_out
 
-        def tell_and_carry_out() -> None:
+        def report_and_carry_out() -> None:
             for changes in edited:  # before later ones
                 self.publish(changes, "edit")
             carry_out()
 
-        return tell_and_carry_out
+        return report_and_carry_out
 
     @contextmanager
     def _applying(self, event: Event) -> Iterator[None]:
@@ -332,7 +332,7 @@ class TableDriver(Driver):
         read.
         """
         flood = isinstance(event, ReceivedMany) and len(event.changes) >= FLOOD
-        if not flood or self.listeners or self._shown is None or not self._telling.plain:
+        if not flood or self.listeners or self._shown is None or not self._reporter.plain:
             yield
             return
         self._shown.defer = True
@@ -341,26 +341,26 @@ class TableDriver(Driver):
         finally:
             self._shown.defer = False
 
-    def _heard(self, event: Event, effects: Sequence[Effect]) -> None:
+    def _on_effects(self, event: Event, effects: Sequence[Effect]) -> None:
         if self._checks.waiting:
             self._checks.decided(self.machine.undecided)
         if self.recording is not None:
-            self.recording.hear(effects)
+            self.recording.receive(effects)
         if self.keeping is not None:
             if isinstance(event, Gap) and event.reason == ANOTHER_LOGIN:
                 self.keeping.arm()
-            self.keeping.look()
+            self.keeping.schedule()
 
     def _carry(self, effect: Effect) -> None:
         match effect:
             case Ranked(keys):
                 if self.ordered is not None:
                     self.ordered.rank(keys)
-                    self._tell_moved()
-            case Told("learnt", detail):
+                    self._handle_reorder()
+            case Logged("learnt", detail):
                 for question in self._questions:
                     question.learnt(detail["named"])
-            case Told("source", detail):
+            case Logged("source", detail):
                 self.services.on_note(
                     "info",
                     f'table "{self.spec.table}": the database does not broadcast its changes to it '
@@ -423,11 +423,11 @@ class TableDriver(Driver):
             edits = self._edits
         for changes in edited:
             self.publish(changes, "edit")
-        self._edits_told = edits
+        self._edits_reported = edits
 
     def catch_up(self) -> None:
         super().catch_up()
-        if self._edits_told != self._edits:
+        if self._edits_reported != self._edits:
             self.thread.call(self._publish_edits)
 
     def snapshot(self) -> pd.DataFrame | None:
@@ -486,7 +486,7 @@ class TableDriver(Driver):
                 ordered = Ordered(table, spec.order, spec.limit, carried)
                 ordered.rank(ranked)
             self.ordered, self.table = ordered, table
-            self._telling.show(table, ordered)
+            self._reporter.show(table, ordered)
         if self.recording is not None:
             self.recording.show(rows, before=before)
 
@@ -503,16 +503,16 @@ class TableDriver(Driver):
     ) -> None:
         """Report the effect of a table's change on the view."""
         with self.services.lock:
-            told = self._telling.tell(changes)
+            told = self._reporter.report(changes)
         super().publish(told, cause, commit_time)
 
     def _is_of_now(self, cause: str) -> bool:
         """Return whether a batch proves the other rows: not while a gap is open."""
         return super()._is_of_now(cause) and (cause == "snapshot" or self.machine.gapless)
 
-    def _tell_moved(self) -> None:
+    def _handle_reorder(self) -> None:
         """Handle a new order, in which other rows may be among the first."""
         with self.services.lock:
-            told = self._telling.tell(())
+            told = self._reporter.report(())
         if told:
             super().publish(told, "refill")

@@ -116,7 +116,7 @@ class TableEdits(msgspec.Struct, frozen=True):
         self.writes.wait_for(editor, [op.id])
         left = outbox.get(op.id)
         if left is None:
-            row = outbox.fate(op.id)[1]
+            row = outbox.outcome(op.id)[1]
             if row is None:
                 raise QueueError(f'table "{table}": the row was discarded before it was inserted')
             return editor.key_of(row)

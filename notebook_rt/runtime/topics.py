@@ -71,7 +71,7 @@ class SharedTopic:
     def remove(self, follower: Follower) -> None:
         self._followers.remove(follower)
 
-    def tell_state(self, follower: Follower) -> None:
+    def report_state(self, follower: Follower) -> None:
         """Tell a follower that has just taken its place what the others know."""
         if self._channel is not None:
             follower.joined(self._channel)
@@ -100,19 +100,19 @@ class SharedTopic:
         return ()
 
     def joined(self, channel: SocketChannel) -> None:
-        self._topics.hurry()
+        self._topics.retry_now()
         self._channel, self._confirmation = channel, None
         for follower in self.here:
             follower.joined(channel)
 
     def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
-        self._topics.hurry()
+        self._topics.retry_now()
         self._channel = self._confirmation = None
         for follower in self.here:
             follower.lost(reason, error)
 
     def evicted(self) -> None:
-        self._topics.hurry()
+        self._topics.retry_now()
         self._channel = self._confirmation = None
         for follower in self.here:
             follower.evicted()
@@ -124,7 +124,7 @@ class SharedTopic:
         pass
 
     def system(self, payload: Mapping[str, Any]) -> None:
-        self._topics.hurry()
+        self._topics.retry_now()
         if payload.get("status") == "ok" and payload.get("message") == REPLICATING:
             self._confirmation = payload
         for follower in self.here:
@@ -132,13 +132,13 @@ class SharedTopic:
 
     def broadcast(self, payload: Mapping[str, Any]) -> None:
         if payload.get("event") == EVENT:
-            self._topics.heard(Sent(self._name, payload.get("payload")))
+            self._topics.received(Sent(self._name, payload.get("payload")))
 
     def presence(self, event: str, payload: Mapping[str, Any]) -> None:
         pass
 
     def gap(self, reason: str) -> None:
-        self._topics.hurry()
+        self._topics.retry_now()
         for follower in self.here:
             follower.gap(reason)
 
@@ -158,12 +158,12 @@ class Topics:
         self._together = Together()
         self._timer: asyncio.TimerHandle | None = None
 
-    def heard(self, sent: Sent) -> None:
+    def received(self, sent: Sent) -> None:
         """A message of the log came."""
         streaming = [name for name, (topic, _) in self._topics.items() if topic.streams]
-        self._apply(self._together.came(sent, streaming, time.monotonic()))
+        self._apply(self._together.add(sent, streaming, time.monotonic()))
 
-    def hurry(self) -> None:
+    def retry_now(self) -> None:
         """What waits is applied before what follows."""
         self._apply(self._together.take_all())
 

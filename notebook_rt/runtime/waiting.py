@@ -1,6 +1,6 @@
 """Who waits for what a table's machine finds out: the verdict of an audit, or columns that it learns.
 
-In: what the machine tells (``Told``), on the loop. Out: futures, for threads of users.
+In: what the machine tells (``Logged``), on the loop. Out: futures, for threads of users.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Check(msgspec.Struct):
     undecided: frozenset[Key] = frozenset()
     """Rows that the audit could not decide, and that were not read again yet."""
 
-    def settle(self) -> None:
+    def resolve(self) -> None:
         """Say the verdict, if it is final."""
         final = not (self.judging or self.undecided)
         if self.found is not None and final and not self.future.done():
@@ -65,7 +65,7 @@ class Checks:
                 check.differed = int(detail.get("changed", 0))
                 check.judging = bool(detail.get("differing"))
                 check.undecided = detail.get("undecided", frozenset())
-                check.settle()
+                check.resolve()
 
     def differed(self) -> None:
         """Rows that an audit had left undecided were read again, and were others."""
@@ -77,7 +77,7 @@ class Checks:
         for check in self._checks:
             if check.undecided:
                 check.undecided &= frozenset(undecided)
-                check.settle()
+                check.resolve()
 
     def judged(self, differed: int, *, final: bool) -> None:
         """So many rows that the audits have found were lost; ``final``: of all it is known now."""
@@ -85,9 +85,9 @@ class Checks:
             if check.found is not None:
                 check.differed += differed
                 check.judging &= not final
-                check.settle()
+                check.resolve()
 
-    def again(self) -> None:
+    def reset(self) -> None:
         """Nothing that was found counts any more."""
         for check in self._checks:
             check.found = None  # the next audit says the rest anew

@@ -44,7 +44,7 @@ from notebook_rt.sync.watch import Turn, Watch
 
 logger = logging.getLogger("notebook_rt")
 
-Told: TypeAlias = Callable[[dict[str, Any]], Any]
+OnTurn: TypeAlias = Callable[[dict[str, Any]], Any]
 
 _AT_A_TIME: Final = 10_000
 """Rows read at a time for a function; the table is locked meanwhile."""
@@ -78,10 +78,10 @@ class _Cut(msgspec.Struct, frozen=True):
     """The keys that the filter selects; None: the condition is a function."""
 
 
-class _Looked(msgspec.Struct, frozen=True):
+class _Reported(msgspec.Struct, frozen=True):
     """Marks that the rows of a cut have been reported."""
 
-    tell: Callable[[], object]
+    notify: Callable[[], object]
 
 
 class _Call(msgspec.Struct, frozen=True):
@@ -116,14 +116,14 @@ class Watching:
         self,
         frame: Watched,
         condition: Condition,
-        enter: Told,
-        leave: Told | None = None,
+        enter: OnTurn,
+        leave: OnTurn | None = None,
         *,
         name: str | None = None,
         at_once: bool = False,
         debounce: float = 0.0,
         failed: Callable[[Exception], object] | None = None,
-        looked: Callable[[], object] | None = None,
+        reported: Callable[[], object] | None = None,
     ) -> None:
         self._feed = feed = frame._feed
         self._what = f"{frame.name}.when"
@@ -131,7 +131,7 @@ class Watching:
         self._function = condition if callable(condition) else None
         self._selects: tuple[Schema, Callable[[Row], bool]] | None = None
         self._enter, self._leave = enter, leave
-        self._name, self._failed, self._looked = name, failed, looked
+        self._name, self._failed, self._reported = name, failed, reported
         self._make = partial(Watch, at_once=at_once, debounce=debounce)
         self._watches: dict[tuple[str, str], Watch] = {}
         self._memories: dict[tuple[str, str], Memory] = {}
@@ -140,7 +140,7 @@ class Watching:
         self._has_failed = False
         self._error: Exception | None = None
         """The first exception of the condition for the rows being evaluated."""
-        self._heard: tuple[str, str] | None = None
+        self._read_for: tuple[str, str] | None = None
         """The owner of the rows whose changes are received; None: they must be read. Used by the loop."""
         self._skipping = False
         """Whether too many items wait: the mailbox then reads the rows again. Used by the loop."""
@@ -159,9 +159,9 @@ class Watching:
                 before.stop()
             _named[id(frame._session), name] = self
         thread = feed.thread
-        self._stops = [frame._attach(self._hear, gather=False)]
-        thread.call(feed.status_listeners.add, self._look)
-        self._stops.append(lambda: thread.post(feed.status_listeners.remove, self._look))
+        self._stops = [frame._attach(self._receive, gather=False)]
+        thread.call(feed.status_listeners.add, self._read_later)
+        self._stops.append(lambda: thread.post(feed.status_listeners.remove, self._read_later))
         if failed is None:
             self._stops.append(feed.log_errors(self._what))
         try:
@@ -169,8 +169,8 @@ class Watching:
         except BaseException:
             self.stop()
             raise
-        if looked is not None and self._heard is None:
-            looked()
+        if reported is not None and self._read_for is None:
+            reported()
 
     def stop(self) -> None:
         """Stop calling the functions."""
@@ -178,9 +178,9 @@ class Watching:
         self._box.close()
         for stop in self._stops:
             stop()
-        self._let_go()
+        self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """Close the memories after `stop`: here, or in the mailbox thread once it no longer uses them."""
         if self._over and self._in_use.acquire(blocking=False):
             try:
@@ -192,11 +192,11 @@ class Watching:
 
     # On the loop
 
-    def _hear(self, batch: ChangeBatch) -> None:
+    def _receive(self, batch: ChangeBatch) -> None:
         feed = self._feed
-        if batch.cause == "login" or self._heard != feed.owner:
-            self._heard = None
-            self._look()
+        if batch.cause == "login" or self._read_for != feed.owner:
+            self._read_for = None
+            self._read_later()
         elif self._skipping:
             pass
         elif self._box.waiting > WAITING:
@@ -205,15 +205,15 @@ class Watching:
         else:
             self._box.put(batch)
 
-    def _look(self, status: Status = "live", reason: str = "") -> None:
+    def _read_later(self, status: Status = "live", reason: str = "") -> None:
         """Read the rows after the current notifications of the loop."""
-        if self._heard != self._feed.owner:
-            self._heard = None
+        if self._read_for != self._feed.owner:
+            self._read_for = None
             self._feed.thread.post(self._begin_later)
 
     def _begin_later(self) -> None:
         try:
-            if self._heard is None and not self._over:
+            if self._read_for is None and not self._over:
                 self._begin()
         except NotebookRTError as error:
             self._box.put(error)
@@ -232,7 +232,7 @@ class Watching:
             if feed.table is None or not feed.is_whole:
                 return
             cut = self._cut(feed.table, feed.ordered)
-            self._heard, self._skipping = cut.owner, False
+            self._read_for, self._skipping = cut.owner, False
         self._box.put(cut)
 
     def _cut(self, table: Table, view: Ordered | None) -> _Cut:
@@ -268,14 +268,14 @@ class Watching:
         assert self._filter is not None
         return self._feed.declared or set(self._filter.columns) <= schema.types.keys()
 
-    def _begin_anew(self) -> None:
-        self._heard = None
+    def _restart(self) -> None:
+        self._read_for = None
         self._begin_later()
 
     # On the mailbox thread
 
     def _take(
-        self, item: _Cut | _Looked | ChangeBatch | _Call | NotebookRTError | float | None
+        self, item: _Cut | _Reported | ChangeBatch | _Call | NotebookRTError | float | None
     ) -> Any:
         """Process an item of the loop: a cut, a batch, a time to check for due rows, None (read the rows
         again), an error; or a call put in here.
@@ -284,26 +284,28 @@ class Watching:
             with self._in_use:
                 if isinstance(item, _Call):
                     return self._call(item)
-                self._look_at(item)
+                self._process(item)
         finally:
-            self._let_go()
+            self._release()
         return None
 
-    def _look_at(self, item: _Cut | _Looked | ChangeBatch | NotebookRTError | float | None) -> None:
+    def _process(
+        self, item: _Cut | _Reported | ChangeBatch | NotebookRTError | float | None
+    ) -> None:
         match item:
             case NotebookRTError():
                 self._fail(item)
             case None:
-                self._feed.thread.call(self._begin_anew)
-            case _Looked():
-                item.tell()
+                self._feed.thread.call(self._restart)
+            case _Reported():
+                item.notify()
             case _Cut():
                 self._take_cut(item)
             case _ if self._judged is not None:
                 watch, now = self._judged[2], time.monotonic()
                 if isinstance(item, ChangeBatch):
-                    self._tell(self._judge(watch, item, now))
-                self._tell(watch.due(now))
+                    self._schedule_calls(self._judge(watch, item, now))
+                self._schedule_calls(watch.due(now))
         error, self._error = self._error, None
         if error is not None:
             self._fail(error)
@@ -316,13 +318,13 @@ class Watching:
         try:
             matching, others = self._read(watch, cut)
         except OutOfReachError:
-            self._feed.thread.call(self._begin_anew)
+            self._feed.thread.call(self._restart)
             return
         self._judged = cut.owner, cut.schema, watch
         turns = watch.whole(matching, others, time.monotonic())
-        self._tell(turns, first)
-        if self._looked is not None:
-            self._box.put(_Looked(self._looked))
+        self._schedule_calls(turns, first)
+        if self._reported is not None:
+            self._box.put(_Reported(self._reported))
 
     def _read(self, watch: Watch, cut: _Cut) -> tuple[Mapping[Key, Row], Mapping[Key, Row]]:
         """Return the matching rows in order, and existing rows that no longer match."""
@@ -366,7 +368,7 @@ class Watching:
             self._error = self._error or error
             return watch.matches(key)
 
-    def _tell(self, turns: Sequence[Turn], first: bool = False) -> None:
+    def _schedule_calls(self, turns: Sequence[Turn], first: bool = False) -> None:
         """Remember turns that are not reported; schedule the others, one row at a time.
 
         The ``first`` call also remembers that the alert exists, in the same write: a later kernel reports

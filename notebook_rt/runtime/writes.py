@@ -30,7 +30,7 @@ from notebook_rt.outbox.key_cache import ColumnName, KeyCache
 from notebook_rt.outbox.lease import kernel_name
 from notebook_rt.outbox.queue import Outbox
 from notebook_rt.outbox.rest import REQUEST_SECONDS
-from notebook_rt.outbox.sessions import whose
+from notebook_rt.outbox.sessions import session_of
 from notebook_rt.outbox.worker import Worker
 from notebook_rt.quoting import printable
 from notebook_rt.runtime.host import has_front_end, is_interactive
@@ -72,7 +72,7 @@ class Writes:
         self._open: OpenQueue | None = None
         self._ids: set[str] = set()
         """The ids of this session in queue files, one per login."""
-        self._told: set[Owner] = set()
+        self._reported_owners: set[Owner] = set()
         self._drivers: dict[TableDriver, Merges] = {}
         """The open tables, and the listeners for their merges."""
         project.table_listeners.add(self._table_opened)
@@ -81,8 +81,8 @@ class Writes:
         project.closers.append(self._close)
         project.refused = self.refused
         self._open_if_there()
-        self._looking: asyncio.Task[None] | None = None
-        project.thread.post(self._look_for_file)
+        self._opening_task: asyncio.Task[None] | None = None
+        project.thread.post(self._find_file)
 
     @property
     def owner(self) -> Owner:
@@ -130,14 +130,14 @@ class Writes:
                     self.path,
                     self.owner,
                     paused=self.paused,
-                    changed=self.listeners.tell,
+                    changed=self.listeners.notify,
                 )
                 self._open.outbox.adopt(self._ids)
                 self._ids.add(self._open.outbox.session.id)
-                self._tell_of_others(self._open.outbox)
-                self._tell_of_waiting(self._open.outbox)
-                self._tell_of_paused(self._open.outbox)
-                self._tell_of_refused(self._open.outbox)
+                self._report_others(self._open.outbox)
+                self._report_waiting(self._open.outbox)
+                self._report_paused(self._open.outbox)
+                self._report_refused(self._open.outbox)
                 for driver, on_merge in self._drivers.items():
                     self._open.add(driver, on_merge)
                 self.project.thread.post(self._open.start)
@@ -153,7 +153,7 @@ class Writes:
         if known is None and column not in self._asked:
             self._asked.add(column)
             thread = self.project.thread
-            thread.post(lambda: thread.spawn(self.keys.look(column, self._ask), "keys"))
+            thread.post(lambda: thread.spawn(self.keys.check(column, self._ask), "keys"))
         return bool(known)
 
     async def _ask(self, query: Query) -> Page:
@@ -173,7 +173,7 @@ class Writes:
         """
         changed = threading.Event()
         outbox = self.opened().outbox
-        self.tell_worker(Worker.wake)
+        self.call_worker(Worker.wake)
         with contextlib.ExitStack() as ends:
             ends.callback(outbox.subscribe(changed.set))
             leave, answer = (time.monotonic() + s for s in (LEAVE_SECONDS, ANSWER_SECONDS))
@@ -189,7 +189,7 @@ class Writes:
                 changed.wait(min(remaining, POLL_SECONDS))
         self.project.thread.wait(asyncio.sleep(0))  # the loop shows it right after storing
 
-    def tell_worker(self, what: Callable[[Worker], object]) -> None:
+    def call_worker(self, what: Callable[[Worker], object]) -> None:
         """Call a function with the worker on the loop, if there is a worker."""
         if self._open is not None:
             self.project.thread.post(what, self._open.worker)
@@ -251,36 +251,36 @@ class Writes:
     def listen(self, fn: Callable[[], object]) -> Callable[[], None]:
         return self.listeners.add(fn)
 
-    def _tell_of_others(self, outbox: Outbox) -> None:
+    def _report_others(self, outbox: Outbox) -> None:
         """Report once per login that the file contains its writes, too."""
         others = {
             owner: number
             for owner, number in outbox.others().items()
             if (owner.project, owner.login) != (self.owner.project.rstrip("/"), self._login)
         }
-        for owner in others.keys() - self._told:
+        for owner in others.keys() - self._reported_owners:
             number = others[owner]
             text = printable(
                 f"{number} unsent {'write' if number == 1 else 'writes'} in {outbox.path} "
-                f"{'is' if number == 1 else 'are'} of {owner.words}: kept until that login comes"
+                f"{'is' if number == 1 else 'are'} of {owner.description}: kept until that login comes"
             )
             logger.warning(text)
             self.project.thread.post(self.project.note, "info", text)
-        self._told |= others.keys()
+        self._reported_owners |= others.keys()
 
-    def _tell_of_waiting(self, outbox: Outbox) -> None:
+    def _report_waiting(self, outbox: Outbox) -> None:
         """Report edits left by other sessions, which are sent when this one connects."""
         waiting = outbox.counts()["waiting"] - len(outbox.left())
         if waiting > 0:
             writes = "1 write" if waiting == 1 else f"{waiting:,} writes"
             logger.info("%s of other sessions %s sent", writes, "is" if waiting == 1 else "are")
 
-    def _tell_of_paused(self, outbox: Outbox) -> None:
+    def _report_paused(self, outbox: Outbox) -> None:
         """Report edits of a session that ended while paused: they are not sent before ``resume``."""
         left = outbox.left()
         if not left:
             return
-        one, by = len(left) == 1, whose(left[-1], outbox.sessions())
+        one, by = len(left) == 1, session_of(left[-1], outbox.sessions())
         text = printable(
             f"{len(left)} {'edit' if one else 'edits'} of another session {'waits' if one else 'wait'}, "
             f"the last by {by}: rt.queue.resume() or rt.queue.retry() sends {'it' if one else 'them'}"
@@ -288,7 +288,7 @@ class Writes:
         logger.warning(text)
         self.project.thread.post(self.project.note, "info", text)
 
-    def _tell_of_refused(self, outbox: Outbox) -> None:
+    def _report_refused(self, outbox: Outbox) -> None:
         """Report refused edits of earlier sessions, which tables still show.
 
         A script that only reads gets no report: they are in ``repr``, ``reason`` and health.
@@ -316,9 +316,9 @@ class Writes:
 
     # On the loop
 
-    def _look_for_file(self) -> None:
+    def _find_file(self) -> None:
         if not self.project.closed:
-            self._looking = self.project.thread.spawn(
+            self._opening_task = self.project.thread.spawn(
                 self._open_once_there(), "looking for the queue's file"
             )
 
@@ -352,12 +352,12 @@ class Writes:
 
     def _state_changed(self, state: State, reason: str) -> None:
         if state == "connected":
-            self.tell_worker(Worker.wake)
+            self.call_worker(Worker.wake)
 
     def _login_changed(self) -> None:
         login, self._login = self._login, self.project.credentials.login
         if login == self._login:
-            self.tell_worker(Worker.wake)
+            self.call_worker(Worker.wake)
             return
         # Operations of the other login are neither shown nor sent.
         with self._lock:
@@ -369,13 +369,13 @@ class Writes:
         self._open_if_there()
 
     async def _close(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
+        if self._opening_task is not None:
+            self._opening_task.cancel()
         with self._lock:
             old, self._open = self._open, None
         if old is not None:
-            await old.linger()
+            await old.send_last()
             if not has_front_end():  # a notebook's widgets show it
                 with contextlib.suppress(QueueError):  # the file was damaged meanwhile
-                    await old.worker.outcomes.on_disk(old.tell_what_is_left)
+                    await old.worker.outcomes.on_disk(old.report_unsent)
             await old.aclose()

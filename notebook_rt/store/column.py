@@ -64,7 +64,7 @@ class ColumnStore(ABC):
     def null_count(self) -> int:
         """Return the number of null values."""
 
-    def odd_count(self) -> int:
+    def unfit_count(self) -> int:
         """Return the number of values that do not fit the column's type."""
         return 0
 

@@ -225,9 +225,9 @@ class FixedColumn(ColumnStore):
         resting = _resting(self.kind, self.backend, mask is not None)
         if resting is None:
             return guard.copy()
-        self._data.lend(guard, (data, array), resting[0])
+        self._data.share(guard, (data, array), resting[0])
         if mask is not None and self._mask is not None:
-            self._mask.lend(guard, (mask, array), resting[1])
+            self._mask.share(guard, (mask, array), resting[1])
         return guard
 
     def array(self) -> Any:
@@ -304,15 +304,15 @@ class ComputedFloats(FixedColumn):
     def __init__(
         self, data: NDArray[Any], pg_type: str, backend: Backend, numeric: Numeric
     ) -> None:
-        self._looked = False
+        self._checked = False
         self._found: Dense | None = None
         super().__init__(data, None, pg_type, backend, numeric)
 
     @property
     def _mask(self) -> Dense | None:
         # Every step reads it before it writes (`advance`), so the mask is made from the computed data.
-        if not self._looked:
-            self._looked = True
+        if not self._checked:
+            self._checked = True
             data = self._data.peek()
             if len(data) and np.isnan(data.min()):  # much faster than checking each
                 self._found = Dense(np.isnan(data))
@@ -357,9 +357,9 @@ def _resting(of: Kind, backend: Backend, masked: bool) -> tuple[Counts, Counts] 
     array = _array_maker(of, backend)(view, nulls if masked else None)
     index, kept = pd.RangeIndex(2), None if of in STORED else object
     guard: Any = pd.Series(array, index=index, copy=False, dtype=kept)
-    data.lend(guard, (view, array), ())
+    data.share(guard, (view, array), ())
     if masked:
-        mask.lend(guard, (nulls, array), ())
+        mask.share(guard, (nulls, array), ())
     del view, nulls, array, guard
     resting = data.counts(), mask.counts()
     frame = pd.DataFrame({"x": data.guard}, index=index, copy=False)
@@ -380,7 +380,7 @@ class ObjectColumn(ColumnStore):
     ) -> None:
         super().__init__(pg_type, backend, numeric)
         self._data = Dense(objects(self._kept(values)))
-        self._odd = self._count_odd(values)
+        self._unfit = self._count_unfit(values)
 
     def __len__(self) -> int:
         return self._data.size
@@ -392,8 +392,8 @@ class ObjectColumn(ColumnStore):
     def null_count(self) -> int:
         return sum(value is None for value in self._data.peek().tolist())
 
-    def odd_count(self) -> int:
-        return self._odd
+    def unfit_count(self) -> int:
+        return self._unfit
 
     def values(self, places: Positions) -> list[Any]:
         found: list[Any] = self._data.peek()[places].tolist()
@@ -408,11 +408,11 @@ class ObjectColumn(ColumnStore):
         places, values = differing(self, places, values)
         if not values and not step.moves:
             return self, False
-        if self._odd:
-            self._odd -= self._count_odd(self.values(np.concatenate([places, step.gone])))
-        self._odd += self._count_odd(values) + self._count_odd(added)
+        if self._unfit:
+            self._unfit -= self._count_unfit(self.values(np.concatenate([places, step.gone])))
+        self._unfit += self._count_unfit(values) + self._count_unfit(added)
         self._data.advance(step, places, objects(self._kept(values)), objects(self._kept(added)))
-        if not self._odd and self.kind in CLASSES:
+        if not self._unfit and self.kind in CLASSES:
             return column_of(self.everything(), self.pg_type, self.backend, self.numeric), True
         return self, True
 
@@ -427,7 +427,7 @@ class ObjectColumn(ColumnStore):
         resting = _resting("json", None, False)
         if resting is None:
             return made.copy()
-        self._data.lend(made, (array, array), resting[0])
+        self._data.share(made, (array, array), resting[0])
         return made
 
     def array(self) -> Any:
@@ -447,7 +447,7 @@ class ObjectColumn(ColumnStore):
         if self.kind == "decimal":
             return exact_arrow(self.everything())
         wanted = arrow_type(self.pg_type)
-        if self._odd or (wanted is None and self.kind != "array"):
+        if self._unfit or (wanted is None and self.kind != "array"):
             return None
         try:
             made = pa.array(self.everything(), wanted)
@@ -458,7 +458,7 @@ class ObjectColumn(ColumnStore):
     def _kept(self, values: Sequence[Any]) -> Sequence[Any]:
         return [freeze(value) for value in values] if self.kind in ("json", "array") else values
 
-    def _count_odd(self, values: Sequence[Any]) -> int:
+    def _count_unfit(self, values: Sequence[Any]) -> int:
         """Return how many of ``values`` do not fit the column's type."""
         if self.kind not in CLASSES:
             return 0
@@ -553,7 +553,7 @@ class TextColumn(ColumnStore):
     def _advance(
         self, step: Step, places: Positions, values: Sequence[Any], added: Sequence[Any]
     ) -> tuple[ColumnStore, bool]:
-        if self.made_anew(len(places) + step.breaks):
+        if self.rebuilds(len(places) + step.breaks):
             if not self._renew_changed(step, places, values, added):
                 return self, False
             self._array = None
@@ -574,7 +574,7 @@ class TextColumn(ColumnStore):
             self._renew(pa.concat_arrays(self._chunks))
         return self, True
 
-    def made_anew(self, changes: int) -> bool:
+    def rebuilds(self, changes: int) -> bool:
         """Return whether a step of that many updates and deletions rebuilds all chunks, in Arrow's C++."""
         return changes > _MANY * (1 + len(self) // CHUNK)
 
@@ -623,9 +623,9 @@ class TextColumn(ColumnStore):
         if not differs.any() and not step.moves:
             return False
         order = np.empty(step.after, "int64")
-        kept = slice(step.kept) if step.at is None else step.landing(step.staying)
+        kept = slice(step.kept) if step.at is None else step.positions_after(step.staying)
         order[kept] = step.staying
-        order[step.landing(places[differs])] = len(self) + np.flatnonzero(differs)
+        order[step.positions_after(places[differs])] = len(self) + np.flatnonzero(differs)
         order[step.coming] = np.arange(len(both) - len(more), len(both))
         self._renew(pc.take(both, pa.array(order), boundscheck=False))
         return True

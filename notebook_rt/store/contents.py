@@ -47,7 +47,7 @@ _BESIDE: Final = 100_000
 """Number of rows from which a text column that must be rebuilt is rebuilt on its own thread."""
 
 
-class Foreseen(msgspec.Struct):
+class Preview(msgspec.Struct):
     """The changes that operations will make, and the rows that they concern, before and after."""
 
     changes: list[RowChange]
@@ -253,7 +253,7 @@ class Contents:
         parts = zip(names, key, strict=True) if isinstance(key, tuple) else ()
         return {**self.blank, **dict(parts), **row}
 
-    def foresee(self, ops: Sequence[Op]) -> Foreseen:
+    def preview(self, ops: Sequence[Op]) -> Preview:
         """Return the changes that ``ops`` will make."""
         old, numbers = self.looked_up(dict.fromkeys(op.key for op in ops))
         new = dict(old)
@@ -269,18 +269,18 @@ class Contents:
                 moved |= old[op.key] is not None
                 row = self.whole(op.key, {})
             new[op.key] = _overlaid(row, op.row, self.blank)
-        return Foreseen(list(changes_between(old, new)), moved, old, new, numbers)
+        return Preview(list(changes_between(old, new)), moved, old, new, numbers)
 
     # --- reading rows -------------------------------------------------------------------------
 
     def row(self, number: int) -> dict[str, Any]:
         """Return the row with this number, with all noted changes; makes no arrays for a single row."""
         if number in self.fresh:
-            return self._told(self.fresh[number])
+            return self._values_of(self.fresh[number])
         place = self.place(number)
         row = {name: column.value(place) for name, column in self.columns.items()}
         if number in self._changed:
-            row.update(self._told(self._changed[number]))
+            row.update(self._values_of(self._changed[number]))
         return row
 
     def rows(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
@@ -301,7 +301,7 @@ class Contents:
                 stored[key] = number
         for key, row in self.stored(stored).items():
             if stored[key] in self._changed:
-                row.update(self._told(self._changed[stored[key]]))
+                row.update(self._values_of(self._changed[stored[key]]))
             found[key] = row
         return found, numbers
 
@@ -319,7 +319,7 @@ class Contents:
             for key, values in zip(numbers, zip(*columns, strict=True), strict=True)
         }
 
-    def _told(self, row: Row) -> dict[str, Any]:
+    def _values_of(self, row: Row) -> dict[str, Any]:
         """Return the values of a noted row that belong to columns of the table."""
         known = self.blank
         return {name: value for name, value in row.items() if name in known}
@@ -365,7 +365,7 @@ class Contents:
         mine = [rows[at] for at in here.tolist()]
         everywhere = np.arange(len(here))
         for name, column in self.columns.items():
-            given, values = _given(mine, everywhere, name)
+            given, values = _values_given(mine, everywhere, name)
             found[here[given]] |= column.differs(places[given], values)
         return found
 
@@ -421,7 +421,7 @@ class Contents:
             nonlocal other
             for name in names:
                 known = name in self.schema.key
-                where, values = (_NONE, []) if known else _given(rows, places, name)
+                where, values = (_NONE, []) if known else _values_given(rows, places, name)
                 if step.moves or values:
                     added = [row[name] for row in fresh]
                     column, another = self.columns[name].advance(step, where, values, added)
@@ -435,7 +435,7 @@ class Contents:
             for name in names
             if step.before >= _BESIDE
             and isinstance(column := self.columns[name], TextColumn)
-            and column.made_anew(len(places) + len(gone))
+            and column.rebuilds(len(places) + len(gone))
         ]
         in_parallel(
             [partial(advance, [name]) for name in texts], partial(advance, names - {*texts})
@@ -452,7 +452,7 @@ class Contents:
                 self._returning = False
                 self.born = self._next
             self._stillborn = []
-            self.keys.settle()
+            self.keys.compact()
         return step.moves, other
 
     def _coming(self, gone: Positions) -> tuple[int, Positions, int, Positions | None]:
@@ -493,7 +493,7 @@ class Contents:
         self.born = self._next = len(self.keys) + len(kept)
 
 
-def _given(rows: Sequence[Row], places: Positions, name: str) -> tuple[Positions, list[Any]]:
+def _values_given(rows: Sequence[Row], places: Positions, name: str) -> tuple[Positions, list[Any]]:
     """Return the values of a column in the ``rows`` that have one, and the places of those rows."""
     try:
         return places, list(map(itemgetter(name), rows))

@@ -100,7 +100,7 @@ class Step(msgspec.Struct, frozen=True, eq=False, dict=True):
         """Whether rows are added or removed at all."""
         return bool(self.added or len(self.gone))
 
-    def landing(self, places: Positions) -> Positions:
+    def positions_after(self, places: Positions) -> Positions:
         """Return the positions after the step of the rows at ``places``, all of which stay."""
         if not self.breaks:
             return places
@@ -155,7 +155,7 @@ def _compose(first: Step, second: Step) -> Composed:
     if first.at is not None or second.at is not None:
         coming = np.arange(first.after)[first.coming]
         left = coming[second.stays(coming)]
-        return Composed(_through(first.runs, second.runs), left, second.landing(left), 0)
+        return Composed(_through(first.runs, second.runs), left, second.positions_after(left), 0)
     cut = int(np.searchsorted(second.gone, first.kept))
     holes = first.gone
     if cut:
@@ -249,7 +249,7 @@ class Buffer:
         shown = memoryview(self.data)[self.start : self.start + size]  # type: ignore[arg-type]  # arrays are buffers
         return np.asarray(shown.toreadonly())
 
-    def lend(self, guard: object, chain: tuple[object, ...], resting: tuple[int, ...]) -> None:
+    def share(self, guard: object, chain: tuple[object, ...], resting: tuple[int, ...]) -> None:
         """Keep ``guard`` while there are views; ``resting`` are the counts without any."""
         self.guard, self.chain, self.resting = guard, chain, resting
 
@@ -326,12 +326,12 @@ class Dense:
 
     @property
     def guard(self) -> object:
-        """The guard passed to `lend` for the current vector."""
+        """The guard passed to `share` for the current vector."""
         return self._front.guard
 
-    def lend(self, guard: object, chain: tuple[object, ...], resting: tuple[int, ...]) -> None:
-        """See `Buffer.lend`."""
-        self._front.lend(guard, chain, resting)
+    def share(self, guard: object, chain: tuple[object, ...], resting: tuple[int, ...]) -> None:
+        """See `Buffer.share`."""
+        self._front.share(guard, chain, resting)
 
     def advance(
         self,
@@ -343,7 +343,7 @@ class Dense:
         """Set ``values`` at ``places`` (before the step, none of them removed), then move rows."""
         self._lent = [buffer for buffer in self._lent if buffer.held()]
         front, back = self.peek(), self._back
-        landing = step.landing(places)
+        positions_after = step.positions_after(places)
         if back is not None and not self._fits(back, step):
             if back.held():
                 self._lent.append(back)
@@ -358,10 +358,10 @@ class Dense:
             _catch_up(back, front, step, *missed)
         back.release()
         data = back.rows(step.after)
-        data[landing] = values
+        data[positions_after] = values
         data[step.coming] = added
         left = self._front
-        self._back, self._missed = left, (step, landing)
+        self._back, self._missed = left, (step, positions_after)
         if not left.data.flags.writeable:  # shared
             self._back = self._missed = None
             if left.held():
@@ -389,7 +389,7 @@ def _catch_up(
     data[both.landed] = front[both.tail]
     if len(step.gone):
         written = written[step.stays(written)]
-    data[step.landing(written)] = front[written]
+    data[step.positions_after(written)] = front[written]
 
 
 def _close(data: NDArray[Any], runs: Runs, old: int, new: int) -> None:
@@ -409,7 +409,7 @@ def _copy_kept(back: Buffer, old: NDArray[Any], step: Step) -> None:
         if step.at is None:
             np.take(old, step.staying, out=data[: step.kept], mode="clip")
         else:
-            data[step.landing(step.staying)] = old[step.staying]
+            data[step.positions_after(step.staying)] = old[step.staying]
         return
     for to, of in step.runs:
         data[to] = old[of]

@@ -91,7 +91,7 @@ class JournalledTable(Table):
             old = {op.key: rows[op.key] for op in ops} if told is not None else {}
             self._play(ops, rows)
             if told is not None:
-                told.settle(list(changes_between(old, {key: rows[key] for key in old})))
+                told.resolve(list(changes_between(old, {key: rows[key] for key in old})))
 
     def _last_words(self, batches: Sequence[Sequence[Op]], keys: Iterable[Key]) -> list[Op]:
         """Return the operations on ``keys`` that no later one overrides, in their order."""

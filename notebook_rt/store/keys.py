@@ -227,7 +227,7 @@ class Keys:
         numbers = anew(np.fromiter(self._recent.values(), "int64", len(self._recent)))
         self._recent = dict(zip(self._recent, numbers.tolist(), strict=True))
 
-    def settle(self) -> None:
+    def compact(self) -> None:
         """Move the dict's keys to the arrays if there are many, and drop removed keys if there are many."""
         self.collect()
         many = len(self._recent) > self._most

@@ -43,10 +43,10 @@ class Kept:
         self.names = tuple(columns)
         self._schema = schema
         self._columns = columns
-        self._came = came
+        self._added = came
 
     def __len__(self) -> int:
-        return len(self._columns[self._schema.key[0]]) + len(self._came)
+        return len(self._columns[self._schema.key[0]]) + len(self._added)
 
     @cached_property
     def places(self) -> Mapping[Key, int]:
@@ -54,7 +54,7 @@ class Kept:
         key = self._schema.key
         parts = zip(*(self._columns[name].everything() for name in key), strict=True)
         keys = (self._schema.key_of(dict(zip(key, values, strict=True))) for values in parts)
-        return {**dict.fromkeys(self._came, -1), **{key: at for at, key in enumerate(keys)}}
+        return {**dict.fromkeys(self._added, -1), **{key: at for at, key in enumerate(keys)}}
 
     def row(self, place: int) -> dict[str, Any]:
         """Return the row at a place."""
@@ -118,9 +118,9 @@ class Mark:
             table = self.table
             with table.lock:
                 if self.table is table:  # else it was replaced meanwhile
-                    return self._look(table, keys)
+                    return self._read_rows(table, keys)
 
-    def _look(self, table: Stored, keys: Collection[Key]) -> dict[Key, dict[str, Any]]:
+    def _read_rows(self, table: Stored, keys: Collection[Key]) -> dict[Key, dict[str, Any]]:
         found = table.stored(keys)  # takes a step if necessary, whose changes are kept
         if self.lost:
             raise OutOfReachError("too many rows have changed since")

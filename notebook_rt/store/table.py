@@ -27,7 +27,7 @@ from notebook_rt.model.rows import Key, Op, Row, RowChange, WireRow
 from notebook_rt.model.types import Backend, Column, Schema, differs, key_part
 from notebook_rt.store.column import ColumnStore, Parts
 from notebook_rt.store.columns import of_parts
-from notebook_rt.store.contents import Contents, Foreseen
+from notebook_rt.store.contents import Contents, Preview
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.export import arrow_table
 from notebook_rt.store.load import Pages
@@ -173,19 +173,19 @@ class Table:
         """Apply ``ops`` in order, as one change. Return the changes if requested."""
         with self.lock:
             changes: list[RowChange] = []
-            foreseen = None
+            preview = None
             if want_changes:
-                foreseen = self._held.foresee(ops)
-                changes = foreseen.changes
-                if not changes and not foreseen.moved:
+                preview = self._held.preview(ops)
+                changes = preview.changes
+                if not changes and not preview.moved:
                     return changes
             if not ops:
                 return changes
             self.version += 1
             with uninterrupted():
                 if self._followers:
-                    self._tell_followers(ops, foreseen)
-                numbers = None if foreseen is None else foreseen.numbers
+                    self._record_for_followers(ops, preview)
+                numbers = None if preview is None else preview.numbers
                 full = self._held.write(ops, numbers)
             if full:
                 self._take_step()
@@ -258,15 +258,15 @@ class Table:
         """Become a table of ``columns``, made for this one, as one change; return changes if requested."""
         return self._become(Contents(schema, self.dtype_backend, columns), want_changes)
 
-    def _tell_followers(self, ops: Sequence[Op], foreseen: Foreseen | None) -> None:
+    def _record_for_followers(self, ops: Sequence[Op], preview: Preview | None) -> None:
         """Record for the followers the current values of the rows that ``ops`` change."""
         keys = dict.fromkeys(op.key for op in ops)
         before: dict[Key, Place | None] | None = None
         after: dict[Key, dict[str, Any] | None] | None = None
-        if foreseen is not None:  # copied, because listeners may change the rows that they receive
-            before = _placed(_copied(foreseen.old), foreseen.numbers)
+        if preview is not None:  # copied, because listeners may change the rows that they receive
+            before = _placed(_copied(preview.old), preview.numbers)
             if not self._held.nested:  # nested values are noted in another form than they are given
-                after = _copied(foreseen.new)
+                after = _copied(preview.new)
         for follower in tuple(self._followers):
             if follower.whole:
                 continue
@@ -416,7 +416,7 @@ class Table:
                 self._take_step()
                 changes = self._held.changes_to(new)
             self._before_step()
-            self._leave_to_marks()
+            self._hand_to_marks()
             self._leave_followers()
             self._hold(new)
             self._index = self._snapshot = None
@@ -438,7 +438,7 @@ class Table:
             held = self._held
             if not held.noted:
                 return
-            self._tell_marks()
+            self._record_for_marks()
             moves, other = held.step()
             if other:
                 self._snapshot = None
@@ -448,7 +448,7 @@ class Table:
                     held.renumber()
                     self._leave_followers()
 
-    def _tell_marks(self) -> None:
+    def _record_for_marks(self) -> None:
         """Give the marks the current values of the rows that the step will change."""
         self._mark = None
         marks = list(self._marks)
@@ -460,7 +460,7 @@ class Table:
             if mark.lost:
                 self._marks.discard(mark)
 
-    def _leave_to_marks(self) -> None:
+    def _hand_to_marks(self) -> None:
         """Leave the current rows to the marks, because other rows replace them."""
         self._mark = None
         marks, self._marks = list(self._marks), weakref.WeakSet()
@@ -527,7 +527,7 @@ class TableLoad(Pages):
     def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> Sequence[RowChange]:
         """Replace the table by the collected rows with ``ops`` applied, as one change."""
         table = self._table
-        self.keys.settle()  # once: page by page takes longer
+        self.keys.compact()  # once: page by page takes longer
         with table.lock:  # the table's columns may have changed by now
             new = Contents(table.schema, table.dtype_backend, self.columns(), self.keys)
             new.write([*self.again, *ops])

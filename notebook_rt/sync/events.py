@@ -307,7 +307,7 @@ class Progress(msgspec.Struct, frozen=True):
     total: int | None
 
 
-class Told(msgspec.Struct, frozen=True):
+class Logged(msgspec.Struct, frozen=True):
     """For metrics and the log: a gap opened, a reconciliation finished, an audit's verdict, drift.
 
     An audit's verdict is sent with its repair. Later ``explained`` revokes the differences, because late
@@ -346,5 +346,5 @@ Effect: TypeAlias = (
     | TurnOver
     | Rejoin
     | Progress
-    | Told
+    | Logged
 )

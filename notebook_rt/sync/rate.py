@@ -50,7 +50,7 @@ class ChangeRate:
             f"{plan.name} plan drops some for up to a minute"
         )
 
-    def came(self, changes: int, now: float) -> bool:
+    def count(self, changes: int, now: float) -> bool:
         """So many changes were received; True: from now on the server may be dropping some."""
         self._learn(changes, now)
         return self._full(self._received, changes, now)

@@ -140,7 +140,7 @@ class Usage:
         presence = never if self.plan is None else self.plan.presence_per_second
         self._near_rate, self._near_presence = NEAR * rate * TICK, NEAR * presence * TICK
         """Messages and presence messages in a tick above which the rate is near its limit."""
-        self._told: dict[tuple[Limit, bool], float] = {}
+        self._last_reported: dict[tuple[Limit, bool], float] = {}
         """When each warning was told last: of a limit that is near, and of one that is passed."""
 
     def received(self, size: int, counts: Counts, now: float) -> bool:
@@ -153,7 +153,7 @@ class Usage:
         if counts == "nothing":
             return False
         tick.messages += 1
-        return self._came_near(tick, counts)
+        return self._update_limits(tick, counts)
 
     def sent(self, size: int, counts: Counts, now: float) -> bool:
         """Count a frame that was sent, as ``received`` does."""
@@ -162,7 +162,7 @@ class Usage:
         if counts == "nothing":
             return False
         tick.sent += 1
-        return self._came_near(tick, counts)
+        return self._update_limits(tick, counts)
 
     def requested(self, purpose: Purpose, bytes_in: int, bytes_out: int, now: float) -> None:
         """Count a request over HTTP and its answer."""
@@ -238,8 +238,10 @@ class Usage:
         limit is passed.
         """
         never = float("-inf")
-        due = [n for n in near if now - self._told.get((n.limit, n.over), never) >= TELL_AGAIN]
-        self._told.update({(each.limit, each.over): now for each in due})
+        due = [
+            n for n in near if now - self._last_reported.get((n.limit, n.over), never) >= TELL_AGAIN
+        ]
+        self._last_reported.update({(each.limit, each.over): now for each in due})
         return due
 
     def sentence(self, hour: Hour) -> str:
@@ -261,7 +263,7 @@ class Usage:
         self._ticks.append(self._tick)
         return self._tick
 
-    def _came_near(self, tick: _Tick, counts: Counts) -> bool:
+    def _update_limits(self, tick: _Tick, counts: Counts) -> bool:
         count = tick.messages + tick.sent
         near = count > self._near_rate >= count - 1
         if counts == "presence":

@@ -130,7 +130,7 @@ class _ReadOnly:
     def leaving(self) -> pd.DataFrame:
         return pd.DataFrame()
 
-    def doubt(self) -> None:
+    def forget_columns(self) -> None:
         pass
 
     def batch(self) -> AbstractContextManager[None]:
@@ -169,7 +169,7 @@ class FrameOf(_ReadOnly):
         """The snapshot; an empty one before the first data. Never waits."""
         feed = self._frame._feed  # ``LiveFrame.df`` waits for the first data; here nobody may
         if self.status != "closed":
-            feed.look()
+            feed.touch()
         try:
             found = feed.snapshot()
         except NotebookRTError:  # it cannot be derived, and ``note`` says why
@@ -182,7 +182,7 @@ class FrameOf(_ReadOnly):
         status = str(self._frame.status)
         if status == "stale" and self._frame._feed.replayed():
             return "replay"
-        return CALM_WORDS.get(status, status) if self._frame._feed.calm() else status
+        return CALM_WORDS.get(status, status) if self._frame._feed.in_grace() else status
 
     @property
     def note(self) -> str:
@@ -228,7 +228,7 @@ class FrameOf(_ReadOnly):
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
         # To look again is not to be shown a batch: what code edits is not made from it.
-        return listen(self._frame._hear, fn)
+        return listen(self._frame._on_batch, fn)
 
 
 class TableOf(FrameOf):
@@ -295,7 +295,7 @@ class TableOf(FrameOf):
             self._leaving = (about, table.snapshot())
         return self._leaving[1]
 
-    def doubt(self) -> None:
+    def forget_columns(self) -> None:
         self._frame._edits.columns_suspect()
 
     def batch(self) -> AbstractContextManager[None]:
@@ -400,12 +400,12 @@ class MappedOf(_ReadOnly):
         # At once, too: nobody listened while nobody looked.
         stop = listen(partial(self._mapped.on_change, at_once=True), fn)
 
-        def look_if_gone(batch: object) -> None:
+        def check_alive(batch: object) -> None:
             if self._mapped.latest is None:
                 fn()
 
         # With another login the value is gone long before there is another one to be told of.
-        stops = [stop, *(source._attach(look_if_gone) for source in self._mapped.sources)]
+        stops = [stop, *(source._attach(check_alive) for source in self._mapped.sources)]
 
         def stop_all() -> None:
             for each in stops:

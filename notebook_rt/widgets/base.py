@@ -23,7 +23,7 @@ from notebook_rt.quoting import printable
 from notebook_rt.runtime import host
 from notebook_rt.widgets.lifetime import Cells
 from notebook_rt.widgets.pump import Pump
-from notebook_rt.widgets.sources import Eyes, Unsubscribe
+from notebook_rt.widgets.sources import OnViewer, Unsubscribe
 from notebook_rt.widgets.state import StateModel, cut
 from notebook_rt.widgets.transport import Budget, Link, ViewModel
 
@@ -43,7 +43,7 @@ def built(name: str) -> str:
     return (HERE / "built" / name).read_text("utf-8")
 
 
-class _Deafness:
+class _BusyKernel:
     """Whether a word from the browser can reach us now.
 
     A kernel without subshells handles no comm message while a cell runs. That a message was once
@@ -69,11 +69,11 @@ class _Deafness:
         shell.events.register("post_run_cell", lambda *_: setattr(self, "_busy", False))
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
-deafness = _Deafness()
+kernel_is_busy = _BusyKernel()
 pump = Pump()
 living: Cells[LiveWidget]
 
@@ -88,7 +88,7 @@ class LiveWidget(anywidget.AnyWidget):
     subscribe
         Called with "something changed"; returns how to stop listening.
     eyes
-        Told what the browser tells (``sources.Eyes``).
+        Told what the browser tells (``sources.OnViewer``).
     while_seen
         Listen only while somebody looks: what is behind a lazy table then stops too.
     static
@@ -107,21 +107,24 @@ class LiveWidget(anywidget.AnyWidget):
         *,
         subscribe: Callable[[Callable[[], object]], Unsubscribe],
         static: Callable[[], tuple[str, str]],
-        eyes: Eyes | None = None,
+        on_viewer: OnViewer | None = None,
         while_seen: bool = False,
     ) -> None:
         self._write = threading.RLock()
         self._static = static
         self._subscribe = subscribe
         self._while_seen = while_seen
-        self._eyes = eyes
+        self._on_viewer = on_viewer
         marimo_runs = host.cell_runs()
         self._link = Link(
-            model, pump.budget, eyes=self._told, deaf=lambda: deafness() or marimo_runs()
+            model,
+            pump.budget,
+            on_viewer=self._on_viewers,
+            deaf=lambda: kernel_is_busy() or marimo_runs(),
         )
-        self._stop: Unsubscribe = _nothing
+        self._stop: Unsubscribe = _do_nothing
         super().__init__()
-        deafness.watch()
+        kernel_is_busy.watch()
         comm = self.comm
         if not self.pin_replies_to_main and hasattr(comm, "_reply_subshell_for"):
             # ipykernel 7.4 answers on the shell that sent last: a click would wait for the cell.
@@ -144,15 +147,15 @@ class LiveWidget(anywidget.AnyWidget):
         """Somebody looks at a view of this widget."""
         return len(self._link.leases) > 0
 
-    def _told(self, word: Any) -> None:
-        if self._while_seen and word in ("seen", "unseen"):
-            self._listen(word == "seen")
-        if self._eyes is not None:
-            self._eyes(word)
+    def _on_viewers(self, content: Any) -> None:
+        if self._while_seen and content in ("seen", "unseen"):
+            self._listen(content == "seen")
+        if self._on_viewer is not None:
+            self._on_viewer(content)
 
     def _listen(self, on: bool) -> None:
         self._stop()
-        self._stop = self._subscribe(self.changed) if on else _nothing
+        self._stop = self._subscribe(self.changed) if on else _do_nothing
 
     def _follow_host(self) -> None:
         """marimo closes the comms of a cell that is run again, and forgets a visitor who has left:
@@ -194,13 +197,13 @@ class LiveWidget(anywidget.AnyWidget):
             if self.comm is not None:
                 self.layout.close()  # a comm of its own, which nobody else would close
             super().close()
-        self._let_go()
+        self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """Keep nothing of what was shown: a host may hold on to a closed widget (marimo does)."""
-        self._static, self._subscribe, self._eyes = (
+        self._static, self._subscribe, self._on_viewer = (
             lambda: (CLOSED, CLOSED),
-            lambda _: _nothing,
+            lambda _: _do_nothing,
             None,
         )
         self._link = Link(StateModel({}), Budget())
@@ -213,10 +216,10 @@ class LiveWidget(anywidget.AnyWidget):
     def _enqueue(self, _: object, content: Mapping[str, Any], buffers: Sequence[bytes]) -> None:
         # Runs on whatever thread the kernel likes: hand over, and never print (ipykernel#1564).
         if threading.current_thread().name.startswith("subshell-"):
-            deafness.subshells = True
-        pump.call(lambda: self._heard(content))
+            kernel_is_busy.subshells = True
+        pump.call(lambda: self._take_message(content))
 
-    def _heard(self, content: Mapping[str, Any]) -> None:
+    def _take_message(self, content: Mapping[str, Any]) -> None:
         if self._closed:
             return
         if content.get("t") == "library":
@@ -226,7 +229,7 @@ class LiveWidget(anywidget.AnyWidget):
         elif content.get("t") == "static":  # the page refuses the library: what a viewer would see
             pump.act(lambda: self._send_now({"t": "static", "html": self._static()[1]}, ()))
         else:
-            self._link.hear(content, pump.now())
+            self._link.receive(content, pump.now())
 
     def _send_library(self, name: str) -> None:
         try:

@@ -53,7 +53,7 @@ class _Values:
         return head, pack.bytes()
 
 
-def told(
+def cell_past(
     steps: Sequence[Step],
     reach: Reach,
     columns: Mapping[str, Column],

@@ -35,7 +35,7 @@ from notebook_rt.widgets.chartspec import Spec, kind_of, picture
 from notebook_rt.widgets.columns import NULL, Pack, cells, text_of
 from notebook_rt.widgets.moments import LOOK, Moments
 from notebook_rt.widgets.order import DUTY, column_of
-from notebook_rt.widgets.sources import Eyes, FrameSource
+from notebook_rt.widgets.sources import FrameSource, OnViewer
 from notebook_rt.widgets.state import cut, sentence
 from notebook_rt.widgets.transport import Message
 
@@ -209,7 +209,7 @@ class ChartModel:
         if unknown and not source.undeclared:
             raise ValueError(unknown)
         drawn = len(source.df.columns) and not unknown
-        if drawn and (trouble := self._trouble() or self._no_numbers()):
+        if drawn and (trouble := self._problem() or self._no_numbers()):
             raise ValueError(trouble)
         self._last = last
         self._points = points
@@ -235,14 +235,14 @@ class ChartModel:
         return f"{live}{self.kind} chart of {', '.join(self.y)}{by}, {self.source.name}"
 
     @property
-    def words(self) -> str:
+    def caption(self) -> str:
         """The same, and why there is no picture, where that is so."""
-        trouble = self.source.undeclared and self._trouble()
+        trouble = self.source.undeclared and self._problem()
         return f"{self.label}: {trouble}" if trouble else self.label
 
     def chart(self) -> alt.Chart:
         """The Altair chart, on a data source named ``live`` with columns ``x``, ``y``, ``c``."""
-        if self.source.undeclared and (trouble := self._trouble()):
+        if self.source.undeclared and (trouble := self._problem()):
             raise ValueError(trouble)
         made: alt.Chart = of_extra("altair").Chart.from_dict(self._plain(), validate=False)
         return made if self._style is None else self._style(made)
@@ -262,7 +262,7 @@ class ChartModel:
         if ending not in SAVED:
             endings = ", ".join(f".{kind}" for kind in SAVED)
             raise ValueError(f"a chart is saved as {endings}, not {path.name!r}")
-        if trouble := self._trouble():
+        if trouble := self._problem():
             raise ValueError(trouble)
         vl_convert = of_extra("vl_convert")
         spec = self.spec()
@@ -324,7 +324,7 @@ class ChartModel:
         """The columns that are drawn."""
         return [self.x, *self.y, *([self.color] if self.color else [])]
 
-    def _trouble(self) -> str:
+    def _problem(self) -> str:
         """Why nothing can be drawn of the table as it is now; empty if it can."""
         df = self.source.df
         if trouble := self._unknown([*map(str, df.index.names), *map(str, df.columns)]):
@@ -342,7 +342,7 @@ class ChartModel:
         return ""
 
     def whole(self, view: str) -> Sequence[Message]:
-        if self._trouble():
+        if self._problem():
             self._owed = True
             return self._note(view)
         return [self._head(view if self._drawn in ((), self._kinds()) else None)]
@@ -354,7 +354,7 @@ class ChartModel:
         if same and self.source.state() == self._past and not self._owed:
             self._waiting = False
             return []
-        if self._trouble():
+        if self._problem():
             if same and self.source.state() == self._past:
                 return []
             self._df, self._status = self.source.df, self.source.status
@@ -384,19 +384,19 @@ class ChartModel:
         if not len(self.source.df.columns) and not self.source.undeclared:
             return []
         self._past = self.source.state()
-        content = {"t": "note", "note": cut(self._trouble()), "past": self._past}
+        content = {"t": "note", "note": cut(self._problem()), "past": self._past}
         return [Message(content, whole=True, to=view)]
 
     def wants(self) -> float:
         # That a past is recorded has no event of its own: looked at now and then.
         return max(0.0, self._not_before - self._clock()) if self._waiting else LOOK
 
-    def heard(self, view: str, content: Mapping[str, Any]) -> None:
+    def received(self, view: str, content: Mapping[str, Any]) -> None:
         if content.get("t") == "past":  # of the widget, not of one view
             at = content.get("at")
             self.source.ask(None if at is None else int(at))
 
-    def left(self, view: str) -> None:
+    def view_closed(self, view: str) -> None:
         pass
 
     def _data(self) -> tuple[dict[str, Any], tuple[bytes, ...]]:
@@ -430,7 +430,7 @@ class ChartModel:
     def _histogram(self, df: pd.DataFrame) -> tuple[list[Any], int]:
         """Counted here, over every row; the bins' left edges, counts and right edges."""
         values = _floats(column_of(df, self.y[0]))
-        assert values is not None  # of _trouble
+        assert values is not None  # of _problem
         values = values[np.isfinite(values)]
         bins: Any = BINS
         if len(values) and pd.api.types.is_integer_dtype(column_of(df, self.y[0]).dtype):
@@ -489,7 +489,7 @@ class ChartWidget(LiveWidget):
         last: int | None = None,
         points: int = POINTS,
         style: Callable[[alt.Chart], alt.Chart] | None = None,
-        eyes: Eyes | None = None,
+        on_viewer: OnViewer | None = None,
     ) -> None:
         of_extra("vl_convert")  # before a browser misses it
         model = ChartModel(
@@ -508,8 +508,8 @@ class ChartWidget(LiveWidget):
         super().__init__(
             model,
             subscribe=source.on_change,
-            static=lambda: (model.words, f"<p>{escape(model.words)}</p>"),
-            eyes=eyes,
+            static=lambda: (model.caption, f"<p>{escape(model.caption)}</p>"),
+            on_viewer=on_viewer,
             while_seen=True,
         )
 
@@ -538,8 +538,8 @@ class ChartWidget(LiveWidget):
             raise ClosedError("this chart")
         self._model.save(Path(path))
 
-    def _let_go(self) -> None:
-        super()._let_go()
+    def _release(self) -> None:
+        super()._release()
         self._model = None
 
 

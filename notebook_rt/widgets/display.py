@@ -60,7 +60,7 @@ def health_bundle(session: Session) -> Bundle:
     """The health dot."""
     source = SessionHealth(session)
     return _bundle(
-        lambda: HealthWidget(source, eyes=_eyes(session)),
+        lambda: HealthWidget(source, on_viewer=_on_viewer(session)),
         lambda: (health_text(source.health()), health_html(source.health())),
     )
 
@@ -123,20 +123,20 @@ def status_bar(session: Session, presence: Presence | None = None) -> StatusBar:
         SessionHealth(session),
         SessionQueue(session.queue),
         None if presence is None else PeoplePresent(presence),
-        eyes=_eyes(session),
+        on_viewer=_on_viewer(session),
     )
 
 
 def notes(session: Session) -> NotesWidget:
     """What happens, as lines."""
-    return NotesWidget(SessionNotes(session), eyes=_eyes(session))
+    return NotesWidget(SessionNotes(session), on_viewer=_on_viewer(session))
 
 
-def _eyes(session: Session) -> Callable[[str], None]:
+def _on_viewer(session: Session) -> Callable[[str], None]:
     """A browser that is back, or a tab that is looked at again, makes the session try at once."""
 
-    def eyes(word: str) -> None:
+    def on_viewer(word: str) -> None:
         if word in ("online", "visible") and session.status in ("disconnected", "reconnecting"):
             session.retry()
 
-    return eyes
+    return on_viewer

@@ -25,7 +25,7 @@ from notebook_rt.widgets.base import HERE, LiveWidget, built, pump, static_table
 from notebook_rt.widgets.columns import text_of
 from notebook_rt.widgets.export import MAKERS
 from notebook_rt.widgets.gridmodel import GridModel
-from notebook_rt.widgets.sources import Eyes, FrameSource
+from notebook_rt.widgets.sources import FrameSource, OnViewer
 from notebook_rt.widgets.state import cut, sentence
 
 PREVIEW, ACROSS = 10, 30
@@ -139,7 +139,7 @@ class GridWidget(LiveWidget):
         group: str = "",
         title: str = "",
         by: str | None = None,
-        eyes: Eyes | None = None,
+        on_viewer: OnViewer | None = None,
     ) -> None:
         model = GridModel(
             source,
@@ -169,7 +169,7 @@ class GridWidget(LiveWidget):
                 grid_text(source, title),
                 grid_html(source, parse_names(columns), title),
             ),
-            eyes=eyes,
+            on_viewer=on_viewer,
             while_seen=True,
         )
 
@@ -239,6 +239,6 @@ class GridWidget(LiveWidget):
         pump.call(read)
         return found.result()
 
-    def _let_go(self) -> None:
-        super()._let_go()
+    def _release(self) -> None:
+        super()._release()
         self._selected, self._model = pd.DataFrame, None

@@ -189,9 +189,9 @@ class GridModel:
         replies = {name: view.replies for name, view in self._views.items()}
         for view in self._views.values():
             view.replies = []
-        laid = self._laid
+        overlaid = self._laid
         df = self._refresh()
-        if laid != self._laid:  # other columns, or others may be written, or hold other values
+        if overlaid != self._laid:  # other columns, or others may be written, or hold other values
             messages = [message for view in tuple(self._views) for message in self.whole(view)]
             return messages + [self._reply(df, name, r) for name, rs in replies.items() for r in rs]
         messages = []
@@ -211,21 +211,21 @@ class GridModel:
         buffers = content.pop("buffers", ())
         return Message({"t": "reply", **content}, buffers, to=view)
 
-    def left(self, view: str) -> None:
+    def view_closed(self, view: str) -> None:
         known = self._views.get(view)
         if known is not None:
             known.sent, known.held, known.file = None, False, b""
 
     def _refresh(self) -> pd.DataFrame:
         df = self._source.df
-        laid = (
+        overlaid = (
             tuple(self._source.fields_of(df)),
             tuple(self._hidden),
             None if self._pinned is None else tuple(self._pinned),
             self._writes.rights,
         )
-        if laid != self._laid:
-            self._laid, self._fields = laid, laid[0]
+        if overlaid != self._laid:
+            self._laid, self._fields = overlaid, overlaid[0]
             self._names = [f.name for f in self._shown()]
             number = max(self._layouts, default=0) + 1
             self._layouts[number] = self._names
@@ -401,7 +401,7 @@ class GridModel:
 
     # -- in ----------------------------------------------------------------------------------
 
-    def heard(self, view: str, content: Mapping[str, Any]) -> None:
+    def received(self, view: str, content: Mapping[str, Any]) -> None:
         handler = {
             "window": self._on_window,
             "sort": self._on_sort,
@@ -415,7 +415,7 @@ class GridModel:
             "edit": self._on_edit,
             "insert": self._on_insert,
             "delete": self._on_delete,
-            "doubt": self._on_doubt,
+            "doubt": self._on_refused,
             "select": self._on_select,
             "copy": self._on_copy,
             "paste": self._on_paste,
@@ -546,8 +546,8 @@ class GridModel:
         if keys:
             self._writes.delete(keys, self._answer(view, content))
 
-    def _on_doubt(self, view: _View, content: Mapping[str, Any]) -> None:
-        self._writes.doubt()
+    def _on_refused(self, view: _View, content: Mapping[str, Any]) -> None:
+        self._writes.forget_columns()
 
     def _on_paste(self, view: _View, content: Mapping[str, Any]) -> None:
         cell = self._cell(content)
@@ -624,7 +624,7 @@ class GridModel:
 
         def tell() -> None:
             try:
-                found, buffer = cellpast.told(
+                found, buffer = cellpast.cell_past(
                     past.steps(key),
                     reach,
                     columns,

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from notebook_rt.model.coerce import missing
-from notebook_rt.quoting import near
+from notebook_rt.quoting import did_you_mean
 from notebook_rt.widgets.groups import Group
 from notebook_rt.widgets.order import DUTY, Order, Positions, column_of
 
@@ -44,7 +44,7 @@ def checked_style(
     for name, how in (style or {}).items():
         if isinstance(how, str):
             if how not in STYLES:
-                hint = near(how, STYLES)
+                hint = did_you_mean(how, STYLES)
                 raise ValueError(
                     f"{name}: a style must be one of {', '.join(STYLES)}, not {how!r}{hint}"
                 )
@@ -52,7 +52,7 @@ def checked_style(
             continue
         for color in how.values():
             if color not in COLORS:
-                hint = near(color, COLORS)
+                hint = did_you_mean(color, COLORS)
                 raise ValueError(
                     f"{name}: a color must be one of {', '.join(COLORS)}, not {color!r}{hint}"
                 )

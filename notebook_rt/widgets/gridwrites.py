@@ -118,7 +118,7 @@ class GridWrites:
                 if column.name in texts:
                     values[column.name] = parse_typed(column, None if text is None else str(text))
                 elif self.needs(column):
-                    self.doubt()
+                    self.forget_columns()
                     raise ValueError(f"{column.name} is needed")
             except ValueError as error:
                 answer("refused", why=cut(error), column=column.name)
@@ -153,9 +153,9 @@ class GridWrites:
 
         self._act(delete)
 
-    def doubt(self) -> None:
+    def forget_columns(self) -> None:
         """What is known of the columns has refused what was typed: it may be old."""
-        self._source.doubt()
+        self._source.forget_columns()
 
     def paste(
         self,

@@ -11,7 +11,7 @@ from html import escape
 from typing import Any, Final
 
 from notebook_rt.widgets.base import LiveWidget, built, pump, static_table
-from notebook_rt.widgets.sources import Eyes, HealthReport, HealthSource, Unsubscribe
+from notebook_rt.widgets.sources import HealthReport, HealthSource, OnViewer, Unsubscribe
 from notebook_rt.widgets.state import LONG, Handler, StateModel, cut
 
 COLORS: Final = {
@@ -104,11 +104,11 @@ class HealthWidget(LiveWidget):
     _esm = built("health.js")
     _css = built("health.css")
 
-    def __init__(self, source: HealthSource, *, eyes: Eyes | None = None) -> None:
+    def __init__(self, source: HealthSource, *, on_viewer: OnViewer | None = None) -> None:
         state = HealthState(source)
         super().__init__(
-            StateModel({"health": state}, health_handlers(state), look=LOOK),
+            StateModel({"health": state}, health_handlers(state), reread=LOOK),
             subscribe=state.subscribe,
             static=lambda: (health_text(source.health()), health_html(source.health())),
-            eyes=eyes,
+            on_viewer=on_viewer,
         )

@@ -52,7 +52,7 @@ class Leases:
         """How many messages that asked for it the slowest looking view has not drawn."""
         return max((len(lease.asked) for lease in self._leases.values()), default=0)
 
-    def look(self, view: str) -> bool:
+    def renew(self, view: str) -> bool:
         """``view`` looks; True if it did not before, and so needs the whole state."""
         if view in self._leases:
             return False
@@ -66,7 +66,7 @@ class Leases:
     def acknowledge(self, view: str, seq: int, now: float) -> bool:
         """``view`` has drawn ``seq``; True if its lease had lapsed, so that it needs the whole."""
         if view not in self._leases:
-            return self.look(view)
+            return self.renew(view)
         lease = self._leases[view]
         for number in [number for number in lease.asked if number <= seq]:
             lease.late = now - lease.asked.pop(number) > PROMPT

@@ -67,7 +67,7 @@ class Moments:
         """What the other thread has found, of which moment, or why it has not."""
         self._why = ""
         self._answers = 0
-        self._told: dict[str, Any] | None = None
+        self._last_sent: dict[str, Any] | None = None
 
     # The slider
 
@@ -128,7 +128,7 @@ class Moments:
         past = self._live.past
         reach = None if past is None else past.reach()
         if reach is None:
-            self._told = None
+            self._last_sent = None
             return None
         shown = self._shown
         longest = sorted(reach.lost, key=lambda lost: (lost.until or reach.now) - lost.since)
@@ -136,17 +136,17 @@ class Moments:
         told = {
             "began": reach.began,
             "at": None if shown is None else shown.when,
-            "gaps": [_told(one) for one in lost],
+            "gaps": [_as_list(one) for one in lost],
             "gap": None
             if shown is None or shown.lost is None
-            else [*_told(shown.lost), shown.known],
+            else [*_as_list(shown.lost), shown.known],
             "why": self._why,
             "answers": self._answers,
         }
-        before = self._told
+        before = self._last_sent
         if before is None or reach.now - before["now"] > CLOCK or told != _without_now(before):
-            self._told = {**told, "now": reach.now}
-        return self._told
+            self._last_sent = {**told, "now": reach.now}
+        return self._last_sent
 
     @property
     def shown(self) -> int | None:
@@ -212,8 +212,8 @@ class Moments:
     def leaving(self) -> pd.DataFrame:
         return self._live.leaving() if self._shown is None else _NO_ROWS
 
-    def doubt(self) -> object:
-        return self._live.doubt()
+    def forget_columns(self) -> object:
+        return self._live.forget_columns()
 
     def batch(self) -> AbstractContextManager[None]:
         return self._writable().batch()
@@ -238,7 +238,7 @@ class Moments:
         return self._live
 
 
-def _told(lost: Lost) -> list[Any]:
+def _as_list(lost: Lost) -> list[Any]:
     return [lost.since, lost.until, cut(lost.reason, 200)]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from notebook_rt.widgets.base import LiveWidget, built, static_table
-from notebook_rt.widgets.sources import Eyes, NoteSource
+from notebook_rt.widgets.sources import NoteSource, OnViewer
 from notebook_rt.widgets.state import StateModel, cut
 
 SHOWN = 5
@@ -53,7 +53,7 @@ class NotesWidget(LiveWidget):
     _esm = built("notes.js")
     _css = built("notes.css")
 
-    def __init__(self, source: NoteSource, *, eyes: Eyes | None = None) -> None:
+    def __init__(self, source: NoteSource, *, on_viewer: OnViewer | None = None) -> None:
         state = NotesState(source)
 
         def static() -> tuple[str, str]:
@@ -65,5 +65,5 @@ class NotesWidget(LiveWidget):
             StateModel({"notes": state}, {"dismiss": state.dismiss}),
             subscribe=source.on_note,
             static=static,
-            eyes=eyes,
+            on_viewer=on_viewer,
         )

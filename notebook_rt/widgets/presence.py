@@ -11,7 +11,7 @@ from typing import Any
 from zlib import crc32
 
 from notebook_rt.widgets.base import LiveWidget, built, static_table
-from notebook_rt.widgets.sources import Eyes, Person, PresenceSource
+from notebook_rt.widgets.sources import OnViewer, Person, PresenceSource
 from notebook_rt.widgets.state import StateModel, cut
 
 FACES = 6
@@ -76,10 +76,10 @@ class PresenceWidget(LiveWidget):
     _esm = built("presence.js")
     _css = built("presence.css")
 
-    def __init__(self, source: PresenceSource, *, eyes: Eyes | None = None) -> None:
+    def __init__(self, source: PresenceSource, *, on_viewer: OnViewer | None = None) -> None:
         super().__init__(
             StateModel({"presence": lambda: presence_state(source.people())}),
             subscribe=source.on_presence,
             static=lambda: (presence_text(source.people()), presence_html(source.people())),
-            eyes=eyes,
+            on_viewer=on_viewer,
         )

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from notebook_rt.widgets.base import LiveWidget, built, pump, static_table
-from notebook_rt.widgets.sources import Eyes, QueuedWrite, QueueSource
+from notebook_rt.widgets.sources import OnViewer, QueuedWrite, QueueSource
 from notebook_rt.widgets.state import Handler, StateModel, cut
 
 LOOK = 2.0
@@ -69,12 +69,12 @@ class QueueWidget(LiveWidget):
     _esm = built("queue.js")
     _css = built("queue.css")
 
-    def __init__(self, source: QueueSource, *, eyes: Eyes | None = None) -> None:
+    def __init__(self, source: QueueSource, *, on_viewer: OnViewer | None = None) -> None:
         super().__init__(
             StateModel(
-                {"queue": lambda: queue_state(source.writes())}, queue_handlers(source), look=LOOK
+                {"queue": lambda: queue_state(source.writes())}, queue_handlers(source), reread=LOOK
             ),
             subscribe=source.on_queue,
             static=lambda: (queue_text(source.writes()), queue_html(source.writes())),
-            eyes=eyes,
+            on_viewer=on_viewer,
         )

@@ -273,7 +273,7 @@ class FrameSource(Protocol):
         ``df`` had them; deleted there and edited here, undecided, as the edits would leave them.
         """
 
-    def doubt(self) -> object:
+    def forget_columns(self) -> object:
         """What ``fields`` say has refused something: it may be old."""
 
     def batch(self) -> AbstractContextManager[None]:
@@ -293,7 +293,7 @@ class FrameSource(Protocol):
         """Decide a conflict; ``column`` None: all that are open of the row."""
 
 
-Eyes: TypeAlias = Callable[
+OnViewer: TypeAlias = Callable[
     [Literal["online", "offline", "visible", "hidden", "seen", "unseen"]], object
 ]
 """Told what the browser tells: its network, its tab, and whether a view of the widget is seen."""

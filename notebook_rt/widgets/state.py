@@ -47,9 +47,9 @@ class StateModel:
         parts: Mapping[str, Read],
         handlers: Mapping[str, Handler] | None = None,
         *,
-        look: float = float("inf"),
+        reread: float = float("inf"),
     ) -> None:
-        self._look = look
+        self._reread = reread
         self._parts = dict(parts)
         self._handlers = dict(handlers or {})
         self._sent: dict[str, Any] | None = None
@@ -65,13 +65,13 @@ class StateModel:
         self._sent = state
         return [Message({"t": "state", **state}, whole=True)]
 
-    def heard(self, view: str, content: Mapping[str, Any]) -> None:
+    def received(self, view: str, content: Mapping[str, Any]) -> None:
         handler = self._handlers.get(str(content.get("t")))
         if handler is not None:
             handler(content)
 
-    def left(self, view: str) -> None:
+    def view_closed(self, view: str) -> None:
         pass
 
     def wants(self) -> float:
-        return self._look
+        return self._reread

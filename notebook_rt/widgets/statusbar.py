@@ -18,8 +18,8 @@ from notebook_rt.widgets.health import (
 from notebook_rt.widgets.presence import presence_html, presence_state, presence_text
 from notebook_rt.widgets.queue import queue_handlers, queue_html, queue_state, queue_text
 from notebook_rt.widgets.sources import (
-    Eyes,
     HealthSource,
+    OnViewer,
     PresenceSource,
     QueueSource,
     Unsubscribe,
@@ -39,7 +39,7 @@ class StatusBar(LiveWidget):
         queue: QueueSource | None = None,
         presence: PresenceSource | None = None,
         *,
-        eyes: Eyes | None = None,
+        on_viewer: OnViewer | None = None,
     ) -> None:
         state = HealthState(health)
 
@@ -79,9 +79,9 @@ class StatusBar(LiveWidget):
                     **health_handlers(state),
                     **({} if queue is None else queue_handlers(queue)),
                 },
-                look=LOOK,
+                reread=LOOK,
             ),
             subscribe=subscribe,
             static=static,
-            eyes=eyes,
+            on_viewer=on_viewer,
         )

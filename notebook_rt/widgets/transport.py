@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from notebook_rt.widgets.leases import Leases
-from notebook_rt.widgets.sources import Eyes
+from notebook_rt.widgets.sources import OnViewer
 
 WIDGET_RATE = 30.0
 NOTEBOOK_RATE = 100.0
@@ -58,10 +58,10 @@ class ViewModel(Protocol):
     def update(self) -> Sequence[Message]:
         """What changed since the last call; empty if nothing a view would see."""
 
-    def heard(self, view: str, content: Mapping[str, Any]) -> None:
+    def received(self, view: str, content: Mapping[str, Any]) -> None:
         """A word of the user from ``view``: a click, a scroll, an edit."""
 
-    def left(self, view: str) -> None:
+    def view_closed(self, view: str) -> None:
         """``view`` looks no more."""
 
     def wants(self) -> float:
@@ -117,14 +117,14 @@ class Link:
         model: ViewModel,
         budget: Budget,
         *,
-        eyes: Eyes | None = None,
+        on_viewer: OnViewer | None = None,
         deaf: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model = model
         self.leases = Leases()
         self.dirty = False
         self._budget = budget
-        self._eyes = eyes
+        self._on_viewer = on_viewer
         self._deaf = deaf
         self._fresh: list[str] = []
         self._sent_at = float("-inf")
@@ -178,14 +178,14 @@ class Link:
         self._again = now + self.model.wants()
         return [self._stamp(message, now) for message in messages]
 
-    def hear(self, content: Mapping[str, Any], now: float) -> bool:
+    def receive(self, content: Mapping[str, Any], now: float) -> bool:
         """Take a view's word in; True if the pump should look at this link now."""
         view, kind = str(content.get("view", "")), content.get("t")
         if not view:
             return False
         if kind == "look":
             # A view that has nothing yet says it again.
-            fresh = self.leases.look(view)
+            fresh = self.leases.renew(view)
             self._seen(view, fresh)
             if not fresh:
                 self._fresh.append(view)
@@ -197,11 +197,11 @@ class Link:
             fresh = self.leases.acknowledge(view, seq if isinstance(seq, int) else 0, now)
             self._seen(view, fresh)
         elif kind in ("online", "offline", "visible", "hidden"):
-            if self._eyes is not None:
-                self._eyes(kind)
+            if self._on_viewer is not None:
+                self._on_viewer(kind)
         else:
-            self._seen(view, self.leases.look(view))
-            self.model.heard(view, content)
+            self._seen(view, self.leases.renew(view))
+            self.model.received(view, content)
             self.dirty = True
         return True
 
@@ -218,10 +218,10 @@ class Link:
         if not fresh:
             return
         self._fresh.append(view)
-        if len(self.leases) == 1 and self._eyes is not None:
-            self._eyes("seen")
+        if len(self.leases) == 1 and self._on_viewer is not None:
+            self._on_viewer("seen")
 
     def _unseen(self, view: str) -> None:
-        self.model.left(view)
-        if not self.leases and self._eyes is not None:
-            self._eyes("unseen")
+        self.model.view_closed(view)
+        if not self.leases and self._on_viewer is not None:
+            self._on_viewer("unseen")

@@ -73,7 +73,7 @@ def live(count: int, sent: list[bytes], recorded: bool, archive: Archive | None 
         past.begin(SCHEMA, below.parts(), 0, View(), "snapshot")
         overlay.heard = []
     if archive is not None:
-        past.tell()
+        past.start_writing()
         write(past, archive)
     gc.collect()
     began = time.process_time()
@@ -90,7 +90,7 @@ def live(count: int, sent: list[bytes], recorded: bool, archive: Archive | None 
         if archive is not None and at % 2000 == 0:
             write(past, archive)
     if recorded:
-        past.seal()
+        past.close()
     return (time.process_time() - began) / len(sent) * 1e6
 
 
@@ -115,7 +115,7 @@ def hour(count: int, rate: int) -> list[Result]:
             key = chance.randrange(count)
             ops.append(Upsert(key, row(key, chance), second + at / rate))
         past.add(ops, "stream", second * 10**6)
-    last = past.seal()
+    last = past.close()
     moments = {}
     for name, when in (("the first", last // 100), ("the middle", last // 2), ("the last", last)):
         spent = []

@@ -344,7 +344,7 @@ def styled(n: int = 40) -> GridWidget:
 def unread() -> GridWidget:
     """A filter that cannot be read."""
     widget = grid(8, columns=HERO, height=200)
-    widget._link.model.heard("v", {"t": "filter", "text": "pric>10"})
+    widget._link.model.received("v", {"t": "filter", "text": "pric>10"})
     return widget
 
 

@@ -98,8 +98,8 @@ class Kernels:
 
     def write(self, *, roll: bool = False) -> None:
         """As `runtime/archiving.py` does."""
-        if not self.past.tells:
-            self.past.tell()
+        if not self.past.writes:
+            self.past.start_writing()
             self.wrote_from = self.past._latest
         for one in self.past.take(roll=roll):
             if isinstance(one, Beginning):
@@ -124,7 +124,7 @@ class Kernels:
         self.archive = Archive(self.path, ME)
         found = self.archive.read(Past(SPAN, MOST), whole)
         self.past = Past(SPAN, MOST)
-        self.past.precede(found.past)
+        self.past.prepend(found.past)
         self.begin()
         if live:
             self.past.regain(self.now)
@@ -278,7 +278,7 @@ def recorded(identity: Identity = ME) -> Archive:
     table, past = Table(schema), Past(SPAN, MOST)
     table.apply([Upsert(key, {"n": key}) for key in range(10)])
     past.begin(schema, table.parts(), SECOND, WHOLE, "snapshot")
-    past.tell()
+    past.start_writing()
     for at in range(2, 12):
         past.add([Upsert(1, {"n": at}, at)], "stream", at * SECOND)
     assert found.take()
@@ -354,7 +354,7 @@ def test_a_past_is_bounded_and_the_oldest_is_forgotten() -> None:
     assert mine.take()
     table, past = Table(SINGLE), Past(SPAN, MOST)
     past.begin(SINGLE, table.parts(), SECOND, WHOLE, "snapshot")
-    past.tell()
+    past.start_writing()
     most = 200_000
     for at in range(2, 400):
         text = "x" * 1000
@@ -378,7 +378,7 @@ def test_a_past_is_bounded_and_the_oldest_is_forgotten() -> None:
 
 
 def past_beginning(past: Past) -> Beginning:
-    past.tell()
+    past.start_writing()
     found, *_ = past.take()
     assert isinstance(found, Beginning)
     return found

@@ -71,7 +71,7 @@ def refuse(lab: Lab) -> None:
     lab.frame.edit(2, qty=-1)
 
 
-def crowd(lab: Lab) -> None:
+def shortage(lab: Lab) -> None:
     """More of the user's channels than there are places."""
     lab.rooms = [lab.session.channel(f"room {n}") for n in range(3)]
 
@@ -106,7 +106,7 @@ FAULTS: Final[dict[str, Fault]] = {
         lambda lab: lab.sql("alter publication supabase_realtime drop table {t}"), AUDITED
     ),
     "an edit refused": Fault(refuse, ON_ITS_WAY, 3.0, writes=False),
-    "too few channels": Fault(crowd, ON_ITS_WAY, 3.0, options={"max_channels": 2}),
+    "too few channels": Fault(shortage, ON_ITS_WAY, 3.0, options={"max_channels": 2}),
 }
 
 

@@ -188,9 +188,9 @@ async def test_what_a_firewall_refuses_of_a_project_that_answers_is_set_aside(
         ruling = judge(await queue.send(REQUESTS[1]), 0, now=0.0)
         await queue.aclose()
     assert ruling.meaning == "refused"
-    assert 'a web page by "cloudflare"' in ruling.words
-    assert "firewall" in ruling.words
-    assert "Denied" not in ruling.words
+    assert 'a web page by "cloudflare"' in ruling.message
+    assert "firewall" in ruling.message
+    assert "Denied" not in ruling.message
 
 
 PAGES = ["401 Unauthorized", "403 Forbidden", "404 Not Found", "407 No", "451 No", "511 No"]

@@ -93,19 +93,28 @@ def table(
         ),
         (Facts("connected", silent_for=61, tables=[table("live")]), "stale"),
         (Facts("connected", silent_for=7, late_answer=True, tables=[table("live")]), "stale"),
-        (Facts("connected", late_answer=True, calm=True, tables=[table("polling")]), "stale"),
+        (Facts("connected", late_answer=True, in_grace=True, tables=[table("polling")]), "stale"),
         (Facts("connected", unjoined=1, tables=[table("live")]), "connecting"),
         (Facts("reconnecting", tables=[table("polling")]), "polling"),
         (Facts("reconnecting", reachable=False, tables=[table("polling")]), "offline"),
-        (Facts("reconnecting", calm=True, tables=[table("polling")]), "connecting"),
-        (Facts("reconnecting", calm=True), "connecting"),
-        (Facts("connected", calm=True, tables=[table("stale"), table("polling")]), "connecting"),
-        (Facts("connected", calm=True, tables=[table("stale")]), "connecting"),
-        (Facts("connected", calm=True, tables=[TableFacts("t", "stale", missing=True)]), "behind"),
+        (Facts("reconnecting", in_grace=True, tables=[table("polling")]), "connecting"),
+        (Facts("reconnecting", in_grace=True), "connecting"),
+        (
+            Facts("connected", in_grace=True, tables=[table("stale"), table("polling")]),
+            "connecting",
+        ),
+        (Facts("connected", in_grace=True, tables=[table("stale")]), "connecting"),
+        (
+            Facts("connected", in_grace=True, tables=[TableFacts("t", "stale", missing=True)]),
+            "behind",
+        ),
         (Facts("connected", tables=[TableFacts("t", "stale", missing=True)]), "stale"),
-        (Facts("reconnecting", calm=True, reachable=False, tables=[table("polling")]), "offline"),
-        (Facts("reconnecting", calm=True, tables=[table("polling"), table("error")]), "stale"),
-        (Facts("disconnected", calm=True), "offline"),
+        (
+            Facts("reconnecting", in_grace=True, reachable=False, tables=[table("polling")]),
+            "offline",
+        ),
+        (Facts("reconnecting", in_grace=True, tables=[table("polling"), table("error")]), "stale"),
+        (Facts("disconnected", in_grace=True), "offline"),
         (Facts("connected", latency=0.01, tables=[table("live"), table("error")]), "stale"),
         (Facts("connected", tables=[table("live"), table("error", shown=False)]), "healthy"),
         (Facts("connected", tables=[table("error", shown=False)]), "healthy"),
@@ -284,9 +293,9 @@ any_facts = st.builds(
     refused=st.sampled_from(["", "1 edit of yours was refused", "1 conflict to resolve"]),
     refused_channels=st.lists(st.tuples(st.sampled_from(["room", "hall"]), st.just("no policy"))),
     away_since=st.sampled_from(["", "12:03 UTC"]),
-    calm=st.booleans(),
+    in_grace=st.booleans(),
     late_answer=st.booleans(),
-    crowd=st.just("2 channels are wanted, and there may be 1"),
+    shortage=st.just("2 channels are wanted, and there may be 1"),
     crowded_channels=st.lists(st.just("lobby"), max_size=1),
     unjoined_channels=st.lists(st.just(("porch", "why not")), max_size=1),
     computed=st.lists(st.just(("by_sector", "no such column")), max_size=1),
@@ -318,7 +327,7 @@ def test_each_fact_that_needs_the_user_is_in_the_reason_and_in_the_panel(facts: 
     waiting += ["lobby"] * bool(facts.crowded_channels)
     there = [one for one in facts.tables if one.status != "error" or one.denied or one.shown]
     waiting += ["by_sector is not kept up: no such column"] * bool(facts.computed)
-    waiting += [facts.crowd] * any(one.crowded for one in there)
+    waiting += [facts.shortage] * any(one.crowded for one in there)
     waiting += [one.error for one in there if one.status == "error"][:1]
     panel = " ".join(sentences(found)).lower()
     for said in waiting:
@@ -378,14 +387,14 @@ def test_the_interval_of_polls_is_the_one_of_now() -> None:
 
 
 def test_more_tables_than_channels_says_what_happened_and_what_to_do() -> None:
-    crowd = "12 channels are wanted, and Options.max_channels is 10; raise it"
+    shortage = "12 channels are wanted, and Options.max_channels is 10; raise it"
     crowded = [TableFacts(name, "polling", crowded=True, poll_every=7.5) for name in ("k", "l")]
     facts = Facts(
-        "connected", tables=[table("live"), *crowded], crowd=crowd, crowded_channels=["room"]
+        "connected", tables=[table("live"), *crowded], shortage=shortage, crowded_channels=["room"]
     )
     assert health(facts, **NUMBERS) == (
         "polling",
-        f"k, l without live updates, read every 8 s and no messages come over room: {crowd}",
+        f"k, l without live updates, read every 8 s and no messages come over room: {shortage}",
         "crowded",
     )
 
@@ -473,7 +482,7 @@ def test_since_is_the_time_for_which_the_status_was_seen_without_another(
         now += later
         seen.append((status, now))
         same = list(itertools.takewhile(lambda one, s=status: one[0] == s, reversed(seen)))
-        assert since.look(status, now) == now - same[-1][1]
+        assert since.update(status, now) == now - same[-1][1]
 
 
 @given(
@@ -538,7 +547,7 @@ def test_an_end_is_calm_until_its_grace_has_passed_and_an_outage_from_then_on(
             machine.reason,
             tables=[TableFacts("t", status, unaudited=waiting)],  # type: ignore[arg-type]  # one of STATUSES
             unjoined=int(waiting),
-            calm=interruption.calm(now),
+            in_grace=interruption.in_grace(now),
         )
         verdict, reason, _ = health(facts, **NUMBERS)
         missing = machine.state != "connected" or status != "live"
@@ -546,7 +555,7 @@ def test_an_end_is_calm_until_its_grace_has_passed_and_an_outage_from_then_on(
         out = missing and now - (away_since or now) >= GRACE
         if missing:
             assert COLORS[verdict] == ("yellow" if out or told[-1:] == ["unavailable"] else "grey")
-        line = interruption.look(facts.away, verdict, reason, now)
+        line = interruption.update(facts.away, verdict, reason, now)
         if line is not None:
             told.append(line[0])
         if out:

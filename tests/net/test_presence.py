@@ -33,7 +33,7 @@ def test_never_more_calls_in_a_window_than_allowed_and_the_last_state_is_told(
     sent: list[float] = []
     told: object = None
 
-    def go_on() -> None:
+    def continue_from() -> None:
         nonlocal told
         due = throttle.due(now)
         if due is not None and due <= now:
@@ -49,10 +49,10 @@ def test_never_more_calls_in_a_window_than_allowed_and_the_last_state_is_told(
             told = None
         else:
             now += value or 0.0
-        go_on()
+        continue_from()
     for _ in range(CALLS + 1):
         now += WINDOW
-        go_on()
+        continue_from()
     assert told == throttle.wanted
 
 

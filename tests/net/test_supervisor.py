@@ -341,7 +341,7 @@ def test_silence_is_told_as_soon_as_an_answer_is_later_than_usual(
     if not world.open:
         return
     (socket,) = world.open
-    world.answers, since, patience = False, world.machine.heard_at, world.machine.patience
+    world.answers, since, patience = False, world.machine.received_at, world.machine.patience
     bound += patience + LAST_LOOK + 4 * max(late)
     while socket in world.open and not world.machine.silent:
         world.wait()

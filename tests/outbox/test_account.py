@@ -134,7 +134,7 @@ def test_an_older_file_is_the_first_logins_who_opens_it(path: Path, opened: Open
         ("sent-1", "waiting", True, False),
     ]
     assert [(r.op, r.record["theirs"]) for r in ann.conflicts(only_open=True)] == [("asking-1", 3)]
-    assert ann.fate("done-1") == (True, {"id": 9, "n": 9})
+    assert ann.outcome("done-1") == (True, {"id": 9, "n": 9})
     assert ben.others() == {ANN: 5}
     assert ids(ann.take(10, 100.0)) == ["waiting-1", "sent-1"]
     assert ann.retry() == 1

@@ -90,7 +90,7 @@ def test_what_asks_and_what_is_done_is_saved_too_and_whose_it_is(path: Path) -> 
     damage_middle(path)
     with closing(Outbox(path, ANN)) as ann, closing(Outbox(path, BEN)) as ben:
         assert [record.record for record in ann.conflicts(only_open=True)] == [RECORD]
-        assert ann.fate("done") == (True, {"id": 1, "text": TEXT})
+        assert ann.outcome("done") == (True, {"id": 1, "text": TEXT})
         first = {op.id: (op.state, op.sent, op.blocked) for op in ann.ops()[:3]}
         assert first == {
             "failed": ("failed", False, False),

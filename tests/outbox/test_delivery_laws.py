@@ -225,7 +225,7 @@ async def play(
     await kernel.drain(mine)
     while kernel.heard < len(server.events):
         kernel.hear()
-    kernel.overlay.lower_shields(float("inf"))
+    kernel.overlay.drop_shields(float("inf"))
     assert kernel.overlay.edits == []
     assert kernel.rows.data == server.rows
 

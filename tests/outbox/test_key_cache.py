@@ -105,13 +105,13 @@ async def test_looking_draws_none() -> None:
 
     spare = KeyCache(server)
     server.error = UnreachableError("http://x", "no answer")
-    await spare.look(COLUMN, fetch)
+    await spare.check(COLUMN, fetch)
     assert spare.known == {}
     server.error = None
-    await spare.look(COLUMN, fetch)
+    await spare.check(COLUMN, fetch)
     assert spare.known == {COLUMN: True}
     server.error = MissingTableError("public", "notebook_rt_keys")
-    await spare.look(COLUMN, fetch)
+    await spare.check(COLUMN, fetch)
     assert spare.known == {COLUMN: True}, "the server makes it as it inserts"
     assert [query.args and query.args["p_count"] for query in asked] == [0, 0, 0]
     assert server.asked == []

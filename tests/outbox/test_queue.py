@@ -150,7 +150,7 @@ def test_what_has_left_is_not_touched_by_what_follows(outbox: Outbox) -> None:
     assert outbox.take(10, 0.0)[0].id == "a", "b waits for a"
     outbox.settle(outbox.ops()[0], {"id": 1, "n": 1})
     assert ids(outbox.take(10, 0.0)) == ["b"]
-    assert outbox.fate("a") == (True, {"id": 1, "n": 1})
+    assert outbox.outcome("a") == (True, {"id": 1, "n": 1})
 
 
 def test_inserts_and_deletes_that_have_not_left_fold_together(outbox: Outbox) -> None:

@@ -159,8 +159,8 @@ def test_a_session_of_its_own_scope_shares_nothing_until_it_is_over(tmp_path: Pa
         with closing(Outbox(path, OWNER)) as later:
             assert len(later) == 1, "it lives"
         alone.close()
-        with closing(Outbox(path, replace(OWNER, login="somebody"))) as stranger:
-            assert len(stranger) == 0
+        with closing(Outbox(path, replace(OWNER, login="somebody"))) as not_supabase:
+            assert len(not_supabase) == 0
         with closing(Outbox(path, replace(OWNER, session=kernel_name()))) as other:
             assert len(other) == 0
     with closing(Outbox(path, OWNER)) as later:

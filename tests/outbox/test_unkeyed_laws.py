@@ -103,14 +103,14 @@ async def play(server: Server, path: Path, steps: list[tuple[str, Any]]) -> None
                 kernel.outbox.close()
                 kernel = Kernel(server, path, 1000 * (number + 1))
         server.then = None
-        laid = {op.id for op in kernel.outbox.ops() if op.key}
-        assert {edit.id for edit in kernel.overlay.edits} == laid
+        overlaid = {op.id for op in kernel.outbox.ops() if op.key}
+        assert {edit.id for edit in kernel.overlay.edits} == overlaid
     for _ in range(30):
         if kernel.outbox.counts()["waiting"]:
             await kernel.step()
     while kernel.heard < len(server.events):
         kernel.hear()
-    kernel.overlay.lower_shields(float("inf"))
+    kernel.overlay.drop_shields(float("inf"))
     assert kernel.rows.data == server.rows, "no ghost, and nobody is missing"
 
     times: dict[str, set[Any]] = {}

@@ -233,14 +233,14 @@ def test_what_a_cell_cannot_hold_is_its_text() -> None:
 
 def test_a_row_of_the_queue_file_nested_deep_is_read() -> None:
     from notebook_rt.model.stored import decode, encode
-    from notebook_rt.outbox.stored import unbody
+    from notebook_rt.outbox.stored import fields_of_body
 
     for text in HOSTILE:
         stored = encode(decode_json(text))
         again = encode(decode(stored))
         assert again == stored
     body = f'{{"values": {{"a": {deep(450)}}}}}'
-    assert unbody(body)["values"]["a"]
+    assert fields_of_body(body)["values"]["a"]
     assert decode(deep(5_000))
     with pytest.raises(msgspec.DecodeError):
         decode(b'{"a": ')

@@ -62,7 +62,7 @@ def test_keys_are_found_counted_and_ordered_as_in_a_dict(
             for key in gone:
                 del model[key]
         elif word == "settle":
-            keys.settle()
+            keys.compact()
         else:
             here = np.array(sorted(model.values()), "int64")
 
@@ -95,7 +95,7 @@ def test_many_integers_take_a_fifth_of_a_dict_and_text_what_it_takes() -> None:
         keys, dictionary = Keys(), Keys()
         dictionary.update(numbers.items())
         keys.update(numbers.items())
-        keys.settle()
+        keys.compact()
         assert keys.nbytes <= most * dictionary.nbytes
         assert keys.get(made(777)) == 777
 
@@ -103,9 +103,9 @@ def test_many_integers_take_a_fifth_of_a_dict_and_text_what_it_takes() -> None:
 def test_keys_that_left_are_forgotten_when_they_are_most() -> None:
     keys = Keys()
     keys.update((number, number) for number in range(200_000))
-    keys.settle()
+    keys.compact()
     keys.remove(range(1, 200_000))
-    keys.settle()
+    keys.compact()
     assert (keys.in_order(), keys.nbytes < 10_000) == ([0], True)
 
 

@@ -339,7 +339,7 @@ def test_a_wide_table_that_is_dropped_before_its_frame_costs_what_its_columns_ar
 
     buffers = [Counted(np.zeros(1)) for _ in range(2000)]
     for buffer in buffers:
-        buffer.lend(object(), (), (0,))
+        buffer.share(object(), (), (0,))
         dense._adopt([buffer])
     assert looks < 10 * len(buffers)
     dense._ORPHANS[:] = [one for one in dense._ORPHANS if not isinstance(one, Counted)]

@@ -34,8 +34,8 @@ from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema, equal
 from notebook_rt.options import Options
 from notebook_rt.store.order import Ordered
+from notebook_rt.store.reporter import Reporter
 from notebook_rt.store.table import Table
-from notebook_rt.store.telling import Telling
 from notebook_rt.sync.events import (
     Binding,
     Cancel,
@@ -49,6 +49,7 @@ from notebook_rt.sync.events import (
     FetchFailed,
     Gap,
     Joined,
+    Logged,
     Lost,
     Page,
     Published,
@@ -60,7 +61,6 @@ from notebook_rt.sync.events import (
     Shown,
     StatusChanged,
     Tick,
-    Told,
     Turn,
     TurnWanted,
     Wake,
@@ -755,7 +755,7 @@ class World:
         self.effects: list[tuple[float, Effect]] = []
         self.failed: Exception | None = None
         self.ranked: list[Key] = []
-        self.telling: Telling | None = None
+        self.reporter: Reporter | None = None
         self.view_of: Table | Ordered | None = None
         self.replayed: dict[Key, dict[str, Any]] = {}
         """What was shown first with all that was told since."""
@@ -896,7 +896,7 @@ class World:
 
     def handle(self, event: Event) -> None:
         if isinstance(event, Received | ReceivedMessages):
-            self.rate.came(1, self.now)
+            self.rate.count(1, self.now)
         if isinstance(event, Confirmed) and self.confirmed_at is None:
             self.confirmed_at = self.now
         for effect in self.mirror.handle(event, self.now):
@@ -928,27 +928,27 @@ class World:
                     self._show(rows, keys)
             case Ranked(keys):
                 self.ranked = list(keys)
-                if self.telling is not None and self.view_of is not None:
+                if self.reporter is not None and self.view_of is not None:
                     if isinstance(self.view_of, Ordered):
                         self.view_of.rank(keys)
-                    self._tell(self.telling.tell(()))
+                    self._tell(self.reporter.report(()))
             case Published(changes=changes):
-                if self.telling is not None:
-                    self._tell(self.telling.tell(changes))
-            case StatusChanged() | Told() | _:
+                if self.reporter is not None:
+                    self._tell(self.reporter.report(changes))
+            case StatusChanged() | Logged() | _:
                 pass
 
     # Who listens, if the rows are a `Table` --------------------------------------------------------
 
     def _show(self, table: Table, keys: Sequence[Key]) -> None:
-        spec, first = self.spec, self.telling is None
+        spec, first = self.spec, self.reporter is None
         ordered = None
         if spec.order or spec.limit is not None:
             carried = {term.column for term in spec.order} - {*(spec.columns or table.schema.names)}
             ordered = Ordered(table, spec.order, spec.limit, carried - {*table.schema.key})
             ordered.rank(keys)
-        self.telling, self.view_of = self.telling or Telling(), ordered or table
-        self.telling.show(table, ordered)
+        self.reporter, self.view_of = self.reporter or Reporter(), ordered or table
+        self.reporter.show(table, ordered)
         if first:
             self.replayed = self.seen
         names = self.seen_columns  # a column that is dropped goes with the schema, untold

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from notebook_rt.errors import ServerError
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
-from notebook_rt.sync.events import Confirmed, FetchFailed, Hint, Published, Told
+from notebook_rt.sync.events import Confirmed, FetchFailed, Hint, Logged, Published
 from notebook_rt.sync.table.auditing import HINTED_AFTER, QUIET, SOON, AuditTimer, Traffic
 from tests.sync.simulation import Faults, Server, World
 from tests.sync.test_mirror_cases import live, server, told
@@ -23,7 +23,7 @@ laws = settings(max_examples=25, deadline=None, suppress_health_check=list(Healt
 
 
 def audits(world: World) -> list[float]:
-    return [at for at, e in world.effects if isinstance(e, Told) and e.what == "audit"]
+    return [at for at, e in world.effects if isinstance(e, Logged) and e.what == "audit"]
 
 
 @laws
@@ -135,10 +135,10 @@ def test_silence_that_an_audit_has_explained_is_no_doubt() -> None:
 
 def test_silence_is_not_explained_by_an_audit_that_comes_right_after_a_change() -> None:
     traffic = Traffic()
-    traffic.came(20, 1.0)
+    traffic.count_changes(20, 1.0)
     traffic.proven(1.5)
     assert traffic.fell_quiet(1.0 + QUIET)
-    traffic.came(20, 10.0)
+    traffic.count_changes(20, 10.0)
     traffic.proven(11.5)
     assert not traffic.fell_quiet(10.0 + QUIET)
 
@@ -185,7 +185,7 @@ def test_the_verdict_is_told_with_the_repair() -> None:
     verdicts = [
         (at, e.detail["differing"])
         for at, e in world.effects
-        if isinstance(e, Told) and e.what == "audit"
+        if isinstance(e, Logged) and e.what == "audit"
     ]
     assert (repaired[0], 8) in verdicts
 
@@ -197,7 +197,7 @@ def test_a_verdict_is_taken_back_when_changes_that_were_late_explain_it() -> Non
         world.server.write(n % 8 + 1, {"grp": 50 + n})
         world.run(0.9)
     world.run(6)
-    what = [e.what for e in told(world, Told)]
+    what = [e.what for e in told(world, Logged)]
     assert "explained" in what
     assert "drift" not in what
 

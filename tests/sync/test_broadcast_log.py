@@ -14,7 +14,7 @@ from notebook_rt.model.rows import WireRow
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.options import Options
 from notebook_rt.sync.events import Page
-from notebook_rt.sync.table.broadcast import HOLE, Batch, ChangeLog, Emptied, Numbers
+from notebook_rt.sync.table.broadcast import HOLE, Batch, ChangeLog, Numbers, Truncated
 from notebook_rt.sync.table.broadcast_answers import HEAD as HEAD_FUNCTION
 from notebook_rt.sync.table.broadcast_answers import (
     VERSION,
@@ -54,7 +54,7 @@ def gone(number: int, *keys: int) -> Entry:
 
 
 def take(one: ChangeLog, *messages: Message) -> Batch:
-    entries = [entry for each in messages for entry in one.hear(each, 0.0)]
+    entries = [entry for each in messages for entry in one.receive(each, 0.0)]
     return one.batch(entries, keys_of)
 
 
@@ -62,7 +62,7 @@ def values(batch: Batch) -> dict[Any, Any]:
     """Key to the value it is given; None: it is gone."""
     found: dict[Any, Any] = {}
     for one in batch.changes:
-        if isinstance(one, Emptied):
+        if isinstance(one, Truncated):
             found = {}
         else:
             key, change = one
@@ -72,38 +72,38 @@ def values(batch: Batch) -> dict[Any, Any]:
 
 def spared(batch: Batch) -> list[frozenset[Any]]:
     """For each TRUNCATE the rows that stay."""
-    return [one.spared for one in batch.changes if isinstance(one, Emptied)]
+    return [one.spared for one in batch.changes if isinstance(one, Truncated)]
 
 
 def test_a_number_that_does_not_come_in_half_a_second_is_lost() -> None:
     numbers = Numbers()
-    numbers.came(1, 0.0)
+    numbers.add(1, 0.0)
     assert numbers.lost_at == float("inf")
-    numbers.came(4, 1.0)
+    numbers.add(4, 1.0)
     assert numbers.lost_at == 1.0 + HOLE
     assert not numbers.lost(1.0)
     assert numbers.lost(1.0 + HOLE)
-    numbers.came(3, 1.1)
-    numbers.came(2, 1.2)
+    numbers.add(3, 1.1)
+    numbers.add(2, 1.2)
     assert numbers.lost_at == float("inf")
     numbers.expect(6, 2.0)
-    numbers.came(6, 2.1)
+    numbers.add(6, 2.1)
     assert numbers.lost_at == 2.0 + HOLE
-    numbers.settle(1.9)
+    numbers.give_up(1.9)
     assert numbers.missing
-    numbers.settle(2.0)
+    numbers.give_up(2.0)
     assert not numbers.missing
 
 
 def test_what_was_sent_before_a_join_is_asked_for_and_was_not_lost() -> None:
     numbers = Numbers()
-    numbers.came(5, 0.0)
+    numbers.add(5, 0.0)
     assert numbers.lost_at == HOLE
     assert not numbers.lost(HOLE)
-    numbers.settle(0.0)
+    numbers.give_up(0.0)
     numbers.joined()
-    numbers.came(8, 1.0)
-    numbers.came(10, 1.0)
+    numbers.add(8, 1.0)
+    numbers.add(10, 1.0)
     assert [hole.expected for hole in numbers.missing] == [True, False]
 
 
@@ -122,11 +122,11 @@ def test_another_series_is_asked_for_and_was_not_lost() -> None:
     """A value's numbers begin anew where nothing was told of it for long: what is missing is in the log."""
     one = log()
     take(one, replace(message(7, 11, upsert(1, 1)), series=1))
-    one.numbers.settle(5.0)
+    one.numbers.give_up(5.0)
     assert values(take(one, replace(message(1, 12, upsert(2, 1)), series=2))) == {1: 2}
     assert one.numbers.lost_at == HOLE
     assert not one.numbers.lost(HOLE)
-    one.numbers.settle(0.0)
+    one.numbers.give_up(0.0)
     take(one, replace(message(0, 13, upsert(3, 1)), series=None))
     take(one, replace(message(2, 14, upsert(4, 1)), series=2))
     assert not one.numbers.missing
@@ -138,8 +138,8 @@ def test_another_series_is_asked_for_and_was_not_lost() -> None:
 def test_whatever_the_order_only_what_did_not_come_is_missing(order: list[int], lost: int) -> None:
     numbers = Numbers()
     for number in order[lost:]:
-        numbers.came(number, 0.0)
-        numbers.came(number, 0.0)
+        numbers.add(number, 0.0)
+        numbers.add(number, 0.0)
     numbers.expect(11, 1.0)
     missing = [n for hole in numbers.missing for n in range(hole.low, hole.high + 1)]
     assert sorted(missing) == sorted(order[:lost])
@@ -273,4 +273,4 @@ def test_what_the_log_of_another_epoch_has_is_not_taken() -> None:
         flow.send([Read(Page((), None, 0.0, answer, scalar=True), 2, 0.0)])
     assert ended.value.value is None
     assert one.position is None
-    assert (one.began_anew, one.key) == (True, ("a", "b"))
+    assert (one.restarted, one.key) == (True, ("a", "b"))

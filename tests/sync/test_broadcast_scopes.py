@@ -392,8 +392,8 @@ def test_a_source_policy_is_a_condition_on_the_scope(connection: Connection) -> 
                 )
                 assert (head is not None) == (team == seen)
         # What is no value of the column opens nothing, and fails nobody.
-        for odd in ("x", "99999999999", "07", "-0", "~ff", "~37", "~zz", "2147483648", ""):
-            topic = "nrt:public.bs:team=" + odd
+        for unfit in ("x", "99999999999", "07", "-0", "~ff", "~37", "~zz", "2147483648", ""):
+            topic = "nrt:public.bs:team=" + unfit
             assert as_role(connection, "authenticated", READ_MESSAGES, topic, topic, sub=ANN) == 0
             position = one(connection, HEAD, json.dumps({"team": 7}))["position"]
             assert as_role(connection, "authenticated", SINCE, topic, position, sub=ANN) is None

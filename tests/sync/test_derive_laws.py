@@ -31,8 +31,8 @@ from notebook_rt.model.types import Column, Schema, equal, to_json
 from notebook_rt.store import contents
 from notebook_rt.store import touched as touched_module
 from notebook_rt.store.journal import JournalledTable
+from notebook_rt.store.reporter import Reporter
 from notebook_rt.store.table import Table
-from notebook_rt.store.telling import Telling
 from notebook_rt.store.touched import HIDDEN_PREFIX
 from notebook_rt.sync.derive import join as join_module
 from notebook_rt.sync.derive import sort as sort_module
@@ -97,7 +97,7 @@ class Node:
     keys: tuple[str, ...] = ()
     said: str = ""
     overlay: Overlay | None = None
-    telling: Telling = field(default_factory=Telling)
+    reporter: Reporter = field(default_factory=Reporter)
     bound: Sequence[Source] = ()
 
     @property
@@ -126,10 +126,10 @@ class Node:
             raise
         if shown is not self.derived.table:
             assert self.derived.table is not None
-            self.telling.show(self.derived.table, self.derived.view)
-        told = self.telling.tell(changes)
+            self.reporter.show(self.derived.table, self.derived.view)
+        told = self.reporter.report(changes)
         if before is not None:
-            check_told(before, told, rows_of(self.derived), self.said)
+            check_alert(before, told, rows_of(self.derived), self.said)
 
     def source(self) -> Source:
         if self.derived is None:
@@ -180,7 +180,7 @@ def rows_of(derived: Derived) -> dict[Key, dict[str, Any]] | None:
     return found
 
 
-def check_told(
+def check_alert(
     before: dict[Key, Any], changes: Sequence[Any], after: dict[Key, Any] | None, said: str
 ) -> None:
     """The changes, played on what was there, give what is there; each is of a row that was so."""
@@ -630,8 +630,8 @@ def leaf(draw: Any, backend: Any) -> Node:
         return table.snapshot()
 
     said = f"{key} {names} {backend}"
-    laid = Overlay(table, table.schema)
-    return Node(None, expression, (), table, tuple(names), ("id",), said, laid)
+    overlaid = Overlay(table, table.schema)
+    return Node(None, expression, (), table, tuple(names), ("id",), said, overlaid)
 
 
 def row(draw: Any, names: Sequence[str], nulls: bool, nan: bool) -> dict[str, Any]:
@@ -663,42 +663,44 @@ def op(draw: Any, node: Node, nulls: bool) -> list[Op]:
 
 def edit(draw: Any, node: Node, nulls: bool) -> None:
     """A local edit is laid over the table, written, or refused."""
-    table, laid = node.table, node.overlay
+    table, overlaid = node.table, node.overlay
     assert table is not None
-    assert laid is not None
-    known = laid.edits
+    assert overlaid is not None
+    known = overlaid.edits
     what = draw(st.sampled_from(["put", "put", "sent", "written", "refused"]))
     if what != "put" and known:
         one = draw(st.sampled_from(known))
         if what == "sent":
-            laid.sent([one.id])
+            overlaid.sent([one.id])
         elif what == "refused":
-            laid.discard([one.id])
+            overlaid.discard([one.id])
         else:
-            written = {**(laid.last(one.key) or {}), **one.values, "id": laid.new_key(one)}
-            laid.settle(one.id, None if one.kind == "delete" else written, now=0.0)
+            written = {**(overlaid.last(one.key) or {}), **one.values, "id": overlaid.new_key(one)}
+            overlaid.settle(one.id, None if one.kind == "delete" else written, now=0.0)
         return
     key = draw(KEYS[table.schema.types["id"]])
     seen, values = table.get(key), row(draw, node.names, nulls, table.dtype_backend is None)
     name = f"e{draw(st.integers(0, 10**9))}"
     if seen is None:
-        laid.put([Edit(name, "insert", key, {"id": key, **values}, {}, 0.0)])
+        overlaid.put([Edit(name, "insert", key, {"id": key, **values}, {}, 0.0)])
     elif draw(st.integers(0, 3)) == 0:
-        laid.put([Edit(name, "delete", key, {}, seen, 0.0)])
+        overlaid.put([Edit(name, "delete", key, {}, seen, 0.0)])
     else:
         some = draw(st.lists(st.sampled_from(node.names), min_size=1, max_size=2))
         given = {column: values[column] for column in some}
-        laid.put([Edit(name, "update", key, given, {column: seen[column] for column in some}, 0.0)])
+        overlaid.put(
+            [Edit(name, "update", key, given, {column: seen[column] for column in some}, 0.0)]
+        )
 
 
 def batch(draw: Any, node: Node, nulls: bool) -> None:
     """Something happens to a table."""
-    table, laid = node.table, node.overlay
+    table, overlaid = node.table, node.overlay
     assert table is not None
-    assert laid is not None
+    assert overlaid is not None
     what = draw(st.integers(0, 11))
     if what == 0:  # it is read anew
-        load = laid.load()
+        load = overlaid.load()
         keys = draw(st.lists(KEYS[table.schema.types["id"]], max_size=8, unique=True))
         types = table.schema.types
         page = []

@@ -23,8 +23,8 @@ from notebook_rt.sync.table.discovery import (
     candidates,
     described,
     from_description,
+    identifies_rows,
     learn,
-    told_apart,
 )
 from notebook_rt.sync.table.horizon import Read
 from tests.sync.simulation import Server
@@ -205,7 +205,7 @@ def test_candidates_are_few_tell_the_rows_apart_and_name_the_key_if_it_is_short(
     for number, row in enumerate(rows):
         row |= dict.fromkeys(key[:-1], 0) | {key[-1]: number}
     found = list(candidates("t", names, rows))
-    assert all(told_apart(rows, one) for one in found)
+    assert all(identifies_rows(rows, one) for one in found)
     assert len({frozenset(one) for one in found}) == len(found) <= SINGLES + COMPOSITES + WIDEST
     assert key in found
 

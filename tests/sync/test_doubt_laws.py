@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.options import Options
-from notebook_rt.sync.events import Effect, Told
+from notebook_rt.sync.events import Effect, Logged
 from notebook_rt.sync.rate import WINDOW, ChangeRate
 from notebook_rt.sync.table.auditing import HINTED_AFTER, HINTED_SHARE, SOON, AuditTimer
 from notebook_rt.sync.usage import PLANS, TICK
@@ -80,7 +80,7 @@ class Watched(World):
         super().__init__(*args, **more)
 
     def _carry_out(self, effect: Effect) -> None:
-        if isinstance(effect, Told) and effect.what in ("audit", "explained"):
+        if isinstance(effect, Logged) and effect.what in ("audit", "explained"):
             self.drifted = bool(effect.detail.get("differing"))
         super()._carry_out(effect)
 
@@ -187,12 +187,12 @@ def test_a_server_that_sends_a_minute_above_the_limit_has_a_higher_one() -> None
     """As a project of the pro plan does, or one's own server: its tables are not in doubt for ever."""
     rate = ChangeRate(None)
     for second in range(int(WINDOW) + 3 * int(TICK)):
-        rate.came(150, float(second))
+        rate.count(150, float(second))
         doubted = second < rate.until
         assert doubted or second < 2 or second > WINDOW
     assert not doubted
     assert rate.limit > 150
-    rate.came(20_000, 100.0)
+    rate.count(20_000, 100.0)
     rate.lost(101.0)  # what came was not all there was
     assert rate.limit == PLANS["free"].messages_per_second
     assert rate.until > 160
@@ -204,7 +204,7 @@ def test_what_the_session_writes_counts_before_it_comes_back() -> None:
     for n in range(300):
         rate.wrote(1, n / 1000)
     assert rate.until > 3
-    assert not rate.came(1, 0.5)  # known already
+    assert not rate.count(1, 0.5)  # known already
 
 
 def test_a_gap_that_is_known_brings_the_audit_forward_and_is_no_doubt() -> None:
@@ -220,5 +220,5 @@ def test_a_gap_that_is_known_brings_the_audit_forward_and_is_no_doubt() -> None:
 
 def test_a_few_changes_at_once_are_no_burst() -> None:
     rate = ChangeRate(None)
-    assert not any(rate.came(50, float(second)) for second in range(300))
+    assert not any(rate.count(50, float(second)) for second in range(300))
     assert rate.until < 0

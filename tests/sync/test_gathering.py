@@ -52,7 +52,7 @@ def test_a_pause_is_within_its_bounds(between: list[float], messages: int) -> No
 
 @given(gaps, st.lists(st.floats(1.05 / RATE, 1.0), max_size=50))
 def test_what_comes_seldom_is_read_as_it_comes_whatever_came_before(
-    stormy: list[float], calm: list[float]
+    stormy: list[float], in_grace: list[float]
 ) -> None:
     gathering = Gathering()
     now = 0.0
@@ -60,7 +60,7 @@ def test_what_comes_seldom_is_read_as_it_comes_whatever_came_before(
         now += gap
         gathering.pause(1, now)
     now += 10 * MEMORY
-    for gap in calm:
+    for gap in in_grace:
         now += gap
         assert gathering.pause(1, now) == 0.0
 

@@ -250,7 +250,7 @@ def _tells_what_happened(past: Past, began: int, until: int) -> None:
     """From the first moment, what is told gives each later one; and what it says was before, was."""
     moment = past.at(began)
     rows = {key: moment.table().get(key) for key in moment.table().keys()}  # noqa: SIM118
-    for told in past.told(began, until):
+    for told in past.changes_between(began, until):
         names = told.schema.names  # a column that is gone takes its values with it
         rows = {key: {name: (row or {}).get(name) for name in names} for key, row in rows.items()}
         if not len(told):
@@ -325,7 +325,7 @@ def test_a_clock_that_is_set_leaves_times_that_rise_and_one_gap(hours: int) -> N
         if step % 5 == 0:
             past.prove(at)
             past.add([Upsert(2, {"n": step})], "audit", at)
-    (told,) = past.told(start, 2 * start)
+    (told,) = past.changes_between(start, 2 * start)
     assert told.times.tolist() == sorted(told.times.tolist())
     last = past.last
     assert last is not None

@@ -33,6 +33,7 @@ from notebook_rt.sync.events import (
     Failed,
     Fetch,
     Gap,
+    Logged,
     Page,
     Progress,
     Published,
@@ -42,7 +43,6 @@ from notebook_rt.sync.events import (
     Rejoin,
     Shown,
     StatusChanged,
-    Told,
 )
 from notebook_rt.sync.table import nulls
 from notebook_rt.sync.table.comparison import Comparison
@@ -219,7 +219,7 @@ def test_a_gap_is_told_and_closed() -> None:
     assert world.mirror.status == "stale"
     world.run(2)
     assert world.mirror.status == "live"
-    assert [e.what for e in told(world, Told)] == ["gap", "reconciled"]
+    assert [e.what for e in told(world, Logged)] == ["gap", "reconciled"]
 
 
 def test_a_watermark_reads_only_what_changed() -> None:
@@ -234,7 +234,7 @@ def test_a_watermark_reads_only_what_changed() -> None:
     done = []
     while not done:  # an audit follows, and has requests of its own
         world.run(0.1)
-        done = [e for e in told(world, Told) if e.what == "reconciled" and e.detail["differing"]]
+        done = [e for e in told(world, Logged) if e.what == "reconciled" and e.detail["differing"]]
     assert same(world)
     assert [one.detail["method"] for one in done] == ["watermark"]
     assert len(fetches(world)) <= 6
@@ -275,13 +275,13 @@ def test_keys_that_are_gone_are_found_by_halving(
     world.connect()
     world.run(10)
     assert same(world)
-    methods = [e.detail["method"] for e in told(world, Told) if e.what == "reconciled"]
+    methods = [e.detail["method"] for e in told(world, Logged) if e.what == "reconciled"]
     assert "watermark and counts" in methods or counts_most == 30
     methods.clear()
     world.gap()  # nothing is gone any more: the counts say so, and no key is read
     world.effects.clear()
     world.run(5)
-    methods = [e.detail["method"] for e in told(world, Told) if e.what == "reconciled"]
+    methods = [e.detail["method"] for e in told(world, Logged) if e.what == "reconciled"]
     assert methods == ["watermark"]
 
 
@@ -300,7 +300,7 @@ def test_a_table_keyed_by_two_columns_is_counted_by_ranges_that_a_statement_can_
     world.gap()
     world.run(5)
     assert same(world)
-    methods = [e.detail["method"] for e in told(world, Told) if e.what == "reconciled"]
+    methods = [e.detail["method"] for e in told(world, Logged) if e.what == "reconciled"]
     assert methods == ["watermark"]
 
 
@@ -356,7 +356,7 @@ def test_the_audit_finds_a_truncate() -> None:
     assert len(world.view) == 8
     world.run(68)
     assert world.view == {}
-    assert [e.detail["rows"] for e in told(world, Told) if e.what == "drift"] == [8]
+    assert [e.detail["rows"] for e in told(world, Logged) if e.what == "drift"] == [8]
 
 
 def test_a_change_that_is_lost_just_after_one_of_its_row_is_counted() -> None:
@@ -369,10 +369,10 @@ def test_a_change_that_is_lost_just_after_one_of_its_row_is_counted() -> None:
     world.server.write(1, {"grp": 43})
     world.handle(AuditNow())
     world.run(12)
-    audit = [e.detail for e in told(world, Told) if e.what == "audit"][1]
+    audit = [e.detail for e in told(world, Logged) if e.what == "audit"][1]
     assert (audit["differing"], audit["undecided"]) == (0, {1})
     assert same(world)
-    assert [e.detail for e in told(world, Told) if e.what == "drift"] == [
+    assert [e.detail for e in told(world, Logged) if e.what == "drift"] == [
         {"rows": 1, "final": True}
     ]
 
@@ -386,7 +386,7 @@ def test_what_audits_in_a_row_mend_is_all_counted() -> None:
         world.run(2.5)
     world.run(12)
     assert same(world)
-    assert sum(e.detail["rows"] for e in told(world, Told) if e.what == "drift") == 8
+    assert sum(e.detail["rows"] for e in told(world, Logged) if e.what == "drift") == 8
 
 
 @pytest.mark.parametrize(
@@ -421,8 +421,8 @@ def test_an_audit_of_a_true_table_finds_nothing_while_it_changes(
     world.settle(5)
     assert same(world)
     world.run(10)
-    assert [e for e in told(world, Told) if e.what == "drift"] == []
-    assert [e for e in told(world, Told) if e.what == "audit"] != []
+    assert [e for e in told(world, Logged) if e.what == "drift"] == []
+    assert [e for e in told(world, Logged) if e.what == "audit"] != []
 
 
 def test_a_server_that_is_silent_is_doubted_and_its_polls_are_not_said_to_refresh() -> None:
@@ -644,7 +644,7 @@ def test_a_column_added_and_one_dropped_while_live() -> None:
     assert world.mirror.schema.names == ("id", "grp", "more", "rev")
     assert world.view[1]["more"] == "news"
     assert world.mirror.status == "live"
-    assert [e.what for e in told(world, Told)].count("schema") == 1
+    assert [e.what for e in told(world, Logged)].count("schema") == 1
 
 
 @pytest.mark.parametrize("describes", ["by the API", "by SQL", "not"])

@@ -21,7 +21,7 @@ from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.model.types import Schema
 from notebook_rt.options import Options
 from notebook_rt.store.table import Table
-from notebook_rt.sync.events import Published, RowSuspect, Told
+from notebook_rt.sync.events import Logged, Published, RowSuspect
 from tests.laws import WHOLE, examples
 from tests.sync.simulation import Faults, Server, World
 
@@ -1085,6 +1085,6 @@ def test_where_nothing_is_lost_nothing_is_said_to_be(story: list[Any], seed: int
     world.settle(30)
     converged(world)
     told = [
-        effect.detail.get("reason", "") for _, effect in world.effects if isinstance(effect, Told)
+        effect.detail.get("reason", "") for _, effect in world.effects if isinstance(effect, Logged)
     ]
     assert not [reason for reason in told if "lost" in reason]

@@ -46,9 +46,9 @@ def edit(op: str, key: Key, base: dict[str, Any] | None = None, **values: Any) -
 
 @pytest.fixture
 def overlay(make: Callable[[Schema], Rows]) -> Overlay:
-    laid = Overlay(make(SCHEMA), SCHEMA, STRATEGIES)
-    laid.apply([Upsert(key, row(key)) for key in (1, 2, 3)])
-    return laid
+    overlaid = Overlay(make(SCHEMA), SCHEMA, STRATEGIES)
+    overlaid.apply([Upsert(key, row(key)) for key in (1, 2, 3)])
+    return overlaid
 
 
 def shown(overlay: Overlay) -> dict[Key, dict[str, Any] | None]:
@@ -107,7 +107,7 @@ def test_a_row_that_an_edit_hides_comes_back_to_its_place(overlay: Overlay) -> N
 def test_a_row_that_was_hidden_and_is_gone_has_no_place_any_more(overlay: Overlay) -> None:
     overlay.put([Edit("d", "delete", 1, {}, {}, 0), Edit("e", "delete", 2, {}, {}, 0)])
     overlay.settle("d", None)
-    overlay.lower_shields(SHIELD_SECONDS)
+    overlay.drop_shields(SHIELD_SECONDS)
     overlay.apply([Delete(2)])
     overlay.discard(["e"])
     assert list(shown(overlay)) == [3]
@@ -191,10 +191,10 @@ def test_a_read_that_was_sent_after_the_answer_is_believed(overlay: Overlay) -> 
 def test_a_shield_that_waits_in_vain_is_lowered(overlay: Overlay) -> None:
     overlay.put([edit("e", 1, {"a": "a"}, a="mine")])
     overlay.settle("e", row(1, "mine"), now=100)
-    overlay.lower_shields(100 + SHIELD_SECONDS - 1)
+    overlay.drop_shields(100 + SHIELD_SECONDS - 1)
     overlay.apply([Upsert(1, row(1, "theirs"))])
     assert overlay.view(1) == row(1, "mine")
-    overlay.lower_shields(100 + SHIELD_SECONDS)
+    overlay.drop_shields(100 + SHIELD_SECONDS)
     overlay.apply([Upsert(1, row(1, "theirs"))])
     assert overlay.view(1) == row(1, "theirs")
 
@@ -568,7 +568,7 @@ def test_any_interleaving_of_two_editors_ends_equal_with_every_edit_accounted_fo
     for editor in editors:
         assert editor.queue == []
         assert editor.overlay.edits == []
-        editor.overlay.lower_shields(SHIELD_SECONDS)
+        editor.overlay.drop_shields(SHIELD_SECONDS)
         assert shown(editor.overlay) == server_.rows
         assert server(editor.overlay) == server_.rows
     fates = editors[0].fates | editors[1].fates

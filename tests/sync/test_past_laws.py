@@ -21,7 +21,7 @@ from notebook_rt.model.types import Schema, equal
 from notebook_rt.options import Options
 from notebook_rt.runtime.recording import PROOFS, Recording
 from notebook_rt.store.table import Table
-from notebook_rt.sync.events import Change, Effect, Event, RowSuspect, Shown, Told
+from notebook_rt.sync.events import Change, Effect, Event, Logged, RowSuspect, Shown
 from notebook_rt.sync.history.past import ForgottenMomentError
 from tests.laws import examples
 from tests.sync.simulation import Faults, World
@@ -111,12 +111,12 @@ class Recorded(World):
             self.recording = Recording(self.driver, HOUR, 1 << 30)
             self.recording.start()
         elif self.recording is not None:
-            self.recording.hear([effect for _, effect in self.effects[before:]])
+            self.recording.receive([effect for _, effect in self.effects[before:]])
         for _, effect in self.effects[before:]:
-            if isinstance(effect, Told) and effect.what in PROOFS:
+            if isinstance(effect, Logged) and effect.what in PROOFS:
                 self._compared(effect)
 
-    def _compared(self, effect: Told) -> None:
+    def _compared(self, effect: Logged) -> None:
         """What was lost before a comparison began is found by it, unless it was undone."""
         began = self.server.clock - effect.detail["elapsed"]
         for key in self.unfound.keys() - effect.detail["undecided"]:

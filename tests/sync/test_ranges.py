@@ -35,7 +35,6 @@ from notebook_rt.sync.events import (
     Tick,
 )
 from notebook_rt.sync.rate import ChangeRate
-from notebook_rt.sync.table.alike import LEAST
 from notebook_rt.sync.table.flows import Flows, ReadRefusedError
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.mirror import Mirror
@@ -43,6 +42,7 @@ from notebook_rt.sync.table.numbers import from_number, number
 from notebook_rt.sync.table.queries import Reads
 from notebook_rt.sync.table.ranges import AHEAD_PAGES, SMALLEST
 from notebook_rt.sync.table.reading import Beginning, Paging, each_page
+from notebook_rt.sync.table.uniform import LEAST
 from tests.sync.model import DictRows
 from tests.sync.simulation import Server, World
 

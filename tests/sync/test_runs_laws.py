@@ -130,7 +130,7 @@ class Story:
         """A change tells of a row, as it is."""
         replica, row = self.replica, self.seen.get(key)
         replica.versions.forget([key])
-        self.horizon.told(key, None)
+        self.horizon.applied(key, None)
         here = key in replica.rows
         if row is not None:
             replica.apply([Upsert(key, row)])

@@ -61,7 +61,7 @@ def run(
         due = together.due
         if queue and (due is None or queue[0][0] <= due):
             now, _, sent = heapq.heappop(queue)
-            taken = together.came(sent, followed, now)
+            taken = together.add(sent, followed, now)
         else:
             assert due is not None
             now = max(now, due)
@@ -164,4 +164,4 @@ def test_what_is_of_one_table_waits_for_nothing(story: list[Any], seed: int) -> 
 def test_a_message_that_cannot_be_read_passes() -> None:
     together = Together()
     for payload in (None, [], {"topics": ["x"]}, {"topics": 7, "x": []}):
-        assert together.came(Sent("a", payload), {"a", "b"}, 0.0) == (Sent("a", payload),)
+        assert together.add(Sent("a", payload), {"a", "b"}, 0.0) == (Sent("a", payload),)

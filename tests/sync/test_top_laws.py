@@ -52,8 +52,8 @@ DAYS = [dt.date(2024, 2, 1), dt.date(2024, 2, 2), None]
 def leaf(backend: Any) -> Node:
     columns = (Column("id", "text"), *(Column(name, TYPES[name]) for name in NAMES))
     table = JournalledTable(Schema(columns, ("id",)), backend)
-    laid = Overlay(table, table.schema)
-    return Node(None, table.snapshot, (), table, NAMES, ("id",), f"{backend}", laid)
+    overlaid = Overlay(table, table.schema)
+    return Node(None, table.snapshot, (), table, NAMES, ("id",), f"{backend}", overlaid)
 
 
 def row(draw: Any, key: str) -> dict[str, Any]:
@@ -117,9 +117,9 @@ def over(draw: Any, of: Node, leaves: list[Node]) -> Node:
 
 def happen(draw: Any, node: Node, first: Node) -> None:
     """A batch about the rows at the border, mostly."""
-    table, laid = node.table, node.overlay
+    table, overlaid = node.table, node.overlay
     assert table is not None
-    assert laid is not None
+    assert overlaid is not None
     if draw(st.integers(0, 3)) == 0:
         edit(draw, node, nulls=True)
         return
@@ -147,21 +147,21 @@ def happen(draw: Any, node: Node, first: Node) -> None:
                 ops.append(Delete(key))
             else:
                 ops.append(Upsert(key, {**theirs, "id": key}))
-    laid.apply(ops, want_changes=draw(st.booleans()))
+    overlaid.apply(ops, want_changes=draw(st.booleans()))
 
 
 def test_the_first_rows_by_key_are_true_after_my_insert_of_one_is_refused() -> None:
     """The server has told a part of the row meanwhile, and that is what is left of it."""
     table = JournalledTable(Schema((Column("id", "text"), Column("day", "date")), ("id",)))
-    laid = Overlay(table, table.schema)
-    laid.apply([Upsert(key, {"id": key, "day": DAYS[0]}) for key in "abc"])
-    laid.put([Edit("e", "insert", "d", {"id": "d", "day": None}, {}, 0.0)])
+    overlaid = Overlay(table, table.schema)
+    overlaid.apply([Upsert(key, {"id": key, "day": DAYS[0]}) for key in "abc"])
+    overlaid.put([Edit("e", "insert", "d", {"id": "d", "day": None}, {}, 0.0)])
     last = Derived(Top(3, Ordering(["id", "day"], False, "last", "top")), None)
     last.bind([Source(table)])
     last.advance(want_changes=True)
-    laid.apply([Upsert("d", {"day": DAYS[1]})])
+    overlaid.apply([Upsert("d", {"day": DAYS[1]})])
     last.advance(want_changes=True)
-    laid.discard(["e"])
+    overlaid.discard(["e"])
     last.advance(want_changes=True)
     assert last.view is not None
     wanted = table.snapshot().sort_values(["id", "day"], ascending=False).head(3)

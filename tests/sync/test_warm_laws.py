@@ -16,12 +16,12 @@ from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.options import Options
 from notebook_rt.sync.events import (
     Fetch,
+    Logged,
     Page,
     Published,
     Query,
     Received,
     StatusChanged,
-    Told,
 )
 from notebook_rt.sync.table.broadcast_answers import SINCE
 from tests.laws import examples
@@ -180,7 +180,7 @@ def test_without_a_network_it_stays_stale_and_says_as_of_when() -> None:
     world.run(300)
     assert world.mirror.status == "stale"
     assert len(world.view) == 8
-    assert world.mirror._told_reason == "as of 14:03"
+    assert world.mirror._reported_reason == "as of 14:03"
     world.settle(10)
     converged(world)
 
@@ -300,7 +300,7 @@ def test_a_second_confirmation_does_not_double_a_comparison(again: float) -> Non
             world.run(0.01)
     assert twice.differences == {}
     compared = [
-        one for _, one in twice.effects if isinstance(one, Told) and one.what == "reconciled"
+        one for _, one in twice.effects if isinstance(one, Logged) and one.what == "reconciled"
     ]
     assert len(compared) == 1
     assert requests(twice) <= requests(once) + 1

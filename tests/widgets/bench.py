@@ -63,7 +63,7 @@ class Bench:
         self.woken += 1
 
     def say(self, **word: Any) -> list[Any]:
-        self.model.heard("v", word)
+        self.model.received("v", word)
         return list(self.model.update())
 
     def set(self, df: pd.DataFrame) -> list[Any]:

@@ -189,7 +189,7 @@ class MemoryFrame(Told):
         for column in self.fields:
             refusal = column.refusal(values[column.name]) if column.name in values else None
             if refusal is not None:
-                self.doubt()
+                self.forget_columns()
                 raise InvalidEditError(f'table "{self.name}": {refusal}', refusal, column.name)
 
     def edit(self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]) -> None:
@@ -233,7 +233,7 @@ class MemoryFrame(Told):
         self.marked, self.left = {}, self.left.iloc[:0]
         self.tell()
 
-    def doubt(self) -> None:
+    def forget_columns(self) -> None:
         self.doubts += 1
 
     def batch(self) -> AbstractContextManager[None]:

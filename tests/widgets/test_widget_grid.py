@@ -304,7 +304,7 @@ def test_a_selection_follows_its_rows_and_reaches_the_kernel():
     model = widget._link.model
     model.whole("v")
     assert len(widget.selected) == 0
-    model.heard("v", {"t": "select", "rows": [2, 4]})
+    model.received("v", {"t": "select", "rows": [2, 4]})
     assert widget.selected.index.tolist() == [3, 4, 5]
     source.set(pd.concat([table(3, first=500), table(100).drop(index=4)]))
     (message,) = model.update()
@@ -413,9 +413,9 @@ def test_a_composite_key():
     rid = rids(whole)[1]
     edits: list[Any] = []
     source.edit = lambda *args: edits.append(args)  # type: ignore[method-assign]
-    model.heard("v", {"t": "edit", "rid": rid, "c": 2, "value": "5"})
+    model.received("v", {"t": "edit", "rid": rid, "c": 2, "value": "5"})
     assert edits == [((2, "tue"), {"price": 5.0}, {})]
-    model.heard("v", {"t": "window", "first": 0, "last": 4, "anchor": [rid, 1]})
+    model.received("v", {"t": "window", "first": 0, "last": 4, "anchor": [rid, 1]})
     source.set(df.iloc[1:])
     (message,) = model.update()
     assert message.content["anchor"] == 0
@@ -450,11 +450,11 @@ def test_a_grid_listens_to_its_table_only_while_somebody_looks():
     source = MemoryFrame(table(10), FIELDS)
     widget = GridWidget(source)
     assert source.listeners == []
-    widget._link.hear({"view": "v", "t": "look"}, 0.0)
+    widget._link.receive({"view": "v", "t": "look"}, 0.0)
     assert len(source.listeners) == 1
-    widget._link.hear({"view": "v", "t": "leave"}, 1.0)
+    widget._link.receive({"view": "v", "t": "leave"}, 1.0)
     assert source.listeners == []
-    widget._link.hear({"view": "w", "t": "look"}, 2.0)
+    widget._link.receive({"view": "w", "t": "look"}, 2.0)
     widget.close()
     assert source.listeners == []
 
@@ -513,7 +513,7 @@ def test_a_date_is_copied_and_shown_without_a_time():
     source = MemoryFrame(df, [Column("id", "int8"), Column("day", "date")])
     model = GridModel(source, act=lambda fn: fn(), changed=lambda: None)
     model.whole("v")
-    model.heard("v", {"t": "copy", "range": [0, 0, 0, 1]})
+    model.received("v", {"t": "copy", "range": [0, 0, 0, 1]})
     assert model.update()[-1].content["text"] == "1\t2026-03-31"
     assert "<td>2026-03-31</td>" in grid_html(source)
 

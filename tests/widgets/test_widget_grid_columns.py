@@ -419,8 +419,8 @@ def test_a_widget_saves_what_it_shows(tmp_path):
     model = widget._link.model
     assert isinstance(model, GridModel)
     assert len(widget.shown) == 20
-    model.heard("v", {"t": "filter", "text": "price>=18"})
-    model.heard("v", {"t": "columns", "act": "hide", "c": 3})
+    model.received("v", {"t": "filter", "text": "price>=18"})
+    model.received("v", {"t": "columns", "act": "hide", "c": 3})
     assert widget.shown.to_dict("list") == {
         "id": [19, 20],
         "price": [18.0, 19.0],

@@ -199,14 +199,14 @@ def test_a_chart_shows_a_moment_and_is_live_again():
     now = [0.0]
     model = ChartModel(source, "id", "price", clock=lambda: now[0])
     model.whole("v")
-    model.heard("v", {"t": "past", "at": 200 * S})
+    model.received("v", {"t": "past", "at": 200 * S})
     (message,) = model.update()  # and at once: somebody waits
     assert values(message.content["cols"][1], message.buffers[0]) == [100, 101, 102, 103, 104]
     assert message.content["past"]["at"] == 200 * S
     assert message.content["label"].startswith("Past line chart")
     source.set(table(6))
     assert model.update() == []
-    model.heard("v", {"t": "past"})
+    model.received("v", {"t": "past"})
     (message,) = model.update()
     assert len(values(message.content["cols"][1], message.buffers[0])) == 6
     assert message.content["past"]["at"] is None
@@ -217,13 +217,13 @@ def test_a_chart_of_a_column_that_was_not_there_says_so_and_keeps_its_slider():
     source.past = past(s100=before().drop(columns="price"))
     model = ChartModel(source, "id", "price")
     model.whole("v")
-    model.heard("v", {"t": "past", "at": 200 * S})
+    model.received("v", {"t": "past", "at": 200 * S})
     (message,) = model.update()
     assert message.content["t"] == "note"
     assert 'no column "price"' in message.content["note"]
     assert message.content["past"]["at"] == 200 * S
     assert model.update() == []
-    model.heard("v", {"t": "past"})
+    model.received("v", {"t": "past"})
     (message,) = model.update()
     assert message.content["t"] in ("chart", "data")
 

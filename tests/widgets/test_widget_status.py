@@ -130,7 +130,7 @@ def test_what_needs_the_user_comes_first_and_the_list_is_bounded():
 def test_retry_and_discard_reach_the_queue_from_another_thread():
     source = MemoryQueue(QueuedWrite("7", "update t 7", "failed", "no"))
     widget = QueueWidget(source)
-    widget._link.hear({"view": "v", "t": "look"}, 0.0)
+    widget._link.receive({"view": "v", "t": "look"}, 0.0)
     widget._enqueue(widget, {"view": "v", "t": "retry", "id": "7"}, [])
     widget._enqueue(widget, {"view": "v", "t": "discard", "id": "7"}, [])
     until(lambda: len(source.asked) == 2)

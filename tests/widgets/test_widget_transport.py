@@ -38,10 +38,10 @@ class Counter:
     def update(self) -> Sequence[Message]:
         return [Message({"t": "state", "n": self.value}, self._buffers)]
 
-    def heard(self, view: str, content: Mapping[str, Any]) -> None:
+    def received(self, view: str, content: Mapping[str, Any]) -> None:
         self.words.append(content)
 
-    def left(self, view: str) -> None:
+    def view_closed(self, view: str) -> None:
         self.gone.append(view)
 
     def wants(self) -> float:
@@ -49,7 +49,7 @@ class Counter:
 
 
 def looking(link: Link, view: str = "v", now: float = 0.0) -> list[dict[str, Any]]:
-    link.hear({"view": view, "t": "look"}, now)
+    link.receive({"view": view, "t": "look"}, now)
     return [content for content, _ in link.take(now)]
 
 
@@ -62,7 +62,7 @@ def play(link: Link, seconds: float, *, answer: bool = True, step: float = 0.001
         for content, buffers in link.take(now):
             sent.append((now, content, buffers))
             if answer and content["ack"]:
-                link.hear({"view": "v", "t": "ack", "seq": content["seq"]}, now)
+                link.receive({"view": "v", "t": "ack", "seq": content["seq"]}, now)
     return sent
 
 
@@ -84,13 +84,13 @@ class Page:
             self.drawn.append(content)
             if content["ack"]:
                 self.acks.append(now)
-                self.link.hear({"view": "v", "t": "ack", "seq": content["seq"]}, now)
+                self.link.receive({"view": "v", "t": "ack", "seq": content["seq"]}, now)
 
 
 def drawing(link: Link) -> Page:
     """A page that looks and has drawn the whole."""
     page = Page(link)
-    link.hear({"view": "v", "t": "look"}, 0.0)
+    link.receive({"view": "v", "t": "look"}, 0.0)
     page.step(0.0, 0.0)
     return page
 
@@ -114,13 +114,13 @@ def test_a_view_that_returns_gets_one_whole_state_and_no_backlog():
     model = Counter()
     link = Link(model, Budget())
     looking(link)
-    link.hear({"view": "v", "t": "leave"}, 1.0)
+    link.receive({"view": "v", "t": "leave"}, 1.0)
     assert model.gone == ["v"]
     for n in range(1000):
         model.value = n
         link.mark(2.0)
     assert link.take(2.0) == []
-    link.hear({"view": "v", "t": "look"}, 3.0)
+    link.receive({"view": "v", "t": "look"}, 3.0)
     back = [content for content, _ in link.take(3.0)]
     assert back[-1]["whole"]
     assert back[-1]["n"] == 999
@@ -144,7 +144,7 @@ def test_what_comes_in_one_burst_of_a_stream_is_one_message():
             link.mark(now)
         for content, _ in link.take(now):
             sent += 1
-            link.hear({"view": "v", "t": "ack", "seq": content["seq"]}, now)
+            link.receive({"view": "v", "t": "ack", "seq": content["seq"]}, now)
     assert 40 <= sent <= 41  # the first one could not be told for a stream's
 
 
@@ -159,7 +159,7 @@ def test_what_changes_after_a_rest_is_sent_at_once():
 def test_at_most_two_messages_are_on_their_way():
     link = Link(Counter(), Budget())
     first = looking(link)
-    link.hear({"view": "v", "t": "ack", "seq": first[0]["seq"]}, 0.5)
+    link.receive({"view": "v", "t": "ack", "seq": first[0]["seq"]}, 0.5)
     sent = play(link, 3.0, answer=False)
     assert len(sent) == 2
 
@@ -246,24 +246,24 @@ def test_what_changed_meanwhile_is_sent_after_the_acknowledgement():
     model.value = 77
     link.mark(2.5)
     assert link.take(2.5) == []
-    link.hear({"view": "v", "t": "ack", "seq": 99}, 2.6)
+    link.receive({"view": "v", "t": "ack", "seq": 99}, 2.6)
     (content, _), *rest = link.take(2.6)
     assert content["n"] == 77
     assert rest == []
 
 
 def test_a_view_that_keeps_silent_is_taken_to_be_gone_and_welcomed_back_with_the_whole():
-    eyes: list[str] = []
-    link = Link(Counter(), Budget(), eyes=eyes.append)
+    on_viewer: list[str] = []
+    link = Link(Counter(), Budget(), on_viewer=on_viewer.append)
     looking(link)
     play(link, 1.0, answer=False)
     link.mark(20.0)
     assert link.take(20.0) == []
     assert len(link.leases) == 0
-    assert eyes == ["seen", "unseen"]
-    link.hear({"view": "v", "t": "ack", "seq": 2}, 21.0)
+    assert on_viewer == ["seen", "unseen"]
+    link.receive({"view": "v", "t": "ack", "seq": 2}, 21.0)
     assert any(content["whole"] for content, _ in link.take(21.0))
-    assert eyes == ["seen", "unseen", "seen"]
+    assert on_viewer == ["seen", "unseen", "seen"]
 
 
 def test_a_busy_cell_that_hears_nothing_stops_neither_messages_nor_leases():
@@ -300,7 +300,7 @@ def test_two_views_each_get_the_whole_and_the_slower_one_sets_the_pace():
 
 def test_a_silent_widget_says_that_it_lives():
     link = Link(Counter(), Budget())
-    link.hear({"view": "v", "t": "ack", "seq": looking(link)[0]["seq"]}, 0.1)
+    link.receive({"view": "v", "t": "ack", "seq": looking(link)[0]["seq"]}, 0.1)
     assert link.take(BEAT - 1) == []
     assert [content["t"] for content, _ in link.take(BEAT + 0.1)] == ["beat"]
 
@@ -309,7 +309,7 @@ def test_a_notebook_sends_at_most_a_hundred_messages_a_second():
     budget = Budget()
     links = [Link(Counter(), budget) for _ in range(20)]
     for link in links:
-        link.hear({"view": "v", "t": "look"}, 0.0)
+        link.receive({"view": "v", "t": "look"}, 0.0)
     count = 0
     for i in range(3000):
         now = i / 1000
@@ -317,7 +317,7 @@ def test_a_notebook_sends_at_most_a_hundred_messages_a_second():
             link.mark(now)
             for content, _ in link.take(now):
                 count += 1
-                link.hear({"view": "v", "t": "ack", "seq": content["seq"]}, now)
+                link.receive({"view": "v", "t": "ack", "seq": content["seq"]}, now)
     assert count <= 3 * NOTEBOOK_RATE * 1.1 + 20
 
 
@@ -329,25 +329,25 @@ def test_a_notebook_sends_at_most_two_megabytes_a_second():
 
 
 def test_the_browser_s_network_and_tab_are_told_to_the_session():
-    eyes: list[str] = []
-    link = Link(Counter(), Budget(), eyes=eyes.append)
+    on_viewer: list[str] = []
+    link = Link(Counter(), Budget(), on_viewer=on_viewer.append)
     for kind in ("offline", "online", "hidden", "visible"):
-        link.hear({"view": "v", "t": kind}, 0.0)
-    assert eyes == ["offline", "online", "hidden", "visible"]
+        link.receive({"view": "v", "t": kind}, 0.0)
+    assert on_viewer == ["offline", "online", "hidden", "visible"]
 
 
 def test_a_word_of_the_user_reaches_the_model_and_is_answered():
     model = Counter()
     link = Link(model, Budget())
     looking(link)
-    link.hear({"view": "v", "t": "retry", "id": "7"}, 1.0)
+    link.receive({"view": "v", "t": "retry", "id": "7"}, 1.0)
     assert model.words == [{"view": "v", "t": "retry", "id": "7"}]
     assert len(link.take(1.0)) == 1
 
 
 def test_an_acknowledgement_of_what_was_never_sent_counts_for_nothing():
     leases = Leases()
-    leases.look("v")
+    leases.renew("v")
     assert leases.sent(0.0) == (1, True)
     leases.acknowledge("v", 10**9, 0.0)
     assert leases.unacked == 0
@@ -366,7 +366,7 @@ def test_a_model_that_raises_stops_no_other_widget(caplog):
     sent: list[Any] = []
     pump._links = {broken: lambda c, b: None, good: lambda c, b: sent.append(c)}
     for link in (broken, good):
-        link.hear({"view": "v", "t": "look"}, 0.0)
+        link.receive({"view": "v", "t": "look"}, 0.0)
         link.mark(0.0)
     pump.step()
     assert sent

@@ -305,19 +305,19 @@ class Changes:
         """
         if not conditions:
             return True
-        looked_at = False
+        used_at = False
         for index, kind, condition in conditions:
             value = row[index]
             if isinstance(value, Unchanged):
                 continue
-            looked_at = True
+            used_at = True
             answer = self.judge.passes(kind, condition, value)
             if isinstance(answer, Question):
                 questions.add(answer)
                 return False
             if not answer:
                 return False
-        return looked_at
+        return used_at
 
     async def _allowed(self, hits: list[_Hit]) -> list[_Hit]:
         """Those hits whose rows the policies let the subscriber see."""

@@ -59,7 +59,7 @@ class Socket:
         self._filled = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing_code: int | None = None
-        self._heard = time.monotonic()
+        self._received = time.monotonic()
 
     async def run(self) -> None:
         """Serve until the connection is over."""
@@ -69,7 +69,7 @@ class Socket:
         self.tenant.sockets.add(self)
         try:
             async for received in self._websocket:
-                self._heard = time.monotonic()
+                self._received = time.monotonic()
                 message = None
                 if received.type == WSMsgType.TEXT:
                     message = decode_text(self.vsn, received.data)
@@ -140,7 +140,7 @@ class Socket:
         idle = 0.0
         while idle < timeout:
             await asyncio.sleep(timeout - idle)
-            idle = time.monotonic() - self._heard
+            idle = time.monotonic() - self._received
         await self._websocket.close(code=WSCloseCode.OK)
 
     async def _close_without_login(self) -> None:

@@ -91,7 +91,7 @@ class Tenant:
         )
         self._context = context
         self._published: frozenset[tuple[str, str]] = frozenset()
-        self._looks_again = False
+        self._check_scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -112,7 +112,7 @@ class Tenant:
     async def _restarted(self) -> None:
         await asyncio.gather(self.pool.check(), self.callers.check())
         # What changed meanwhile is not in the log that is read now.
-        await self._look_at_publication()
+        await self._check_publication()
 
     async def stop(self) -> None:
         """Close every socket with 1012 (service restart), as the real server does."""
@@ -151,20 +151,20 @@ class Tenant:
     async def _schema_changed(self, xid: int) -> None:
         with contextlib.suppress(PgError):  # PostgreSQL is going away: the look sees that
             await until_seen(self.callers, xid)
-        await self._look_at_publication()
+        await self._check_publication()
 
-    async def _look_again(self) -> None:
+    async def _check_later(self) -> None:
         await asyncio.sleep(LOOK_AGAIN)
-        self._looks_again = False
-        await self._look_at_publication()
+        self._check_scheduled = False
+        await self._check_publication()
 
-    async def _look_at_publication(self) -> None:
+    async def _check_publication(self) -> None:
         try:
             published = await self.changes.catalog.published()
         except PgError:  # PostgreSQL is going away, or has just come back
-            if not self._looks_again:
-                self._looks_again = True
-                self._spawn(self._look_again())
+            if not self._check_scheduled:
+                self._check_scheduled = True
+                self._spawn(self._check_later())
             return
         if published != self._published:
             self._published = published

@@ -104,10 +104,10 @@ def _leniently(frame: bytes, exact_numbers: bool) -> Frame | ChangeFrame | Unkno
         return UnknownFrame(b"postgres_changes" in frame)
     if not isinstance(message, dict):  # protocol 2.0.0 has its event in an array
         events = message if isinstance(message, list) else ()
-        return UnknownFrame(any(_tells_of_changes(event) for event in events))
+        return UnknownFrame(any(_carries_changes(event) for event in events))
     topic, event, payload = message.get("topic"), message.get("event"), message.get("payload")
     if not isinstance(topic, str) or not isinstance(event, str):
-        return UnknownFrame(_tells_of_changes(event))
+        return UnknownFrame(_carries_changes(event))
     if event not in _CHANGE_EVENTS:
         ref, unknown_keys = message.get("ref"), len(message.keys() - _KEYS)
         return Frame(topic, event, payload, None if ref is None else str(ref), unknown_keys)
@@ -130,7 +130,7 @@ def _leniently(frame: bytes, exact_numbers: bool) -> Frame | ChangeFrame | Unkno
     return ChangeFrame(topic, change)
 
 
-def _tells_of_changes(event: object) -> bool:
+def _carries_changes(event: object) -> bool:
     return isinstance(event, str) and event in _CHANGE_EVENTS
 
 

@@ -40,7 +40,7 @@ class Intake(ClientConnection):
         super().__init__(*args, **kwargs)
         self.on_message = on_message
         self._parts: list[bytes] = []
-        self._aside = 0
+        self._deferred = 0
         """Frames since the last whole message."""
         self._ending = False
         self._gathering = Gathering()
@@ -78,8 +78,8 @@ class Intake(ClientConnection):
 
     def process_event(self, event: Any) -> None:
         """Take a frame from ``websockets``: text goes on, the rest is the base class' business."""
-        self._aside += 1
-        if self._aside > MAX_ASIDE and self.protocol.state is State.OPEN:
+        self._deferred += 1
+        if self._deferred > MAX_ASIDE and self.protocol.state is State.OPEN:
             self.protocol.fail(CloseCode.POLICY_VIOLATION, f"{MAX_ASIDE} frames without a message")
             self.send_data()
             return
@@ -97,7 +97,7 @@ class Intake(ClientConnection):
                 return
             data = b"".join(self._parts)
             self._parts.clear()
-        self._aside = 0
+        self._deferred = 0
         self._messages += 1
         try:
             self.on_message(data)

@@ -253,7 +253,7 @@ def _refused(url: str, error: InvalidStatus) -> NotebookRTError:
     said = {name: response.headers.get_all(name) for name in response.headers}
     headers = {name.lower(): values[0] for name, values in said.items() if len(values) == 1}
     answer = read_answer(response.status_code, headers, response.body or b"", time.time())
-    words = answer.words.get("message") or response.reason_phrase
+    words = answer.error_fields.get("message") or response.reason_phrase
     named = named_error("connecting", answer if answer.page else replace(answer, body=words), url)
     if answer.page and answer.status >= 400 and isinstance(named, UnreachableError):
         return named

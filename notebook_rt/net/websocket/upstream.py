@@ -132,9 +132,9 @@ class CarriedChannel(AsyncRealtimeChannel):
         if self.socket.channels.get(self.topic) is self:
             del self.socket.channels[self.topic]
         self.state, self.left = ChannelStates.CLOSED, True
-        return self.tell_left()
+        return self.push_leave()
 
-    async def tell_left(self) -> None:
+    async def push_leave(self) -> None:
         if self.join_push.ref is None:
             return  # its join was not sent, and will not be
         push = AsyncPush(self, "phx_leave", {}, self.timeout)
@@ -170,7 +170,7 @@ class CarriedChannel(AsyncRealtimeChannel):
             if push.ref is not None:
                 self.messages_waiting_for_ack.pop(push.ref, None)
 
-    async def tell(self, event: str, payload: dict[str, Any]) -> None:
+    async def push_without_answer(self, event: str, payload: dict[str, Any]) -> None:
         """Push; no answer is wanted. Raises ConnectionError if the socket is gone."""
         await self.socket.transmit(
             {

@@ -123,11 +123,11 @@ class Facts(msgspec.Struct, frozen=True):
     """Topics that the server refuses to this login, with its reasons."""
     away_since: str = ""
     """Time of the server's last answer, or of the session's start, while there is no connection."""
-    calm: bool = False
+    in_grace: bool = False
     """Whether live updates, if interrupted, are so only briefly and may return at once."""
     late_answer: bool = False
     """Whether a heartbeat was sent and its answer is later than usual."""
-    crowd: str = ""
+    shortage: str = ""
     """What to do if more channels are requested than allowed, as part of a sentence."""
     crowded_channels: Sequence[str] = ()
     """The user's channels without a place."""
@@ -286,8 +286,8 @@ def _findings(
         yield "offline", "denied", denied[0].error
     # Without the socket only polling is left; without HTTP nothing is.
     connected, polled = facts.state == "connected", "polling" in statuses and facts.reachable
-    calm = facts.calm and facts.reachable and facts.state != "disconnected"
-    if not connected and facts.state != "connecting" and not polled and not calm:
+    in_grace = facts.in_grace and facts.reachable and facts.state != "disconnected"
+    if not connected and facts.state != "connecting" and not polled and not in_grace:
         since = f" (offline since {facts.away_since})" if facts.away_since else ""
         yield "offline", "unreachable", facts.reason + since
     if connected and (facts.late_answer or facts.silent_for > stale_after):
@@ -303,7 +303,7 @@ def _findings(
         yield "stale", "computed", f"{name} is not kept up: {why}{more}"
     if facts.state == "connecting":
         yield "connecting", "connecting", facts.reason
-    if calm and facts.away:
+    if in_grace and facts.away:
         if not connected:
             yield "connecting", "reconnecting", "reconnecting"
         elif polling:
@@ -321,7 +321,7 @@ def _findings(
         yield "polling", "polling", f"{note} ({_names(polling)}){_oldest(polling)}"
     if crowded or facts.crowded_channels:
         yield "polling", "crowded", _crowded(facts, crowded, poll_interval)
-    yield from _doubtful(tables, behind_after)
+    yield from _doubts(tables, behind_after)
     if facts.unjoined_channels and "loading" not in statuses:
         yield "connecting", "joining", _unjoined(facts.unjoined_channels)
     elif "loading" in statuses or facts.unjoined:
@@ -340,7 +340,7 @@ def _findings(
     yield "healthy", "live", "live"
 
 
-def _doubtful(tables: Sequence[TableFacts], behind_after: float) -> Iterator[_Found]:
+def _doubts(tables: Sequence[TableFacts], behind_after: float) -> Iterator[_Found]:
     """Yield why rows may be or were wrong although changes flow."""
     late = [table for table in tables if table.behind > behind_after]
     if late:
@@ -401,7 +401,7 @@ def _crowded(facts: Facts, tables: Sequence[TableFacts], poll_interval: float) -
     if facts.crowded_channels:
         names = _few(facts.crowded_channels)
         said.append(f"no messages come over {names}")
-    return f"{' and '.join(said)}: {facts.crowd}{_oldest(tables)}"
+    return f"{' and '.join(said)}: {facts.shortage}{_oldest(tables)}"
 
 
 def _oldest(tables: Sequence[TableFacts]) -> str:
@@ -444,11 +444,11 @@ class Interruption:
         self.since: float | None = None
         self.told = False
 
-    def calm(self, now: float) -> bool:
+    def in_grace(self, now: float) -> bool:
         """Return whether a current interruption is shorter than the grace period."""
         return not self.told and (self.since is None or now - self.since < self.grace)
 
-    def look(
+    def update(
         self, away: bool, verdict: HealthStatus, reason: str, now: float
     ) -> tuple[Literal["unavailable", "live"], str] | None:
         """Take the current state; return the kind and text of a line to report, if there is one."""
@@ -471,7 +471,7 @@ class Since:
     def __init__(self) -> None:
         self._begun: tuple[HealthStatus, float] | None = None
 
-    def look(self, status: HealthStatus, now: float) -> float:
+    def update(self, status: HealthStatus, now: float) -> float:
         """Take the current status; return the seconds since it changed."""
         begun = self._begun
         if begun is None or begun[0] != status:

@@ -150,7 +150,7 @@ class Joins:
         entry.state, entry.final, entry.due = "out", False, now
         return leave + self.tick(now)
 
-    def hurry(self, now: float) -> list[Effect]:
+    def retry_now(self, now: float) -> list[Effect]:
         """A reason to try again from zero: another token, the network, the user's word."""
         for entry in self._topics.values():
             entry.tries = 0

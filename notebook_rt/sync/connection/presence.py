@@ -96,7 +96,7 @@ class People:
 
     def __init__(self) -> None:
         self.present: dict[str, Person] = {}
-        self._told: dict[str, Sequence[Meta]] = {}
+        self._last_reported: dict[str, Sequence[Meta]] = {}
         """What the package had of each: it makes a new list for whoever changes."""
 
     def update(
@@ -104,7 +104,7 @@ class People:
     ) -> tuple[list[Person], list[Person]]:
         """Take the whole state; gives who came and who went. ``now`` is seconds since the epoch."""
         before, self.present = self.present, {}
-        told, self._told = self._told, dict(state)
+        told, self._last_reported = self._last_reported, dict(state)
         came = []
         for key, metas in state.items():
             known = before.get(key)

@@ -161,7 +161,7 @@ class Supervisor:
         self.next_try: float | None = None
         """When the next try is due, while between two."""
         self.opened_at: float | None = None
-        self.heard_at = 0.0
+        self.received_at = 0.0
         self.beat_due = 0.0
         self.beat_ref: str | None = None
         """The heartbeat that waits for its answer."""
@@ -203,7 +203,7 @@ class Supervisor:
                 self.next_try = None
                 self._go("disconnected", "closed here")
             case Opened(socket) if socket == self.socket and not self.open:
-                self.opened_at = self.heard_at = self.beat_due = now
+                self.opened_at = self.received_at = self.beat_due = now
                 self._latencies.clear()  # another way to the server, perhaps
                 self._go("connected", "connected")
                 self._beat_or_bury(now)
@@ -215,7 +215,7 @@ class Supervisor:
                 said = f"closed {by} ({code})" if code not in (None, 1006) else "lost"
                 self._lost(now, f"connection {said}{': ' if reason else ''}{reason}")
             case Heard(socket, answer) if socket == self.socket and self.open:
-                self.heard_at = now
+                self.received_at = now
                 if answer is not None and answer == self.beat_ref:
                     self.beat_ref = None
                     self._latencies.append(now - self.beat_sent)
@@ -226,7 +226,7 @@ class Supervisor:
                 pass
         if self.open:
             self._beat_or_bury(now)
-            self._hear_silence(now)
+            self._check_answer_time(now)
         if self.next_try is not None and now >= self.next_try:
             self._try_now()
         self._wake(now)
@@ -259,7 +259,9 @@ class Supervisor:
     @property
     def _beat_at(self) -> float:
         """When the next heartbeat is due."""
-        return min(self.beat_due, max(self.beat_sent, self.heard_at) + self.options.silence_after)
+        return min(
+            self.beat_due, max(self.beat_sent, self.received_at) + self.options.silence_after
+        )
 
     @property
     def patience(self) -> float:
@@ -268,7 +270,7 @@ class Supervisor:
         usual = max(QUICK, USUAL * known[max(0, len(known) - 2)]) if known else UNKNOWN
         return min(usual, self.options.heartbeat_timeout)
 
-    def _hear_silence(self, now: float) -> None:
+    def _check_answer_time(self, now: float) -> None:
         """Tell of an answer that is late. As with a socket that is overdue, a second look comes first."""
         was = self.silent
         if self.beat_ref is None or now < self._late_at:
@@ -283,7 +285,7 @@ class Supervisor:
     @property
     def _late_at(self) -> float:
         """When the answer to the last heartbeat is later than usual, unless a frame comes until then."""
-        return max(self.beat_sent, self.heard_at) + self.patience
+        return max(self.beat_sent, self.received_at) + self.patience
 
     def _overdue(self, now: float) -> str | None:
         """Why the socket seems dead; None: it is alive.
@@ -298,7 +300,7 @@ class Supervisor:
 
     @property
     def _answer_due(self) -> float:
-        answered_by = max(self.beat_sent, self.heard_at) + self.options.heartbeat_timeout
+        answered_by = max(self.beat_sent, self.received_at) + self.options.heartbeat_timeout
         return min(answered_by, self.beat_sent + self.options.stale_after)
 
     def _wake(self, now: float) -> None:

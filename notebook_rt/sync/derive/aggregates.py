@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from notebook_rt.errors import DerivationError
 from notebook_rt.model.types import Kind
-from notebook_rt.quoting import near
+from notebook_rt.quoting import did_you_mean
 from notebook_rt.store.dense import Positions
 from notebook_rt.sync.derive.exact import SCALE, exact, exact_sum, is_finite, quotient
 from notebook_rt.sync.derive.operator import RebuildError
@@ -77,7 +77,9 @@ def meant(function: str, functions: Sequence[str]) -> str:
      (did you mean 'mean'?) (did you mean 'median'?)
     """
     known = _ELSEWHERE.get(function.casefold())
-    return f" (did you mean {known!r}?)" if known in functions else near(function, functions)
+    return (
+        f" (did you mean {known!r}?)" if known in functions else did_you_mean(function, functions)
+    )
 
 
 class State(ABC):

@@ -25,9 +25,9 @@ COMPARED: Final = frozenset(
 """Kinds whose values have an order and an equality."""
 
 
-def refuse_odd(column: ColumnStore, name: str, what: str) -> None:
+def refuse_unfit(column: ColumnStore, name: str, what: str) -> None:
     """Refuse a column that holds a value which does not fit its type; ``what`` says who asks."""
-    if column.odd_count():
+    if column.unfit_count():
         raise DerivationError(
             f'{what}: "{name}" holds a value that is not of its type, such as infinity among moments; '
             "use map"

@@ -91,7 +91,7 @@ class Concat(Operator):
             schema = source.schema
             if (schema.key, source.levels) != (first.key, sources[0].levels):
                 raise DerivationError(
-                    f"concat: the keys are {_said(sources[0])} and {_said(source)}; use map"
+                    f"concat: the keys are {_described(sources[0])} and {_described(source)}; use map"
                 )
             if schema.numeric != first.numeric:
                 raise DerivationError("concat: one has exact numbers, another has not; use map")
@@ -178,7 +178,7 @@ class Concat(Operator):
         return found
 
 
-def _said(source: Source) -> str:
+def _described(source: Source) -> str:
     """Return the names of an input's key columns, with hidden ones in words."""
     return ", ".join(name.replace(HIDDEN_PREFIX, "") for name in source.table.schema.key)
 

@@ -21,7 +21,7 @@ from notebook_rt.sync.derive.comparing import (
     check_values,
     has_nan,
     has_negative_zero,
-    refuse_odd,
+    refuse_unfit,
 )
 from notebook_rt.sync.derive.groups import Groups
 from notebook_rt.sync.derive.operator import (
@@ -76,7 +76,7 @@ class Distinct(Operator):
             column = columns[name]
             if column.kind not in COMPARED:
                 raise DerivationError(f'{self.what}: "{name}" is {column.kind}; use map')
-            refuse_odd(column, name, self.what)
+            refuse_unfit(column, name, self.what)
             if backend and (has_nan(column) or has_negative_zero(column)):
                 raise DerivationError(
                     f'{self.what}: "{name}" holds NaN or -0.0, which the nullable dtypes tell apart '
@@ -168,7 +168,7 @@ class Distinct(Operator):
         wanted = np.zeros(len(self._sizes) + 1, bool)  # the last code: no group
         wanted[codes] = True
         by_rank = self._groups.by_rank
-        by_rank.settle()
+        by_rank.flush()
         found = np.flatnonzero(wanted[by_rank.values])[::-1]
         ranks, groups = by_rank.ranks[found], by_rank.values[found]
         for rank, code in zip(ranks.tolist(), groups.tolist(), strict=True):

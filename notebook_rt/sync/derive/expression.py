@@ -17,7 +17,7 @@ from typing import Any, Final
 import pandas as pd
 
 from notebook_rt.errors import DerivationError
-from notebook_rt.quoting import near
+from notebook_rt.quoting import did_you_mean
 
 _BINARY: Final[Mapping[type, Callable[[Any, Any], Any]]] = {
     ast.Add: operator.add,
@@ -177,6 +177,6 @@ def _column(frame: pd.DataFrame, name: str) -> Any:
     if name not in frame.columns:
         names = [*(str(level) for level in frame.index.names if level is not None), *frame.columns]
         raise DerivationError(
-            f'select: no column "{name}"{near(name, names)}; there are {", ".join(names)}'
+            f'select: no column "{name}"{did_you_mean(name, names)}; there are {", ".join(names)}'
         )
     return frame[name]

@@ -41,7 +41,7 @@ from notebook_rt.sync.derive.comparing import (
     check_values,
     has_nan,
     has_negative_zero,
-    refuse_odd,
+    refuse_unfit,
 )
 from notebook_rt.sync.derive.groups import NO_GROUP, Groups, Ranked, typed
 from notebook_rt.sync.derive.operator import (
@@ -166,13 +166,13 @@ class GroupBy(Operator):
                 raise DerivationError(
                     f'groupby: "{name}" holds NaN, which the nullable dtypes tell apart from null; use map'
                 )
-            if name in self._told_apart(source) and has_negative_zero(columns[name]):
+            if name in self._compared_in_arrow(source) and has_negative_zero(columns[name]):
                 raise DerivationError(
                     f'groupby: "{name}" holds -0.0, which Arrow tells apart from 0.0; use map'
                 )
-            refuse_odd(columns[name], name, "groupby")
+            refuse_unfit(columns[name], name, "groupby")
 
-    def _told_apart(self, source: Source) -> set[str]:
+    def _compared_in_arrow(self, source: Source) -> set[str]:
         """The columns whose values are compared by Arrow."""
         if source.table.dtype_backend != "pyarrow":
             return set()
@@ -236,7 +236,7 @@ class GroupBy(Operator):
         for delta in moving:
             if delta.new is not None:
                 self._come(delta.new, touched)
-        return self._told(source, touched)
+        return self._make_ops(source, touched)
 
     def _matters(self, delta: Delta) -> bool:
         """Return whether a used column has changed."""
@@ -342,7 +342,7 @@ class GroupBy(Operator):
 
     # Changes of the result
 
-    def _told(self, source: Source, touched: Mapping[int, int]) -> list[Op]:
+    def _make_ops(self, source: Source, touched: Mapping[int, int]) -> list[Op]:
         """Return the operations; ``touched``: the changed states of each group, as bits."""
         called = self._call(source, [code for code in touched if self._sizes[code]])
         ops: list[Op] = []

@@ -81,9 +81,9 @@ class Ranked:
             return
         self._recent[rank] = value
         if len(self._recent) > max(_RECENT, len(self._ranks) // 8):
-            self.settle()
+            self.flush()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Have everything in the arrays."""
         if self._recent:
             ranks = np.fromiter(self._recent, "int64", len(self._recent))
@@ -96,7 +96,7 @@ class Ranked:
 
     def where(self, value: Any) -> Positions:
         """The ranks that have this value, rising."""
-        self.settle()
+        self.flush()
         found = np.flatnonzero(self.values == value)
         return found if self._ranks is None else self._ranks[found]
 
@@ -104,7 +104,7 @@ class Ranked:
         """The values of many ranks."""
         if self._ranks is None:
             return self.values[ranks]
-        self.settle()
+        self.flush()
         return self.values[self._ranks.searchsorted(ranks)]
 
     @property
@@ -241,7 +241,7 @@ class Groups:
 
     def _sort(self) -> None:
         """Sort the ranks by their groups."""
-        self.by_rank.settle()
+        self.by_rank.flush()
         codes = self.by_rank.values
         low = (codes & 0xFFFF).astype("uint16")  # numpy sorts 16 bits by counting
         order = np.argsort(low, kind="stable")

@@ -28,7 +28,7 @@ from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import FixedColumn, column_of, shared, take
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.touched import ALONE, HIDDEN_PREFIX, RANK, Delta, Place
-from notebook_rt.sync.derive.comparing import refuse_odd
+from notebook_rt.sync.derive.comparing import refuse_unfit
 from notebook_rt.sync.derive.operator import Columns, Operator, RebuildError, known, rank_column
 from notebook_rt.sync.derive.pairs import Pairs, Side
 from notebook_rt.sync.derive.source import Source
@@ -96,7 +96,7 @@ class Join(Operator):
 
     def build(self, sources: Sequence[Source]) -> tuple[Schema, Columns]:
         left, right = sources
-        self._settle_keys(left, right)
+        self._find_keys(left, right)
         self._name_columns(left, right)
         places, partners = self._pairs(left, right)
         alone, alone_left = partners < 0, places < 0
@@ -146,7 +146,7 @@ class Join(Operator):
     def _emptiness(self, sources: Sequence[Source]) -> tuple[bool, bool]:
         return len(sources[0]) == 0, len(sources[1]) == 0
 
-    def _settle_keys(self, left: Source, right: Source) -> None:
+    def _find_keys(self, left: Source, right: Source) -> None:
         """Find the join columns, or raise."""
         keying, said = self.keying, self.keying.said
         by_columns = keying.left is not None and keying.right is not None
@@ -184,8 +184,8 @@ class Join(Operator):
                 raise DerivationError(
                     f'{said}: "{name}" is {column.kind} and the other\'s "{other}" {partner.kind}; use map'
                 )
-            refuse_odd(column, name, said)
-            refuse_odd(partner, other, said)
+            refuse_unfit(column, name, said)
+            refuse_unfit(partner, other, said)
 
     def _name_columns(self, left: Source, right: Source) -> None:
         """Map the columns of the result to those of the inputs, the index and the key."""

@@ -18,7 +18,7 @@ import numpy as np
 from notebook_rt.errors import DerivationError
 from notebook_rt.model.rows import Delete, Key, Op, Upsert
 from notebook_rt.model.types import Backend, Column, Schema
-from notebook_rt.quoting import near
+from notebook_rt.quoting import did_you_mean
 from notebook_rt.store.arranged import Arranged
 from notebook_rt.store.column import ColumnStore
 from notebook_rt.store.columns import FixedColumn
@@ -92,12 +92,11 @@ def known(source: Source, names: Iterable[str], what: str) -> None:
     types = source.schema.types
     for name in names:
         if name not in types:
-            words = (
-                f'{what}: no column "{name}"{near(name, list(types))}; there are {", ".join(types)}'
-            )
+            hint = did_you_mean(name, list(types))
+            message = f'{what}: no column "{name}"{hint}; there are {", ".join(types)}'
             if what.startswith("select") and (name == "*" or "," in name):
-                words += '. Each column is an argument of its own: select("a", "b"); select() has them all'
-            raise DerivationError(words)
+                message += '. Each column is an argument of its own: select("a", "b"); select() has them all'
+            raise DerivationError(message)
 
 
 class Derived:

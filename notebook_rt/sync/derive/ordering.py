@@ -17,7 +17,7 @@ from notebook_rt.errors import DerivationError
 from notebook_rt.model.rows import Row
 from notebook_rt.store.dense import Positions
 from notebook_rt.store.touched import Delta
-from notebook_rt.sync.derive.comparing import COMPARED, check_values, has_nan, refuse_odd
+from notebook_rt.sync.derive.comparing import COMPARED, check_values, has_nan, refuse_unfit
 from notebook_rt.sync.derive.operator import known
 from notebook_rt.sync.derive.source import Source
 
@@ -83,7 +83,7 @@ class Ordering:
             column = columns[name]
             if column.kind not in COMPARED:
                 raise DerivationError(f'{self.what}: "{name}" is {column.kind}; use map')
-            refuse_odd(column, name, self.what)
+            refuse_unfit(column, name, self.what)
             if not self._nan and has_nan(column):
                 raise DerivationError(
                     f'{self.what}: "{name}" holds NaN, which the nullable dtypes tell apart from null; '
@@ -108,8 +108,8 @@ class Ordering:
             return self._sorted(columns)[:count]
         at = count - 1 if self.ascending[0] else len(values) - count
         last = np.partition(values, at)[at]
-        near = np.flatnonzero(values <= last if self.ascending[0] else values >= last)
-        return near[self._sorted([column.take(near) for column in columns])][:count]
+        did_you_mean = np.flatnonzero(values <= last if self.ascending[0] else values >= last)
+        return did_you_mean[self._sorted([column.take(did_you_mean) for column in columns])][:count]
 
     def _sorted(self, columns: Sequence[Any]) -> Positions:
         frame = pd.DataFrame({f"{at}": one for at, one in enumerate(columns)}, copy=False)

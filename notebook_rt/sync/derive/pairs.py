@@ -168,7 +168,7 @@ class Pairs:
                     self._note(partner, delta.old)
                 if not partners and self._keeps_right:
                     self._note(None, delta.old)
-        for one, other in self._lonely():
+        for one, other in self._unmatched():
             self._note(one, other)
 
     def after(self) -> None:
@@ -188,10 +188,10 @@ class Pairs:
                     self._make(partner, delta.new)
                 if not partners and self._keeps_right:
                     self._make(None, delta.new)
-        for one, other in self._lonely():
+        for one, other in self._unmatched():
             self._make(one, other, fresh=True)
 
-    def _lonely(self) -> Iterable[tuple[Place | None, Place | None]]:
+    def _unmatched(self) -> Iterable[tuple[Place | None, Place | None]]:
         """Return rows without a partner that may get one or have lost theirs."""
         left, right = self._left, self._right
         if self._keeps_left:

@@ -26,7 +26,7 @@ from notebook_rt.store.columns import FixedColumn, take
 from notebook_rt.store.encode import NULL_MOMENT
 from notebook_rt.store.touched import HIDDEN_PREFIX, RANK, Delta, Place
 from notebook_rt.sync.derive.aggregates import meant
-from notebook_rt.sync.derive.comparing import check_values, refuse_odd
+from notebook_rt.sync.derive.comparing import check_values, refuse_unfit
 from notebook_rt.sync.derive.groups import NO_GROUP, Groups
 from notebook_rt.sync.derive.operator import Columns, Operator, RebuildError, known, rank_column
 from notebook_rt.sync.derive.source import Source
@@ -184,7 +184,7 @@ class Rolling(Operator):
                     raise DerivationError(
                         f'rolling: rows are not {what} "{name}", which is {column.kind}; use map'
                     )
-                refuse_odd(column, name, "rolling")
+                refuse_unfit(column, name, "rolling")
         if columns[self.on].null_count():
             raise DerivationError(f'rolling: "{self.on}" must not be null, as in pandas; use map')
 

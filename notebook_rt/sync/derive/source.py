@@ -239,7 +239,7 @@ class Census:
         self._schema, self._backend = schema, backend
         self._frame: Callable[[], pd.DataFrame] = lambda: source.frame
         self._nulls: dict[str, int] = {}
-        self._odd: dict[str, int] = {}
+        self._unfit: dict[str, int] = {}
         self._types: dict[str, tuple[type, str]] = {}
         """The class of values that fit a column, and its type."""
         self._varying: list[str] = []
@@ -255,7 +255,7 @@ class Census:
                 continue
             self._types[name] = known, column.pg_type
             self._nulls[name] = column.null_count()
-            self._odd[name] = column.odd_count()
+            self._unfit[name] = column.unfit_count()
 
     def count(self, deltas: Iterable[Delta]) -> None:
         """Count changes."""
@@ -281,7 +281,7 @@ class Census:
             elif not is_plain(value, known) and not fits(
                 pg_type, value, numeric=self._schema.numeric
             ):
-                self._add(self._odd, name, sign)
+                self._add(self._unfit, name, sign)
 
     def _add(self, counts: dict[str, int], name: str, sign: int) -> None:
         before = counts[name]
@@ -306,7 +306,7 @@ class Census:
         return self._known
 
     def _of(self, name: str, pg_type: str) -> Any:
-        if self._odd.get(name):
+        if self._unfit.get(name):
             return np.dtype(object)
         nulls = bool(self._nulls.get(name))
         return dtype(pg_type, self._backend, nulls=nulls, numeric=self._schema.numeric)

@@ -5,9 +5,9 @@ recorded. A *gap* is a time in which changes may have been lost: what happened i
 outcome only, and by what was read meanwhile. The past is bounded by a span and by bytes: what is older
 is forgotten, the oldest first.
 
-What is told is written behind, if somebody asks for that (`Past.tell`, `Past.take`): a `Beginning` for each
-state from which changes count, and `Page`s of what came since. Of these the past of an earlier kernel is
-made again, and `precede` puts it ahead of this one's.
+On request (`Past.start_writing`, `Past.take`), what is recorded is also written: a `Beginning` for each
+state from which changes count, and `Page`s of the changes since. From these, the next kernel restores the
+past, and `prepend` puts it before its own.
 
 Times are microseconds since 1970 by the server's clock, as of ``record.py``.
 """
@@ -30,7 +30,14 @@ from notebook_rt.store.column import Parts
 from notebook_rt.store.order import Ordered
 from notebook_rt.store.places import Placed, Places
 from notebook_rt.store.table import Table, differences
-from notebook_rt.sync.history.record import BATCH, Chunk, Record, Told, microseconds, span_of
+from notebook_rt.sync.history.record import (
+    BATCH,
+    Chunk,
+    Record,
+    RecordedChanges,
+    microseconds,
+    span_of,
+)
 
 SHARE: Final = 8
 """A past is cut when an eighth of its changes are too old: to cut it costs what the table holds."""
@@ -178,9 +185,9 @@ class Past:
         self._proven = 0
         self._unproven: dict[Key, int] = {}
         """Rows that the last comparison has not proven, and when they were."""
-        self._telling: list[Beginning | Chunk | Turn] | None = None
+        self._unwritten: list[Beginning | Chunk | Turn] | None = None
         """What is to be written; None: nothing is."""
-        self._told_known = 0
+        self._written_known = 0
         self._begun = False
         """Whether a beginning was told."""
         self.places: Places | None = None
@@ -199,8 +206,8 @@ class Past:
         if not self._open:
             # If it turns out that nothing is heard from then on, that moment is not known, either.
             self._known = max(self._known, now - 1)
-        if self._telling is not None:
-            self._tell_beginning(base, now)
+        if self._unwritten is not None:
+            self._write_beginning(base, now)
 
     def add(self, ops: Sequence[Op], cause: str, now: int) -> None:
         """Rows have changed; ``now`` is the time of operations that have none."""
@@ -266,7 +273,7 @@ class Past:
         """From what is known on, changes may be lost."""
         if self._eras and not self._open:
             self.gaps.append(Gap(self._known, reason))
-            self._tell("lost", self._known, reason)
+            self._log("lost", self._known, reason)
 
     def prove(self, now: int, began: int | None = None, undecided: Collection[Key] = ()) -> int:
         """The table was compared with the server, whose rows were read from ``began`` on (default: at once);
@@ -280,20 +287,20 @@ class Past:
             if self._open:
                 now = self._after(now)
                 self.gaps[-1].proven.append(now)
-                self._tell("proven", now)
+                self._log("proven", now)
         return before
 
     def _widen(self, since: int) -> None:
         """The open gap may have begun at ``since``: what turned out in it may have been lost before."""
         if self._open and since < self.gaps[-1].since:
             self.gaps[-1].since = since
-            self._tell("widened", since)
+            self._log("widened", since)
 
     def regain(self, now: int) -> None:
         """No change is lost any more."""
         if self._open:
             self.gaps[-1].until = self._known = self._after(now)
-            self._tell("regained", self._known)
+            self._log("regained", self._known)
         elif self._eras:
             self._known = max(self._known, self._eras[-1].record.began)
 
@@ -303,8 +310,8 @@ class Past:
             return False
         while self._eras and self._eras[-1].record.began > now:
             self._eras.pop()
-        if self._telling is not None:  # nothing of it was written: that waits for the server
-            self._telling, self._begun = [], False
+        if self._unwritten is not None:  # nothing of it was written: that waits for the server
+            self._unwritten, self._begun = [], False
         self._known = min(self._known, now)
         self.gaps = [gap for gap in self.gaps if self._eras and gap.since <= now]
         return True
@@ -315,16 +322,16 @@ class Past:
         for gap in self.gaps:
             if gap.since <= since and until <= (gap.until or 0) and not gap.proven:
                 return  # it is known: such as for each change while a clock that was set back is behind
-        self._tell("found", since, until, reason)
+        self._log("found", since, until, reason)
         self.gaps.insert(len(self.gaps) - self._open, Gap(since, reason, until))
 
-    def seal(self) -> int:
+    def close(self) -> int:
         """The time of the last change; what comes later is recorded as later."""
         if not self._eras:
             return 0
         record = self._eras[-1].record
         found = record.last
-        record.seal()
+        record.close()
         return found
 
     def drop(self) -> None:
@@ -334,32 +341,32 @@ class Past:
         self.gaps.clear()
         self._known = self._proven = 0
         self._unproven = {}
-        self._telling = None
+        self._unwritten = None
 
     # What is written ------------------------------------------------------------------------------
 
     @property
-    def tells(self) -> bool:
+    def writes(self) -> bool:
         """Whether what is told is to be written."""
-        return self._telling is not None
+        return self._unwritten is not None
 
-    def tell(self) -> None:
+    def start_writing(self) -> None:
         """From now on, all that is told is to be written, beginning with what the table is now."""
-        self._telling, self._begun = [], False
+        self._unwritten, self._begun = [], False
         if self._eras:
             record, now = self._eras[-1].record, self._latest
-            self._tell_beginning(record.at(now), now)
+            self._write_beginning(record.at(now), now)
 
     def be_silent(self) -> None:
         """What is told is not to be written any more."""
-        self._telling = None
+        self._unwritten = None
         if self._eras:
             self._eras[-1].record.on_packed = None
 
     def take(self, *, roll: bool = False) -> list[Beginning | Page]:
         """What is to be written now, in its order; ``roll``: and the state after it, as another beginning."""
-        telling = self._telling
-        if telling is None or not self._begun:
+        reporter = self._unwritten
+        if reporter is None or not self._begun:
             return []
         record = self._eras[-1].record
         # What comes yet may have the time of the last change, and may not come to be written.
@@ -369,13 +376,13 @@ class Past:
         chunks: list[Chunk] = []
 
         def end_page() -> None:
-            if turns or chunks or known != self._told_known:
+            if turns or chunks or known != self._written_known:
                 found.append(Page(known, (*turns,), (*chunks,), (*self._causes,)))
-                self._told_known = known
+                self._written_known = known
             turns.clear()
             chunks.clear()
 
-        for one in telling:
+        for one in reporter:
             if isinstance(one, Beginning):
                 if found or turns or chunks:
                     end_page()
@@ -385,16 +392,16 @@ class Past:
             else:
                 turns.append(one)
         end_page()
-        telling.clear()
+        reporter.clear()
         if roll:
             now = self._latest
             found.append(self._beginning(record.at(now), now, goes_on=True, rolled=True))
         return found
 
-    def _tell_beginning(self, base: Mapping[str, Parts], now: int) -> None:
-        assert self._telling is not None
-        self._telling.append(self._beginning(base, now, goes_on=self._begun))
-        self._eras[-1].record.on_packed = self._telling.append
+    def _write_beginning(self, base: Mapping[str, Parts], now: int) -> None:
+        assert self._unwritten is not None
+        self._unwritten.append(self._beginning(base, now, goes_on=self._begun))
+        self._eras[-1].record.on_packed = self._unwritten.append
         self._begun = True
 
     @property
@@ -408,14 +415,14 @@ class Past:
         era = self._eras[-1]
         gap = self.gaps[-1] if self._open else None
         held = gap and replace(gap, proven=list(gap.proven))
-        self._told_known = 0  # the next page says it
+        self._written_known = 0  # the next page says it
         return Beginning(
             era.record.schema, base, now, era.cause, era.view, held, goes_on=goes_on, rolled=rolled
         )
 
-    def _tell(self, what: str, *facts: Any) -> None:
-        if self._telling is not None:
-            self._telling.append((what, facts))
+    def _log(self, what: str, *facts: Any) -> None:
+        if self._unwritten is not None:
+            self._unwritten.append((what, facts))
 
     # What was written ------------------------------------------------------------------------------
 
@@ -465,7 +472,7 @@ class Past:
                 record.extend(replace(mine, causes=self._numbered(page.causes)[mine.causes]))
         self._known = min(page.known, until)
 
-    def precede(self, before: Past) -> None:
+    def prepend(self, before: Past) -> None:
         """Put what an earlier kernel recorded ahead of what is here; of the time of both, it knows."""
         last = before.last
         if last is None:
@@ -553,7 +560,9 @@ class Past:
         """The gap in which a moment lies."""
         return next((gap for gap in reversed(self.gaps) if when in gap), None)
 
-    def told(self, after: int, until: int, key: Key | None = None) -> Iterator[Told]:
+    def changes_between(
+        self, after: int, until: int, key: Key | None = None
+    ) -> Iterator[RecordedChanges]:
         """The changes after one moment, up to another, of all rows or of one: an era each, and what the
         beginning of the next one showed to have changed.
         """
@@ -562,8 +571,8 @@ class Past:
             if began > until:
                 return
             if place and began > after:
-                yield self._told_between(place, key)
-            yield era.record.told(after, until, key)
+                yield self._changes_between(place, key)
+            yield era.record.changes_between(after, until, key)
 
     def first_row(self, key: Key) -> dict[str, Any] | None:
         """The row under ``key`` at the earliest moment that is known."""
@@ -585,7 +594,7 @@ class Past:
         new = Moment(now.began, now.schema, now.base, View()).table()
         return differences(old, new)
 
-    def _told_between(self, place: int, key: Key | None) -> Told:
+    def _changes_between(self, place: int, key: Key | None) -> RecordedChanges:
         now = self._eras[place]
         changes = [one for one in self.changes_at(place) if key is None or one.key == key]
         # Recorded for themselves, on what was there before, so that they are read as all others.
@@ -603,7 +612,7 @@ class Past:
             Delete(one.key) if one.new is None else Upsert(one.key, one.new) for one in changes
         ]
         alone.add(ops, [op.at for op in ops], self._causes.index(now.cause), record.began)
-        return alone.told(0, record.began)
+        return alone.changes_between(0, record.began)
 
     def _era(self, when: int) -> _Era:
         for era in reversed(self._eras):

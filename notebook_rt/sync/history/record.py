@@ -78,7 +78,7 @@ class Chunk(msgspec.Struct, frozen=True, eq=False, dict=True):
         )
 
 
-class Told(msgspec.Struct, frozen=True, eq=False):
+class RecordedChanges(msgspec.Struct, frozen=True, eq=False):
     """Changes between two moments, in their order: columns of equal length."""
 
     schema: Schema
@@ -193,7 +193,7 @@ class Record:
             if self._noted_ops >= BATCH:
                 self.pack()
 
-    def seal(self) -> None:
+    def close(self) -> None:
         """Let no later change have the time of the last one."""
         self.pack()
         self._last += 1
@@ -274,7 +274,7 @@ class Record:
             rows.append(row)
         if new:
             self._keys.update(new)
-            self._keys.settle()
+            self._keys.compact()
         return np.array(ids, "int32"), kinds, rows
 
     def extend(self, chunk: Chunk) -> None:
@@ -295,7 +295,7 @@ class Record:
             ids.append(number)
         if new:
             self._keys.update(new)
-            self._keys.settle()
+            self._keys.compact()
         self._last = max(self._last, int(chunk.times[-1]))
         self.latest = max(self.latest, self._last)
         self._chunks.append(replace(chunk, ids=np.array(ids, "int32"), level=0))
@@ -370,7 +370,7 @@ class Record:
         """The state from before the first change."""
         return {name: parts.own() for name, parts in self._base.items()}
 
-    def told(self, after: int, until: int, key: Key | None = None) -> Told:
+    def changes_between(self, after: int, until: int, key: Key | None = None) -> RecordedChanges:
         """The changes after one moment, up to another, of all rows or of one."""
         self.pack()
         whole = self._until(until)
@@ -402,7 +402,7 @@ class Record:
             before = np.where(kinds == INSERT, picked, picked - 1)
             new[name] = self._values(whole, name, order[sources[picked]])
             old[name] = self._values(whole, name, order[sources[before]])
-        return Told(self.schema, times[found], kinds, causes[found], new, old)
+        return RecordedChanges(self.schema, times[found], kinds, causes[found], new, old)
 
     def row_at_the_beginning(self, key: Key) -> dict[str, Any] | None:
         """The row that the base has under ``key``."""

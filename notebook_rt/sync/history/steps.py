@@ -35,7 +35,7 @@ def steps_of(past: Past, key: Key) -> list[Step]:
         return []
     first = past.first_row(key)
     found = [] if first is None else [Step(began, SNAPSHOT, SNAPSHOT, None, first)]
-    for told in past.told(began, _ALL, key):
+    for told in past.changes_between(began, _ALL, key):
         olds = pieces.rows_of(told.schema, told.old)
         news = pieces.rows_of(told.schema, told.new)
         for place in range(len(told)):

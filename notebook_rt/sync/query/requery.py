@@ -37,11 +37,11 @@ from notebook_rt.sync.events import (
     Change,
     Event,
     Joined,
+    Logged,
     Published,
     Query,
     Rejoin,
     Shown,
-    Told,
 )
 from notebook_rt.sync.query.answer import POSITION, Answers
 from notebook_rt.sync.rate import ChangeRate
@@ -288,7 +288,7 @@ class Requery(Machine):
         self._slow_down(changed=bool(changed))
         self._poll_at = self._next_poll(took)
         detail = {"rows": len(rows), "changed": changed, "seconds": took, "began": began}
-        self._emit(Told("audit" if cause == "audit" else "reconciled", detail))
+        self._emit(Logged("audit" if cause == "audit" else "reconciled", detail))
 
     # Showing --------------------------------------------------------------------------------------
 

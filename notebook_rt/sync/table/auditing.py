@@ -137,7 +137,7 @@ class Traffic:
         self._while = float("-inf")
         self._in_while = 0
 
-    def came(self, changes: int, now: float) -> None:
+    def count_changes(self, changes: int, now: float) -> None:
         """So many changes came."""
         if now - self._while >= BUSY_SECONDS:
             self._while, self._in_while = now, 0

@@ -78,7 +78,7 @@ class Numbers:
         self._holes: list[Hole] = []
         self._joining = True
 
-    def came(self, number: int, now: float) -> None:
+    def add(self, number: int, now: float) -> None:
         """A message came."""
         if number > self._top:
             self.expect(number - 1, now)
@@ -118,7 +118,7 @@ class Numbers:
         """Something may have been lost under a number that is not missing any more."""
         self._holes.append(Hole(0, -1, now, expected=True))
 
-    def settle(self, before: float) -> bool:
+    def give_up(self, before: float) -> bool:
         """What was missing already at this time is in the log as it was read since; whether numbers were."""
         settled = [hole for hole in self._holes if hole.since <= before]
         self._holes = [hole for hole in self._holes if hole.since > before]
@@ -138,7 +138,7 @@ class Numbers:
         return self._holes
 
 
-class Emptied(msgspec.Struct, frozen=True):
+class Truncated(msgspec.Struct, frozen=True):
     """A TRUNCATE: all rows go but those that are newer."""
 
     spared: frozenset[Key]
@@ -149,7 +149,7 @@ class Emptied(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct):
     """What is to be applied as one, in the order in which it was committed."""
 
-    changes: list[tuple[Key, Change] | Emptied] = msgspec.field(default_factory=list)
+    changes: list[tuple[Key, Change] | Truncated] = msgspec.field(default_factory=list)
     commit_time: float | None = None
     """Of the latest change among them."""
     overtaken: list[tuple[float, float]] = msgspec.field(default_factory=list)
@@ -191,7 +191,7 @@ class ChangeLog:
         self.numbers = Numbers(head.n)
         self.ended: Absence | None = None
         """Why there is nothing to follow any more; None while there is."""
-        self.began_anew = False
+        self.restarted = False
         """Whether the head said that another epoch began, or on another topic: that is a gap."""
         self._phase = phase
         self.head_at = self._next_look(now)
@@ -213,17 +213,17 @@ class ChangeLog:
         self._taken: dict[Key, tuple[int, int, float | None]] = {}
         """The entry that a key's row is from, its transaction, where the position does not see that, and when
         it was committed."""
-        self._heard: dict[int, int] = {}
+        self._received: dict[int, int] = {}
         """The entries that have come, and their transactions, where the position does not see these."""
-        self._emptied = 0
+        self._truncated = 0
         """The entry of the latest TRUNCATE."""
-        self._emptied_at: float | None = None
+        self._truncated_at: float | None = None
 
     # Messages -----------------------------------------------------------------------------------
 
-    def hear(self, message: Message, now: float) -> list[Entry]:
+    def receive(self, message: Message, now: float) -> list[Entry]:
         """A message came: the entries of its transaction, once all parts are here."""
-        self._came(message, now)
+        self._collect(message, now)
         if self.position is not None and self.position.sees(message.x):
             return []
         self._recent.append((now, message))
@@ -241,10 +241,10 @@ class ChangeLog:
             for entry in parts[part].changes
         ]
 
-    def _came(self, message: Message, now: float) -> None:
+    def _collect(self, message: Message, now: float) -> None:
         if message.series is not None:
             self._follow_series(message.series, now)
-        self.numbers.came(message.n, now)
+        self.numbers.add(message.n, now)
 
     def _follow_series(self, series: int, now: float) -> None:
         if series != self._series:
@@ -280,11 +280,11 @@ class ChangeLog:
         late = now - self._visible_within
         self.kept = [*(one for at, one in self._recent if at > late), *self.kept]
         self._recent.clear()
-        self._parts, self._taken, self._heard = {}, {}, {}
+        self._parts, self._taken, self._received = {}, {}, {}
 
     def keep(self, message: Message, now: float) -> None:
         """A message came while there is no position."""
-        self._came(message, now)
+        self._collect(message, now)
         self.kept.append(message)
 
     def take_kept(self) -> list[Message]:
@@ -303,26 +303,26 @@ class ChangeLog:
         committed = _commit_times(entries)
         batch.commit_time = max(committed.values(), default=None)
         for entry in entries:
-            at, before = committed.get(entry.x), entry.id <= self._emptied
-            heard = entry.id in self._heard
-            self._heard[entry.id] = entry.x
+            at, before = committed.get(entry.x), entry.id <= self._truncated
+            heard = entry.id in self._received
+            self._received[entry.id] = entry.x
             if entry.op == "R":
                 batch.unknown |= not before
             elif entry.op == "T" and not before:
-                self._emptied, self._emptied_at = entry.id, at
+                self._truncated, self._truncated_at = entry.id, at
                 later = {key: one for key, one in self._taken.items() if one[0] > entry.id}
                 self._taken = later
-                batch.changes.append(Emptied(frozenset(later), at))
+                batch.changes.append(Truncated(frozenset(later), at))
                 overtook = [one[2] for one in later.values() if one[2] is not None]
                 if overtook and at is not None and not heard:  # those rows were gone until then
                     batch.overtaken.append((at, max(overtook)))
             elif entry.op == "T" and at is not None and not heard:
-                batch.overtaken.append((at, self._emptied_at or at))
+                batch.overtaken.append((at, self._truncated_at or at))
             for key, change in _changes(entry, at, keys_of):
                 if not before and self._is_news(key, entry, at):
                     batch.changes.append((key, change))
                 elif not heard and at is not None:
-                    by = self._emptied_at if before else self._taken[key][2]
+                    by = self._truncated_at if before else self._taken[key][2]
                     batch.overtaken.append((at, at if by is None else by))
         batch.changes = _as_committed(batch.changes)
         return batch
@@ -345,14 +345,16 @@ class ChangeLog:
         self.position = position
         self._parts = {x: parts for x, parts in self._parts.items() if not position.sees(x)}
         self._taken = {key: one for key, one in self._taken.items() if not position.sees(one[1])}
-        self._heard = {one: x for one, x in self._heard.items() if not position.sees(x)}
+        self._received = {one: x for one, x in self._received.items() if not position.sees(x)}
 
     def ask_head(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], Position | None]:
         """The position of now; None: there is none any more. ``now`` is asked when it has come."""
         (read,) = yield [head_query(self._spec)]
         return self.take_head(read.page, now())
 
-    def look(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], Position | None]:
+    def ask_head_together(
+        self, now: Callable[[], float]
+    ) -> Generator[Ask, Sequence[Read], Position | None]:
         """As ``ask_head``, by a question that may be asked together with those of other tables."""
         known = {
             "topic": self.topic,
@@ -384,10 +386,10 @@ class ChangeLog:
             return None
         if head.epoch != self._epoch or head.topic != self.topic:
             self._epoch, self._series, self.numbers = head.epoch, head.series, Numbers()
-            self._parts, self._taken, self._heard, self._emptied = {}, {}, {}, 0
+            self._parts, self._taken, self._received, self._truncated = {}, {}, {}, 0
             self.topic, self.scope, self.key = head.topic, head.scope, head.key or ()
             self.kept = [one for one in self.kept if one.epoch == head.epoch]
-            self.began_anew = True
+            self.restarted = True
             self.forget()
         self._follow_series(head.series, now)
         self.numbers.expect(head.n, now)
@@ -440,7 +442,7 @@ class ChangeLog:
         """All that was missed is in the rows."""
         self.adopt(missed.until)
         self.complete_at = missed.sent.sent_at
-        given_up = self.numbers.settle(missed.sent.sent_at - HOLE) or self._unheard
+        given_up = self.numbers.give_up(missed.sent.sent_at - HOLE) or self._unheard
         still_open = missed.until.open
         self._late = still_open if given_up else self._late & still_open
         self._unheard = False
@@ -479,22 +481,22 @@ def _commit_times(entries: Iterable[Entry]) -> dict[int, float]:
 
 
 def _as_committed(
-    changes: Sequence[tuple[Key, Change] | Emptied],
-) -> list[tuple[Key, Change] | Emptied]:
+    changes: Sequence[tuple[Key, Change] | Truncated],
+) -> list[tuple[Key, Change] | Truncated]:
     """Changes in the order of their commits; those of one row, and those before a TRUNCATE and after it,
     stay in that of the log.
     """
     latest: dict[Key, float] = {}
     times: list[float] = []
-    emptied = top = float("-inf")
+    truncated = top = float("-inf")
     for one in changes:
-        if isinstance(one, Emptied):
-            at = emptied = max(top, top if one.at is None else one.at)
+        if isinstance(one, Truncated):
+            at = truncated = max(top, top if one.at is None else one.at)
             latest.clear()
         else:
             key, change = one
             told = top if change.commit_time is None else change.commit_time
-            at = latest[key] = max(told, latest.get(key, emptied))
+            at = latest[key] = max(told, latest.get(key, truncated))
         top = max(top, at)
         times.append(at)
     order = sorted(range(len(changes)), key=times.__getitem__)

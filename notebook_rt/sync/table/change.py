@@ -65,7 +65,7 @@ class ChangeReader:
             if record is None:
                 raise KeyError
             if self._shaky_key:
-                self._look_at_key(change.kind, record)
+                self._check_key(change.kind, record)
             if self._single is not None:
                 value = self._decode_key(record[self._single])
                 if value is not None and not isinstance(value, (list, dict)):
@@ -76,7 +76,7 @@ class ChangeReader:
         except KeyError:
             raise UnreadableError(f"a {change.kind} without its key") from None
 
-    def _look_at_key(self, kind: str, record: WireRow) -> None:
+    def _check_key(self, kind: str, record: WireRow) -> None:
         for name in self._schema.key:
             if lossy(self._schema.types[name], record[name]) or self._schema.rounds(record, name):
                 raise UnreadableError(f'a {kind} whose key "{name}" is perhaps not the true one')
@@ -100,7 +100,7 @@ class ChangeReader:
         record = change.record or {}
         return all(name in record for name in self._schema.names)
 
-    def says_all(self, change: Change) -> bool:
+    def is_complete(self, change: Change) -> bool:
         """Whether it tells the true value of every column that is kept."""
         return self.is_whole(change) and not self.lossy(change)
 

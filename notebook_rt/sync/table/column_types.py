@@ -43,7 +43,7 @@ _TYPE_WITHOUT_EQUALITY: Final = re.compile(r"operator does not exist: (.+?) = ")
 _TYPE_WITHOUT_CAST: Final = re.compile(r"cannot cast type (.+) to ")
 
 
-class _Likely(msgspec.Struct, frozen=True):
+class _Signature(msgspec.Struct, frozen=True):
     """How a type is told from all others that have such values in JSON."""
 
     literals: Callable[[int], tuple[str, ...]]
@@ -51,16 +51,16 @@ class _Likely(msgspec.Struct, frozen=True):
     cast: str = ""
 
 
-LIKELY: Final[Mapping[str, _Likely]] = {
-    "text": _Likely(lambda n: (f"{_NO_VALUE} {n}",)),
-    "bool": _Likely(lambda n: ("t",)),  # not jsonb, whose truth is written out
+LIKELY: Final[Mapping[str, _Signature]] = {
+    "text": _Signature(lambda n: (f"{_NO_VALUE} {n}",)),
+    "bool": _Signature(lambda n: ("t",)),  # not jsonb, whose truth is written out
     # Nothing but int4 casts to bool, except jsonb, which reads no sign; only the integers of 4 and 8
     # bytes to bit. Only float8 reads a hexadecimal number of this size, only numeric a decimal one.
-    "int4": _Likely(lambda n: ("+1",), cast="bool"),
-    "int8": _Likely(lambda n: (str(3_000_000_000 + n),), cast="bit"),
-    "float8": _Likely(lambda n: (f"0x1.{n:04x}p900",)),
-    "numeric": _Likely(lambda n: (f"{n + 1}e400", "NaN")),
-    "jsonb": _Likely(lambda n: (f'{{"notebook_rt": {n}}}',)),
+    "int4": _Signature(lambda n: ("+1",), cast="bool"),
+    "int8": _Signature(lambda n: (str(3_000_000_000 + n),), cast="bit"),
+    "float8": _Signature(lambda n: (f"0x1.{n:04x}p900",)),
+    "numeric": _Signature(lambda n: (f"{n + 1}e400", "NaN")),
+    "jsonb": _Signature(lambda n: (f'{{"notebook_rt": {n}}}',)),
 }
 _PLAIN_TEXT: Final = re.compile(r"(?!true$|false$)[^\W\d_]|$")
 """How a text begins that is probably of no type but text."""

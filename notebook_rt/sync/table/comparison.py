@@ -46,7 +46,7 @@ class Comparison:
         Of a small one each is compared, for a column that is made anew leaves ``xmin`` as it was.
         """
         replica, page = self._replica, read.page.rows
-        replica.look_at_page(page)
+        replica.check_page(page)
         keys = self._note(read)
         many = len(replica.rows) > len(page)
         if many and replica.window_read is None:  # else a row may have left it that has not changed
@@ -79,14 +79,14 @@ class Comparison:
         """
         schema, spec = self._replica.schema, self._replica.spec
         rows: dict[Key, tuple[Row | None, object]] = {}
-        self._replica.nulls.look(read.page.rows)
+        self._replica.nulls.scan(read.page.rows)
         if not self._replica.complete:
-            self._replica.look_at_names(read.page.rows)
+            self._replica.check_names(read.page.rows)
         for wire in read.page.rows:
             found = schema.decode(wire)
             rows[schema.key_of(found)] = (found, wire.get("xmin"))
         if len(rows) < len(read.page.rows):
-            same = alike_keys(schema, read.page.rows)
+            same = duplicate_keys(schema, read.page.rows)
             raise DuplicateKeyError(spec.schema, spec.table, schema.key, same)
         for key in keys:
             row, xmin = rows.get(key, (None, None))
@@ -140,7 +140,7 @@ class Comparison:
         here = replica.rows.gather(self._rows)  # one by one they take three times as long
         for key, (row, read, xmin) in self._rows.items():
             explained, mine = replica.is_open(key), here[key]
-            op = replica.settle(key, mine, row, read, now, xmin)
+            op = replica.take_row(key, mine, row, read, now, xmin)
             if op is not None:
                 ops.append(op)
                 window = replica.window_read
@@ -157,7 +157,7 @@ class Comparison:
         keys = self._replica.keys_of(read.page.rows)
         spec = self._replica.spec
         if spec.key and not are_whole(keys):
-            same = alike_keys(self._replica.schema, read.page.rows)
+            same = duplicate_keys(self._replica.schema, read.page.rows)
             raise DuplicateKeyError(spec.schema, spec.table, spec.key, same)
         self.order += keys
         self._all.append(read.without_rows())
@@ -170,7 +170,7 @@ class Comparison:
         return keys
 
 
-def alike_keys(schema: Schema, page: Sequence[WireRow]) -> list[WireRow]:
+def duplicate_keys(schema: Schema, page: Sequence[WireRow]) -> list[WireRow]:
     """The first two rows that have one key, or one with a null in its key; else empty."""
     found: dict[Key, WireRow] = {}
     for key, row in zip(schema.keys_of(page), page, strict=True):

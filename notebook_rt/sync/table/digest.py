@@ -305,7 +305,7 @@ class Digest:
         gone([key for key in mine if key not in theirs], rows)
         return reads
 
-    def of_nothing(self, key: Key) -> Query:
+    def of_no_rows(self, key: Key) -> Query:
         """The hash of no row, by which the server shows whether it has the functions."""
         name = self.replica.schema.key[0]
         none = [Condition(name, operator, (str(key),)) for operator in ("gte", "lt")]

@@ -311,7 +311,7 @@ def _probed(
         return Described(found[1], found[0], first_keys=ahead)
     if not key:
         key = yield from _proven(spec, names, rows, told, hidden)
-    elif set(key) <= set(names) and not told_apart(rows, key):
+    elif set(key) <= set(names) and not identifies_rows(rows, key):
         raise DuplicateKeyError(spec.schema, spec.table, key)
     columns = yield from typed(_wanted(spec, names, key), rows)
     return Described(columns, key, complete=bool(rows) or spec.columns is not None)
@@ -398,7 +398,7 @@ def _some_columns(spec: TableSpec, role: str) -> Generator[Ask, Sequence[Read], 
         )
 
 
-def told_apart(rows: Iterable[WireRow], key: Sequence[str]) -> bool:
+def identifies_rows(rows: Iterable[WireRow], key: Sequence[str]) -> bool:
     """Whether no two rows have the same ``key``, and no part of it is null."""
     seen = set()
     for row in rows:
@@ -435,7 +435,7 @@ def _proven(
             break  # something between does not let the question through
         tried += some
         some = list(islice(rest, AT_ONCE))
-    if not tried and "id" in names and told_apart(rows, ("id",)):
+    if not tried and "id" in names and identifies_rows(rows, ("id",)):
         return ("id",)
     in_order = [key for key in likely if key in tried]
     raise UnknownKeyError(
@@ -470,14 +470,14 @@ def candidates(
     places = {name: place for place, name in enumerate(names)}
     able = [name for name in names if all(_may_be_key(row.get(name)) for row in rows)]
     able.sort(key=lambda name: (_rank(name, places[name]), places[name]))
-    singles = ((name,) for name in able if told_apart(rows, (name,)))
+    singles = ((name,) for name in able if identifies_rows(rows, (name,)))
     yield from islice(singles, SINGLES)
     yield from islice(_composites(able, places, rows), COMPOSITES)
     # Truth and fractions are seldom part of a key, but may be.
     whole = [name for name in names if not any(_is_no_key(row.get(name)) for row in rows)]
     for size in range(1, WIDEST + 1):
         leading = tuple(whole[:size])
-        if len(leading) == size and not {*leading} <= {*able} and told_apart(rows, leading):
+        if len(leading) == size and not {*leading} <= {*able} and identifies_rows(rows, leading):
             yield leading
 
 
@@ -512,7 +512,7 @@ def _composites(
     sets = [*leading[:2], *pairs[:AT_ONCE], *leading[2:], *pairs[AT_ONCE:], *triples]
     seen = set()
     for one in sets:
-        if frozenset(one) not in seen and told_apart(rows, one):
+        if frozenset(one) not in seen and identifies_rows(rows, one):
             seen.add(frozenset(one))
             yield one
 

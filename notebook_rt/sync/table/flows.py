@@ -270,7 +270,7 @@ class Flows:
             if running.work_at <= now:
                 self._worked(running)
 
-    def hurry(self) -> None:
+    def retry_now(self) -> None:
         """The network is back: what waits to be tried again is due now."""
         for request in self._requests.values():
             if request.retry_at is not None:

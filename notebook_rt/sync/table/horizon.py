@@ -96,7 +96,7 @@ class Horizon:
         self._touched: dict[Key, tuple[int, float | None, float]] = {}
         """The moment of the last change (with its commit time) or other read of a key, and the time until
         which a request may not see it."""
-        self._tidied_at = self._looked_for_old = 0.0
+        self._tidied_at = self._swept_at = 0.0
         self._latest = float("-inf")
         self.logged = False
         """Whether changes are read from a log with its own order, without commit times."""
@@ -122,14 +122,14 @@ class Horizon:
         return self._floor
 
     @property
-    def heard_until(self) -> float | None:
+    def covered_until(self) -> float | None:
         """Commits until this time may be in the rows already; None without such a time."""
         covers = (cover.until for cover in self._covers.values())
         found = max(self._floor, self._latest, *covers)
         return None if found == float("-inf") else found
 
     def resume(self, heard: float | None) -> None:
-        """Take the rows of a horizon with this `heard_until`."""
+        """Take the rows of a horizon with this `covered_until`."""
         self._floor = max(self._floor, float("-inf") if heard is None else heard)
 
     def whole(self, read: Read) -> None:
@@ -223,12 +223,12 @@ class Horizon:
         """
         self._covers = {key: one for key, one in self._covers.items() if one.at > sent_at}
 
-    def heard(self, commit_time: float | None) -> None:
+    def received(self, commit_time: float | None) -> None:
         """Record the arrival of a change with this commit time."""
         if commit_time is not None and commit_time > self._latest:
             self._latest = commit_time
 
-    def told(self, key: Key, commit_time: float | None) -> None:
+    def applied(self, key: Key, commit_time: float | None) -> None:
         """Record that a change of ``key``, newer than its last read, was applied."""
         self.agreed(key, commit_time)
         self._followed.add(key)
@@ -272,8 +272,8 @@ class Horizon:
         if not reads_out and self._touched and now - self._tidied_at > pause:
             self._tidied_at = now
             self._touched = {key: one for key, one in self._touched.items() if one[2] > now}
-        if self._covers and now - self._looked_for_old > LOOK_FOR_OLD:
-            self._looked_for_old = now
+        if self._covers and now - self._swept_at > LOOK_FOR_OLD:
+            self._swept_at = now
             old = [key for key, cover in self._covers.items() if now - cover.at > KEEP_COVERS]
             for key in old:
                 del self._covers[key]

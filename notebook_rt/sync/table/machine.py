@@ -29,6 +29,7 @@ from notebook_rt.sync.events import (
     Gap,
     Hint,
     Joined,
+    Logged,
     Lost,
     Received,
     ReceivedMany,
@@ -36,7 +37,6 @@ from notebook_rt.sync.events import (
     Status,
     StatusChanged,
     Tick,
-    Told,
     Wake,
 )
 from notebook_rt.sync.table.auditing import NEVER, AuditTimer
@@ -69,7 +69,7 @@ class Machine(ABC):
         self._flows = Flows(horizon, self._emit)
         self._begun = self._confirmed = self._closed = False
         self._failed: Exception | None = None
-        self._gap_reason = self._told_reason = "starting"
+        self._gap_reason = self._reported_reason = "starting"
         self._missed = False
         self._turned_away = False
         """Whether the server has refused the stream."""
@@ -107,9 +107,9 @@ class Machine(ABC):
         return self._audits.at if self._confirmed and self._audits.at != NEVER else None
 
     @property
-    def told_reason(self) -> str:
+    def reported_reason(self) -> str:
         """The reason for the status."""
-        return self._told_reason
+        return self._reported_reason
 
     @property
     def missing(self) -> bool:
@@ -218,7 +218,7 @@ class Machine(ABC):
                 if not self._confirmed:
                     self._audits.resumed(self._now)
                 self._confirmed = True
-                self._flows.hurry()
+                self._flows.retry_now()
                 self._flows.tick(self._now)
                 reason = "live updates have begun; what came before them is compared"
                 self._open_gap(reason, missed=False)
@@ -248,7 +248,7 @@ class Machine(ABC):
         self._missed = missed
         self._note_gap()
         if self._shows:
-            self._emit(Told("gap", {"reason": reason}))
+            self._emit(Logged("gap", {"reason": reason}))
 
     def _leave_stream(self, reason: str) -> None:
         self._confirmed = False
@@ -279,8 +279,8 @@ class Machine(ABC):
             self._set_status("error", str(error))
 
     def _set_status(self, status: Status, reason: str) -> None:
-        if (status, reason) != (self.status, self._told_reason):
-            self.status, self._told_reason = status, reason
+        if (status, reason) != (self.status, self._reported_reason):
+            self.status, self._reported_reason = status, reason
             self._emit(StatusChanged(status, reason))
 
     def _emit(self, effect: Effect) -> None:

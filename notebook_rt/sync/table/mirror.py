@@ -39,10 +39,10 @@ from notebook_rt.sync.events import (
     Event,
     FetchFailed,
     Joined,
+    Logged,
     ReceivedMessages,
     Rejoin,
     RowSuspect,
-    Told,
     Turn,
     TurnOver,
     TurnWanted,
@@ -305,7 +305,7 @@ class Mirror(Machine):
                 why.scope or why.key
             ):  # broadcast exists, but was not requested correctly
                 self._not_broadcast = why
-                self._emit(Told("source", {"source": "changes", "reason": why.reason}))
+                self._emit(Logged("source", {"source": "changes", "reason": why.reason}))
         self._emit(Rejoin("the source is known"))
         return None if head is None else head.key or ()
 
@@ -320,7 +320,7 @@ class Mirror(Machine):
                 self._end_turn()  # a table that waits to retry does not block others
                 if classify(event.error).kind == "server":
                     self._audits.hint(self._now, "the server has failed to answer")
-                super()._take(self._patiently(event))
+                super()._take(self._excuse_refusal(event))
             case Joined():
                 super()._take(event)
                 self._horizon.joined()
@@ -334,7 +334,7 @@ class Mirror(Machine):
                 if again:
                     self._begin_again()
             case ReceivedMessages(payloads):
-                self._hear(payloads)
+                self._apply_messages(payloads)
             case Turn():
                 self._turn = "had"
             case ColumnsSuspect(named):
@@ -376,7 +376,7 @@ class Mirror(Machine):
             self._flows.stop_all()
             self._flows.start(MAIN, self._end(error), self._now)
 
-    def _patiently(self, event: FetchFailed) -> FetchFailed:
+    def _excuse_refusal(self, event: FetchFailed) -> FetchFailed:
         """Keep a table that is shown although its token was refused: a new token can fix that."""
         replica = self._passes.replica
         loaded = replica is not None and replica.loaded
@@ -384,7 +384,7 @@ class Mirror(Machine):
             return structs.replace(event, retry_after=self.options.backoff_base)
         return event
 
-    def _hear(self, payloads: Sequence[object]) -> None:
+    def _apply_messages(self, payloads: Sequence[object]) -> None:
         log = self._passes.log
         if log is None:
             return
@@ -403,7 +403,7 @@ class Mirror(Machine):
                 messages.append(message)
         committed = None
         try:
-            committed = self._passes.hear(messages)
+            committed = self._passes.receive(messages)
         except UnreadableError as error:
             self._open_gap(str(error))
         self._passes.publish("stream", committed)
@@ -421,7 +421,7 @@ class Mirror(Machine):
             return
         if replica is None or not replica.loaded:
             return
-        self._traffic.came(len(changes), self._now)
+        self._traffic.count_changes(len(changes), self._now)
         named = self._passes.named_by(replica, changes)
         if named is not None:
             self._flows.stop(MAIN)  # they read the previous columns
@@ -462,8 +462,8 @@ class Mirror(Machine):
         if log is not None and log.ended is not None:
             self._fall_back(log.ended)
             log = None
-        if log is not None and log.began_anew:
-            log.began_anew = False
+        if log is not None and log.restarted:
+            log.restarted = False
             if log.topic == self._followed:
                 self._open_gap(ANOTHER_EPOCH)
             else:
@@ -512,7 +512,7 @@ class Mirror(Machine):
         if not self.gapless or self._now >= log.numbers.lost_at:
             flow = self._follow(replica, log)
         elif self._now >= log.head_at:
-            flow = self._look_at_head(log)
+            flow = self._check_head(log)
         else:
             return
         self._flows.start(LOG, self._guard(flow), self._now)
@@ -526,7 +526,7 @@ class Mirror(Machine):
             self._fail(self._refused(why))
             return
         self._source = "changes"
-        self._emit(Told("source", {"source": "changes", "reason": why.reason}))
+        self._emit(Logged("source", {"source": "changes", "reason": why.reason}))
         self._leave_stream(f"the database does not broadcast its changes any more: {why.reason}")
         self._emit(Rejoin("another source"))
 
@@ -762,9 +762,9 @@ class Mirror(Machine):
             log.forget()
             self._open_gap("what was missed is read from the table, not from its log")
 
-    def _look_at_head(self, log: ChangeLog) -> Flow:
+    def _check_head(self, log: ChangeLog) -> Flow:
         self._flows.serve(LOG, "heads")
-        yield from self._passes.look_at_head(log)
+        yield from self._passes.check_head(log)
 
     def _poll(self, replica: Replica) -> Flow:
         gaps, log = self._gaps, self._passes.log

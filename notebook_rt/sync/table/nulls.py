@@ -43,7 +43,7 @@ class Nulls:
                 if self.uncertain[name] == TRUE_NULLS:
                     del self.uncertain[name]
 
-    def look(self, page: Sequence[WireRow]) -> None:
+    def scan(self, page: Sequence[WireRow]) -> None:
         """Look for numbers that are not finite in a page of whole rows, as REST wrote them."""
         for name in list(self._watched):
             values = [row.get(name) for row in page]

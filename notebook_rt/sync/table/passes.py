@@ -24,15 +24,15 @@ from notebook_rt.sync.events import (
     Cause,
     Change,
     Effect,
+    Logged,
     Progress,
     Published,
     Ranked,
     Rejoin,
     Shown,
-    Told,
 )
 from notebook_rt.sync.table import discovery
-from notebook_rt.sync.table.broadcast import ChangeLog, Emptied, Missed
+from notebook_rt.sync.table.broadcast import ChangeLog, Missed, Truncated
 from notebook_rt.sync.table.broadcast_answers import Entry, Message
 from notebook_rt.sync.table.change import (
     UnknownColumnsError,
@@ -44,7 +44,15 @@ from notebook_rt.sync.table.flows import Ask, Flow
 from notebook_rt.sync.table.horizon import Horizon, Read
 from notebook_rt.sync.table.memory import Memory
 from notebook_rt.sync.table.queries import Reads
-from notebook_rt.sync.table.reading import Beginning, Paging, by_keys, glance, load, ranks, scan
+from notebook_rt.sync.table.reading import (
+    Beginning,
+    Paging,
+    by_keys,
+    load,
+    probe_columns,
+    ranks,
+    scan,
+)
 from notebook_rt.sync.table.reconcile import Reconciliation
 from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.restored import is_as_followed
@@ -198,7 +206,7 @@ class Passes:
         replica, log = self.replica, self.log
         assert replica is not None  # called only for a table that is shown
         watermark = replica.watermark
-        heard = self._horizon.heard_until
+        heard = self._horizon.covered_until
         known = log is not None and not (reading or replica.wanted)
         epoch, position = log.kept_position if log is not None and known else ("", "")
         return Memory(since, heard, watermark.believed, watermark.moved, epoch, position)
@@ -245,7 +253,7 @@ class Passes:
         if others and self.replica is not None:
             self.replica.schema_moved = True
         if asked:
-            self._emit(Told("learnt", {"named": asked}))
+            self._emit(Logged("learnt", {"named": asked}))
         return proof
 
     def _take_up(self, kept: Schema, known: Schema, complete: bool) -> Learning:
@@ -295,7 +303,7 @@ class Passes:
         """Show the empty table with all columns, named by its first change; ``at``: its commit time."""
         before = self.replica
         assert before is not None  # it was empty, and shown
-        self._emit(Told("schema", {"columns": replica.known.names}))
+        self._emit(Logged("schema", {"columns": replica.known.names}))
         self._reads = Reads(self.spec, replica.schema, self.options.page_size)
         replica.rows = self._make_rows(replica.schema)
         replica.gapless = before.gapless
@@ -308,7 +316,7 @@ class Passes:
 
     def _replace(self, replica: Replica) -> Pass:
         """Load a table whose columns have changed, beside the visible one."""
-        self._emit(Told("schema", {"columns": replica.known.names}))
+        self._emit(Logged("schema", {"columns": replica.known.names}))
         self._reads = Reads(self.spec, replica.schema, self.options.page_size)
         # A refusal while a column was missing says nothing about the server's features.
         self._paging = Paging(
@@ -365,7 +373,7 @@ class Passes:
         readable = True
         try:
             if before is not None:
-                replica.go_on(before, older)
+                replica.continue_from(before, older)
             replica.receive(kept, self.now)
             if log is not None and missed is not None:
                 self._take_missed(replica, log, missed)
@@ -385,7 +393,7 @@ class Passes:
 
     # Following the log --------------------------------------------------------------------------
 
-    def hear(self, messages: Sequence[Message]) -> float | None:
+    def receive(self, messages: Sequence[Message]) -> float | None:
         """Apply the complete messages as one batch; return the latest commit time.
 
         Raises
@@ -402,7 +410,7 @@ class Passes:
                 log.kept.clear()
                 raise UnreadableError("too many messages while the table is read")
             return None
-        entries = [entry for message in messages for entry in log.hear(message, self.now)]
+        entries = [entry for message in messages for entry in log.receive(message, self.now)]
         return self._take_entries(replica, log, entries)
 
     def _take_entries(
@@ -415,8 +423,8 @@ class Passes:
             raise UnreadableError(f"a message whose keys cannot be read: {error!r:.100}") from None
         for one in () if replica.complete else batch.changes:
             try:
-                if not isinstance(one, Emptied) and not one[1].errors and one[1].record:
-                    replica.look_at_names([one[1].record])
+                if not isinstance(one, Truncated) and not one[1].errors and one[1].record:
+                    replica.check_names([one[1].record])
             except UnknownColumnsError:
                 log.forget()
                 raise UnreadableError("the first row names columns that are not known") from None
@@ -432,7 +440,7 @@ class Passes:
         self._horizon.logged_until(missed.sent.sent_at)
         self._horizon.see(log.seen_by(missed.until))
         log.took(missed)
-        heard = [entry for message in log.take_kept() for entry in log.hear(message, self.now)]
+        heard = [entry for message in log.take_kept() for entry in log.receive(message, self.now)]
         committed = self._take_entries(replica, log, [*missed.entries, *heard])
         self._horizon.see(log.seen_by(missed.until))
         return committed
@@ -447,7 +455,7 @@ class Passes:
             missed = yield from log.read_since(position, lambda: self.now, len(replica.rows))
         if missed is None or log.position is None:
             ago = self.now - log.complete_at + self.options.visible_within
-            self._emit(Told("overtaken", {"ago": ago}))
+            self._emit(Logged("overtaken", {"ago": ago}))
             return None
         try:
             committed = self._take_missed(replica, log, missed)
@@ -459,7 +467,7 @@ class Passes:
         changed = at_most(replica.published or ())
         self.publish(cause, committed)
         detail = {"method": "log", "differing": changed, "seconds": took(), "cause": cause}
-        self._emit(Told("reconciled", {**detail, **self._known_since(replica, began)}))
+        self._emit(Logged("reconciled", {**detail, **self._known_since(replica, began)}))
         return Proof(missed.sent.page.server_time, took(), changed)
 
     def _is_as_followed(self, replica: Replica) -> Generator[Ask, Sequence[Read], bool]:
@@ -491,10 +499,10 @@ class Passes:
         self.publish("reconcile", None)
         return proof
 
-    def look_at_head(self, log: ChangeLog) -> Generator[Ask, Sequence[Read], None]:
+    def check_head(self, log: ChangeLog) -> Generator[Ask, Sequence[Read], None]:
         """Check whether the latest messages were lost; if not, advance the position."""
         asked_at = self.now
-        position = yield from log.look(lambda: self.now)
+        position = yield from log.ask_head_together(lambda: self.now)
         if position is not None:
             self._horizon.see(log.seen_by(position))
             log.move_on(position, asked_at, self.now)
@@ -536,7 +544,7 @@ class Passes:
             "seconds": took(),
         }
         detail |= {"cause": cause, **self._known_since(replica, began)}
-        self._emit(Told("reconciled", detail))
+        self._emit(Logged("reconciled", detail))
         return Proof(one.proven_at, took(), one.differing, sent=one.sent)
 
     def audit(self, replica: Replica) -> Pass:
@@ -544,7 +552,7 @@ class Passes:
         took, began = self._stopwatch(), self.now
         watched = self._watch_window()
         comparison = Comparison(replica)
-        yield from glance(replica, self.reads, self._paging)
+        yield from probe_columns(replica, self.reads, self._paging)
         yield from scan(replica, self.reads, self._paging, comparison)
         differing = comparison.apply(self.now)
         self.publish("audit", None)
@@ -553,7 +561,7 @@ class Passes:
         self._left = replica.undecided
         lost = len(comparison.lost)
         detail = {"rows": comparison.seen, "differing": lost, "seconds": took(), "began": began}
-        self._emit(Told("audit", {**detail, **self._known_since(replica, began)}))
+        self._emit(Logged("audit", {**detail, **self._known_since(replica, began)}))
         self._suspect(replica, comparison.lost)
         return Proof(comparison.began, took(), differing, sent=comparison.sent)
 
@@ -569,7 +577,7 @@ class Passes:
         """Count repaired differences without an explaining change as drift; return whether there are any."""
         if self.verdicts and not replica.suspects:
             self.verdicts.clear()
-            self._emit(Told("explained"))
+            self._emit(Logged("explained"))
         drifted = 0
         while self.verdicts and self.now >= self.verdicts[0]:
             due = self.verdicts.popleft()
@@ -578,7 +586,7 @@ class Passes:
                 del replica.suspects[key]
             drifted += len(keys)
         if drifted:
-            self._emit(Told("drift", {"rows": drifted, "final": not replica.suspects}))
+            self._emit(Logged("drift", {"rows": drifted, "final": not replica.suspects}))
         return drifted > 0
 
     def order(self, replica: Replica, window: Window) -> Flow:
@@ -644,7 +652,7 @@ class Passes:
         lost = self._left.intersection(comparison.lost)
         self._left &= replica.undecided
         if lost:
-            self._emit(Told("refetch", {"differing": len(lost)}))
+            self._emit(Logged("refetch", {"differing": len(lost)}))
             self._suspect(replica, lost)
 
     def publish(self, cause: Cause, commit_time: float | None) -> None:
@@ -655,7 +663,7 @@ class Passes:
         if replica is not None and replica.overtaken:
             since, until = zip(*replica.overtaken, strict=True)
             replica.overtaken = []
-            self._emit(Told("overtaken", {"since": min(since), "until": max(until)}))
+            self._emit(Logged("overtaken", {"since": min(since), "until": max(until)}))
 
 
 def _described(columns: Iterable[Column], known: Schema) -> tuple[Column, ...]:

@@ -26,12 +26,12 @@ from notebook_rt.errors import AnswerTooLargeError, StatementTimeoutError
 from notebook_rt.model.order import OrderBy
 from notebook_rt.model.rows import Row, WireRow
 from notebook_rt.sync.events import Query
-from notebook_rt.sync.table.alike import AlikeRuns
 from notebook_rt.sync.table.flows import Pool
 from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.numbers import SAMPLES, KeyNumbers, from_number
 from notebook_rt.sync.table.queries import Reads
-from notebook_rt.sync.table.span import Asked, Range
+from notebook_rt.sync.table.span import PageRequest, Range
+from notebook_rt.sync.table.uniform import UniformRuns
 
 Take: TypeAlias = Callable[[Read], Callable[[], None] | None]
 """Called with each page as it comes; what it returns, if anything, is called in the order of the pages."""
@@ -113,13 +113,13 @@ class Ranges:
         self._check = check
         self._got = got
         self._keys = KeyNumbers(reads.schema, order)
-        self._can_look = True
+        self._may_probe = True
         self._walk = max(1, min(WALK_PAGES, AHEAD_PAGES // most - 1))
         """The most pages of a range that are asked for one after the other."""
         self._first = self._keys.row(first.page.rows[0])
         self._sample = self._keys.sample(first.page.rows)
         """Some rows of the first page, the first and the last of it among them: which, and what key."""
-        self._alike: AlikeRuns | None = None
+        self._alike: UniformRuns | None = None
         self._highest: int | None = None
         """The number of the first column in the last row of the table, once known."""
         self._run_pages: float | None = None
@@ -148,16 +148,16 @@ class Ranges:
     # What comes --------------------------------------------------------------------------------
 
     def _took(self, tag: object, read: Read) -> None:
-        assert isinstance(tag, Asked)
+        assert isinstance(tag, PageRequest)
         if tag.last:
             self._saw_last(read.page.rows)
-        elif tag.look:
-            self._looked(tag, read.page.rows)
+        elif tag.probe:
+            self._take_probe(tag, read.page.rows)
         else:
             self._paged(tag, read)
         self._deliver()
 
-    def _paged(self, asked: Asked, read: Read) -> None:
+    def _paged(self, asked: PageRequest, read: Read) -> None:
         span, rows = asked.span, read.page.rows
         if rows:
             self._waiting_pages += 1
@@ -167,8 +167,8 @@ class Ranges:
             span.came.append((span.after, self._take(read)))
             span.same = span.same + 1 if self._is_of_one_run(span, rows) else 0
             if span.alike and not span.full and span.up_to is not None:
-                self._judge_alike(len(rows), asked.limit)
-            self._look_at_ends(span, rows)
+                self._judge_runs(len(rows), asked.limit)
+            self._note_ends(span, rows)
         if len(rows) < asked.limit or self._is_at_end(span):
             span.done = True
         else:
@@ -188,15 +188,15 @@ class Ranges:
 
     def _refused(self, tag: object, error: Exception) -> bool:
         """What takes too long or is too large is asked for less; else a refusal ends the read."""
-        assert isinstance(tag, Asked)
+        assert isinstance(tag, PageRequest)
         if not isinstance(error, StatementTimeoutError | AnswerTooLargeError):
             return False
         if tag.last:
             self._saw_last(())
             return True
-        if tag.look:
-            self._can_look = False
-            self._looked(tag, ())
+        if tag.probe:
+            self._may_probe = False
+            self._take_probe(tag, ())
             return True
         if tag.limit <= SMALLEST:
             return False
@@ -265,7 +265,7 @@ class Ranges:
         self._cut_or_ask(span, rows, self._room(span))
 
     def _cut_or_ask(self, span: Range, rows: Sequence[WireRow], room: int) -> None:
-        if self._alike is not None and self._cut_alike(span, self._alike, room):
+        if self._alike is not None and self._cut_uniform(span, self._alike, room):
             return
         is_numbered = self._keys.is_numbered(span.after, span.depth)
         if self._is_of_one_run(span, rows):
@@ -281,8 +281,8 @@ class Ranges:
                 return
         elif is_numbered and room > 1 and self._cut(span, rows, room):
             return
-        if room > 1 and not is_numbered and self._is_worth_a_look(span):
-            self._look(span)
+        if room > 1 and not is_numbered and self._is_worth_probing(span):
+            self._probe(span)
         else:
             self._ask(span, soon=True)
 
@@ -440,7 +440,7 @@ class Ranges:
 
     # Runs that are alike ---------------------------------------------------------------------------
 
-    def _cut_alike(self, span: Range, alike: AlikeRuns, most: int) -> bool:
+    def _cut_uniform(self, span: Range, alike: UniformRuns, most: int) -> bool:
         """Cut what is left of ``span`` into pages as they are if all runs are alike; False: it cannot be."""
         start, end = self._keys.pair(span.after), alike.end
         if span.up_to is not None:
@@ -472,7 +472,7 @@ class Ranges:
             self._ask(rest)
         return True
 
-    def _judge_alike(self, rows: int, limit: int) -> None:
+    def _judge_runs(self, rows: int, limit: int) -> None:
         if self._alike is not None and not self._alike.judge(rows, limit):
             self._alike = None
 
@@ -494,7 +494,7 @@ class Ranges:
         short = self._run_pages is not None and HALF <= self._run_pages <= self._walk
         return short and not span.run and span.same <= 1 + 2 * (self._run_pages or 0.0)
 
-    def _look_at_ends(self, span: Range, rows: Sequence[WireRow]) -> None:
+    def _note_ends(self, span: Range, rows: Sequence[WireRow]) -> None:
         """Note where the first runs of a page of several end: other runs may end there, too."""
         depth = span.depth
         if not self._keys.has_more(span.depth):
@@ -558,7 +558,7 @@ class Ranges:
             self._asked_last = True
             self._held.append(rest)
             query = last_key(self._reads, self._order)
-            self.pool.waiting.appendleft((Asked(rest, 1, last=True), query))
+            self.pool.waiting.appendleft((PageRequest(rest, 1, last=True), query))
         elif self._highest is None and self._held:
             self._held.append(rest)
         elif not self._cut_unread(rest, rest.low):
@@ -585,33 +585,33 @@ class Ranges:
             self._run_pages = self._total / self._limit / (high - low + 1)
             ends = self._keys.pair(last)
             if ends is not None and self._sample and HALF <= self._run_pages <= ALIKE_PAGES:
-                self._alike = AlikeRuns.seen(self._sample, ends, self._run_pages * self._limit)
+                self._alike = UniformRuns.seen(self._sample, ends, self._run_pages * self._limit)
         held, self._held = self._held, []
         for rest in held:
             self._begin(rest)
 
     # Looks at the index ----------------------------------------------------------------------------
 
-    def _is_worth_a_look(self, span: Range) -> bool:
+    def _is_worth_probing(self, span: Range) -> bool:
         """Whether enough may be left of ``span`` to look for a bound in it."""
         open_end = span.up_to is None and (span.high is None or span.full >= 2)
-        return self._can_look and open_end and self._left(span) > 2
+        return self._may_probe and open_end and self._left(span) > 2
 
     def _left(self, span: Range) -> int:
         """About how many pages are left of ``span``, which has no end but perhaps the table's."""
         known = span.pages if span.pages is not None else self._pages_left
         return LOOK_PAGES if known is None else known
 
-    def _look(self, span: Range) -> None:
+    def _probe(self, span: Range) -> None:
         """Ask for the keys some pages further on."""
         left = self._left(span)
         pages = min(max(1, -(-left // self.pool.most)), self._walk)
         step = pages * self._limit
-        span.looking = max(1, min(self.pool.most - 1, -(-left // pages) - 1, LOOK_ROWS // step))
-        span.looks.clear()
-        span.pages = None if self._pages_left is None else max(0, left - pages * span.looking)
+        span.probing = max(1, min(self.pool.most - 1, -(-left // pages) - 1, LOOK_ROWS // step))
+        span.probes.clear()
+        span.pages = None if self._pages_left is None else max(0, left - pages * span.probing)
         reads, bounds = self._reads.with_xmin(False), self._bounds(span)
-        for place in range(span.looking, 0, -1):
+        for place in range(span.probing, 0, -1):
             query = reads.page(
                 self._order[span.depth :],
                 span.after,
@@ -620,15 +620,15 @@ class Ranges:
                 limit=1,
                 offset=place * step - 1,
             )
-            self.pool.waiting.appendleft((Asked(span, 1, look=place), query))
+            self.pool.waiting.appendleft((PageRequest(span, 1, probe=place), query))
 
-    def _looked(self, asked: Asked, rows: Sequence[WireRow]) -> None:
+    def _take_probe(self, asked: PageRequest, rows: Sequence[WireRow]) -> None:
         """A look has shown where a range may be cut; it is cut when all of them have."""
         span = asked.span
-        span.looks[asked.look] = self._keys.last(rows) if rows else None
-        if len(span.looks) < span.looking:
+        span.probes[asked.probe] = self._keys.last(rows) if rows else None
+        if len(span.probes) < span.probing:
             return
-        bounds = [span.looks[place] for place in sorted(span.looks)]
+        bounds = [span.probes[place] for place in sorted(span.probes)]
         pieces = [span]
         for bound in bounds:
             if bound is None:
@@ -642,8 +642,8 @@ class Ranges:
         *whole, rest = pieces
         for piece in whole:
             self._ask(piece)
-        if whole and bounds[-1] is not None and self._is_worth_a_look(rest):
-            self._look(rest)
+        if whole and bounds[-1] is not None and self._is_worth_probing(rest):
+            self._probe(rest)
         else:
             self._ask(rest)
 
@@ -659,7 +659,7 @@ class Ranges:
             near=span.same < WALK_PAGES,
         )
         put = self.pool.waiting.appendleft if soon else self.pool.waiting.append
-        put((Asked(span, self._limit), query))
+        put((PageRequest(span, self._limit), query))
 
     def _bounds(self, span: Range) -> list[tuple[str, str]]:
         reads, depth = self._reads, span.depth
@@ -682,7 +682,7 @@ def last_key(reads: Reads, order: Sequence[OrderBy]) -> Query:
     return reads.with_xmin(False).page(backwards, columns=(), limit=1)
 
 
-def _asked(waiting: tuple[object, Query]) -> Asked:
+def _asked(waiting: tuple[object, Query]) -> PageRequest:
     asked = waiting[0]
-    assert isinstance(asked, Asked)
+    assert isinstance(asked, PageRequest)
     return asked

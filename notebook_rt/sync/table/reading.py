@@ -27,7 +27,7 @@ from notebook_rt.model.rows import Key, Row, Rows, WireRow
 from notebook_rt.model.types import differs, kind
 from notebook_rt.options import MAX_ROWS
 from notebook_rt.sync.events import Page, Query
-from notebook_rt.sync.table.comparison import Comparison, alike_keys, are_whole
+from notebook_rt.sync.table.comparison import Comparison, are_whole, duplicate_keys
 from notebook_rt.sync.table.digest import DIGEST_ROWS, Digest, Hashes, is_digest
 from notebook_rt.sync.table.flows import Ahead, Ask, Pool, ReadRefusedError
 from notebook_rt.sync.table.horizon import Read, spanning
@@ -290,9 +290,9 @@ def _load(
         keys = replica.keys_of(page.rows)
         replica.versions.note_page(keys, page.rows)
         if not replica.complete:
-            replica.look_at_names(page.rows)
-        replica.watermark.look_at_page(page.rows)
-        replica.nulls.look(page.rows)
+            replica.check_names(page.rows)
+        replica.watermark.check_page(page.rows)
+        replica.nulls.scan(page.rows)
         all_reads.append(read.without_rows())
         total = page.count if page.count is not None else total
         came += len(page.rows)
@@ -323,7 +323,7 @@ def _same_keys(reads: Reads, page: Sequence[WireRow]) -> Exception:
             keys = Counter(schema.decode({name: row[name]})[name] for row in page)
             ((value, _),) = keys.most_common(1)
             return InexactKeyError(spec.schema, spec.table, name, value)
-    return DuplicateKeyError(spec.schema, spec.table, schema.key, alike_keys(schema, page))
+    return DuplicateKeyError(spec.schema, spec.table, schema.key, duplicate_keys(schema, page))
 
 
 def by_keys(reads: Reads, paging: Paging, keys: Sequence[Key], into: Comparison) -> Steps:
@@ -470,7 +470,7 @@ def are_worth_asking(replica: Replica, reads: Reads, page_rows: int) -> bool:
     return 4 * unknown * page_rows <= rows * at_once
 
 
-def glance(replica: Replica, reads: Reads, paging: Paging) -> Steps:
+def probe_columns(replica: Replica, reads: Reads, paging: Paging) -> Steps:
     """Read one whole row: hashes and versions do not reveal an added or dropped column, and versions do not
     reveal that a column was created again.
     """
@@ -483,7 +483,7 @@ def glance(replica: Replica, reads: Reads, paging: Paging) -> Steps:
                 raise
             paging.xmin = False
             (read,) = yield [reads.page(reads.by_key(), None, limit=1)]
-        replica.look_at_page(read.page.rows)
+        replica.check_page(read.page.rows)
         _doubt_versions(replica, read.page.rows)
 
 
@@ -510,7 +510,7 @@ def try_out(replica: Replica, reads: Reads, paging: Paging) -> Steps:
     queries = {"rows": query}
     if len(replica.rows) >= DIGEST_FROM * paging.rows and replica.window_read is None:
         if paging.digest is None and Digest(replica).possible:
-            queries["hash"] = Digest(replica).of_nothing(keys[0])
+            queries["hash"] = Digest(replica).of_no_rows(keys[0])
         if paging.cap is None and are_possible(replica):
             queries["page"] = _first_keys(reads, paging)
     asked = [replace(one, refusable=True) for one in queries.values()]
@@ -527,7 +527,7 @@ def try_out(replica: Replica, reads: Reads, paging: Paging) -> Steps:
     if found["rows"].page.refusal is not None:
         paging.xmin = False
         return
-    replica.look_at_page(found["rows"].page.rows)
+    replica.check_page(found["rows"].page.rows)
     _doubt_versions(replica, found["rows"].page.rows)
 
 

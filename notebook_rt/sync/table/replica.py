@@ -22,7 +22,7 @@ from notebook_rt.model.rows import Delete, Key, Op, Row, RowChange, Rows, Upsert
 from notebook_rt.model.spec import TableSpec
 from notebook_rt.model.types import Column, Schema, differs, equal, kind, may_be_of, sortable
 from notebook_rt.sync.events import Change
-from notebook_rt.sync.table.broadcast import Emptied
+from notebook_rt.sync.table.broadcast import Truncated
 from notebook_rt.sync.table.change import (
     ChangeReader,
     UnknownColumnsError,
@@ -105,11 +105,11 @@ class Replica:
         """The columns named by a change, if they differ from the known ones."""
         self._last_columns: tuple[Column, ...] | None = None
         self._names = set(known.types)
-        self._odd: set[str] = set()
+        self._unfit: set[str] = set()
         """Columns that have contained values that do not fit their type."""
         self._rows: Rows | None = None
         self._pending: list[Op] = []
-        self._told: list[Key] = []
+        self._applied_keys: list[Key] = []
         """Keys of which changes were applied since the last flush."""
         self._present: dict[Key, bool] = {}
         self._indexed = 0
@@ -160,7 +160,7 @@ class Replica:
             self.keys_moved += bool(gone) or len(rows) != before
             self.dirty = True
             if self.window is not None:
-                self.window.look(len(rows))
+                self.window.check_size(len(rows))
             if rows.pending_keys:  # an ignored change may have been later: a read decides
                 for op in ops:
                     if op.key in rows.pending_keys:
@@ -234,9 +234,9 @@ class Replica:
         try:
             for change in changes:
                 key = reader.key_of(change)
-                horizon.heard(change.commit_time)
+                horizon.received(change.commit_time)
                 if believed.believed:
-                    believed.look(change)
+                    believed.check(change)
                 if reader.moves(change):
                     for part in reader.apart(change):
                         self._receive(part, reader.key_of(part), now)
@@ -247,11 +247,11 @@ class Replica:
         finally:
             self._flush()
 
-    def receive_logged(self, changes: Iterable[tuple[Key, Change] | Emptied], now: float) -> None:
+    def receive_logged(self, changes: Iterable[tuple[Key, Change] | Truncated], now: float) -> None:
         """Apply changes from the log as one batch."""
         self.watermark.believed = False  # nothing shows whether a change moved it to its own time
         for one in changes:
-            if isinstance(one, Emptied):
+            if isinstance(one, Truncated):
                 gone = Change("DELETE", None, None, (), one.at, exact=True)
                 came = {op.key for op in self._pending}
                 here = {*self.rows.keys(), *self.rows.pending_keys, *self._held, *came}
@@ -295,8 +295,8 @@ class Replica:
         self._whole_in_gap.clear()
 
     def _flush(self) -> None:
-        if self._told:
-            told, self._told = self._told, []
+        if self._applied_keys:
+            told, self._applied_keys = self._applied_keys, []
             self.versions.forget(told)
         if self._pending:
             pending, self._pending = self._pending, []
@@ -324,8 +324,8 @@ class Replica:
         return key in self.rows if present is None else present
 
     def _applied(self, key: Key, change: Change) -> None:
-        self.horizon.told(key, _order_of(change))
-        self._told.append(key)
+        self.horizon.applied(key, _order_of(change))
+        self._applied_keys.append(key)
         if self.wanted:
             self.wanted.pop(key, None)
 
@@ -337,7 +337,7 @@ class Replica:
         if passed is not None and self._shows(passed, change, key):
             self.horizon.caught_up(key)
         if not news and self._agrees(change, key):
-            tells_all = change.kind == "DELETE" or self._reader.says_all(change)
+            tells_all = change.kind == "DELETE" or self._reader.is_complete(change)
             if tells_all:  # held changes arrived before it
                 self.horizon.agreed(key, _order_of(change))
                 self._drop_held(key, change)
@@ -397,7 +397,7 @@ class Replica:
             return self._end(key, before, change.commit_time)
         record = change.record or {}
         if change.columns is not self._last_columns and not self._reader.is_narrow(change):
-            self._look_at_columns(change.columns)  # also if the values must be read
+            self._check_columns(change.columns)  # also if the values must be read
         if change.errors or self._reader.lossy(change):
             return None
         row = self.schema.decode(record, "socket")
@@ -447,7 +447,7 @@ class Replica:
         record = change.record or {}
         narrow = self._reader.is_narrow(change)
         if change.columns is not self._last_columns and not narrow:
-            self._look_at_columns(change.columns)
+            self._check_columns(change.columns)
         if change.errors or self._reader.lossy(change):
             return False
         verdict = self._verdict(record, key, vouched=not (narrow or change.exact))
@@ -481,7 +481,7 @@ class Replica:
             return True if matches is None else matches or None
         return matches
 
-    def _look_at_columns(self, columns: tuple[Column, ...]) -> None:
+    def _check_columns(self, columns: tuple[Column, ...]) -> None:
         """Check the columns of a full frame, which names all current columns of the table."""
         self._last_columns = columns
         if self.spec.columns is not None or not columns:
@@ -526,19 +526,19 @@ class Replica:
                         raise InexactKeyError(self.spec.schema, self.spec.table, name, row[name])
         return schema.keys_of(page)
 
-    def look_at_page(self, page: Sequence[WireRow]) -> None:
+    def check_page(self, page: Sequence[WireRow]) -> None:
         """Check the columns and types of a page of whole rows."""
-        self.nulls.look(page)
+        self.nulls.scan(page)
         if not page:
             return
-        self.look_at_names(page)
+        self.check_names(page)
         types = self.known.types
-        odd = {n for n, v in page[0].items() if n in types and not may_be_of(types[n], v)}
-        if odd - self._odd:  # only once: nothing more can be found out about their types
-            self._odd |= odd
+        unfit = {n for n, v in page[0].items() if n in types and not may_be_of(types[n], v)}
+        if unfit - self._unfit:  # only once: nothing more can be found out about their types
+            self._unfit |= unfit
             self.schema_moved = True
 
-    def look_at_names(self, page: Sequence[WireRow]) -> None:
+    def check_names(self, page: Sequence[WireRow]) -> None:
         """Take the column names of rows as the table's columns.
 
         Raises
@@ -572,7 +572,7 @@ class Replica:
 
     # Reads --------------------------------------------------------------------------------------
 
-    def settle(
+    def take_row(
         self,
         key: Key,
         mine: Row | None,
@@ -601,7 +601,7 @@ class Replica:
         at = None
         if held is not None and len(held) == 1 and self._shows(row, held[0].change, key):
             at = held[0].change.commit_time  # the read only adds what a change did not contain
-        if self._let_go(key, row, read):
+        if self._release_held(key, row, read):
             self.horizon.follow(key)
         self.versions.note(key, xmin)
         pending_keys = key in self.rows.pending_keys
@@ -638,7 +638,7 @@ class Replica:
                 self._receive(one.change, key, now, one.unseen_until)
         self._flush()
 
-    def _let_go(self, key: Key, row: Row | None, read: Read) -> bool:
+    def _release_held(self, key: Key, row: Row | None, read: Read) -> bool:
         """Drop held changes that the read includes: those held well before it was sent, those that it shows,
         and all before a change with the whole row. Return whether the row equals the last one.
         """
@@ -650,10 +650,10 @@ class Replica:
         for count, one in enumerate(held, 1):
             sure = one.unseen_until <= read.sent_at
             shown = self._shows(row, one.change, key)
-            says_all = one.change.kind == "DELETE" or self._reader.says_all(one.change)
-            follows = shown and says_all
+            is_complete = one.change.kind == "DELETE" or self._reader.is_complete(one.change)
+            follows = shown and is_complete
             if not sure and shown:
-                sure = row is None or seen == count - 1 or says_all
+                sure = row is None or seen == count - 1 or is_complete
             if sure and one.moment <= read.sent:
                 seen = count
         times = [one.change.commit_time for one in held[:seen]]
@@ -678,7 +678,7 @@ class Replica:
         said = (self.schema.decode(record) if change.exact else self._reader.sure(record)).items()
         return all(equal(row[name], value) for name, value in said if name in row)  # else dropped
 
-    def go_on(self, before: Replica, changes: Iterable[Change]) -> None:
+    def continue_from(self, before: Replica, changes: Iterable[Change]) -> None:
         """Continue from ``before``, which had other columns and just received these changes.
 
         The changes have the previous columns, and the rows read may be older: a later read decides. Rows read

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from notebook_rt.model.filters import Condition, column_name
 from notebook_rt.model.rows import Key, Row
 from notebook_rt.model.types import kind
-from notebook_rt.model.xmins import Ints, places, together, without
+from notebook_rt.model.xmins import Ints, merge_sorted, places, without
 from notebook_rt.sync.events import Query
 from notebook_rt.sync.table.flows import Ask, Pool
 from notebook_rt.sync.table.horizon import Read
@@ -203,7 +203,7 @@ class Runs:
         """How many requests it takes, if nothing has changed."""
         return 2 * len(self.ranges) + len(self.others) // page_rows
 
-    def again(self, within: Range, claimed: Ints) -> tuple[list[Range], Ints]:
+    def recut(self, within: Range, claimed: Ints) -> tuple[list[Range], Ints]:
         """``within`` in ranges that claim the rows of these keys only; and those of them that are in none."""
         if not len(claimed):
             return [replace(within, runs=[], spared=claimed, claimed=claimed)], claimed
@@ -227,9 +227,9 @@ class Runs:
         as pages of all rows.
         """
         began = self.replica.horizon.moment()
-        proof = _Proof(self, reads, at_once, page_rows, unknown, gone)
+        proof = _Comparison(self, reads, at_once, page_rows, unknown, gone)
         yield proof.pool
-        while not proof.failed and proof.look_again():
+        while not proof.failed and proof.recheck():
             yield proof.pool
         if proof.failed:
             return None
@@ -240,7 +240,7 @@ class Runs:
         return [read for one in proof.proven for read in one.proof]
 
 
-class _Doubt(msgspec.Struct, eq=False):
+class _Check(msgspec.Struct, eq=False):
     """A range that is being compared."""
 
     range: Range
@@ -258,7 +258,7 @@ class _Doubt(msgspec.Struct, eq=False):
     """By how many these are too few."""
     under_way: int = 0
     """Requests, or rows of pages, that must have come before it goes on."""
-    looked: bool = False
+    compared: bool = False
     """Whether the others and the number were asked for together."""
     searches: int = 0
     repeats: int = 0
@@ -276,7 +276,7 @@ class _Part(msgspec.Struct, frozen=True, eq=False):
     missing: int
 
 
-class _Proof:
+class _Comparison:
     """One comparison: each range by itself, and what it needs next as soon as it is known."""
 
     def __init__(
@@ -295,8 +295,8 @@ class _Proof:
         self.gone = gone
         self.replica = runs.replica
         self.pool = Pool(self._answered, lambda tag, error: False, at_once)
-        self.proven: list[_Doubt] = []
-        self.stale: list[_Doubt] = []
+        self.proven: list[_Check] = []
+        self.stale: list[_Check] = []
         """Ranges of which a later gap wants another look, when nothing else is to be asked: yet another gap
         may open till then."""
         self.failed = False
@@ -304,7 +304,7 @@ class _Proof:
         self._left = max(pages // 2, 4 * len(runs.ranges))
         """Requests that it may still take: where rows change as fast as they are counted, no count fits."""
         for one in runs.ranges:
-            self._look(_Doubt(one))
+            self._compare(_Check(one))
 
     def _answered(self, tag: object, read: Read) -> None:
         if not self.failed:
@@ -323,137 +323,137 @@ class _Proof:
 
     # What is as claimed, and what is not ------------------------------------------------------------
 
-    def look_again(self) -> bool:
+    def recheck(self) -> bool:
         """When nothing else is to be asked: look at what is older than the last gap; False: nothing is."""
         proven, self.proven = self.proven, []
-        for doubt in proven:
-            if self._is_recent(doubt.proof) or doubt.repeats == REPEATS:
-                self.proven.append(doubt)
+        for check in proven:
+            if self._is_recent(check.proof) or check.repeats == REPEATS:
+                self.proven.append(check)
             else:
-                doubt.repeats += 1
-                self._claim_less(doubt)
+                check.repeats += 1
+                self._reduce(check)
         stale, self.stale = self.stale, []
-        for doubt in stale:
-            self._look(doubt)
+        for check in stale:
+            self._compare(check)
         return bool(self.pool.waiting)
 
     def _is_recent(self, reads: Sequence[Read]) -> bool:
         """Whether all of them were sent since the last gap."""
         return all(self.replica.horizon.is_behind_gaps(read.sent) for read in reads)
 
-    def _look(self, doubt: _Doubt) -> None:
+    def _compare(self, check: _Check) -> None:
         """Ask which rows are others, and how many are as claimed."""
-        doubt.others, doubt.shown = (), set()
-        doubt.looked, doubt.under_way = True, 1
-        self._look_for_others(doubt, None)
-        self._count(doubt)
+        check.others, check.shown = (), set()
+        check.compared, check.under_way = True, 1
+        self._ask_for_others(check, None)
+        self._count(check)
 
-    def _look_for_others(self, doubt: _Doubt, after: Row | None) -> None:
-        asks, one = self.reads.with_xmin(True), doubt.range
+    def _ask_for_others(self, check: _Check, after: Row | None) -> None:
+        asks, one = self.reads.with_xmin(True), check.range
         extra = [*one.within(self.reads), *one.unlike(self.runs.name)]
         order, limit = asks.by_key(), self.page_rows
         query = asks.page(order, after, columns=(), extra=extra, limit=limit)
-        self._ask(query, partial(self._take_others, doubt))
+        self._ask(query, partial(self._take_others, check))
 
-    def _take_others(self, doubt: _Doubt, read: Read) -> None:
+    def _take_others(self, check: _Check, read: Read) -> None:
         page, name = read.page.rows, self.runs.name
         keys = self.replica.keys_of(page)
         self.unknown(self.replica.versions.differing(keys, page))
-        doubt.seen.update(cast("list[int]", keys))
-        doubt.shown.update(keys)
-        doubt.others = [*doubt.others, replace(read, page=replace(read.page, rows=()))]
+        check.seen.update(cast("list[int]", keys))
+        check.shown.update(keys)
+        check.others = [*check.others, replace(read, page=replace(read.page, rows=()))]
         if len(page) >= self.page_rows:
-            self._look_for_others(doubt, self.reads.schema.decode({name: page[-1][name]}))
+            self._ask_for_others(check, self.reads.schema.decode({name: page[-1][name]}))
         else:
-            self._looked(doubt)
+            self._counted(check)
 
-    def _count(self, doubt: _Doubt) -> None:
+    def _count(self, check: _Check) -> None:
         """Ask how many rows are as claimed; which ones, where they fit on a page."""
-        doubt.count, doubt.missing = None, 0
-        claimed = doubt.range.claimed
+        check.count, check.missing = None, 0
+        claimed = check.range.claimed
         if not len(claimed):
             return
-        doubt.under_way += 1
-        one, reads = doubt.range.part(claimed), self.reads
+        check.under_way += 1
+        one, reads = check.range.part(claimed), self.reads
         last = Condition(self.runs.name, "lte", (str(claimed[-1]),)).to_rest()
         extra = [reads.at_least(self.runs.name, one.first), last, *one.like(self.runs.name)]
         if len(claimed) <= self.page_rows:
             query = reads.page(reads.by_key(), columns=(), extra=extra, limit=self.page_rows)
-            self._ask(query, partial(self._take_keys, doubt))
+            self._ask(query, partial(self._take_keys, check))
         else:
-            self._ask(reads.count(extra), partial(self._take_count, doubt))
+            self._ask(reads.count(extra), partial(self._take_count, check))
 
-    def _take_keys(self, doubt: _Doubt, read: Read) -> None:
+    def _take_keys(self, check: _Check, read: Read) -> None:
         there = set(self.replica.keys_of(read.page.rows))
-        others = [key for key in doubt.range.claimed.tolist() if key not in there]
+        others = [key for key in check.range.claimed.tolist() if key not in there]
         self.unknown(others)
-        doubt.seen.update(others)
-        doubt.count = read
-        self._looked(doubt)
+        check.seen.update(others)
+        check.count = read
+        self._counted(check)
 
-    def _take_count(self, doubt: _Doubt, read: Read) -> None:
-        count, claimed = read.page.count, len(doubt.range.claimed)
+    def _take_count(self, check: _Check, read: Read) -> None:
+        count, claimed = read.page.count, len(check.range.claimed)
         if count is None or count > claimed:
             self._fail()
             return
-        doubt.count, doubt.missing = read, claimed - count
-        self._looked(doubt)
+        check.count, check.missing = read, claimed - count
+        self._counted(check)
 
-    def _looked(self, doubt: _Doubt) -> None:
+    def _counted(self, check: _Check) -> None:
         """When both are known: what is claimed is proven, or searched for what is missing."""
-        doubt.under_way -= 1
-        if doubt.under_way or self.failed:
+        check.under_way -= 1
+        if check.under_way or self.failed:
             return
-        if not doubt.missing:
-            self.proven.append(doubt)
+        if not check.missing:
+            self.proven.append(check)
             return
-        if doubt.searches == SEARCHES:
+        if check.searches == SEARCHES:
             self._fail()
             return
-        doubt.searches += 1
+        check.searches += 1
         told = _ints(self.replica.versions.forgotten)
-        changed = places(doubt.range.claimed, _ints({*doubt.seen, *told.tolist()})) >= 0
-        missing = doubt.missing - int(np.count_nonzero(changed))
-        if doubt.looked and missing > 0:
-            self._search(doubt, told, missing)
+        changed = places(check.range.claimed, _ints({*check.seen, *told.tolist()})) >= 0
+        missing = check.missing - int(np.count_nonzero(changed))
+        if check.compared and missing > 0:
+            self._search(check, told, missing)
         else:
-            self._claim_less(doubt, look=not doubt.looked)
+            self._reduce(check, compare=not check.compared)
 
-    def _claim_less(self, doubt: _Doubt, *, look: bool = False) -> None:
-        """Count what is not known to be another or gone; ``look``: and see once more which are others.
+    def _reduce(self, check: _Check, *, compare: bool = False) -> None:
+        """Count what is not known to be another or gone; ``compare``: and see once more which are others.
 
         What others there were was seen of the whole range, but what was lost before a later gap may have
         come since.
         """
-        recent = self._is_recent(doubt.proof)
-        others = _ints({*doubt.gone, *doubt.seen, *self.replica.versions.forgotten})
-        ranges, short = self.runs.again(doubt.range, without(doubt.range.claimed, others))
+        recent = self._is_recent(check.proof)
+        others = _ints({*check.gone, *check.seen, *self.replica.versions.forgotten})
+        ranges, short = self.runs.recut(check.range, without(check.range.claimed, others))
         self.unknown(short.tolist())
-        doubt.seen.update(short.tolist())
+        check.seen.update(short.tolist())
         for one in ranges:
-            part = replace(doubt, range=one, looked=False, under_way=1)
+            part = replace(check, range=one, compared=False, under_way=1)
             if not recent:
                 self.stale.append(part)
-            elif look:
-                self._look(part)
+            elif compare:
+                self._compare(part)
             else:
                 self._count(part)
-                self._looked(part)
+                self._counted(part)
 
     # What is missing ----------------------------------------------------------------------------
 
-    def _search(self, doubt: _Doubt, told: Ints, missing: int) -> None:
+    def _search(self, check: _Check, told: Ints, missing: int) -> None:
         """See which of the rows that are claimed are gone; more than ``missing``, if others came."""
-        rows, claimed = self.replica.rows, doubt.range.claimed
-        known = {key for key in doubt.seen if key not in self.replica.versions.forgotten}
+        rows, claimed = self.replica.rows, check.range.claimed
+        known = {key for key in check.seen if key not in self.replica.versions.forgotten}
         known.update(cast("int", key) for key in told.tolist() if key in rows)
         here = _ints([key for key in known if claimed[0] <= key <= claimed[-1]])
-        keys = together(without(claimed, _ints({*doubt.seen, *told.tolist()})), here)
-        doubt.under_way = 1
-        self._narrow(doubt, keys, missing)
-        self._searched(doubt)
+        keys = merge_sorted(without(claimed, _ints({*check.seen, *told.tolist()})), here)
+        check.under_way = 1
+        self._narrow(check, keys, missing)
+        self._searched(check)
 
-    def _look_at(self, doubt: _Doubt, part: _Part, count: int, offset: int) -> None:
+    def _read_part(self, check: _Check, part: _Part, count: int, offset: int) -> None:
         """Count the first ``count`` keys of ``part``, and read a page of them."""
         reads, keys = self.reads, part.keys
         last = Condition(self.runs.name, "lte", (str(keys[count - 1]),)).to_rest()
@@ -465,55 +465,55 @@ class _Proof:
             offset=offset,
             count="exact",
         )
-        doubt.under_way += 1
-        then = partial(self._take_part, doubt, part, count, offset)
+        check.under_way += 1
+        then = partial(self._take_part, check, part, count, offset)
         self._ask(replace(query, refusable=True), then)
 
-    def _take_part(self, doubt: _Doubt, part: _Part, count: int, offset: int, read: Read) -> None:
+    def _take_part(self, check: _Check, part: _Part, count: int, offset: int, read: Read) -> None:
         keys, counted = part.keys[:count], read.page.count
         there = _ints(self.replica.keys_of(read.page.rows))
         if counted is None:  # fewer rows are left than were to be passed over
             if offset:
-                self._look_at(doubt, part, count, 0)
+                self._read_part(check, part, count, 0)
             else:
                 self._fail()
-            self._searched(doubt)
+            self._searched(check)
             return
         if len(there) != min(self.page_rows, max(0, counted - offset)):
             self._fail()  # cut short, it would hide rows
             return
         missing = count - counted
-        self._narrow(doubt, part.keys[count:], part.missing - missing)
+        self._narrow(check, part.keys[count:], part.missing - missing)
         if offset and not len(there):
-            self._narrow(doubt, keys, missing)
+            self._narrow(check, keys, missing)
         else:
             start = int(keys.searchsorted(there[0])) if offset else 0
             is_full = len(there) == self.page_rows
             stop = int(keys.searchsorted(there[-1], "right")) if is_full else count
             on_page = keys[start:stop]
             gone = without(on_page, there).tolist()
-            doubt.gone.update(gone)
+            check.gone.update(gone)
             self.gone(gone, read)
             before = start - offset
             after = missing - before - (len(on_page) - len(there))
-            self._narrow(doubt, keys[:start], before)
-            self._narrow(doubt, keys[stop:], after)
-        self._searched(doubt)
+            self._narrow(check, keys[:start], before)
+            self._narrow(check, keys[stop:], after)
+        self._searched(check)
 
-    def _narrow(self, doubt: _Doubt, keys: Ints, missing: int) -> None:
+    def _narrow(self, check: _Check, keys: Ints, missing: int) -> None:
         """Go on where rows are missing: by thirds, less the page that is read between two of them."""
         if missing <= 0 or not len(keys):
             return
         third = max(0, len(keys) - self.page_rows) // 3
         count = len(keys) - third
         offset = min(third, max(0, count - missing - 1))  # of so many rows one is there
-        self._look_at(doubt, _Part(keys, missing), count, offset)
+        self._read_part(check, _Part(keys, missing), count, offset)
 
-    def _searched(self, doubt: _Doubt) -> None:
+    def _searched(self, check: _Check) -> None:
         """When all is: count what is claimed still, by itself."""
-        doubt.under_way -= 1
-        if not doubt.under_way and not self.failed:
-            self._claim_less(doubt)
+        check.under_way -= 1
+        if not check.under_way and not self.failed:
+            self._reduce(check)
 
 
 def are_possible(replica: Replica) -> bool:

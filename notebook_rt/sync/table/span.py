@@ -38,12 +38,12 @@ class Range(msgspec.Struct, eq=False):
     """How many of these, up to the last, had one value of its column only, and the same."""
     pages: int | None = None
     """About how many pages are left of it, where that is known better than of the table."""
-    looks: dict[int, Row | None] = msgspec.field(default_factory=dict)
+    probes: dict[int, Row | None] = msgspec.field(default_factory=dict)
     """What the looks for its bounds have shown so far; None: it ends before."""
-    looking: int = 0
+    probing: int = 0
     """How many looks are under way or waiting."""
     alike: bool = False
-    """It begins where `AlikeRuns` has told, and may go from one run to the next."""
+    """It begins where `UniformRuns` has told, and may go from one run to the next."""
     done: bool = False
 
     @property
@@ -57,12 +57,12 @@ class Range(msgspec.Struct, eq=False):
         return self.next is None and self.high is None and self.up_to is None
 
 
-class Asked(msgspec.Struct, frozen=True):
+class PageRequest(msgspec.Struct, frozen=True):
     """What a request of the pool is: a page of a range, or a look for where to cut it."""
 
     span: Range
     limit: int
-    look: int = 0
+    probe: int = 0
     """Which look for a bound of the range it is; 0: it is a page."""
     last: bool = False
     """It asks for the last key of the table, which tells how to cut the range."""

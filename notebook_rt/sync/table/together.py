@@ -51,7 +51,7 @@ class _Transaction(msgspec.Struct):
     parts: dict[str, set[int]] = msgspec.field(default_factory=dict)
     lasts: dict[str, int] = msgspec.field(default_factory=dict)
 
-    def came(self, topic: str, part: _Part) -> None:
+    def add(self, topic: str, part: _Part) -> None:
         self.parts.setdefault(topic, set()).add(part.part)
         if part.last:
             self.lasts[topic] = part.part
@@ -91,7 +91,7 @@ class Together:
         waits = [one.began + PATIENCE for one in self._open.values()]
         return min([*waits, self._waiting[0].at + PATIENCE_MAX])
 
-    def came(self, sent: Sent, followed: Collection[str], now: float) -> Sequence[Sent]:
+    def add(self, sent: Sent, followed: Collection[str], now: float) -> Sequence[Sent]:
         """A message came; ``followed``: the topics whose messages come. Returns what is to be applied."""
         x = self._see(sent, followed, now)
         if x is None and not self._waiting:
@@ -113,7 +113,7 @@ class Together:
             if len(topics) < 2 or part.x in self._over:
                 return None
             found = self._open[part.x] = _Transaction(now, topics)
-        found.came(sent.topic, part)
+        found.add(sent.topic, part)
         if not found.missing:
             self._end(part.x)
         return part.x

@@ -45,7 +45,7 @@ class Watermark:
         theirs, mine = self._moment(record), _seconds(row.get(self.column))
         return theirs is not None and mine is not None and theirs > mine
 
-    def look(self, change: Change) -> None:
+    def check(self, change: Change) -> None:
         """Lose faith if a change did not move the column to about the time of its commit.
 
         What is off by less than the overlap, a reconciliation finds all the same.
@@ -60,7 +60,7 @@ class Watermark:
             # else a change did not move it to its own time
             self.believed = self.moved = -OVERLAP < theirs - change.commit_time < _AHEAD
 
-    def look_at_page(self, page: Iterable[WireRow]) -> None:
+    def check_page(self, page: Iterable[WireRow]) -> None:
         """Lose faith if it can be null: such rows are behind every cursor."""
         if self.believed and any(row.get(self.column) is None for row in page):
             self.believed = False  # it can be null

@@ -169,7 +169,7 @@ class Window:
             return mine is not None and not self._within(mine, self.edge)
         return mine is None and not self._within(row, self.last_edge)
 
-    def look(self, rows: int) -> None:
+    def check_size(self, rows: int) -> None:
         """Rows came and went: is the window still full, and not too full?"""
         if self.limit is None or self.edge is None or self.size is None:
             return

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from notebook_rt.errors import AuthError, MissingTableError, ProtocolError
 from notebook_rt.options import Options
-from notebook_rt.sync.table.again import LONGEST, Again
+from notebook_rt.sync.table.backoff import LONGEST, Backoff
 
 GONE = MissingTableError("public", "t")
 
@@ -25,17 +25,17 @@ def test_the_pause_grows_to_a_minute_though_the_table_comes_for_a_moment(
 ) -> None:
     """``story``: the jitter's draw, and for how long the table is shown before it fails."""
     draws = iter([draw for draw, _ in story])
-    again, now, least = (
-        Again(Options(backoff_base=base, jitter=jitter), lambda: next(draws)),
+    backoff, now, least = (
+        Backoff(Options(backoff_base=base, jitter=jitter), lambda: next(draws)),
         0.0,
         0.0,
     )
     for number, (_, lasted) in enumerate(story):
         if lasted is not None:
-            again.shown(now)
+            backoff.shown(now)
             now += lasted
-            again.shown(now)  # other columns
-        pause = again.failed(GONE, now)
+            backoff.shown(now)  # other columns
+        pause = backoff.failed(GONE, now)
         assert pause is not None
         assert least <= pause <= LONGEST * (1 + jitter)
         least = min(base * 2.0 ** (number + 1), LONGEST)
@@ -44,13 +44,13 @@ def test_the_pause_grows_to_a_minute_though_the_table_comes_for_a_moment(
 
 
 def test_a_table_that_was_shown_for_long_is_asked_for_soon() -> None:
-    again = Again(Options(), lambda: 0.0)
-    pauses = [again.failed(GONE, 0.0) for _ in range(7)]
+    backoff = Backoff(Options(), lambda: 0.0)
+    pauses = [backoff.failed(GONE, 0.0) for _ in range(7)]
     assert pauses == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
-    again.shown(100.0)
-    assert again.failed(GONE, 100.0 + LONGEST) == 2.0
+    backoff.shown(100.0)
+    assert backoff.failed(GONE, 100.0 + LONGEST) == 2.0
 
 
 @pytest.mark.parametrize("error", [AuthError("t", "http://x"), ProtocolError("?"), ValueError()])
 def test_what_no_asking_mends_is_not_asked_for(error: Exception) -> None:
-    assert Again(Options(), lambda: 0.0).failed(error, 0.0) is None
+    assert Backoff(Options(), lambda: 0.0).failed(error, 0.0) is None

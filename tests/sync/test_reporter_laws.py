@@ -15,8 +15,8 @@ from notebook_rt.model.rows import RowChange, Upsert
 from notebook_rt.model.spec import Source, TableSpec
 from notebook_rt.model.types import Column, Schema
 from notebook_rt.store.order import Ordered
+from notebook_rt.store.reporter import Reporter
 from notebook_rt.store.table import Table
-from notebook_rt.store.telling import Telling
 from tests.sync.simulation import Faults, World
 from tests.sync.test_mirror_laws import (
     COLUMNS,
@@ -70,7 +70,7 @@ def test_what_is_told_of_the_first_rows_is_what_is_shown(
         world.gap()
         world.settle(15)
     assert world.failed is None
-    assert world.telling is not None
+    assert world.reporter is not None
     assert world.replayed.keys() == world.seen.keys()
 
 
@@ -129,12 +129,12 @@ def test_what_is_told_when_one_login_follows_another_is_what_is_shown(
 ) -> None:
     """Nothing of the last login's rows stays, as told: they leave at once, and the next one's enter."""
     schema = Schema((Column("id", "int4"), Column("n", "int4")), key=("id",))
-    telling, told = Telling(), dict[Any, Any]()
+    reporter, told = Reporter(), dict[Any, Any]()
     first = True
     for rows in story:
         changes: Sequence[RowChange]
         if rows is None:
-            changes, shown = telling.drop(), {}
+            changes, shown = reporter.drop(), {}
         else:
             table = Table(schema)
             table.apply([Upsert(key, {"id": key, "n": n}) for key, n in rows.items()])
@@ -142,8 +142,8 @@ def test_what_is_told_when_one_login_follows_another_is_what_is_shown(
             if order or limit:
                 by = parse_order(order or "id")
                 view = Ordered(table, by, limit, {"n"} if carried else ())
-            telling.show(table, view)
-            changes = telling.tell(())
+            reporter.show(table, view)
+            changes = reporter.report(())
             found = table.gather(table.keys() if view is None else view.keys())
             shown = {k: r if view is None else view.visible(r) for k, r in found.items() if r}
             if first:

@@ -18,13 +18,13 @@ from notebook_rt.store.order import Ordered
 from notebook_rt.store.table import Table, differences
 
 
-class Telling:
+class Reporter:
     """What was last shown and reported, and the changes to report next. Used by one thread."""
 
     def __init__(self) -> None:
         self._table: Table | None = None
         self._ordered: Ordered | None = None
-        self._told: dict[Key, Row] = {}
+        self._reported: dict[Key, Row] = {}
         """The rows of a view with a limit, as they were reported."""
         self._news: list[RowChange] | None = None
         """The differences that another table has made, until they are reported."""
@@ -38,7 +38,7 @@ class Telling:
     def show(self, table: Table, ordered: Ordered | None = None) -> None:
         """Show ``table`` from now on, in the view ``ordered`` if there is one.
 
-        The next `tell` returns the differences; none, if this is the first table.
+        The next `report` returns the differences; none, if this is the first table.
         """
         before, self._table, self._ordered = self._table, table, ordered
         if ordered is not None and ordered.limit is not None:
@@ -49,7 +49,7 @@ class Telling:
             found = []
         self._news = [] if before is None else [*(self._news or ()), *found]
 
-    def tell(self, changes: Sequence[RowChange]) -> Sequence[RowChange]:
+    def report(self, changes: Sequence[RowChange]) -> Sequence[RowChange]:
         """Return the changes to report after ``changes`` of the table, which may be newer than they are."""
         news, self._news = self._news, None
         ordered = self._ordered
@@ -69,26 +69,28 @@ class Telling:
         if ordered is not None:
             view = Ordered(empty, ordered.by, ordered.limit, ordered.carried)
         self.show(empty, view)
-        return self.tell(())
+        return self.report(())
 
     def _follow(self, ordered: Ordered, touched: Collection[Key] | None) -> list[RowChange]:
         """Return the changes from the reported rows to those of the view; of the rows that stay, only those
         in ``touched`` are compared (None: all).
         """
-        told = self._told
+        reported = self._reported
         with ordered.table.lock:
             keys = ordered.keys()
-            looked = [key for key in keys if touched is None or key in touched or key not in told]
+            looked = [
+                key for key in keys if touched is None or key in touched or key not in reported
+            ]
             rows = ordered.table.gather(looked)
         here = set(keys)
-        new: dict[Key, Row | None] = {key: None for key in told if key not in here}
+        new: dict[Key, Row | None] = {key: None for key in reported if key not in here}
         new |= {key: None if row is None else ordered.visible(row) for key, row in rows.items()}
-        found = list(changes_between({key: told.get(key) for key in new}, new))
+        found = list(changes_between({key: reported.get(key) for key in new}, new))
         for key, row in new.items():
             if row is None:
-                told.pop(key, None)
+                reported.pop(key, None)
             else:
-                told[key] = dict(row)  # the reported row belongs to the listener
+                reported[key] = dict(row)  # the reported row belongs to the listener
         return found
 
     def _visible(self, changes: Iterable[RowChange]) -> list[RowChange]:

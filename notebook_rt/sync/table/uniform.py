@@ -30,7 +30,7 @@ MISSES: Final = 4
 """So many ranges more that were cut badly than well, and runs are not alike after all."""
 
 
-class AlikeRuns(msgspec.Struct):
+class UniformRuns(msgspec.Struct):
     """How the keys of a table lie, if its runs are alike; see `seen`."""
 
     first: int
@@ -53,7 +53,7 @@ class AlikeRuns(msgspec.Struct):
     @classmethod
     def seen(
         cls, page: Sequence[tuple[int, Numbers]], last: Numbers, rows: float
-    ) -> AlikeRuns | None:
+    ) -> UniformRuns | None:
         """What the first page and the last key tell; None: the page is not as it would be then.
 
         Parameters

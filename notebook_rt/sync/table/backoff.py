@@ -39,7 +39,7 @@ LONGEST: Final = 60.0
 """Seconds of the longest pause; a table that was shown for so long starts with the shortest again."""
 
 
-class Again:
+class Backoff:
     """The pauses of one table."""
 
     def __init__(self, options: Options, random: Callable[[], float]) -> None:
