@@ -1,10 +1,10 @@
-"""Whether the server may be dropping changes because there were too many of them.
+"""Decide whether the server may be dropping changes because there were too many. Pure.
 
-Pure: numbers of changes and times go in, ``ChangeRate.until`` comes out. A project that had more
-changes than its plan allows, on average over up to a minute, is not sent those that follow, and
-its clients are told nothing (docs/design/facts.md, docs/design/wire.md). What a session receives, and
-what it writes itself, shows when that may be so: a bucket that drains a little slower than the limit
-is full when an average may be above it, and empty when the average is below it again.
+In: numbers of changes and times. Out: ``ChangeRate.until``. If a project has more changes than its plan
+allows, on average over up to a minute, the server drops the following ones without notifying the clients
+(docs/design/facts.md, docs/design/wire.md). The changes that a session receives and makes show when this
+is possible: a bucket that drains a little slower than the limit is full when an average may exceed the
+limit, and empty when the average is below it again.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from typing import Final
 from notebook_rt.sync.usage import NEAR, PLANS, TICK, Plan
 
 WINDOW: Final = 60.0
-"""Seconds over which the server averages, at the most."""
+"""The longest period, in seconds, over which the server averages."""
 JUDGED: Final = 10.0
-"""Seconds until it is known that a change was lost, and not late (``passes.LATENESS``), with room."""
+"""Seconds after which a missing change is known to be lost, not late (``passes.LATENESS``), with a margin."""
 
 
 class ChangeRate:
-    """The changes of a session, against what its project may have. Times never go back.
+    """Compares the changes of a session with the limit of its project. Times never decrease.
 
     Parameters
     ----------
     plan
-        None: not known, so it may be the smallest.
+        None: unknown, so it may be the smallest.
     """
 
     def __init__(self, plan: Plan | None) -> None:
         self.plan = plan or PLANS["free"]
         self.limit = self.plan.messages_per_second
-        """Changes a second that the server sends, as far as is known."""
+        """Changes per second that the server is known to send."""
         self.until = float("-inf")
-        """Until then the server may be dropping changes."""
+        """The time until which the server may be dropping changes."""
         self._received = _Bucket()
         self._written = _Bucket()
         self._period_ends = float("-inf")
         self._in_period = 0
         self._full_periods = 0
-        """Periods of ``TICK`` seconds, one after the other, with more changes than the limit."""
+        """Consecutive periods of ``TICK`` seconds with more changes than the limit."""
 
     @property
     def reason(self) -> str:
-        """Why changes may be lost, in part of a sentence."""
+        """Why changes may be lost, as part of a sentence."""
         plan = self.plan
         return (
             f"more than {plan.messages_per_second:.0f} a second came, and above that a project of the "
@@ -51,17 +51,17 @@ class ChangeRate:
         )
 
     def count(self, changes: int, now: float) -> bool:
-        """So many changes were received; True: from now on the server may be dropping some."""
+        """Record received changes; return whether the server may be dropping some from now on."""
         self._learn(changes, now)
         return self._full(self._received, changes, now)
 
     def wrote(self, changes: int, now: float) -> bool:
-        """The session itself has made so many, which come back as changes, unless they are dropped."""
+        """Record the session's own writes, which arrive as changes unless they are dropped."""
         return self._full(self._written, changes, now)
 
     def lost(self, now: float) -> None:
-        """Changes turned out to be lost. Where the rate explains that, it is higher than what came
-        says, and so nothing else tells when it is below the limit again.
+        """Record that changes were lost. If the rate explains the loss, the true rate is higher than the
+        received one, so the received changes cannot show when it is below the limit again.
         """
         if now < self.until + JUDGED:
             self.until = now + WINDOW + TICK
@@ -73,12 +73,12 @@ class ChangeRate:
         if not bucket.over:
             return False
         begins = now >= self.until
-        # The server looks at the rate when a tick ends, and drops until the next one does.
+        # The server checks the rate at the end of a tick, and drops until the end of the next one.
         self.until = max(self.until, now + seconds + TICK)
         return begins
 
     def _learn(self, changes: int, now: float) -> None:
-        """A server that limits sends nothing after a minute above the limit: this limit is higher."""
+        """A server that limits sends nothing after a minute above the limit, so the limit is higher."""
         if now >= self._period_ends:
             full = self._in_period > self.limit * TICK and now < self._period_ends + TICK
             self._full_periods = self._full_periods + 1 if full else 0
@@ -92,7 +92,7 @@ class ChangeRate:
 
 
 class _Bucket:
-    """Changes above what is allowed; it drains as time passes."""
+    """Changes above the limit; the bucket drains as time passes."""
 
     def __init__(self) -> None:
         self.over = False
@@ -101,7 +101,7 @@ class _Bucket:
         self._at = 0.0
 
     def add(self, changes: int, now: float, drain: float) -> float:
-        """Seconds until it is empty, after so many more; it keeps no more than a minute's."""
+        """Add changes; return the seconds until the bucket is empty. It holds at most a minute's changes."""
         self._level -= drain * (now - self._at)
         if self._level <= 0:
             self._level, self.over = 0.0, False

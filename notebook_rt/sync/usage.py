@@ -1,8 +1,8 @@
-"""What a session receives and sends in an hour, what that is in a month, and which limits are near.
+"""Count a session's traffic per hour, project it to a month, and find the limits that are near. Pure.
 
-Pure: sizes and times go in, numbers and sentences come out. An hour is kept as ticks of 5 s, each
-a few numbers, so memory is bounded. The limits are those that Supabase publishes
-(``guides/realtime/limits``); they hold for a whole project, of which a session sees its own part.
+In: sizes and times. Out: numbers and sentences. An hour is stored as ticks of 5 s, each of a few numbers,
+so memory is bounded. The limits are those that Supabase publishes (``guides/realtime/limits``); they apply
+to a whole project, of which a session sees only its own part.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 Purpose: TypeAlias = Literal["read", "audit", "poll", "heads"]
-"""What a request over HTTP is for; ``heads``: whether messages of the database were lost, ``read``:
-everything else."""
+"""The purpose of an HTTP request. ``heads`` asks whether messages of the database were lost; ``read`` are all
+others."""
 
 Counts: TypeAlias = Literal["nothing", "message", "presence"]
-"""What a frame counts toward: no limit; the messages of a plan; these, and its presence messages."""
+"""The limits that a frame counts toward: none; the plan's messages; these and its presence messages."""
 
 TICK: Final = 5.0
-"""Seconds over which the server averages the rate of messages, and the step of the sliding hour."""
+"""Seconds over which the server averages the message rate, and the step of the sliding hour."""
 TICKS: Final = 720
 """Ticks in an hour."""
 PEAK_TICKS: Final = 12
-"""Ticks before the present one in which the highest rate is looked for: the server's window of 60 s."""
+"""Past ticks among which the highest rate is taken: the server's window of 60 s."""
 MONTH_HOURS: Final = 720
 """Hours in a month of 30 days."""
 NEAR: Final = 0.8
-"""Above this share of a limit the session warns."""
+"""The share of a limit above which the session warns."""
 TELL_AGAIN: Final = 3600.0
-"""Seconds until a warning that still holds is told again."""
+"""Seconds until a warning that still holds is repeated."""
 
 CHANNELS: Final = 100
 """Channels of one connection, on every plan."""
@@ -46,7 +46,7 @@ class Plan(msgspec.Struct, frozen=True):
     name: str
     messages_per_second: float
     presence_per_second: float
-    """Presence messages, which count as messages, too."""
+    """Presence messages, which also count as messages."""
     messages_per_month: int
 
 
@@ -58,31 +58,31 @@ PLANS: Final = {
 
 
 class Hour(msgspec.Struct, frozen=True):
-    """What the last hour had."""
+    """The traffic of the last hour."""
 
     messages: int
-    """Delivered to this session: changes, broadcasts, presence. Each counts toward the month."""
+    """Messages delivered to this session: changes, broadcasts, presence. Each counts toward the month."""
     sent: int
-    """Broadcasts and presence calls that the session sent over the socket."""
+    """Broadcasts and presence calls sent over the socket."""
     bytes_in: int
     bytes_out: int
-    """Over the socket and HTTP, bodies only."""
+    """Bytes over the socket and HTTP, bodies only."""
     requests: int
-    """Over HTTP."""
+    """Requests over HTTP."""
     http: dict[Purpose, int]
     """Bytes received over HTTP, by purpose."""
     peak: float
-    """Messages a second, received and sent, in the busiest tick of the last minute."""
+    """Messages per second, received and sent, in the busiest tick of the last minute."""
     presence_peak: float
-    """Presence messages a second, received and sent, in the tick that had most of the last minute."""
+    """Presence messages per second, received and sent, in the busiest tick of the last minute."""
 
     @property
     def month(self) -> int:
-        """Messages in a month of hours like this one."""
+        """Messages in a month of such hours."""
         return self.messages * MONTH_HOURS
 
     def share(self, purpose: Purpose) -> float | None:
-        """The part of ``purpose`` in what came over HTTP, from 0 to 1; None where nothing came."""
+        """Return the share of ``purpose`` (0 to 1) in the bytes received over HTTP; None without any."""
         total = sum(self.http.values())
         return self.http[purpose] / total if total else None
 
@@ -91,13 +91,13 @@ Limit: TypeAlias = Literal["rate", "presence_rate", "month", "channels", "presen
 
 
 class Near(msgspec.Struct, frozen=True):
-    """A limit of which more than ``NEAR`` is used."""
+    """A limit of which more than the share ``NEAR`` is used."""
 
     limit: Limit
     text: str
-    """A line for the user: near it or over it, by what, and what it is."""
+    """A line for the user: the limit, the usage, and whether it is near or exceeded."""
     over: bool
-    """Whether it is passed."""
+    """Whether it is exceeded."""
 
 
 class _Tick:
@@ -119,7 +119,7 @@ class _Tick:
         self.messages = 0
         self.sent = 0
         self.presence = 0
-        """Of ``messages`` and ``sent``, those of presence."""
+        """The presence messages among ``messages`` and ``sent``."""
         self.bytes_in = 0
         self.bytes_out = 0
         self.requests = 0
@@ -127,26 +127,26 @@ class _Tick:
 
 
 class Usage:
-    """Counts the traffic of a session. ``now`` is in monotonic seconds and never goes back."""
+    """Counts the traffic of a session. ``now`` is in monotonic seconds and never decreases."""
 
     def __init__(self, plan: str | None) -> None:
         self.plan = None if plan is None else PLANS[plan]
         self._ticks: deque[_Tick] = deque(maxlen=TICKS)
         self._tick = _Tick(-1)
         self._ends = float("-inf")
-        """When the present tick is over."""
+        """The end of the current tick."""
         never = float("inf")
         rate = never if self.plan is None else self.plan.messages_per_second
         presence = never if self.plan is None else self.plan.presence_per_second
         self._near_rate, self._near_presence = NEAR * rate * TICK, NEAR * presence * TICK
-        """Messages and presence messages in a tick above which the rate is near its limit."""
+        """Messages and presence messages per tick above which the rate is near its limit."""
         self._last_reported: dict[tuple[Limit, bool], float] = {}
-        """When each warning was told last: of a limit that is near, and of one that is passed."""
+        """The time of each last warning, for limits that are near and for limits that are exceeded."""
 
     def received(self, size: int, counts: Counts, now: float) -> bool:
-        """Count a frame of ``size`` bytes, and what it counts toward.
+        """Count a received frame of ``size`` bytes.
 
-        True with the message that brings a rate near its limit: look at ``due`` now.
+        Return True for the message that brings a rate near its limit: ``due`` has news.
         """
         tick = self._tick if now < self._ends else self._begin(now)
         tick.bytes_in += size
@@ -156,7 +156,7 @@ class Usage:
         return self._update_limits(tick, counts)
 
     def sent(self, size: int, counts: Counts, now: float) -> bool:
-        """Count a frame that was sent, as ``received`` does."""
+        """Count a sent frame, as ``received`` does."""
         tick = self._tick if now < self._ends else self._begin(now)
         tick.bytes_out += size
         if counts == "nothing":
@@ -165,7 +165,7 @@ class Usage:
         return self._update_limits(tick, counts)
 
     def requested(self, purpose: Purpose, bytes_in: int, bytes_out: int, now: float) -> None:
-        """Count a request over HTTP and its answer."""
+        """Count an HTTP request and its answer."""
         tick = self._tick if now < self._ends else self._begin(now)
         tick.requests += 1
         tick.http[purpose] += bytes_in
@@ -173,7 +173,7 @@ class Usage:
         tick.bytes_out += bytes_out
 
     def hour(self, now: float) -> Hour:
-        """The last hour, to the tick; from any thread."""
+        """Return the last hour, exact to a tick; from any thread."""
         number = int(now // TICK)
         ticks = [tick for tick in list(self._ticks) if tick.number > number - TICKS]
         lately = [tick for tick in ticks if tick.number >= number - PEAK_TICKS]
@@ -190,14 +190,14 @@ class Usage:
         )
 
     def near(self, hour: Hour, channels: int, presence_calls: int) -> list[Near]:
-        """The limits of which more than ``NEAR`` is used.
+        """Return the limits of which more than the share ``NEAR`` is used.
 
         Parameters
         ----------
         channels : int
-            Channels of the connection.
+            Number of channels of the connection.
         presence_calls : int
-            Presence calls of the last ``PRESENCE_WINDOW``, on the channel that has most.
+            Presence calls within the last ``PRESENCE_WINDOW``, on the channel with the most.
         """
         plan, found = self.plan, list[Near]()
 
@@ -234,8 +234,8 @@ class Usage:
         return found
 
     def due(self, near: list[Near], now: float) -> list[Near]:
-        """Those of ``near`` that are to be told now: each once an hour at most, and once more when the
-        limit is passed.
+        """Return the limits of ``near`` to warn of now: each at most once an hour, and once more when it is
+        exceeded.
         """
         never = float("-inf")
         due = [
@@ -245,7 +245,7 @@ class Usage:
         return due
 
     def sentence(self, hour: Hour) -> str:
-        """The hour and its month in one sentence."""
+        """Return the hour and its month in one sentence."""
         messages = f"{hour.messages:,} message{'s'[: hour.messages != 1]} this hour"
         if not hour.messages:
             return "No messages this hour."
@@ -273,7 +273,7 @@ class Usage:
 
 
 def amount(count: int) -> str:
-    """A number of messages as it is read.
+    """Format a number of messages.
 
     >>> amount(720), amount(43_200), amount(892_800), amount(2_000_000)
     ('720', '43,200', '0.9 M', '2 M')

@@ -1,9 +1,9 @@
-"""When a socket is read next where messages come often: a few in one turn of the loop. Pure.
+"""Decide when to read a socket next, so that frequent messages share a turn of the event loop. Pure.
 
-A turn of the loop for one message costs more than its share of a turn for several, and to be woken
-costs as well (``docs/design/performance.md``, "Decided by measuring"). So while messages stream in, the
-socket rests after each reading, for less the faster they come, and TCP keeps them meanwhile.
-What comes after a silence is read at once: a change of a quiet table, the echo of an edit.
+One turn of the loop for several messages costs less than one turn each, and each wake-up costs as well
+(``docs/design/performance.md``, "Decided by measuring"). So while messages stream in, reading pauses after
+each read, more briefly the faster they arrive, and TCP buffers them meanwhile. A message after a silence
+is read at once: a change of a quiet table, the echo of an edit.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from math import exp
 from typing import Final
 
 LONGEST: Final = 0.006
-"""Seconds from one reading to the next: no message waits longer for the others."""
+"""Maximum seconds between two reads: no message waits longer for others."""
 SHORTEST: Final = 0.001
-"""A shorter pause is left out: messages that come so fast are read several at a time without it."""
+"""Shorter pauses are skipped: at that rate, several messages are read at a time without a pause."""
 FULL: Final = 1000.0
-"""Messages a second up to which a pause is the longest one; of twice as many it is a quarter of that, 1.5 ms,
-for `df` within 2 ms of the frame."""
+"""Messages per second up to which the pause has its maximum; at twice that rate it is a quarter, 1.5 ms, so
+that `df` follows the frame within 2 ms."""
 RATE: Final = 400.0
-"""Messages a second up to which each is read as it comes: a pause would rarely find two."""
+"""Messages per second up to which each is read on arrival: a pause would rarely collect two."""
 MEMORY: Final = 0.05
-"""Seconds after which a message counts for a third in the rate: what comes in bursts at 20 Hz is a stream."""
+"""Seconds after which a message has a third of its weight in the rate: bursts at 20 Hz are a stream."""
 
 
 class Gathering:
-    """The messages of one socket. Times never go back."""
+    """The messages of one socket. Times never decrease."""
 
     def __init__(self) -> None:
         self._lately = 0.0
-        """The messages so far, each for less the longer ago it came."""
+        """The number of messages, weighted less the older they are."""
         self._at = float("-inf")
 
     def pause(self, messages: int, now: float) -> float:
-        """Seconds after ``now``, when so many messages were read, in which to read no more; 0.0: read on."""
+        """Return the seconds to pause after reading this many messages at ``now``; 0.0: read on."""
         self._lately = self._lately * exp((self._at - now) / MEMORY) + messages
         self._at = now
         rate = self._lately / MEMORY

@@ -1,9 +1,8 @@
-"""Which channels are joined, and when: places, pace and second tries. Pure.
+"""Decide which channels are joined, and when: places, pace and retries. Pure.
 
-A project allows so many channels at once (``max_channels``). The wanted topics share the places by
-priority, then by number of subscribers, then by age; who has no place gives way and polls, and
-comes back when there is room. Joins are paced, since a server hangs up on who joins too fast, and a
-join that failed is tried again with backoff.
+A project allows ``max_channels`` channels at once. The requested topics get places by priority, then by
+number of subscribers, then by age; a topic without a place is polled until a place is free. Joins are
+paced, because a server hangs up on clients that join too fast, and a failed join is retried with backoff.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ from notebook_rt.options import Options
 Priority: TypeAlias = Literal["high", "normal", "low"]
 _RANK: Final = {"high": 0, "normal": 1, "low": 2}
 SETTLED: Final = 30.0
-"""A channel that stayed joined for so long starts its backoff from zero when it fails again."""
+"""Seconds of being joined after which a channel that fails starts its backoff from zero."""
 
 CONFIRM_WITHIN: Final = 30.0
-"""A joined channel that was not told for so long whether its changes flow is joined again: the word
-was lost, and without it they may never (design/wire.md, "Joining": 6 ms when warm, 2 s on a cold tenant)."""
+"""Seconds after which a joined channel without a confirmation of its changes is joined again: the
+confirmation was lost, or changes may never flow (design/wire.md, "Joining": 6 ms when warm, 2 s on a
+cold tenant)."""
 
 BURST: Final = 10
 
@@ -36,7 +36,7 @@ class Leave(msgspec.Struct, frozen=True):
 
 
 class Evicted(msgspec.Struct, frozen=True):
-    """There is no place for this topic now: poll."""
+    """This topic has no place now: poll."""
 
     topic: str
 
@@ -48,25 +48,25 @@ class _Topic(msgspec.Struct):
     name: str
     age: int
     priorities: list[Priority]
-    """A subscriber's each."""
+    """One for each subscriber."""
     state: Literal["out", "joining", "joined"] = "out"
     evicted: bool = False
     tries: int = 0
     due: float = 0.0
     joined_at: float = 0.0
     confirm_by: float | None = None
-    """When changes must have been confirmed; None: nothing is to be confirmed any more."""
+    """The deadline of the confirmation of changes; None: no confirmation is pending."""
     final: bool = False
-    """The server refuses it for good: no further try until somebody asks."""
+    """Whether the server refuses it permanently: no retry before one is requested."""
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        """The least comes first: the highest priority asked for, the most subscribers, the oldest."""
+        """Sort key; the smallest is first: the highest priority, the most subscribers, the oldest."""
         return min(map(_RANK.__getitem__, self.priorities)), -len(self.priorities), self.age
 
 
 class Joins:
-    """The machine. Its methods take what happened and ``now``, and return effects."""
+    """The state machine. Its methods take an event and ``now``, and return effects."""
 
     def __init__(self, options: Options, random: Callable[[], float]) -> None:
         self.options = options
@@ -77,7 +77,7 @@ class Joins:
         self._next_join = float("-inf")
 
     def want(self, topic: str, priority: Priority, now: float) -> list[Effect]:
-        """One more subscriber of ``topic``."""
+        """Add a subscriber of ``topic``."""
         entry = self._topics.get(topic)
         if entry is None:
             self._ages += 1
@@ -87,7 +87,7 @@ class Joins:
         return self.tick(now)
 
     def unwant(self, topic: str, priority: Priority, now: float) -> list[Effect]:
-        """One subscriber less, who had wanted it with this priority; with the last the channel goes."""
+        """Remove a subscriber with this priority; with the last one, the channel is left."""
         entry = self._topics.get(topic)
         if entry is None:
             return []
@@ -99,7 +99,7 @@ class Joins:
         return leave + self.tick(now)
 
     def socket(self, connected: bool, now: float) -> list[Effect]:
-        """The socket opened or is gone; gone, every channel is out and due at once."""
+        """Handle that the socket has opened or is gone; if gone, every channel is out and due at once."""
         self.connected = connected
         if not connected:
             for entry in self._topics.values():
@@ -108,7 +108,7 @@ class Joins:
         return self.tick(now)
 
     def joined(self, topic: str, now: float, *, unconfirmed: bool = False) -> list[Effect]:
-        """The join was answered; ``unconfirmed``: whether changes flow is still to be told."""
+        """Handle a successful join; ``unconfirmed``: the confirmation that changes flow is still to come."""
         if entry := self._topics.get(topic):
             entry.state = "joined"
             entry.joined_at = now
@@ -116,7 +116,7 @@ class Joins:
         return []
 
     def confirmed(self, topic: str) -> list[Effect]:
-        """Changes flow."""
+        """Handle the confirmation that changes flow."""
         if entry := self._topics.get(topic):
             entry.confirm_by = None
         return []
@@ -124,7 +124,7 @@ class Joins:
     def failed(
         self, topic: str, now: float, wait: float = 0.0, final: bool = False
     ) -> list[Effect]:
-        """The join was refused or not answered, or the server closed the channel."""
+        """Handle a refused or unanswered join, or a channel that the server closed."""
         entry = self._topics.get(topic)
         if entry is None:
             return []
@@ -142,7 +142,7 @@ class Joins:
         entry.due = now + max(backoff, wait)
 
     def rejoin(self, topic: str, now: float) -> list[Effect]:
-        """Leave and join again, now (other bindings, another token, the user's word)."""
+        """Leave and join again now (other bindings, another token, the user's request)."""
         entry = self._topics.get(topic)
         if entry is None:
             return []
@@ -151,14 +151,14 @@ class Joins:
         return leave + self.tick(now)
 
     def retry_now(self, now: float) -> list[Effect]:
-        """A reason to try again from zero: another token, the network, the user's word."""
+        """Retry everything now, with the backoff reset: another token, the network, the user's request."""
         for entry in self._topics.values():
             entry.tries = 0
             entry.due = min(entry.due, now)
         return self.tick(now)
 
     def tick(self, now: float) -> list[Effect]:
-        """Give out the places and send the joins that are due."""
+        """Assign the places and return the joins that are due."""
         effects: list[Effect] = []
         for entry in self._topics.values():
             until = self._unheard(entry)
@@ -183,7 +183,7 @@ class Joins:
         for entry in ranked:
             if self._due(entry) and entry.due <= now and self._next_join <= now:
                 entry.state = "joining"
-                # Up to BURST joins at once, then join_rate a second.
+                # Up to BURST joins at once, then join_rate per second.
                 pace = 1.0 / self.options.join_rate
                 self._next_join = max(self._next_join, now - BURST * pace) + pace
                 effects.append(Join(entry.name))
@@ -194,14 +194,14 @@ class Joins:
 
     @property
     def wake_at(self) -> float | None:
-        """When ``tick`` has something to do next; None: nothing waits."""
+        """Return when ``tick`` has something to do next; None: nothing waits."""
         due = [entry.due for entry in self._topics.values() if self._due(entry)]
         times = [max(min(due), self._next_join)] if due else []
         times += filter(None, map(self._unheard, self._topics.values()))
         return min(times, default=None)
 
     def _unheard(self, entry: _Topic) -> float | None:
-        """When a joined channel that was not confirmed is given up."""
+        """Return when a joined channel without a confirmation is given up."""
         return entry.confirm_by if entry.state == "joined" else None
 
     def state_of(self, topic: str) -> Literal["out", "joining", "joined", "evicted"]:

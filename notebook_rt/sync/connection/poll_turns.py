@@ -1,8 +1,8 @@
-"""Whose turn it is to poll: so many tables of a session at once, who has waited longest first. Pure.
+"""Assign turns to poll: a limited number of tables of a session at once, the longest waiting first. Pure.
 
-A project with more tables than channels polls the rest. Each polls by its own clock; all at once they
-would only wait for each other, and for what a user reads meanwhile. Whoever wants to poll asks, polls
-once it is granted, and says when that is over.
+A session with more tables than channels polls the rest. Each table has its own poll timer; if all polled at
+once, they would only delay each other and the user's own reads. A table asks for a turn, polls when the
+turn is granted, and reports when the poll is over.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Turns(Generic[T]):
-    """The turns of one session. Each method returns who may begin now.
+    """The turns of one session. Each method returns the pollers that may begin now.
 
     >>> turns = Turns[str](at_once=1)
     >>> turns.ask("a"), turns.ask("b"), turns.done("a")
@@ -23,17 +23,17 @@ class Turns(Generic[T]):
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
         self._waiting: dict[T, None] = {}
-        """In the order they asked."""
+        """In the order of their requests."""
         self._polling: set[T] = set()
 
     def ask(self, who: T) -> list[T]:
-        """``who`` wants to poll; asking twice is asking once."""
+        """Request a turn for ``who``; a repeated request has no effect."""
         if who not in self._polling:
             self._waiting.setdefault(who)
         return self._grant()
 
     def done(self, who: T) -> list[T]:
-        """``who`` has polled, or wants to no more."""
+        """End the turn or the request of ``who``."""
         self._polling.discard(who)
         self._waiting.pop(who, None)
         return self._grant()

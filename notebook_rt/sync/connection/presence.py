@@ -1,10 +1,9 @@
-"""Presence as this side keeps it: what may be sent when, and who came and went. Pure.
+"""The client side of presence: when a call may be sent, and who joined and left. Pure.
 
 The server closes a channel at the sixth presence call within 30 s (``docs/design/facts.md``), so calls are
-counted, and what is wanted is coalesced: between two calls only the latest state counts. The more of
-them a window has had, the longer is the wait for the next: so a fast series leaves calls for its last
-state, which is told within a second of a short one. After every rejoin the state is wanted again, at
-once.
+counted and coalesced: between two calls only the latest state matters. The more calls a window has had,
+the longer the wait for the next, so that a fast series leaves calls for its last state; after a short
+series, the last state is sent within a second. After every rejoin, the state is sent again at once.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ Meta: TypeAlias = Mapping[str, Any]
 PACE: Final = 1.0
 """Seconds between the first call of a window and the next one."""
 SLOWER: Final = 3.0
-"""How many times as long each further wait is."""
+"""The factor by which each further wait is longer."""
 
 
 class Throttle:
-    """Says when a presence call may go out, and which. Times are monotonic seconds."""
+    """Decides when a presence call may be sent, and which. Times are monotonic seconds."""
 
     def __init__(self, calls: int, window: float) -> None:
         self.calls = calls
@@ -37,22 +36,22 @@ class Throttle:
 
     @property
     def wanted(self) -> Meta | None:
-        """What others should see of us; None: nothing."""
+        """The state that other clients should see; None: none."""
         return self._wanted
 
     def want(self, meta: Meta | None) -> None:
-        """From now on others should see this; None: not us."""
+        """Set the state that other clients should see from now on; None: none."""
         if meta != self._wanted:
             self._wanted = meta
             self._pending = True
 
     def rejoined(self) -> None:
-        """The server has forgotten us."""
+        """Handle that the server has forgotten this client's state."""
         self._forgotten = True
         self._pending = self._wanted is not None
 
     def due(self, now: float) -> float | None:
-        """When the next call may go out; None: there is nothing to say."""
+        """Return when the next call may be sent; None: there is nothing to send."""
         if not self._pending:
             return None
         while self._sent_at and self._sent_at[0] + self.window <= now:
@@ -67,12 +66,12 @@ class Throttle:
         return max(now, last + min(PACE * SLOWER ** (used - 1), share))
 
     def used(self, now: float) -> int:
-        """Calls within the server's own window, whatever the one of this throttle; from any thread."""
-        calls = list(self._calls_at)  # in one go, as `tuple` is not: one may be made meanwhile
+        """Return the number of calls within the server's window; from any thread."""
+        calls = list(self._calls_at)  # atomic, unlike `tuple`: a call may be added meanwhile
         return sum(now - at < PRESENCE_WINDOW for at in calls)
 
     def take(self, now: float) -> Meta | None:
-        """The call that goes out now: what to track, or None to untrack. Only when it is due."""
+        """Return the call to send now, if one is due: the state to track, or None to untrack."""
         self._pending = self._forgotten = False
         self._sent_at.append(now)
         self._calls_at.append(now)
@@ -81,28 +80,28 @@ class Throttle:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody present: a key, and a meta for each of their connections, oldest first."""
+    """A present user: a key, and a meta for each of their connections, oldest first."""
 
     key: str
     metas: tuple[Meta, ...]
     joined_at: float
-    """Seconds since the epoch when they were first seen here."""
+    """When the user was first seen here, in seconds since the epoch."""
     last_seen: float
-    """Seconds since the epoch of the last word about them."""
+    """When the user's state last arrived, in seconds since the epoch."""
 
 
 class People:
-    """Who is there, from the package's presence state; keeps when each came."""
+    """The present users, from the library's presence state; remembers when each joined."""
 
     def __init__(self) -> None:
         self.present: dict[str, Person] = {}
         self._last_reported: dict[str, Sequence[Meta]] = {}
-        """What the package had of each: it makes a new list for whoever changes."""
+        """The library's metas of each user: it creates a new list for a user that changes."""
 
     def update(
         self, state: Mapping[str, Sequence[Meta]], now: float
     ) -> tuple[list[Person], list[Person]]:
-        """Take the whole state; gives who came and who went. ``now`` is seconds since the epoch."""
+        """Take the whole state; return who joined and who left. ``now`` is in seconds since the epoch."""
         before, self.present = self.present, {}
         told, self._last_reported = self._last_reported, dict(state)
         came = []
@@ -111,7 +110,7 @@ class People:
             if known is not None and told[key] is metas:
                 self.present[key] = known
                 continue
-            # The package's reference changes with every update of a meta.
+            # The library's reference changes with every update of a meta.
             seen = tuple({k: v for k, v in meta.items() if k != "presence_ref"} for meta in metas)
             if known is None:
                 person = Person(key, seen, now, now)

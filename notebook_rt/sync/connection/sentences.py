@@ -1,7 +1,7 @@
-"""What a verdict on the connection means, in sentences: what is wrong, since when, what is done, what to do.
+"""Explain a health verdict in sentences: what is wrong, since when, what is done, what the user can do. Pure.
 
-Pure. In: a ``Health``. Out: texts that the health panel shows, and ``print(rt.health)``. Only a healthy
-session is told that all is well: no other sentence claims it (docs/design/promises.md).
+In: a ``Health``. Out: the texts of the health panel and of ``print(rt.health)``. Only the sentences of a
+healthy session claim that all is well (docs/design/promises.md).
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ Cause: TypeAlias = Literal[
     "slow",
     "live",
 ]
-"""What a status comes from, where one status has several causes: what is done about each differs."""
+"""The cause of a status that has several causes, each handled differently."""
 SHORT: Final = 1.5
-"""Seconds below which something has just begun."""
+"""Seconds below which a status has just begun."""
 
 
 class Verdict(Protocol):
-    """A ``Health``, as far as sentences are made of it."""
+    """The part of a ``Health`` that the sentences use."""
 
     @property
     def status(self) -> str: ...
@@ -63,27 +63,27 @@ class Verdict(Protocol):
 
 
 class Sentences(NamedTuple):
-    """The four of the panel."""
+    """The four sentences of the panel."""
 
     what: str
-    """What is wrong, or that nothing is."""
+    """What is wrong, or that nothing is wrong."""
     since: str
     """Since when."""
     done: str
-    """What is done about it."""
+    """What the session does about it."""
     advice: str
-    """What the reader can do."""
+    """What the user can do."""
 
 
 REASON: Final = "{reason}"
-"""The reason itself is the sentence."""
+"""The reason is the sentence."""
 WAIT: Final = "You can wait: it takes some seconds."
 CLAIMS: Final = (
     "Changes arrive as they happen.",
     "There is nothing for you to do.",
     "found every row right",
 )
-"""What is said of a healthy session only."""
+"""Used for a healthy session only."""
 
 COMPARED: Final = "The rows are compared with the server every now and then."
 UNAUDITED: Final = "Audits are off: nothing compares the rows with the server unless you do."
@@ -209,7 +209,7 @@ _SAID: Final[dict[Cause, tuple[str, str, str]]] = {
 
 
 def sentences(health: Verdict) -> Sentences:
-    """The four sentences of a verdict.
+    """Return the four sentences of a verdict.
 
     >>> from notebook_rt.sync.connection.health import Health
     >>> print(*sentences(Health("healthy", "live", since_s=750.0, next_audit_s=8.0)), sep="\\n")
@@ -230,7 +230,7 @@ def sentences(health: Verdict) -> Sentences:
 
 
 def audits(health: Verdict) -> str:
-    """The last audit and the next, and what the last found where the session is healthy since.
+    """Describe the last and the next audit, and the last one's result if the session has been healthy since.
 
     >>> from notebook_rt.sync.connection.health import Health
     >>> audits(Health("slow", "latency 640 ms", audited_s=12.0, next_audit_s=8.0))
@@ -249,13 +249,13 @@ def audits(health: Verdict) -> str:
 
 
 def compared(found: Sequence[tuple[str, int, int, float, str]]) -> str:
-    """What a comparison of all tables has found, in a sentence or two.
+    """Describe the result of a comparison of all tables in a sentence or two.
 
     Parameters
     ----------
     found
-        Of each table its name, the rows compared and those that differed, the seconds, and where it
-        could not be compared, why.
+        For each table: its name, the numbers of rows compared and different, the seconds, and the reason
+        if it could not be compared.
 
     >>> compared([("positions", 2000, 0, 0.5, ""), ("trades", 345, 2, 0.84, "")])
     '2,345 rows of 2 tables compared in 0.8 s: 2 rows of trades differed, and were repaired.'
@@ -278,7 +278,7 @@ def compared(found: Sequence[tuple[str, int, int, float, str]]) -> str:
 
 
 def span(seconds: float) -> str:
-    """Seconds as they are read.
+    """Format a number of seconds.
 
     >>> [span(seconds) for seconds in (0.4, 59.6, 750, 7300, 200_000)]
     ['0 s', '60 s', '12 min', '2 h', '2 days']

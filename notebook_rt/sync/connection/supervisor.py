@@ -1,17 +1,17 @@
-"""The connection's state machine: when to open a socket, when to wait, when to call it dead.
+"""The connection's state machine: when to open a socket, when to wait, when to consider it dead. Pure.
 
-Pure, as the mirror is: ``handle(event, now, wall)`` takes what happened and the time, and returns
-what to do. ``net/supervisor.py`` does it. It keeps the design's section 5: four states, backoff
-from ``backoff_base`` doubled to ``backoff_max`` with jitter, ``max_retries`` tries and then one
-every ``retry_anyway`` seconds, retries from zero when the network is back, a tab becomes visible
-or the user asks, heartbeats with a ref, silence, and a machine that slept.
+``handle(event, now, wall)`` takes an event and the time, and returns effects, which ``net/supervisor.py``
+carries out. There are four states. Backoff doubles from ``backoff_base`` to ``backoff_max`` with jitter;
+after ``max_retries`` attempts there is one every ``retry_anyway`` seconds. The backoff starts from zero
+when the network is back, a tab becomes visible, or the user asks. Heartbeats have a ref; silence and a
+machine that slept are detected.
 
-A heartbeat is due ``heartbeat_interval`` after the last one, and as soon as nothing has come for
-``silence_after``. An answer that is later than is usual on this connection is told (``Silence``), long
-before the socket is given up for it.
+A heartbeat is due ``heartbeat_interval`` after the last one, or after ``silence_after`` without a frame.
+An answer that is later than usual on this connection is reported (``Silence``), long before the socket is
+given up.
 
-Each socket has a number. What is said about a socket that is not the current one is ignored, so
-there are never two, nor two heartbeats.
+Each socket has a number. Events of a socket that is not the current one are ignored, so there are never
+two sockets or two heartbeats.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ from notebook_rt.options import Options
 State: TypeAlias = Literal["disconnected", "connecting", "connected", "reconnecting"]
 
 SHORT_LIVED: Final = 10.0
-"""A socket that lived less than so many seconds does not start the backoff from zero: a server
-that accepts and hangs up at once must not be hammered."""
+"""Seconds for which a socket must live to reset the backoff: a server that accepts and hangs up at once
+must not be flooded."""
 
 LAST_LOOK: Final = 0.5
 """Seconds, or half of ``stale_check``, between finding a socket overdue and giving it up. A process
-that was held up (a cell that never released the GIL) finds it overdue before it has read the answer
-that lies in the kernel's buffer."""
+that was blocked (a cell that did not release the GIL) finds the socket overdue before it has read the
+answer in the kernel's buffer."""
 
 KNOWN: Final = 16
-"""Answers to heartbeats that say what is usual. One of them that was much later than the others does not
-count: a connection that came back from silence is not slow from then on."""
+"""Number of heartbeat answers that define the usual delay. A single much later one among them is
+ignored: a connection that recovered from a silence is not slow from then on."""
 USUAL: Final = 2.0
-"""Times as long as the slowest of the answers that count: later than that is not usual."""
+"""The factor: an answer is late after this many times the slowest of the counted answers."""
 QUICK: Final = 2.0
-"""Seconds within which no answer is late, however quick the others were."""
+"""Seconds within which no answer is late, however fast the others were."""
 UNKNOWN: Final = 5.0
-"""Seconds after which the first answer is late."""
+"""Seconds after which the first answer of a connection is late."""
 AGAIN: Final = 1.0
-"""Seconds between two words of a silence that goes on."""
+"""Seconds between two reports of a continuing silence."""
 
 SLEPT: Final = 30.0
-"""A wall clock that ran so many seconds further than the monotonic one means a machine that slept."""
+"""Seconds by which the wall clock must gain on the monotonic one to indicate that the machine slept."""
 
 # Events ---------------------------------------------------------------------------------------
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Somebody wants to be connected."""
+    """A connection is wanted."""
 
 
 class Stop(msgspec.Struct, frozen=True):
-    """Nobody does any more."""
+    """No connection is wanted any more."""
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -73,30 +73,30 @@ class OpenFailed(msgspec.Struct, frozen=True):
 
 
 class SocketClosed(msgspec.Struct, frozen=True):
-    """The socket is gone: closed by a side (``code``), or by the network (None, 1006)."""
+    """The socket is gone: closed by one side (``code``), or by the network (None, 1006)."""
 
     socket: int
     code: int | None
     reason: str = ""
     here: bool = False
-    """Whether it was closed here, for what the server sent."""
+    """Whether this side closed it because of what the server sent."""
 
 
 class Heard(msgspec.Struct, frozen=True):
-    """A frame came; ``answer`` is the ref of the heartbeat it answers, if it does."""
+    """A frame arrived; ``answer`` is the ref of the heartbeat that it answers, if any."""
 
     socket: int
     answer: str | None = None
 
 
 class Retry(msgspec.Struct, frozen=True):
-    """Try now, and from zero."""
+    """Retry now, with the backoff reset."""
 
     cause: Literal["network", "visible", "user", "token"]
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """The time asked for by ``WakeAt`` has come (an early tick does no harm)."""
+    """The time requested by ``WakeAt`` has come (an early tick does no harm)."""
 
 
 Event: TypeAlias = Start | Stop | Opened | OpenFailed | SocketClosed | Heard | Retry | Tick
@@ -109,7 +109,7 @@ class Open(msgspec.Struct, frozen=True):
 
 
 class Close(msgspec.Struct, frozen=True):
-    """Close this socket, or give up opening it; no answer is waited for."""
+    """Close this socket, or stop opening it, without waiting for an answer."""
 
     socket: int
     reason: str
@@ -121,7 +121,7 @@ class Beat(msgspec.Struct, frozen=True):
 
 
 class RefreshToken(msgspec.Struct, frozen=True):
-    """The server refused the token; a new one is told by ``Retry("token")``."""
+    """The server refused the token; a new one is announced by ``Retry("token")``."""
 
 
 class StateChanged(msgspec.Struct, frozen=True):
@@ -134,11 +134,11 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Silence(msgspec.Struct, frozen=True):
-    """``Supervisor.silent`` holds, told again and again; or does not any more."""
+    """``Supervisor.silent`` is true, sent repeatedly; or it is no longer true."""
 
 
 class WakeAt(msgspec.Struct, frozen=True):
-    """Send a ``Tick`` at this monotonic time; replaces the one asked for before."""
+    """Send a ``Tick`` at this monotonic time; replaces an earlier request."""
 
     at: float
 
@@ -147,7 +147,7 @@ Effect: TypeAlias = Open | Close | Beat | RefreshToken | StateChanged | Latency 
 
 
 class Supervisor:
-    """The machine. ``random`` gives numbers in [0, 1) for the jitter."""
+    """The state machine. ``random`` returns numbers in [0, 1) for the jitter."""
 
     def __init__(self, options: Options, random: Callable[[], float]) -> None:
         self.options = options
@@ -157,29 +157,29 @@ class Supervisor:
         self.socket: int | None = None
         """The current socket, opening or open."""
         self.retries = 0
-        """Tries that failed since the last time it went well."""
+        """Failed attempts since the last success."""
         self.next_try: float | None = None
-        """When the next try is due, while between two."""
+        """When the next attempt is due, between two attempts."""
         self.opened_at: float | None = None
         self.received_at = 0.0
         self.beat_due = 0.0
         self.beat_ref: str | None = None
-        """The heartbeat that waits for its answer."""
+        """The ref of the unanswered heartbeat."""
         self.beat_sent = 0.0
         self.silent = False
-        """Whether nothing has come, and an answer is later than is usual on this connection."""
+        """Whether no frame has arrived and an answer is later than usual on this connection."""
         self._late_from: float | None = None
-        """When that was seen first."""
+        """When that was first detected."""
         self._latencies: deque[float] = deque(maxlen=KNOWN)
         self.give_up_at: float | None = None
-        """When a socket that is overdue is given up, unless a frame comes until then."""
+        """When an overdue socket is given up, unless a frame arrives before."""
         self.tries = 0
-        """Sockets opened, or tried to."""
+        """Number of sockets opened or attempted."""
         self._wanted = False
         self._beats = 0
         self._refreshed = False
         self._ahead: float | None = None
-        """Wall clock minus monotonic clock: jumps when the machine slept."""
+        """Wall clock minus monotonic clock; it jumps when the machine slept."""
         self._effects: list[Effect] = []
 
     @property
@@ -187,7 +187,7 @@ class Supervisor:
         return self.opened_at is not None
 
     def handle(self, event: Event, now: float, wall: float) -> list[Effect]:
-        """Take one event; ``now`` is monotonic seconds, ``wall`` seconds since the epoch."""
+        """Handle one event; ``now`` is in monotonic seconds, ``wall`` in seconds since the epoch."""
         self._effects = []
         if self._slept(now, wall) and self._wanted:
             self._drop("the machine slept")
@@ -204,7 +204,7 @@ class Supervisor:
                 self._go("disconnected", "closed here")
             case Opened(socket) if socket == self.socket and not self.open:
                 self.opened_at = self.received_at = self.beat_due = now
-                self._latencies.clear()  # another way to the server, perhaps
+                self._latencies.clear()  # possibly another route to the server
                 self._go("connected", "connected")
                 self._beat_or_bury(now)
             case OpenFailed(socket, why, reason) if socket == self.socket and not self.open:
@@ -232,7 +232,7 @@ class Supervisor:
         self._wake(now)
         return self._effects
 
-    # What time does
+    # Time
 
     def _slept(self, now: float, wall: float) -> bool:
         ahead = wall - now
@@ -240,7 +240,7 @@ class Supervisor:
         return before is not None and ahead - before > SLEPT
 
     def _beat_or_bury(self, now: float) -> None:
-        """Send the heartbeat that is due; give up a socket that does not answer."""
+        """Send a due heartbeat; give up a socket that does not answer."""
         why = self._overdue(now)
         if why is not None:
             if self.give_up_at is None:
@@ -258,20 +258,20 @@ class Supervisor:
 
     @property
     def _beat_at(self) -> float:
-        """When the next heartbeat is due."""
+        """Return when the next heartbeat is due."""
         return min(
             self.beat_due, max(self.beat_sent, self.received_at) + self.options.silence_after
         )
 
     @property
     def patience(self) -> float:
-        """Seconds within which an answer comes, as far as this connection is known."""
+        """Seconds within which an answer usually arrives on this connection."""
         known = sorted(self._latencies)
         usual = max(QUICK, USUAL * known[max(0, len(known) - 2)]) if known else UNKNOWN
         return min(usual, self.options.heartbeat_timeout)
 
     def _check_answer_time(self, now: float) -> None:
-        """Tell of an answer that is late. As with a socket that is overdue, a second look comes first."""
+        """Report a late answer, after a second check, as for an overdue socket."""
         was = self.silent
         if self.beat_ref is None or now < self._late_at:
             self._late_from, self.silent = None, False
@@ -284,15 +284,15 @@ class Supervisor:
 
     @property
     def _late_at(self) -> float:
-        """When the answer to the last heartbeat is later than usual, unless a frame comes until then."""
+        """When the answer to the last heartbeat becomes late, unless a frame arrives before."""
         return max(self.beat_sent, self.received_at) + self.patience
 
     def _overdue(self, now: float) -> str | None:
-        """Why the socket seems dead; None: it is alive.
+        """Return why the socket seems dead; None: it is alive.
 
-        Any frame is a sign of life: in a flood, a heartbeat's answer comes behind it. Frames alone
-        are not enough for ever, since they do not show that anything leaves here. Silence needs no
-        rule of its own: a heartbeat breaks it in less than ``stale_after``.
+        Any frame is a sign of life: in a flood, a heartbeat's answer comes after it. Frames alone do
+        not suffice forever, because they do not show that this side can send. Silence needs no separate
+        rule: a heartbeat ends it in less than ``stale_after``.
         """
         if self.beat_ref is None or now < self._answer_due:
             return None
@@ -317,10 +317,10 @@ class Supervisor:
                 due = min(due, self._late_at)
             self._effects.append(WakeAt(min(due, now + options.stale_check)))
         elif self.next_try is not None:
-            # Looked at in between as well: a slept machine is found by the clocks only.
+            # Checked in between as well: only the clocks reveal that the machine slept.
             self._effects.append(WakeAt(min(self.next_try, now + options.stale_check)))
 
-    # Losing and coming back
+    # Loss and recovery
 
     def _drop(self, reason: str) -> None:
         if self.socket is not None:
@@ -366,7 +366,7 @@ class Supervisor:
         if self.socket is None:
             self._from_zero(now, f"trying again ({cause})")
         elif self.open and self.beat_ref is None:
-            self.beat_due = now  # is it really alive? ask now
+            self.beat_due = now  # check at once whether it is alive
 
     def _from_zero(self, now: float, reason: str, state: State = "reconnecting") -> None:
         self.retries = 0

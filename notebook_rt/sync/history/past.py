@@ -1,9 +1,9 @@
-"""``Past``: what is known of a table's past, and what is not: eras, gaps, what was forgotten.
+"""``Past``: the recorded past of a table, with its eras and gaps.
 
-An *era* begins when the whole table was read or its columns became others; within one, every change is
-recorded. A *gap* is a time in which changes may have been lost: what happened inside it is known by its
-outcome only, and by what was read meanwhile. The past is bounded by a span and by bytes: what is older
-is forgotten, the oldest first.
+An *era* begins when the whole table was read or its columns changed; within an era, every change is
+recorded. A *gap* is a period in which changes may have been lost: only its outcome is known, and the
+states that were read in between. The past is limited by a span and by bytes; the oldest changes are
+forgotten first.
 
 On request (`Past.start_writing`, `Past.take`), what is recorded is also written: a `Beginning` for each
 state from which changes count, and `Page`s of the changes since. From these, the next kernel restores the
@@ -40,54 +40,54 @@ from notebook_rt.sync.history.record import (
 )
 
 SHARE: Final = 8
-"""A past is cut when an eighth of its changes are too old: to cut it costs what the table holds."""
+"""A past is cut when an eighth of its changes are too old: the cost of a cut is proportional to the table."""
 READ: Final = "rows were read before their changes were heard"
 LATE: Final = "changes were heard after later ones"
 TOLD_TO: Final = 10_000
-"""Microseconds to which it is told when something was committed."""
+"""Microseconds of resolution of the commit times."""
 UNRECORDED: Final = "nothing recorded it: no kernel did, or what it wrote is lost"
 
 Turn: TypeAlias = tuple[str, Sequence[Any]]
-"""What became of gaps: ``lost`` (since, reason), ``widened`` (since), ``proven`` (at), ``regained`` (at),
+"""Events of gaps: ``lost`` (since, reason), ``widened`` (since), ``proven`` (at), ``regained`` (at),
 ``found`` (since, until, reason).
 """
 
 
 class ForgottenMomentError(LookupError):
-    """The moment is before what is known."""
+    """The moment is before the recorded past."""
 
 
 class Gap(msgspec.Struct, eq=False):
-    """A time in which changes may have been lost."""
+    """A period in which changes may have been lost."""
 
     since: int
-    """The last moment up to which everything is known."""
+    """The last moment before it at which everything was known."""
     reason: str
     until: int | None = None
     """When the table was compared with the server again; None: not yet."""
     proven: list[int] = msgspec.field(default_factory=list)
-    """When it was compared meanwhile: at these moments it was known, too."""
+    """Times of comparisons within the gap: at these moments the table was known."""
 
     def __contains__(self, when: int) -> bool:
         inside = self.since < when and (self.until is None or when < self.until)
         return inside and when not in self.proven
 
     def known(self, when: int) -> int:
-        """The last moment up to ``when`` at which the table was known."""
+        """Return the last moment up to ``when`` at which the table was known."""
         return max((at for at in self.proven if at <= when), default=self.since)
 
 
 class View(msgspec.Struct, frozen=True):
-    """How a table shows its rows: in an order, cut, without the columns that are for the order only."""
+    """How a table shows its rows: in an order, limited, without the columns kept only for the order."""
 
     by: Sequence[OrderBy] = ()
     limit: int | None = None
     carried: Collection[str] = ()
 
     def of(self, table: Table, places: Places | None = None) -> Ordered | None:
-        """What is shown of ``table``; None: all of it, as it is.
+        """Return the view of ``table``; None: the whole table as it is.
 
-        ``places`` are those of an order that only the server knows, as far as it has told it.
+        ``places`` are the positions in an order that only the server knows, as far as they are known.
         """
         if not (self.by or self.carried or self.limit is not None):
             return None
@@ -99,7 +99,7 @@ class View(msgspec.Struct, frozen=True):
 
 
 class Moment(msgspec.Struct, frozen=True, eq=False):
-    """A table as it was."""
+    """The state of a table at a moment."""
 
     when: int
     schema: Schema
@@ -108,20 +108,20 @@ class Moment(msgspec.Struct, frozen=True, eq=False):
     gap: Gap | None = None
     """The gap in which it lies."""
     places: Places | None = None
-    """Those of an order that only the server knows."""
+    """The positions in an order that only the server knows."""
 
     def shown(self, table: Table) -> Ordered | None:
-        """What was shown of ``table``, which it is; None: all of it, as it is."""
+        """Return the view of this state, given as ``table``; None: the whole table as it is."""
         return self.view.of(table, self.places)
 
     def table(self, backend: Backend = None) -> Table:
-        """It, as a table of its own."""
+        """Return the state as a new table."""
         made = Table(self.schema, backend)
         made.restore(self.columns)
         return made
 
     def snapshot(self, backend: Backend = None) -> pd.DataFrame:
-        """It, as it was shown."""
+        """Return the state as it was shown."""
         table = self.table(backend)
         return (self.shown(table) or table).snapshot()
 
@@ -133,7 +133,7 @@ class _Era(msgspec.Struct, eq=False):
 
 
 class Beginning(msgspec.Struct, frozen=True, eq=False):
-    """A state from which changes count, as it is written."""
+    """A state from which changes count, in the form in which it is written."""
 
     schema: Schema
     base: Mapping[str, Parts]
@@ -143,31 +143,31 @@ class Beginning(msgspec.Struct, frozen=True, eq=False):
     gap: Gap | None
     """The gap in which it lies."""
     goes_on: bool = False
-    """Whether nothing lies between what was written before and this."""
+    """Whether it continues what was written before without a gap."""
     rolled: bool = False
-    """Whether it is the state that what was written before has led to, and no other one."""
+    """Whether it is exactly the state to which the changes written before lead."""
 
 
 class Page(msgspec.Struct, frozen=True, eq=False):
-    """What was told since the page before, as it is written."""
+    """The changes since the previous page, in the form in which they are written."""
 
     known: int
-    """Until when everything is known, as long as no gap is open."""
+    """The time until which everything is known, unless a gap is open."""
     turns: Sequence[Turn]
     chunks: Sequence[Chunk]
     causes: Sequence[str]
-    """What the numbers of causes mean."""
+    """The causes by their numbers."""
 
 
 class Past:
-    """See the module.
+    """The recorded past of one table; see the module docstring.
 
     Parameters
     ----------
     span : int
-        Microseconds that are kept, at least while the bytes suffice.
+        Microseconds to keep, as far as the bytes suffice.
     most : int
-        Bytes.
+        Maximum number of bytes.
     """
 
     def __init__(self, span: int, most: int) -> None:
@@ -175,42 +175,42 @@ class Past:
         self.most = most
         self.gaps: list[Gap] = []
         self.forgotten = 0
-        """Changes that were forgotten."""
+        """Number of forgotten changes."""
         self.squeezed = False
-        """Whether something was forgotten because of the bytes before its time had come."""
+        """Whether changes within the span were forgotten because of the limit of bytes."""
         self._eras: list[_Era] = []
         self._causes: list[str] = []
         self._known = 0
-        """Until when everything is known, as long as no gap is open."""
+        """The time until which everything is known, unless a gap is open."""
         self._proven = 0
         self._unproven: dict[Key, int] = {}
-        """Rows that the last comparison has not proven, and when they were."""
+        """Rows that the last comparison did not prove, and when they are proven."""
         self._unwritten: list[Beginning | Chunk | Turn] | None = None
-        """What is to be written; None: nothing is."""
+        """What is still to be written; None: writing is off."""
         self._written_known = 0
         self._begun = False
-        """Whether a beginning was told."""
+        """Whether a beginning was recorded for writing."""
         self.places: Places | None = None
-        """Those of an order that only the server knows, as it has told them."""
+        """The positions in an order that only the server knows, as received."""
 
-    # What is told ---------------------------------------------------------------------------------
+    # Recording ---------------------------------------------------------------------------------
 
     def begin(
         self, schema: Schema, base: Mapping[str, Parts], now: int, view: View, cause: str
     ) -> None:
-        """The whole table is this from now on."""
+        """Start an era: from now on, this is the whole table."""
         now = self._after(now)
         if self._eras:
             self._eras[-1].record.pack()
         self._eras.append(_Era(Record(schema, base, now), view, cause))
         if not self._open:
-            # If it turns out that nothing is heard from then on, that moment is not known, either.
+            # If it turns out that no changes arrive from then on, that moment is not known, either.
             self._known = max(self._known, now - 1)
         if self._unwritten is not None:
             self._write_beginning(base, now)
 
     def add(self, ops: Sequence[Op], cause: str, now: int) -> None:
-        """Rows have changed; ``now`` is the time of operations that have none."""
+        """Record changes of rows; ``now`` is the time of operations without a time."""
         if not self._eras or not ops:
             return
         if cause not in self._causes:
@@ -225,12 +225,12 @@ class Past:
     def _date(
         self, ops: Sequence[Op], times: Sequence[float | None], now: int, *, read: bool
     ) -> None:
-        """See which of these changes are recorded at a later time than they were committed."""
+        """Note which of these changes are recorded at a later time than their commit."""
         record = self._eras[-1].record
         latest = record.latest
         span = span_of(times)
         if span is not None and span[0] >= max(latest, span[1]) - TOLD_TO:
-            return  # whatever their order, none is late
+            return  # in any order, none is late
         late: int | None = None
         untimed: list[int] = []
         for op in ops:
@@ -245,7 +245,7 @@ class Past:
         if late is not None:
             self._lost_at(late, latest, LATE)
         if untimed and read:
-            # Others that were heard meanwhile say nothing of what was read: only a comparison does.
+            # Changes that arrived meanwhile prove nothing about the rows read: only a comparison does.
             since = max(min(untimed), record.began - 1)
             if self._open:
                 self._widen(since)
@@ -254,32 +254,32 @@ class Past:
                 self._known = latest
 
     def _proven_row(self, key: Key) -> int:
-        """When a row was compared with the server last."""
+        """Return when a row was last compared with the server."""
         return self._unproven.get(key, self._proven)
 
     def overtaken(self, since: int, until: int) -> None:
-        """Changes were committed from then on that are not told, but later ones of their rows."""
+        """Record that changes committed from then on are not reported, only later ones of their rows."""
         if self._eras and since < until - TOLD_TO:
             self._lost_at(since, until, LATE)
 
     def _lost_at(self, at: int, until: int, reason: str) -> None:
-        """What was committed at this time is missing until then."""
+        """Record that changes committed at this time are missing until then."""
         if self._open:
             self._widen(at - 1)
         else:
             self.found(at - 1, until, reason)
 
     def lose(self, reason: str) -> None:
-        """From what is known on, changes may be lost."""
+        """Open a gap: from the last known moment on, changes may be lost."""
         if self._eras and not self._open:
             self.gaps.append(Gap(self._known, reason))
             self._log("lost", self._known, reason)
 
     def prove(self, now: int, began: int | None = None, undecided: Collection[Key] = ()) -> int:
-        """The table was compared with the server, whose rows were read from ``began`` on (default: at once);
-        gives when that was before. Of ``undecided`` rows it is not known yet what they are.
+        """Record a comparison with the server, whose rows were read from ``began`` on (default: at once), and
+        return the time of the previous one. The state of ``undecided`` rows is still unknown.
         """
-        since = now if began is None else began  # what was committed later may not have been read
+        since = now if began is None else began  # later commits may not have been read
         self._unproven = {key: self._proven_row(key) for key in undecided}
         before, self._proven = self._proven or self._known, since
         if self._eras:
@@ -291,13 +291,13 @@ class Past:
         return before
 
     def _widen(self, since: int) -> None:
-        """The open gap may have begun at ``since``: what turned out in it may have been lost before."""
+        """Extend the open gap back to ``since``: changes found in it may have been lost earlier."""
         if self._open and since < self.gaps[-1].since:
             self.gaps[-1].since = since
             self._log("widened", since)
 
     def regain(self, now: int) -> None:
-        """No change is lost any more."""
+        """Close the gap: no more changes are lost."""
         if self._open:
             self.gaps[-1].until = self._known = self._after(now)
             self._log("regained", self._known)
@@ -305,28 +305,30 @@ class Past:
             self._known = max(self._known, self._eras[-1].record.began)
 
     def correct(self, now: int) -> bool:
-        """Let go of what began only after ``now``, by a clock that was ahead; whether there was any."""
+        """Drop eras that began after ``now``, by a clock that was ahead; return whether there were any."""
         if not self._eras or self._eras[-1].record.began <= now:
             return False
         while self._eras and self._eras[-1].record.began > now:
             self._eras.pop()
-        if self._unwritten is not None:  # nothing of it was written: that waits for the server
+        if (
+            self._unwritten is not None
+        ):  # none of it was written: writing waits for the server's time
             self._unwritten, self._begun = [], False
         self._known = min(self._known, now)
         self.gaps = [gap for gap in self.gaps if self._eras and gap.since <= now]
         return True
 
     def found(self, since: int, until: int, reason: str) -> None:
-        """It turned out that changes were lost in a time in which nothing told of it."""
+        """Record a gap that was found later: changes were lost without a sign of it."""
         until = max(since, until)
         for gap in self.gaps:
             if gap.since <= since and until <= (gap.until or 0) and not gap.proven:
-                return  # it is known: such as for each change while a clock that was set back is behind
+                return  # already known, as for each change while a clock that was set back is behind
         self._log("found", since, until, reason)
         self.gaps.insert(len(self.gaps) - self._open, Gap(since, reason, until))
 
     def close(self) -> int:
-        """The time of the last change; what comes later is recorded as later."""
+        """Return the time of the last change; later changes are recorded with later times."""
         if not self._eras:
             return 0
         record = self._eras[-1].record
@@ -335,7 +337,7 @@ class Past:
         return found
 
     def drop(self) -> None:
-        """Forget everything, such as what another login saw."""
+        """Forget everything, for example what another login saw."""
         self.forgotten += len(self)
         self._eras.clear()
         self.gaps.clear()
@@ -343,33 +345,33 @@ class Past:
         self._unproven = {}
         self._unwritten = None
 
-    # What is written ------------------------------------------------------------------------------
+    # Writing ------------------------------------------------------------------------------
 
     @property
     def writes(self) -> bool:
-        """Whether what is told is to be written."""
+        """Whether recorded changes are also written."""
         return self._unwritten is not None
 
     def start_writing(self) -> None:
-        """From now on, all that is told is to be written, beginning with what the table is now."""
+        """Write everything recorded from now on, beginning with the current state."""
         self._unwritten, self._begun = [], False
         if self._eras:
             record, now = self._eras[-1].record, self._latest
             self._write_beginning(record.at(now), now)
 
     def be_silent(self) -> None:
-        """What is told is not to be written any more."""
+        """Write nothing from now on."""
         self._unwritten = None
         if self._eras:
             self._eras[-1].record.on_packed = None
 
     def take(self, *, roll: bool = False) -> list[Beginning | Page]:
-        """What is to be written now, in its order; ``roll``: and the state after it, as another beginning."""
+        """Return what to write now, in order; with ``roll``, also the state after it as a beginning."""
         reporter = self._unwritten
         if reporter is None or not self._begun:
             return []
         record = self._eras[-1].record
-        # What comes yet may have the time of the last change, and may not come to be written.
+        # Later changes may have the time of the last one, and may never be written.
         known = self._known - (self._known == record.last)
         found: list[Beginning | Page] = []
         turns: list[Turn] = []
@@ -406,7 +408,7 @@ class Past:
 
     @property
     def _latest(self) -> int:
-        """The latest moment of which something is known."""
+        """Return the latest known moment."""
         return max(self._after(0), self.gaps[-1].since if self._open else self._known)
 
     def _beginning(
@@ -415,7 +417,7 @@ class Past:
         era = self._eras[-1]
         gap = self.gaps[-1] if self._open else None
         held = gap and replace(gap, proven=list(gap.proven))
-        self._written_known = 0  # the next page says it
+        self._written_known = 0  # the next page contains it
         return Beginning(
             era.record.schema, base, now, era.cause, era.view, held, goes_on=goes_on, rolled=rolled
         )
@@ -424,16 +426,16 @@ class Past:
         if self._unwritten is not None:
             self._unwritten.append((what, facts))
 
-    # What was written ------------------------------------------------------------------------------
+    # Restoring ------------------------------------------------------------------------------
 
     def resume(self, beginning: Beginning, until: int) -> None:
-        """Go on with what was written after all that is here; what comes after ``until`` does not count."""
+        """Continue with a written beginning after everything here; nothing after ``until`` counts."""
         goes_on = beginning.goes_on and bool(self._eras)
         began, gap = beginning.began, beginning.gap
         if self._eras and not goes_on:
             self._known = min(self._known, began)
             self.lose(UNRECORDED)
-            if gap is None or gap.since == began:  # then this state was known
+            if gap is None or gap.since == began:  # at that time this state was known
                 self.gaps[-1].until = began
             elif began in gap.proven:
                 self.gaps[-1].proven.append(began)
@@ -446,7 +448,7 @@ class Past:
             self._known = began - 1
 
     def follow(self, page: Page, until: int) -> None:
-        """Go on with a page of what was written after the last beginning."""
+        """Continue with a written page after the last beginning."""
         for what, facts in page.turns:
             match what:
                 case "lost":
@@ -473,7 +475,7 @@ class Past:
         self._known = min(page.known, until)
 
     def prepend(self, before: Past) -> None:
-        """Put what an earlier kernel recorded ahead of what is here; of the time of both, it knows."""
+        """Insert an earlier kernel's past before this one; for the time of both, the earlier one counts."""
         last = before.last
         if last is None:
             return
@@ -485,7 +487,7 @@ class Past:
         if began is not None:
             before._known = min(before._known, began)
         before.lose(UNRECORDED)
-        gap = before.gaps[-1]  # goes on until something was known here
+        gap = before.gaps[-1]  # continues until something was known here
         if began is None:
             self._known = before._known
         else:
@@ -500,7 +502,7 @@ class Past:
         self._eras[:0] = before._eras
 
     def _numbered(self, causes: Sequence[str]) -> NDArray[np.uint8]:
-        """The numbers that causes have here."""
+        """Return the numbers of causes in this past."""
         self._causes += [one for one in causes if one not in self._causes]
         return np.array([self._causes.index(one) for one in causes], "uint8")
 
@@ -509,13 +511,13 @@ class Past:
         return bool(self.gaps) and self.gaps[-1].until is None
 
     def _after(self, now: int) -> int:
-        """``now``, or when the last change was, if that is later."""
+        """Return ``now``, or the time of the last change if that is later."""
         return max(now, self._eras[-1].record.last) if self._eras else now
 
-    # What is known --------------------------------------------------------------------------------
+    # Reading --------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """How many changes are recorded."""
+        """Number of recorded changes."""
         return sum(len(era.record) for era in self._eras)
 
     @property
@@ -525,7 +527,7 @@ class Past:
 
     @property
     def began(self) -> int | None:
-        """The earliest moment that is known; None: nothing is recorded yet."""
+        """The earliest known moment; None: nothing is recorded yet."""
         return self._eras[0].record.began if self._eras else None
 
     @property
@@ -535,21 +537,21 @@ class Past:
 
     @property
     def schema(self) -> Schema | None:
-        """The columns as they are now."""
+        """The current columns."""
         return self._eras[-1].record.schema if self._eras else None
 
     @property
     def causes(self) -> Sequence[str]:
-        """What the numbers of causes mean."""
+        """The causes by their numbers."""
         return self._causes
 
     def at(self, when: int) -> Moment:
-        """The table as it was at ``when``.
+        """Return the state of the table at ``when``.
 
         Raises
         ------
         ForgottenMomentError
-            If that is before what is known.
+            If that is before the earliest known moment.
         """
         era = self._era(when)
         record = era.record
@@ -557,14 +559,14 @@ class Past:
         return Moment(when, record.schema, columns, era.view, self.gap(when), self.places)
 
     def gap(self, when: int) -> Gap | None:
-        """The gap in which a moment lies."""
+        """Return the gap that contains a moment."""
         return next((gap for gap in reversed(self.gaps) if when in gap), None)
 
     def changes_between(
         self, after: int, until: int, key: Key | None = None
     ) -> Iterator[RecordedChanges]:
-        """The changes after one moment, up to another, of all rows or of one: an era each, and what the
-        beginning of the next one showed to have changed.
+        """Yield the changes after one moment up to another, of all rows or of one: those of each era, and
+        the differences that the beginning of the next era revealed.
         """
         for place, era in enumerate(self._eras):
             began = era.record.began
@@ -575,11 +577,11 @@ class Past:
             yield era.record.changes_between(after, until, key)
 
     def first_row(self, key: Key) -> dict[str, Any] | None:
-        """The row under ``key`` at the earliest moment that is known."""
+        """Return the row of ``key`` at the earliest known moment."""
         return self._eras[0].record.row_at_the_beginning(key) if self._eras else None
 
     def moments(self, after: int, until: int) -> list[int]:
-        """When something changed after one moment, up to another, each once."""
+        """Return the distinct times of changes after one moment up to another."""
         found: list[int] = []
         for place, era in enumerate(self._eras):
             if place and after < era.record.began <= until:
@@ -588,7 +590,7 @@ class Past:
         return sorted(set(found))
 
     def changes_at(self, place: int) -> list[RowChange]:
-        """What the beginning of an era showed to have changed."""
+        """Return the differences that the beginning of an era revealed."""
         before, now = self._eras[place - 1].record, self._eras[place].record
         old = Moment(now.began, before.schema, before.at(now.began), View()).table()
         new = Moment(now.began, now.schema, now.base, View()).table()
@@ -597,7 +599,7 @@ class Past:
     def _changes_between(self, place: int, key: Key | None) -> RecordedChanges:
         now = self._eras[place]
         changes = [one for one in self.changes_at(place) if key is None or one.key == key]
-        # Recorded for themselves, on what was there before, so that they are read as all others.
+        # Recorded separately, on the previous state, so that they are read like all others.
         record = now.record
         names = record.schema.names
         old = [one for one in changes if one.old is not None]
@@ -623,7 +625,7 @@ class Past:
     # Forgetting -----------------------------------------------------------------------------------
 
     def forget(self, now: int) -> None:
-        """Let go of what is older than the span, and of the oldest while there are too many bytes."""
+        """Drop changes older than the span, and the oldest while there are too many bytes."""
         horizon = now - self.span
         while len(self._eras) > 1 and self._eras[1].record.began <= horizon:
             self._drop_first()

@@ -1,7 +1,7 @@
-"""Columns of typed values as they are recorded: packed, put one after another, and picked from.
+"""Recorded columns of typed values: pack, concatenate and select them.
 
-Each is a ``Parts``, the layout in which a table's column holds its values, so a state that is put together
-of them becomes a table without decoding a value.
+Each is a ``Parts``, the layout of a table's column, so a state assembled from them becomes a table without
+decoding a value.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from notebook_rt.store.encode import STORED, encode
 from notebook_rt.store.keys import Keys
 
 _MOST_SHORT: Final = 1 << 30
-"""Bytes of text up to which offsets have 32 bits."""
+"""Bytes of text up to which 32-bit offsets suffice."""
 
 
 def pack(values: Sequence[Any], pg_type: str, numeric: Numeric) -> Parts:
-    """Typed values as a column has them; text with offsets of 32 bits, which a table's have not."""
+    """Return typed values in a column's layout; text with 32-bit offsets, unlike a table's columns."""
     of = family(pg_type, numeric)
     encoded = encode(values, of) if of in STORED else None
     if encoded is not None:
         return Parts(*encoded)
     if of == "text" and set(map(type, values)) <= {str, NoneType}:
-        with suppress(UnicodeEncodeError):  # half of a surrogate pair, which Arrow has not
+        with suppress(UnicodeEncodeError):  # an unpaired surrogate, which Arrow does not support
             texts = pa.array(values, pa.string())
             if isinstance(texts, pa.StringArray) and texts.nbytes < _MOST_SHORT:
                 return Parts(pa.chunked_array([texts]))
@@ -48,21 +48,21 @@ def pack(values: Sequence[Any], pg_type: str, numeric: Numeric) -> Parts:
 
 
 def transposed(rows: Sequence[Row], names: Sequence[str]) -> Iterable[tuple[str, Sequence[Any]]]:
-    """Of each column its values.
+    """Return the values of each column.
 
     Raises
     ------
     KeyError
-        If a row has none of a column.
+        If a row has no value for a column.
     """
     if len(names) < 2 or not rows:
         return [(name, [row[name] for row in rows]) for name in names]
-    # Row by row: a dict is looked into while it is in the processor's cache.
+    # Row by row, so that each dict is read while it is in the processor's cache.
     return zip(names, zip(*map(itemgetter(*names), rows), strict=True), strict=True)
 
 
 def join(parts: Sequence[Parts], pg_type: str, numeric: Numeric) -> Parts:
-    """Columns of one type, one after the other."""
+    """Concatenate columns of one type."""
     if len(parts) == 1:
         return parts[0]
     datas = [one.data for one in parts]
@@ -89,7 +89,7 @@ def join(parts: Sequence[Parts], pg_type: str, numeric: Numeric) -> Parts:
 
 
 def pick(parts: Parts, places: Positions) -> Parts:
-    """The values at ``places``, as a column of its own."""
+    """Return the values at ``places`` as a new column."""
     data = parts.data
     if isinstance(data, pa.ChunkedArray):
         taken = one_chunk(data).take(pa.array(places)).cast(pa.large_string())
@@ -98,7 +98,7 @@ def pick(parts: Parts, places: Positions) -> Parts:
 
 
 def values(parts: Parts, pg_type: str, numeric: Numeric) -> list[Any]:
-    """The typed values."""
+    """Return the typed values."""
     return of_parts(parts.own(), pg_type, None, numeric).everything()
 
 
@@ -107,7 +107,7 @@ def length(parts: Parts) -> int:
 
 
 def nbytes(parts: Parts) -> int:
-    """Bytes of memory in use; of Python's objects an estimate."""
+    """Return the bytes of memory in use; for Python objects an estimate."""
     data = parts.data
     if isinstance(data, pa.ChunkedArray):
         return int(data.nbytes)
@@ -118,7 +118,7 @@ def nbytes(parts: Parts) -> int:
 
 
 def numbered(schema: Schema, columns: Mapping[str, Parts]) -> Keys:
-    """The keys of whole columns, numbered in the order of their rows."""
+    """Return the keys of whole columns, numbered in the order of the rows."""
     first = columns[schema.key[0]]
     one = len(schema.key) == 1 and kind(schema.types[schema.key[0]]) == "int"
     if one and isinstance(first.data, np.ndarray) and first.data.dtype == "int64":
@@ -127,14 +127,14 @@ def numbered(schema: Schema, columns: Mapping[str, Parts]) -> Keys:
 
 
 def keys_of(schema: Schema, columns: Mapping[str, Parts]) -> list[Any]:
-    """The keys of rows whose columns, the key's among them, hold these parts."""
+    """Return the keys of rows whose columns, including the key columns, are given."""
     return schema.keys_in(
         [values(columns[name], schema.types[name], schema.numeric) for name in schema.key]
     )
 
 
 def rows_of(schema: Schema, columns: Mapping[str, Parts]) -> list[dict[str, Any]]:
-    """Rows, typed, of the columns that are given."""
+    """Return the typed rows of the given columns."""
     types = schema.types
     lists = [values(parts, types[name], schema.numeric) for name, parts in columns.items()]
     return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
@@ -150,5 +150,5 @@ def _weight(value: Any) -> int:
 
 
 def rising(found: NDArray[Any]) -> bool:
-    """Whether each value is greater than the one before."""
+    """Return whether each value is greater than the previous one."""
     return bool((found[1:] > found[:-1]).all())

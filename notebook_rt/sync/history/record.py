@@ -1,11 +1,11 @@
-"""``Record``: the changes of a table of one schema since a moment, and its state at any moment since.
+"""``Record``: the changes of a table with one schema since a moment, and its state at any moment since.
 
-In go operations on rows, each with the time of its commit where that is known. They are noted as they come
-and packed into columns by the thousand: time, row, kind, cause and values. A state is put together of a
-*base*, the state at the beginning, and for each row the last change until then, all rows at once.
+In: operations on rows, each with its commit time if known. They are noted on arrival and packed into
+columns by the thousand: time, row, kind, cause and values. A state is assembled from a *base*, the state at
+the beginning, and the last change of each row until then, for all rows at once.
 
-Times are microseconds since 1970 by the server's clock, and never fall: what is told late is recorded at
-the time of what came before it.
+Times are microseconds since 1970 by the server's clock and never decrease: a late change is recorded at
+the time of the change before it.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ INSERT: Final = 0
 UPDATE: Final = 1
 DELETE: Final = 2
 NOTHING: Final = 3
-"""What a deletion does of a row that is not there; it is not recorded."""
+"""The deletion of a row that does not exist; it is not recorded."""
 KINDS: Final = ("insert", "update", "delete")
 
 BATCH: Final = 1024
-"""Operations that are noted before they are packed."""
+"""Number of operations noted before they are packed."""
 FAN: Final = 16
-"""Chunks of one size that become one of the next."""
+"""Number of chunks of one size that are merged into one of the next."""
 NOTED_BYTES: Final = 400
-"""What an operation that is only noted takes, as an estimate."""
+"""Estimated bytes of a noted operation."""
 
 
 class Chunk(msgspec.Struct, frozen=True, eq=False, dict=True):
-    """Changes, packed, in their order."""
+    """Packed changes in their order."""
 
     times: NDArray[np.int64]
     ids: NDArray[np.int32]
-    """Which row: a number that a key keeps."""
+    """The number of the row; a key keeps its number."""
     kinds: NDArray[np.uint8]
     causes: NDArray[np.uint8]
     columns: Mapping[str, Parts]
-    """The row after the change; of a deletion only the key."""
+    """The row after the change; for a deletion only the key."""
     given: Mapping[str, NDArray[np.bool_]]
-    """For a column that some changes did not tell: which did. Deletions tell no value."""
+    """For a column that some changes did not contain: which did. Deletions contain no values."""
     level: int = 0
 
     def __len__(self) -> int:
@@ -65,7 +65,7 @@ class Chunk(msgspec.Struct, frozen=True, eq=False, dict=True):
         return each + sum(map(pieces.nbytes, self.columns.values()))
 
     def part(self, start: int, stop: int) -> Chunk:
-        """The changes from ``start`` to ``stop``, in memory of their own."""
+        """Return a copy of the changes from ``start`` to ``stop``."""
         places = np.arange(start, stop)
         return Chunk(
             self.times[places],
@@ -86,21 +86,21 @@ class RecordedChanges(msgspec.Struct, frozen=True, eq=False):
     kinds: NDArray[np.uint8]
     causes: NDArray[np.uint8]
     new: Mapping[str, Parts]
-    """The rows after each change; of a deletion, before it."""
+    """The rows after each change; for a deletion, before it."""
     old: Mapping[str, Parts]
-    """The rows before each change; of an insert, after it."""
+    """The rows before each change; for an insert, after it."""
 
     def __len__(self) -> int:
         return len(self.times)
 
 
 def microseconds(at: float) -> int:
-    """Seconds since 1970 as microseconds."""
+    """Convert seconds since 1970 to microseconds."""
     return round(at * 1e6)
 
 
 def span_of(times: Sequence[float | None]) -> tuple[int, int] | None:
-    """The first and the last of some times, in microseconds; None: one of them is not known."""
+    """Return the earliest and latest of some times, in microseconds; None if one is unknown."""
     try:
         return microseconds(min(times)), microseconds(max(times))  # type: ignore[type-var,arg-type]  # see below
     except TypeError:  # None is neither smaller than a number nor one
@@ -115,24 +115,24 @@ class _Noted(msgspec.Struct):
 
 
 class _Whole(msgspec.Struct, eq=False):
-    """The base and changes behind it as one list of places."""
+    """The base and the changes after it as one list of places."""
 
     ids: NDArray[np.int32]
     kinds: NDArray[np.uint8]
     columns: Sequence[tuple[Mapping[str, Parts], int]]
-    """Columns, and how many of their values count."""
+    """Columns, and how many of their values are valid."""
     given: Sequence[Mapping[str, NDArray[np.bool_]]]
 
 
 class Record:
-    """See the module.
+    """The changes of a table since a moment; see the module docstring.
 
     Parameters
     ----------
     base : mapping of str to Parts
-        The state at the beginning, a column each, all of ``schema``.
+        The state at the beginning: one entry for each column of ``schema``.
     began : int
-        When that was.
+        The time of the beginning.
     """
 
     def __init__(self, schema: Schema, base: Mapping[str, Parts], began: int) -> None:
@@ -144,21 +144,21 @@ class Record:
         rows = len(self._keys)
         self._base_ids = np.arange(rows, dtype="int32")
         self._there = bytearray(b"\1" * rows)
-        """For each row whether it is there, after all that is packed."""
+        """For each row whether it exists after all packed changes."""
         self._chunks: list[Chunk] = []
         self._noted: list[_Noted] = []
         self._noted_ops = 0
         self.on_packed: Callable[[Chunk], object] | None = None
-        """Called with each chunk of changes that were noted."""
+        """Called with each newly packed chunk."""
         self._last = (
             began + 1
-        )  # the server tells milliseconds: what is told after the beginning is later
+        )  # the server sends milliseconds: changes after the beginning are later
         self.latest = self._last
-        """`last`, or what it is to be once all that is noted is packed: at least that."""
+        """A lower bound of `last` once all noted operations are packed."""
         self._base_bytes = sum(map(pieces.nbytes, self._base.values()))
 
     def __len__(self) -> int:
-        """How many changes are recorded."""
+        """Number of recorded changes."""
         return sum(map(len, self._chunks)) + self._noted_ops
 
     @property
@@ -169,7 +169,7 @@ class Record:
 
     @property
     def base_rows(self) -> int:
-        """Rows of the state at the beginning."""
+        """Number of rows at the beginning."""
         return len(self._base_ids)
 
     @property
@@ -180,7 +180,7 @@ class Record:
         return self._base_bytes + packed + ids + self._noted_ops * NOTED_BYTES
 
     def add(self, ops: Sequence[Op], times: Sequence[float | None], cause: int, now: int) -> None:
-        """Note ``ops``, which nobody changes any more, and their times; ``now`` stands for None."""
+        """Note ``ops``, which must not be modified later, and their times; ``now`` replaces None."""
         if ops:
             self._noted.append(_Noted(ops, times, cause, now))
             span = span_of(times)
@@ -194,7 +194,7 @@ class Record:
                 self.pack()
 
     def close(self) -> None:
-        """Let no later change have the time of the last one."""
+        """Ensure that no later change has the time of the last one."""
         self.pack()
         self._last += 1
         self.latest = max(self.latest, self._last)
@@ -202,7 +202,7 @@ class Record:
     # Packing --------------------------------------------------------------------------------------
 
     def pack(self) -> None:
-        """Bring what was noted into columns."""
+        """Pack the noted operations into columns."""
         if not self._noted:
             return
         noted, self._noted, self._noted_ops = self._noted, [], 0
@@ -212,7 +212,7 @@ class Record:
         sizes = [len(one.ops) for one in noted]
         causes = np.repeat(np.array([one.cause for one in noted], "uint8"), sizes)
         nows = np.repeat(np.array([one.now for one in noted], "int64"), sizes)
-        at = np.array([at for one in noted for at in one.times], "float64")  # of None it is NaN
+        at = np.array([at for one in noted for at in one.times], "float64")  # None becomes NaN
         if NOTHING in kinds:
             kept = [place for place, kind in enumerate(kinds) if kind != NOTHING]
             keys = [keys[place] for place in kept]
@@ -236,7 +236,7 @@ class Record:
     def _numbered(
         self, ops: Sequence[Op], keys: Sequence[Key]
     ) -> tuple[NDArray[np.int32], bytearray, list[Row]]:
-        """Of each operation the row's number, its kind, and the row after it."""
+        """Return for each operation the row's number, the kind, and the row after it."""
         there = self._there
         if Delete not in set(map(type, ops)):
             found = self._keys.all_numbers(keys)
@@ -259,7 +259,7 @@ class Record:
                     there[number], kind = 0, DELETE
                 row = blank
             else:
-                row = op.row  # type: ignore[union-attr]  # an Upsert: asked above, quicker than isinstance
+                row = op.row  # type: ignore[union-attr]  # an Upsert: checked above, faster than isinstance
                 if number is None:
                     number = known[key] = len(there)
                     new.append((key, number))
@@ -278,7 +278,7 @@ class Record:
         return np.array(ids, "int32"), kinds, rows
 
     def extend(self, chunk: Chunk) -> None:
-        """Go on with changes that another record had packed; how it numbered the rows does not matter."""
+        """Continue with changes packed by another record, whose row numbers may differ."""
         self.pack()
         keys = pieces.keys_of(self.schema, chunk.columns)
         known = self._keys.numbers(list(set(keys)))
@@ -317,7 +317,7 @@ class Record:
             for name in others:
                 try:
                     lists[name] = [row[name] for row in rows]
-                except KeyError:  # of parts of rows: an unchanged value may be too large to be told
+                except KeyError:  # of partial rows: an unchanged value may be too large to be sent
                     lists[name] = [row.get(name) for row in rows]
                     told = zip(kinds, rows, strict=True)
                     given[name] = np.array([of == INSERT or name in row for of, row in told], bool)
@@ -325,7 +325,7 @@ class Record:
         return {name: pieces.pack(lists[name], types[name], numeric) for name in types}, given
 
     def _merge(self) -> None:
-        """Make one chunk of those of one size, where there are many."""
+        """Merge chunks of one size if there are many."""
         while len(self._chunks) >= FAN:
             some = self._chunks[-FAN:]
             if some[0].level != some[-1].level:
@@ -353,25 +353,25 @@ class Record:
         )
 
     def renumber_causes(self, numbers: NDArray[np.uint8]) -> None:
-        """Each cause has the number from now on that ``numbers`` has in its place."""
+        """Replace the number of each cause by the entry of ``numbers`` at its place."""
         self.pack()
         self._chunks = [replace(chunk, causes=numbers[chunk.causes]) for chunk in self._chunks]
 
     # Reading --------------------------------------------------------------------------------------
 
     def at(self, when: int) -> dict[str, Parts]:
-        """The state at ``when``, not before the beginning: columns, in the table's order."""
+        """Return the columns of the state at ``when``, in the table's order; not before the beginning."""
         self.pack()
         whole = self._until(when)
         return self._rows(whole, self._shown(whole))
 
     @property
     def base(self) -> dict[str, Parts]:
-        """The state from before the first change."""
+        """Return the state before the first change."""
         return {name: parts.own() for name, parts in self._base.items()}
 
     def changes_between(self, after: int, until: int, key: Key | None = None) -> RecordedChanges:
-        """The changes after one moment, up to another, of all rows or of one."""
+        """Return the changes after one moment up to another, of all rows or of one."""
         self.pack()
         whole = self._until(until)
         times = np.concatenate(
@@ -389,7 +389,7 @@ class Record:
         if key is not None:
             number = self._keys.get(key)
             considered = np.flatnonzero(whole.ids == (-1 if number is None else number))
-        # By row, in its order: what comes before a change of a row stands right before it.
+        # Sorted by row, then time: the previous state of a row stands right before each change.
         order = considered[np.argsort(whole.ids[considered], kind="stable")]
         picked = np.flatnonzero(wanted[order])
         picked = picked[np.argsort(order[picked], kind="stable")]
@@ -405,7 +405,7 @@ class Record:
         return RecordedChanges(self.schema, times[found], kinds, causes[found], new, old)
 
     def row_at_the_beginning(self, key: Key) -> dict[str, Any] | None:
-        """The row that the base has under ``key``."""
+        """Return the row of ``key`` in the base."""
         number = self._keys.get(key)
         places = np.flatnonzero(self._base_ids == (-1 if number is None else number))
         if not len(places):
@@ -425,7 +425,7 @@ class Record:
         )
 
     def _shown(self, whole: _Whole) -> Positions:
-        """The rows that are there, as numbers, in the table's order: as loaded, then as arrived."""
+        """Return the numbers of the existing rows in the table's order: as loaded, then as arrived."""
         size = len(self._there)
         born = np.full(size, -1)
         came = np.flatnonzero(whole.kinds == INSERT)
@@ -453,7 +453,7 @@ class Record:
         return found
 
     def _gives(self, whole: _Whole, name: str) -> NDArray[np.bool_]:
-        """Which places tell a value of a column."""
+        """Return which places contain a value of a column."""
         if name in self.schema.key:
             return np.ones(len(whole.ids), bool)
         found: NDArray[np.bool_] = whole.kinds != DELETE
@@ -465,8 +465,8 @@ class Record:
         return found
 
     def _values(self, whole: _Whole, name: str, places: Positions) -> Parts:
-        """The values of a column at ``places``."""
-        # Each piece as a whole: to cut it costs more than what is left unused of the last ones.
+        """Return the values of a column at ``places``."""
+        # Whole pieces: cutting them costs more than the unused values of the last ones.
         starts, shift, at = [], [], 0
         for columns, count in whole.columns:
             starts.append(at)
@@ -484,7 +484,7 @@ class Record:
     # Forgetting -----------------------------------------------------------------------------------
 
     def forget(self, before: int) -> None:
-        """Begin at ``before``: its state becomes the base, and what led to it is forgotten."""
+        """Move the beginning to ``before``: its state becomes the base, and earlier changes are forgotten."""
         self.pack()
         if before <= self.began:
             return
@@ -507,7 +507,7 @@ class Record:
             self._renumber(used)
 
     def time_of(self, count: int) -> int:
-        """The time of the change with this number, from the first one on."""
+        """Return the time of the change with this number, counted from the first one."""
         self.pack()
         for chunk in self._chunks:
             if count < len(chunk):
@@ -516,25 +516,25 @@ class Record:
         return self._last
 
     def until(self, when: int) -> int:
-        """How many changes there are up to a moment."""
+        """Return the number of changes up to a moment."""
         self.pack()
         return sum(int(chunk.times.searchsorted(when, "right")) for chunk in self._chunks)
 
     def moments(self, after: int, until: int) -> Iterable[int]:
-        """The times of changes after one moment, up to another, each once."""
+        """Return the distinct times of changes after one moment up to another."""
         self.pack()
         times = [chunk.times for chunk in self._chunks]
         found = np.unique(np.concatenate(times)) if times else np.empty(0, "int64")
         return found[(found > after) & (found <= until)].tolist()  # type: ignore[no-any-return]  # of ints
 
     def _renumber(self, used: Positions) -> None:
-        """Forget the keys of rows that nothing recorded is about any more."""
+        """Forget the keys of rows that no recorded change concerns any more."""
         anew = np.full(len(self._there), -1)
         anew[used] = np.arange(len(used))
         numbers = anew.tolist()
         keys = self._keys.as_dict().items()
         self._keys.remove([key for key, number in keys if numbers[number] < 0])
-        anew = np.append(anew, -1)  # of -1, the last one, it is -1
+        anew = np.append(anew, -1)  # -1, the last entry, maps to -1
         self._keys.renumber(anew.__getitem__)
         self._there = bytearray(np.frombuffer(self._there, "uint8")[used].tobytes())
         self._base_ids = anew[self._base_ids].astype("int32")

@@ -1,4 +1,4 @@
-"""What happened to one row of a recorded past, change by change."""
+"""The recorded changes of a single row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from notebook_rt.sync.history.past import Past
 from notebook_rt.sync.history.record import KINDS
 
 SNAPSHOT: Final = "snapshot"
-"""The kind of rows that were there when the history began."""
+"""The kind of a row that existed when the history began."""
 _ALL: Final = 1 << 62
 
 
@@ -29,7 +29,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def steps_of(past: Past, key: Key) -> list[Step]:
-    """What happened to the row under ``key``, the oldest first; its first state, if it was there."""
+    """Return the changes of the row of ``key``, oldest first, starting with its first state if it existed."""
     began = past.began
     if began is None:
         return []

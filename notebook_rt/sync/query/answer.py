@@ -1,8 +1,8 @@
-"""The answer of a query, whole: how it is asked for, and what its columns are.
+"""Read the whole answer of a query, and determine its columns.
 
-In goes what was asked for; out come ``Query``s, and in the end all rows in the order the server gave
-them. An answer longer than a page is read by its order and its key; without a key by its whole rows
-in their order, where equal rows cannot be told apart and need not be.
+In: the query. Out: ``Query``s, and finally all rows in the server's order. An answer longer than a page is
+read by its order and its key; without a key, in the order of its whole rows, where equal rows cannot be
+distinguished and need not be.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import Reads
 
 POSITION: Final = ""
-"""The key of rows without one: their place. No column of PostgreSQL can have this name."""
+"""The key column of rows without a key: their position. No column of PostgreSQL can have this name."""
 
 _NO_ORDER: Final = frozenset(
     {"json", "xml", "point", "line", "lseg", "box", "path", "polygon", "circle"}
@@ -36,7 +36,7 @@ Answer: TypeAlias = Generator[Ask, Sequence[Read], list[WireRow]]
 
 
 class Answers:
-    """The answers of one query, and what they have taught of the server and of the columns."""
+    """The answers of one query, and what they revealed about the server and the columns."""
 
     def __init__(
         self, spec: QuerySpec, page_size: int, most: int, emit: Callable[[Effect], None]
@@ -44,22 +44,22 @@ class Answers:
         self.spec = spec
         self.page_size = page_size
         self.most = most
-        """Rows of an answer that is given up (``Options.max_rows``)."""
+        """The number of rows at which an answer is given up (``Options.max_rows``)."""
         self.is_function = spec.args is not None
         self.described: tuple[Column, ...] = ()
-        """The columns as the API describes them; empty: it does not."""
+        """The columns as the API describes them; empty if it does not."""
         self.pages = 0
-        """The requests that brought rows of the last answer."""
+        """The requests that returned rows of the last answer."""
         self._emit = emit
         self._types: dict[str, str] = {}
         self._whole = page_size // 10
-        """Fewer rows than this are a whole answer: so many came uncut (no server cuts so short)."""
+        """An answer with fewer rows than this is whole: that many rows arrived uncut."""
         self._cut = 0
-        """The server cuts an answer at so many rows; 0: it never did."""
+        """The number of rows at which the server cuts an answer; 0: it never did."""
 
     def read(self, schema: Schema | None) -> Answer:
-        """All rows. The server may cut an answer short without saying so: an answer as long as
-        the longest answer that is known to be whole is looked behind.
+        """Return all rows. The server may cut an answer without reporting it, so if an answer is as long
+        as the longest answer known to be whole, the rows after it are requested.
         """
         self.pages = 0
         size = self.page_size if self.spec.limit is None else self.spec.limit
@@ -80,10 +80,10 @@ class Answers:
         return (yield from self._pages_of(rows, schema))
 
     def _pages_of(self, first: list[WireRow], schema: Schema | None) -> Answer:
-        """All rows of an answer that is longer than a page, in an order that has no ties."""
+        """Return all rows of an answer that is longer than a page, in an order without ties."""
         spec, limit = self.spec, self.spec.limit
         schema = schema if not first else self.schema_of(first)
-        assert schema is not None  # known from the rows that made the answer too long
+        assert schema is not None  # known from the rows of the answer that was too long
         reads = Reads(spec, schema, self._cut)
         by_rows = self._by_rows(schema) if spec.key is None else ()
         rows: list[WireRow] = []
@@ -104,14 +104,14 @@ class Answers:
                 return rows
 
     def _check(self, got: int) -> None:
-        """Raise if the answer does not come to an end: ``got`` rows so far."""
+        """Raise if the answer does not end; ``got`` rows were read so far."""
         if got > self.most:
             spec = self.spec
             reason = f"it has more than {self.most:,} rows (Options.max_rows); use limit="
             raise EndlessTableError(spec.schema, spec.table, reason)
 
     def _by_rows(self, schema: Schema) -> tuple[OrderBy, ...]:
-        """The order of whole rows: equal rows are the same, so it has no ties that matter."""
+        """Return the order by whole rows: only equal rows are ties, which do not matter."""
         spec = self.spec
         given = [term.column for term in spec.order]
         rest = [column for column in schema.columns if column.name not in (*given, POSITION)]
@@ -141,12 +141,12 @@ class Answers:
         return replace(query, rpc=self.spec.table, args=json.loads(self.spec.args or "{}"))
 
     def _rows_of(self, page: Page) -> list[WireRow]:
-        """The rows of a page; a value that is no row is a column named as the function is."""
+        """Return the rows of a page; a value that is not a row becomes a column with the function's name."""
         values = [page.value] if page.scalar else page.rows
         return [row if isinstance(row, dict) else {self.spec.table: row} for row in values]
 
     def schema_of(self, rows: Sequence[WireRow]) -> Schema:
-        """The columns: as they are described; else as they came, of types that hold the values."""
+        """Return the columns as described, otherwise as received, with types that hold the values."""
         spec = self.spec
         names = tuple(dict.fromkeys(chain.from_iterable(rows)))
         described = {column.name: column for column in self.described}

@@ -1,16 +1,16 @@
-"""A query's machine: when to fetch again what Realtime cannot stream, and what differs then.
+"""The state machine of a query: when to fetch again what Realtime cannot stream, and what has changed.
 
-It is a ``Machine`` as the mirror is (``sync/table/machine.py``), so the same driver runs it. What a table it
-depends on says is only *that* something changed. The promises:
+It is a ``Machine`` like the mirror (``sync/table/machine.py``), so the same driver runs it. A change of a
+table it depends on only indicates *that* something changed. The promises:
 
-* **The trailing edge.** After the last change of a dependency, an answer asked for later is shown.
-* **One request at a time.** Changes while one is under way make exactly one more, after a debounce,
-  and not before the server had as long a rest as the last answer took.
-* **What may have lost a change is a change** (a join, a reconnect, an overflow), and on a timer the
-  query is fetched whatever the lights say. While the socket is down it is fetched by polling.
-* **An answer is shown whole,** as one change, or not at all; a failure keeps what is shown.
+* **The trailing edge.** After the last change of a dependency, an answer requested later is shown.
+* **One request at a time.** Changes during a request cause exactly one more, after a debounce, and not
+  before the server has rested for as long as the last answer took.
+* **A possible loss counts as a change** (a join, a reconnect, an overflow). The query is also fetched on a
+  timer, and by polling while the socket is down.
+* **An answer is shown whole,** as one change, or not at all; after a failure, the previous answer stays.
 
-How a whole answer is read, and which columns it has: ``sync/query/answer.py``.
+``sync/query/answer.py`` reads a whole answer and determines its columns.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ from notebook_rt.sync.table.machine import JOIN_PATIENCE, Machine
 READ: Final = "read"
 RETRY_MAX: Final = 30.0
 TORN: Final = 2
-"""So many answers in a row that changed between two of their pages are read again at once."""
+"""Number of consecutive answers that are read again at once because they changed between two pages."""
 
 
 class Requery(Machine):
-    """The state machine of one query; see the module. Used as ``sync.mirror.Mirror`` is."""
+    """The state machine of one query; see the module docstring. Used like ``Mirror``."""
 
     def __init__(
         self,
@@ -77,10 +77,10 @@ class Requery(Machine):
         self._bindings: tuple[Binding, ...] = ()
         self._shown: dict[Key, bytes] = {}
         self._marks = 1
-        """Counts what may have changed the answer; the beginning is the first."""
+        """Counts the events that may have changed the answer; the start is the first."""
         self._gap_mark = 1
         self._shown_mark = 0
-        """The marks that there were when the answer that is shown was asked for."""
+        """The count when the shown answer was requested."""
         self._due = float("-inf")
         self._rest_until = float("-inf")
         self._rate = rate
@@ -89,16 +89,16 @@ class Requery(Machine):
 
     @property
     def schema(self) -> Schema | None:
-        """None until the first answer; without a key it has the column ``POSITION``."""
+        """None until the first answer; without a key, the key column is ``POSITION``."""
         return self._schema
 
     @property
     def bindings(self) -> tuple[Binding, ...]:
-        """One binding a table, with its key only where that is known; empty until learnt."""
+        """One binding per table, with its key only if that is known; empty until learned."""
         return self._bindings
 
     waiting_since = None
-    """A change is never applied: it makes the query be read."""
+    """A change is never applied: it causes the query to be read."""
 
     @property
     def _shows(self) -> bool:
@@ -107,7 +107,7 @@ class Requery(Machine):
     def _begin(self) -> None:
         self._flows.start(READ, self._guard(self._learn()), self._now)
 
-    # What happened --------------------------------------------------------------------------------
+    # Events --------------------------------------------------------------------------------
 
     def _take(self, event: Event) -> None:
         super()._take(event)
@@ -129,7 +129,7 @@ class Requery(Machine):
         else:
             self._fail(error)
 
-    # What to do next ------------------------------------------------------------------------------
+    # Next steps ------------------------------------------------------------------------------
 
     def _start_what_is_due(self) -> None:
         if self.rows is not None and self._now < self._rate.until:
@@ -154,7 +154,7 @@ class Requery(Machine):
         return "reconcile" if self._shown_mark < self._gap_mark else "refetch"
 
     def _next_at(self) -> float:
-        """When to read next."""
+        """Return when to read next."""
         if self.rows is None and self._bindings and not (self._confirmed or self._has_lost):
             return self._patience_ends
         if self._shown_mark < self._marks:
@@ -185,12 +185,12 @@ class Requery(Machine):
     # Flows ----------------------------------------------------------------------------------------
 
     def _guard(self, flow: Flow) -> Flow:
-        """Run ``flow``. Before the first answer a refusal is the query's error; after it, what is
-        shown stays, and the query is asked again, ever less often.
+        """Run ``flow``. Before the first answer, a refusal is the query's error; after it, the shown rows
+        stay, and the query is retried at growing intervals.
         """
         try:
             yield from flow
-        except Exception as error:  # what a flow raises is the query's error, never a traceback
+        except Exception as error:  # an exception of a flow is the query's error, never a traceback
             named = self._named(error)
             if self.rows is None:
                 self._fail(named)
@@ -202,7 +202,7 @@ class Requery(Machine):
             self._due = self._now + wait
 
     def _named(self, error: Exception) -> Exception:
-        """The server's refusal as the error of this query that it is."""
+        """Return the server's refusal as an error of this query."""
         spec = self.spec
         if isinstance(error, ReadRefusedError):
             error = error.error
@@ -214,7 +214,7 @@ class Requery(Machine):
         return error
 
     def _learn(self) -> Flow:
-        """What the server says of the columns, and of the dependencies' keys."""
+        """Read the server's description of the columns, and of the keys of the dependencies."""
         spec = self.spec
         beside = [table for schema, table in spec.depends_on if schema == spec.schema]
         said: Any = None
@@ -222,7 +222,7 @@ class Requery(Machine):
             (read,) = yield [Query((), describe=(spec.table, *beside))]
             said = read.page.value
         except ReadRefusedError:
-            pass  # what is wrong, the first read will say
+            pass  # the first read will report the problem
         if not self._answers.is_function:
             found = described(said, spec.table)
             self._answers.described = found.columns
@@ -237,8 +237,8 @@ class Requery(Machine):
             self._emit(Rejoin("the dependencies are known"))
 
     def _end(self, error: NotPublishedError) -> Flow:
-        """Fail; but Realtime has one sentence for a dependency that is not published and for one that
-        is not there: a read tells them apart.
+        """Fail. Realtime has one message for a dependency that is not published and for one that does not
+        exist; a read distinguishes them.
         """
         found: Exception = error
         try:
@@ -293,7 +293,7 @@ class Requery(Machine):
     # Showing --------------------------------------------------------------------------------------
 
     def _show(self, rows: list[WireRow], cause: Cause) -> int:
-        """Make the answer what is shown, as one change; how many rows differ (1 if only the order does)."""
+        """Show the answer, as one change; return how many rows differ (1 if only the order does)."""
         spec = self.spec
         schema = self._answers.schema_of(rows)
         told = [hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in rows]
@@ -332,7 +332,7 @@ class Requery(Machine):
 def _by_key(
     old: dict[Key, bytes], new: dict[Key, bytes]
 ) -> Iterator[tuple[Key | None, Key | None]]:
-    """What left, then what came or changed: the key before, the key now."""
+    """Return pairs of old and new keys: first of removed rows, then of added or changed ones."""
     for key in old:
         if key not in new:
             yield key, None
@@ -346,7 +346,7 @@ def _by_key(
 def _by_count(
     old: dict[Key, bytes], new: dict[Key, bytes]
 ) -> Iterator[tuple[Key | None, Key | None]]:
-    """Rows without a key: of each, how many more or fewer there are; the later ones count."""
+    """Compare rows without a key by how often each occurs; of equal rows, the later ones are the changed."""
     places: defaultdict[bytes, deque[Key]] = defaultdict(deque)
     for place, told in old.items():
         places[told].append(place)
