@@ -1,1 +1,1 @@
-"""The words that all sides share: rows, types, values, filters. Imports `errors` and nothing else."""
+"""The vocabulary shared by all packages: rows, types, values, filters. Imports only `errors`."""

@@ -1,8 +1,7 @@
-"""How to recover from a failure: any exception or HTTP status sorted by type, never by its text.
+"""How to recover from a failure: an exception or HTTP status is classified by type, never by its text.
 
-``classify`` sorts exceptions, ours or a library's, into the classes of the promises; ``by_status`` an
-HTTP status; ``retry_after`` says how long a server asks to wait. The tables, the queue and the socket
-all ask here.
+``classify`` sorts exceptions, ours or a library's, into the classes of the promises; ``by_status`` an HTTP
+status; ``retry_after`` returns how long a server asks to wait. Used by the tables, the queue and the socket.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ Kind: TypeAlias = Literal["network", "auth", "rate_limit", "server", "refused", 
 
 RATE_LIMIT_WAIT: Final = 60.0
 RETRY_AFTER_MAX: Final = 3600.0
-"""The longest that a ``Retry-After`` is obeyed: no gateway's own window is longer, and a clock that is
-wrong, or somebody who wants it so, would else stop a table or the queue for years."""
+"""The longest ``Retry-After`` that is obeyed. No gateway's own window is longer; without a limit a wrong
+clock, or a malicious server, could stop a table or the queue for years."""
 SERVER_WAIT: Final = 5.0
 NETWORK_WAIT: Final = 1.0
 UNKNOWN_WAIT: Final = 2.0
@@ -39,17 +38,17 @@ UNKNOWN_WAIT: Final = 2.0
 class ErrorClass(msgspec.Struct, frozen=True):
     """How to recover.
 
-    ``network`` waits for the network, ``auth`` refreshes the token once and then asks,
-    ``rate_limit`` waits as told, ``server`` and ``unknown`` try again later, ``refused`` never.
+    ``network`` waits for the network, ``auth`` refreshes the token once and then asks, ``rate_limit`` waits
+    as requested, ``server`` and ``unknown`` try again later, ``refused`` never.
     """
 
     kind: Kind
     wait: float | None
-    """Seconds before the next try (backoff comes on top); None: trying again cannot help."""
+    """Seconds before the next try (backoff is added); None: trying again cannot help."""
 
 
 def classify(error: BaseException) -> ErrorClass:
-    """Sort an exception by its type and status.
+    """Classify an exception by its type and status.
 
     >>> classify(RateLimitedError("GET /rest/v1/t", retry_after=7))
     ErrorClass(kind='rate_limit', wait=7)
@@ -73,16 +72,16 @@ def classify(error: BaseException) -> ErrorClass:
             return ErrorClass("unknown", UNKNOWN_WAIT)
     if (status := _status_of(error)) is not None:
         return by_status(status)
-    # A certificate that a proxy made up is an OSError as well: no retry mends it, but the network may
-    # change under a laptop. httpx' and websockets' own transport errors reach this function only from
-    # net/, which wraps them as UnreachableError.
+    # A certificate that a proxy made up is an OSError, too: a retry does not fix it, but a laptop's network
+    # may change. httpx' and websockets' own transport errors reach this function only from net/, which wraps
+    # them as UnreachableError.
     if isinstance(error, OSError | EOFError):
         return ErrorClass("network", NETWORK_WAIT)
     return ErrorClass("unknown", UNKNOWN_WAIT)
 
 
 def _status_of(error: BaseException) -> int | None:
-    """The HTTP status an exception of httpx, websockets or a Supabase package carries, if any."""
+    """Return the HTTP status that an exception of httpx, websockets or a Supabase package has, if any."""
     for holder in (error, getattr(error, "response", None)):
         for name in ("status_code", "status"):
             value = getattr(holder, name, None)
@@ -92,7 +91,7 @@ def _status_of(error: BaseException) -> int | None:
 
 
 def by_status(status: int, retry_after: float | None = None) -> ErrorClass:
-    """The class of an HTTP status.
+    """Return the class of an HTTP status.
 
     >>> by_status(503), by_status(409)
     (ErrorClass(kind='server', wait=5.0), ErrorClass(kind='refused', wait=None))
@@ -109,12 +108,12 @@ def by_status(status: int, retry_after: float | None = None) -> ErrorClass:
 
 
 def http_date(header: str) -> float | None:
-    """A date of HTTP in seconds since the epoch; None if it is invalid.
+    """Return an HTTP date in seconds since the epoch; None if it is invalid.
 
     >>> http_date("Thu, 01 Jan 1970 00:01:00 GMT"), http_date("Thu, 01 Jan 99999999999999999999 00:00:00 GMT")
     (60.0, None)
     """
-    import email.utils  # takes a while, and a kept table is shown before the first answer
+    import email.utils  # slow to import, and a stored table is shown before the first answer
 
     try:
         return email.utils.parsedate_to_datetime(header).timestamp()
@@ -123,7 +122,7 @@ def http_date(header: str) -> float | None:
 
 
 def retry_after(header: str | None, now: float) -> float | None:
-    """``Retry-After`` in seconds: a number, or a date seen from ``now``; None if there is none.
+    """Return ``Retry-After`` in seconds: a number, or a date relative to ``now``; None if there is none.
 
     At most `RETRY_AFTER_MAX`.
 

@@ -1,7 +1,7 @@
-"""What a user passed for a column as a typed value: numpy's and pandas' scalars, moments, lists, text.
+"""Converts a user's values for a column to typed values: numpy and pandas scalars, moments, lists, text.
 
-In: anything an analyst has in hand. Out: a typed value (``store.types``), or a ValueError that says
-what is wrong: what the server would refuse, or keep as something else than is seen here.
+Input: any Python value. Output: a typed value (``store.types``), or a ValueError that explains the problem:
+the server would refuse the value, or store another one than is shown here.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from notebook_rt.model.values import (
 )
 
 _PLAIN: Final[dict[Kind, type]] = {"int": int, "float": float, "bool": bool}
-"""The class of the typed values of a type, where a user's value of that class is one already."""
+"""The class of a type's typed values, where a user's value of that class is already one."""
 _FAR_MOMENT: Final = re.compile(
     r"-?infinity|\d{5,}-\d\d-\d\d.*|\d{4,}-\d\d-\d\d.* BC|([\d-]+[ T])?24:00(:00(\.0+)?)?([+-].*)?"
 )
-"""What PostgreSQL knows and ``datetime`` has no value for: far years, and the end of a day."""
+"""Values that PostgreSQL has and ``datetime`` has not: far years, and the end of a day."""
 _AS_IN: Final[dict[Kind, str]] = {
     "date": "2024-12-31",
     "timestamptz": "2024-12-31T18:00:00+01:00",
     "timestamp": "2024-12-31T18:00:00",
     "time": "18:00:00",
 }
-"""How a text says a moment: day and month cannot be taken for each other."""
+"""The text form of a moment, with unambiguous day and month."""
 _UUID: Final = re.compile(r"[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
 def coerce(pg_type: str, value: Any, *, numeric: Numeric = "float") -> Any:
-    """Make a typed value of what a user passed: numpy scalars, Timestamps, dates, ISO text.
+    """Make a typed value from a user's value: numpy scalars, Timestamps, dates, ISO text.
 
-    NaN, NaT and NA are null, as pandas means them; in a column of floats NaN is a number.
+    NaN, NaT and NA are null, as in pandas; in a column of floats NaN is a number.
 
     Raises
     ------
     ValueError
-        If ``value`` is no value of ``pg_type``.
+        If ``value`` is not a value of ``pg_type``.
 
     Examples
     --------
@@ -90,7 +90,7 @@ def coerce(pg_type: str, value: Any, *, numeric: Numeric = "float") -> Any:
 
 
 def _overflows(given: Any, value: Any) -> bool:
-    """Whether a finite number became infinity since it is more than a float holds."""
+    """Return whether a finite number became infinity because it is out of float's range."""
     if value.__class__ is not float or not math.isinf(value):
         return False
     if isinstance(given, Decimal):
@@ -99,7 +99,7 @@ def _overflows(given: Any, value: Any) -> bool:
 
 
 def _of_python(value: Any) -> Any:
-    """A value of numpy's or pandas' as Python has it; None for what pandas knows as missing."""
+    """Return a numpy or pandas value as Python's own; None for pandas' missing values."""
     if isinstance(value, np.datetime64):
         value = pd.Timestamp(value)
     elif isinstance(value, np.timedelta64):
@@ -116,7 +116,7 @@ def _of_python(value: Any) -> Any:
 
 
 def missing(value: Any) -> bool:
-    """Whether ``value`` is what Python or pandas has where there is nothing.
+    """Return whether ``value`` is a missing value of Python or pandas.
 
     Examples
     --------
@@ -170,7 +170,7 @@ def _coerce_array(pg_type: str, value: Any, numeric: Numeric) -> list[Any]:
 
 
 def _coerce_json(value: Any) -> Json:
-    """As the server will have it, so that what is seen does not change when it is answered."""
+    """Return the value as the server will store it, so that the shown value does not change on the answer."""
     if isinstance(value, UndecodedJson):
         raise ValueError("this is the text of JSON that a cell cannot hold; write it with SQL")
     try:

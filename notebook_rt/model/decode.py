@@ -1,11 +1,11 @@
-"""Decoding JSON fast without losing digits.
+"""Decodes JSON fast without losing digits.
 
-In go the bytes of a socket frame or a REST page, out come Python values whose integers are exact at
-any length, and whose other numbers are floats, or Decimals if asked (promise 11). Whatever is JSON is
-decoded, at any depth; what of it a cell cannot hold is ``store.values``' business (promise 14).
+Input: the bytes of a socket frame or a REST page. Output: Python values whose integers are exact at any
+length, and whose other numbers are floats, or Decimals if requested (promise 11). Any valid JSON is decoded,
+at any depth; ``store.values`` handles the values that a cell cannot hold (promise 14).
 
-A frame of 797 bytes in one run of ``tests/benchmarks``: this 7.4 µs, exact 9.2, bare msgspec 7.0,
-orjson 8.1 (which has no exact numbers and makes floats of integers past 64 bits), json 16.3.
+A frame of 797 bytes in one run of ``tests/benchmarks``: this 7.4 µs, exact 9.2, bare msgspec 7.0, orjson 8.1
+(which has no exact numbers and makes floats of integers past 64 bits), json 16.3.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def decode_json(data: bytes | str, exact_numbers: bool = False) -> Any:
     data : bytes or str
         A whole JSON text.
     exact_numbers : bool
-        Numbers with a point or an exponent become Decimal instead of float; without it only those
-        that are past float's range. Integers of more digits than Python takes are Decimal too.
+        Numbers with a point or an exponent become Decimal instead of float; without it only those that are
+        past float's range. Integers with more digits than Python accepts are Decimal, too.
 
     Raises
     ------
     ValueError
-        If ``data`` is no JSON.
+        If ``data`` is not JSON.
 
     Examples
     --------
@@ -56,8 +56,10 @@ def decode_json(data: bytes | str, exact_numbers: bool = False) -> Any:
 
 
 def _leniently(data: bytes | str, parse_float: Callable[[str], Any]) -> Any:
-    """Decode what msgspec refuses though it is JSON: a number past float's range (a numeric of 1e400) or
-    of thousands of digits, half of a surrogate pair, any depth. Raises ValueError if it is not JSON.
+    """Decode JSON that msgspec refuses. Raise ValueError if it is not JSON.
+
+    That is a number past float's range (a numeric of 1e400) or of thousands of digits, half of a surrogate
+    pair, or deep nesting.
     """
     text = data if isinstance(data, str) else data.decode("utf-8-sig")
     try:
@@ -118,7 +120,7 @@ def _without_recursion(text: str, parse_float: Callable[[str], Any]) -> Any:
 
 
 def _int(text: str) -> int | Decimal:
-    """An integer; a Decimal where it has more digits than Python makes an int of."""
+    """Return an integer; a Decimal if it has more digits than Python accepts for an int."""
     try:
         return int(text)
     except ValueError:
@@ -131,7 +133,7 @@ def _float(text: str) -> float | Decimal | str:
 
 
 def _exact(text: str) -> Decimal | str:
-    """A Decimal; the text where the exponent is past what one holds."""
+    """Return a Decimal; the text if the exponent is out of its range."""
     try:
         return Decimal(text)
     except ArithmeticError:

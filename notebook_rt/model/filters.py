@@ -1,10 +1,9 @@
 """The filter language of Supabase Realtime: one parser for the socket, for REST and for this side.
 
-In goes ``column=operator.value`` (a comma means AND, ``not.`` negates, quotes protect a comma, a
-parenthesis or outer blanks; ``or=(…)`` as PostgREST has it) or a dict or list as shorthand; out
-comes a ``Filter`` that can be said to Realtime (``to_realtime``), to PostgREST (``to_rest``) and be
-asked about a typed row (``matches``, whose meaning of every operator is in ``predicates.py``).
-Keeps promise 7: the three must agree.
+Input: ``column=operator.value`` (a comma means AND, ``not.`` negates, quotes protect a comma, a parenthesis
+or outer blanks; ``or=(…)`` as in PostgREST), or a dict or list as shorthand. Output: a ``Filter`` that can be
+written for Realtime (``to_realtime``) and for PostgREST (``to_rest``) and be applied to a typed row
+(``matches``; the meaning of every operator is in ``predicates.py``). Keeps promise 7: the three must agree.
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ OPERATORS: Final = (
     *("like", "ilike", "is", "match", "imatch", "isdistinct"),
 )
 IN_LIMIT: Final = 100
-"""Values that Realtime takes in one ``in`` (docs/design/facts.md)."""
+"""Maximum number of values in one ``in`` for Realtime (docs/design/facts.md)."""
 MAX_DEPTH: Final = 20
-"""Groups within groups of an ``or``."""
+"""Maximum nesting of groups in an ``or``."""
 
 _IS_VALUES: Final = ("null", "true", "false", "unknown")
 _RESERVED_PARAMS: Final = frozenset(
     {"select", "order", "limit", "offset", "and", "or", "not.and", "not.or", "columns"}
     | {"on_conflict"}
-    | {"apikey"}  # a project's gateway takes it for the key, and may drop it: all rows would match
+    | {"apikey"}  # a project's gateway reads it as the key, and may drop it: all rows would match
 )
 _PLAIN_COLUMN: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_$ ]*(?<! )\Z")
 _SYMBOLS: Final = dict(
@@ -50,11 +49,11 @@ _SYMBOLS: Final = dict(
     )
 )
 _NEEDS_QUOTES: Final = re.compile(r'[,(){}"\\]|^\s|\s\Z')
-"""``{`` begins an array, to PostgREST."""
+"""PostgREST reads ``{`` as the start of an array."""
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """One ``column=[not.]operator.value``; ``values`` holds several only for ``in``."""
+    """One ``column=[not.]operator.value``; ``values`` has several items only for ``in``."""
 
     column: str
     operator: str
@@ -76,20 +75,20 @@ class Condition(msgspec.Struct, frozen=True):
         return f"{self.column}={self._operation(quote=True)}"
 
     def to_rest(self) -> tuple[str, str]:
-        """A query parameter of PostgREST, which reserves some names."""
+        """Return a query parameter for PostgREST, which reserves some names."""
         if _PLAIN_COLUMN.match(self.column) and self.column not in _RESERVED_PARAMS:
             return self.column, self._for_rest()._operation(quote=False)
         return "and", f"({self.to_logic()})"
 
     def to_logic(self, *, rest: bool = True) -> str:
-        """A part of PostgREST's ``and=(…)`` and ``or=(…)``; without ``rest``, of a filter's text."""
+        """Return a member of PostgREST's ``and=(…)`` and ``or=(…)``; without ``rest``, of a filter's text."""
         condition = self._for_rest() if rest else self
         return f"{column_name(self.column)}.{condition._operation(quote=True)}"
 
     def _for_rest(self) -> Condition:
-        """What PostgREST, which knows ``*`` for ``%``, reads as this condition."""
+        """Return the condition that PostgREST, for which ``*`` means ``%``, reads as this one."""
         if self.operator == "in" and self.values == ("",):
-            # PostgREST reads in.("") as it reads in.(): nothing is in it.
+            # PostgREST reads in.("") like in.(): an empty list.
             return replace(self, operator="eq")
         if self.operator in ("like", "ilike") and "*" in self.value:
             pattern = "match" if self.operator == "like" else "imatch"
@@ -97,22 +96,22 @@ class Condition(msgspec.Struct, frozen=True):
         return self
 
     def to_audit(self) -> dict[str, Any]:
-        """What the SQL function ``nrt_predicate`` reads."""
+        """Return the input for the SQL function ``nrt_predicate``."""
         names = ("column", "operator", "values", "negated")
         return {name: getattr(self, name) for name in names}
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The column it asks about."""
+        """The column that it uses."""
         return (self.column,)
 
     def holds(self, row: Mapping[str, Any], schema: Schema) -> bool | None:
-        """As `Filter.matches`."""
+        """Like `Filter.matches`."""
         pg_type = schema.types.get(self.column)
         if self.column not in row or pg_type is None:
             return None
         truth = holds(self.operator, row[self.column], self.values, canonical(pg_type))
-        # holds() has SQL's three values and a fourth, "unknown to us", so that NOT NULL stays NULL.
+        # holds() has SQL's three values and a fourth, "unknowable" here, so that NOT NULL stays NULL.
         if truth == "unknowable":
             return None
         return truth is (not self.negated)
@@ -124,31 +123,31 @@ class AnyOf(msgspec.Struct, frozen=True):
     alternatives: tuple[Filter, ...]
 
     def to_realtime(self) -> str:
-        """As text. Realtime itself has no OR: `Filter.to_realtime` gives None."""
+        """Return it as text. Realtime itself has no OR: `Filter.to_realtime` returns None."""
         return f"or={self._group(rest=False)}"
 
     def to_rest(self) -> tuple[str, str]:
-        """A query parameter of PostgREST."""
+        """Return a query parameter for PostgREST."""
         return "or", self._group(rest=True)
 
     def to_logic(self, *, rest: bool = True) -> str:
-        """A part of PostgREST's ``and=(…)`` and ``or=(…)``."""
+        """Return a member of PostgREST's ``and=(…)`` and ``or=(…)``."""
         return f"or{self._group(rest=rest)}"
 
     def _group(self, *, rest: bool) -> str:
         return f"({','.join(one.to_logic(rest=rest) for one in self.alternatives)})"
 
     def to_audit(self) -> dict[str, Any]:
-        """What the SQL function ``nrt_predicate`` reads."""
+        """Return the input for the SQL function ``nrt_predicate``."""
         return {"any": [one.to_audit() for one in self.alternatives]}
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns it asks about."""
+        """The columns that it uses."""
         return tuple(name for one in self.alternatives for name in one.columns)
 
     def holds(self, row: Mapping[str, Any], schema: Schema) -> bool | None:
-        """As `Filter.matches`."""
+        """Like `Filter.matches`."""
         verdicts = [one.matches(row, schema) for one in self.alternatives]
         return True if True in verdicts else None if None in verdicts else False
 
@@ -175,12 +174,12 @@ class Filter(msgspec.Struct, frozen=True):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns it asks about, each once, in order."""
+        """The columns that it uses, each once, in order."""
         return tuple(dict.fromkeys(name for one in self.conditions for name in one.columns))
 
     @property
     def why_empty(self) -> str:
-        """Why no row may match: a value in SQL's quotes, which are compared, too; else empty.
+        """Why there may be no match: a value is in SQL's quotes, which are compared, too; else empty.
 
         >>> parse("company=eq.'J & J'").why_empty
         "no row matches company=eq.'J & J': a value has no quotes around it, and these are compared, too"
@@ -198,7 +197,7 @@ class Filter(msgspec.Struct, frozen=True):
 
     @property
     def equal(self) -> dict[str, str]:
-        """The columns that have one value in all rows that match, and that value as text.
+        """The columns that have the same value in all matching rows, and that value as text.
 
         >>> parse("user_id=eq.42,status=in.(open,held),price=gt.1").equal
         {'user_id': '42'}
@@ -212,23 +211,23 @@ class Filter(msgspec.Struct, frozen=True):
         }
 
     def to_rest(self) -> list[tuple[str, str]]:
-        """The query parameters for PostgREST, unencoded."""
+        """Return the query parameters for PostgREST, unencoded."""
         return [condition.to_rest() for condition in self.conditions]
 
     def to_logic(self, *, rest: bool = True) -> str:
-        """As a member of a group: ``a.eq.1``, or ``and(a.eq.1,b.eq.2)``."""
+        """Return it as a member of a group: ``a.eq.1``, or ``and(a.eq.1,b.eq.2)``."""
         members = [condition.to_logic(rest=rest) for condition in self.conditions]
         return members[0] if len(members) == 1 else f"and({','.join(members)})"
 
     def to_audit(self) -> list[dict[str, Any]]:
-        """What the SQL function ``nrt_predicate`` reads."""
+        """Return the input for the SQL function ``nrt_predicate``."""
         return [condition.to_audit() for condition in self.conditions]
 
     def to_realtime(self) -> str | None:
-        """The text for a ``postgres_changes`` binding; None where the socket cannot carry it.
+        """Return the text for a ``postgres_changes`` binding; None if Realtime does not support the filter.
 
-        It cannot: an ``or``, more than 100 values in an ``in``, an empty ``in``, a column whose name
-        has a reserved character. Then the table is subscribed unfiltered and ``matches`` decides.
+        Not supported: an ``or``, more than 100 values in an ``in``, an empty ``in``, a column whose name has
+        a reserved character. Then the table is subscribed unfiltered and ``matches`` decides.
         """
         for condition in self.conditions:
             if isinstance(condition, AnyOf):
@@ -240,11 +239,11 @@ class Filter(msgspec.Struct, frozen=True):
         return str(self)
 
     def matches(self, row: Mapping[str, Any], schema: Schema) -> bool | None:
-        """Whether PostgreSQL would select ``row``; None where only the server knows.
+        """Return whether PostgreSQL would select ``row``; None if only the server knows.
 
-        ``row`` is typed (``model.types``). A column that is missing from it, a comparison that
-        depends on a collation, a pattern or literal this side cannot read with certainty: None,
-        unless another condition already says no.
+        ``row`` is typed (``model.types``). The result is None for a column that is missing from the row, a
+        comparison that depends on a collation, or a pattern or literal that cannot be read here with
+        certainty, unless another condition is already false.
         """
         verdict: bool | None = True
         for condition in self.conditions:
@@ -257,11 +256,11 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 FilterSource = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | Filter | None
-"""What `parse` reads."""
+"""The inputs of `parse`."""
 
 
 def column_name(name: str) -> str:
-    """``name`` as PostgREST reads it in select, order and logic: quoted where it must be.
+    """Return ``name`` as PostgREST reads it in select, order and logic: quoted if necessary.
 
     >>> print(column_name("price"), column_name("a.b"))
     price "a.b"
@@ -292,15 +291,14 @@ def parse(source: FilterSource) -> Filter:
     Parameters
     ----------
     source
-        Realtime's text, and ``or=(a.eq.1,b.gt.2)`` as PostgREST has it; or a dict of column to value
-        (equality; a list means ``in``, None means ``is.null``) or to a dict of comparisons
-        (``{"gte": 10, "lt": 20}``); or a list of filters of which one must hold; or a ``Filter``;
-        None and ``""`` filter nothing.
+        Realtime's text, and ``or=(a.eq.1,b.gt.2)`` as in PostgREST; or a dict of column to value (equality; a
+        list means ``in``, None means ``is.null``) or to a dict of comparisons (``{"gte": 10, "lt": 20}``); or
+        a list of filters, at least one of which must hold; or a ``Filter``; None and ``""`` filter nothing.
 
     Raises
     ------
     FilterError
-        Saying what is wrong and at which position.
+        With the problem and its position.
 
     Examples
     --------
@@ -352,7 +350,7 @@ def _from_pair(column: Any, value: Any) -> Iterator[Condition]:
 
 
 def _compared(column: str, operator: str, value: Any) -> Condition:
-    """The condition; ``eq`` with None or a list becomes what SQL needs in its place."""
+    """Return the condition; ``eq`` with None or a list becomes the condition that SQL needs instead."""
     several = isinstance(value, (list, tuple, set, frozenset, range)) or (
         isinstance(value, Sequence) and not isinstance(value, (str, bytes))
     )
@@ -373,7 +371,7 @@ def _compared(column: str, operator: str, value: Any) -> Condition:
 
 
 def _literal(column: str, value: Any) -> str:
-    """The text that PostgreSQL reads as ``value``."""
+    """Return the text that PostgreSQL reads as ``value``."""
     if hasattr(value, "item") and callable(value.item) and not isinstance(value, str):
         value = value.item()  # a NumPy scalar
     if isinstance(value, bool):
@@ -398,7 +396,7 @@ def _literal(column: str, value: Any) -> str:
 
 
 class _Parser:
-    """A recursive descent over the text; ``at`` is the position an error names."""
+    """A recursive descent parser; errors name the position ``at``."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -442,7 +440,7 @@ class _Parser:
         return condition
 
     def _group(self, depth: int = 0) -> Iterator[Filter]:
-        """The members of ``(a.eq.1,and(b.gt.2,or(…)))``."""
+        """Parse the members of ``(a.eq.1,and(b.gt.2,or(…)))``."""
         opened = self.at
         if depth > MAX_DEPTH:
             raise self._fail(f"groups are nested more than {MAX_DEPTH} deep")
@@ -476,7 +474,7 @@ class _Parser:
         return Filter((self._comparison(column, ends=",)"),))
 
     def _comparison(self, column: str, *, ends: str) -> Condition:
-        """``[not.]operator.value``, up to one of ``ends``."""
+        """Parse ``[not.]operator.value``, up to one of ``ends``."""
         start = self.at
         negated = self.text.startswith("not.", self.at)
         if negated:
@@ -503,7 +501,7 @@ class _Parser:
         return operator
 
     def _value(self, ends: str) -> str:
-        """A quoted text, or everything up to one of ``ends`` outside parentheses."""
+        """Parse a quoted text, or everything up to one of ``ends`` outside parentheses."""
         if self.text.startswith('"', self.at):
             return self._quoted()
         start, depth = self.at, 0

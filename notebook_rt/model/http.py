@@ -1,4 +1,4 @@
-"""One request over HTTP and its answer, as values: what is composed, carried out and judged."""
+"""One request over HTTP and its answer, as values."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came back."""
+    """The answer to a request."""
 
     status: int
     body: Any = None
-    """What JSON says; the text where it is no JSON (``json``)."""
+    """The decoded JSON; the text if it is not JSON (``json``)."""
     retry_after: float | None = None
     """Seconds, from the header."""
     json: bool = True
     shown: tuple[int | None, int | None] | None = None
-    """Rows that it says it has, and how many there are in all (``Content-Range``)."""
+    """The range of rows that it contains, and the number of all rows (``Content-Range``)."""
     date: float = 0.0
     """Seconds since the epoch at which the server answered."""
     head_code: str = ""
-    """The code that the head names: the answer to a HEAD has no body that could."""
+    """The error code in the headers: the answer to a HEAD has no body for it."""
     html: bool = False
-    """Whether the head calls it a page for browsers."""
+    """Whether the headers call it a page for browsers."""
     server: str = ""
-    """Who answers, by the head's own word (``Server``, else ``Via``)."""
+    """The sender according to the headers (``Server``, else ``Via``)."""
 
     @property
     def page(self) -> bool:
-        """Whether it is a page for browsers, which Supabase's interfaces never answer with."""
+        """Whether it is a page for browsers, which Supabase's interfaces never send."""
         return self.html or (isinstance(self.body, str) and self.body.lstrip().startswith("<"))
 
     @property
     def empty(self) -> bool:
-        """Whether nothing came but the head."""
+        """Whether there is no body."""
         return self.body is None and not self.json
 
     @property
     def error_fields(self) -> Mapping[str, str]:
-        """What an error says: PostgREST's code, message, details and hint; a gateway's message.
+        """The texts of an error: PostgREST's code, message, details and hint; a gateway's message.
 
-        Nothing of a page for browsers is quoted, but who sent it: its text is anybody's.
+        Nothing of a page for browsers is quoted, except its sender: anyone may have written its text.
 
         >>> Answer(502, {"error": "bad gateway"}).error_fields["message"]
         'bad gateway'
@@ -80,10 +80,10 @@ class Answer(msgspec.Struct, frozen=True):
 
     @property
     def code(self) -> str:
-        """PostgreSQL's SQLSTATE or PostgREST's ``PGRST…``; empty if none came."""
+        """PostgreSQL's SQLSTATE or PostgREST's ``PGRST…``; empty if there is none."""
         return self.error_fields.get("code") or self.head_code
 
     @property
     def token_refused(self) -> bool:
-        """Whether the login is refused; a missing grant is a 401, too, to who is not signed in."""
+        """Whether the login is refused; for a client that is not signed in, a missing grant is a 401, too."""
         return self.status == 401 and self.code != "42501" and not self.page

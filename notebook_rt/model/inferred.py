@@ -1,11 +1,10 @@
 """Types of columns without a description (a function's result), inferred from the JSON values.
 
-In go the values of a column, out comes a type of PostgreSQL that holds them all. The rules, public
-in ``Session.query``: true and false are ``bool``; whole numbers ``int8``; other numbers ``float8``
-(``numeric`` where numbers are exact); texts that all have PostgreSQL's own form of a moment are
-``timestamptz``, ``timestamp`` or ``date``; other texts ``text``; objects, lists and mixtures
-``json``. Nulls say nothing. A type only ever widens, so that one odd answer does not make a
-column's type go back and forth.
+Input: the values of a column. Output: a PostgreSQL type that holds them all. The rules, public in
+``Session.query``: true and false are ``bool``; whole numbers ``int8``; other numbers ``float8`` (``numeric``
+where numbers are exact); texts that all have PostgreSQL's own form of a moment are ``timestamptz``,
+``timestamp`` or ``date``; other texts ``text``; objects, lists and mixtures ``json``. Nulls are ignored. A
+type only ever widens, so that one odd answer does not make a column's type go back and forth.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _TEXTS: Final = ("timestamptz", "timestamp", "date", "text")
 
 
 def inferred(values: Iterable[Json], before: str | None = None) -> str | None:
-    """The type that holds ``values`` and what ``before`` held; None while all are null.
+    """Return the type that holds ``values`` and the earlier values of type ``before``; None if all are null.
 
     Examples
     --------

@@ -1,6 +1,6 @@
-"""PostgreSQL's type names: what family a type is of, and what numpy, pandas and Arrow call it.
+"""PostgreSQL's type names: a type's family, and its name in numpy, pandas and Arrow.
 
-``model.types`` says which and why.
+``model.types`` has the mapping and its reasons.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ _ORDERED: Final[frozenset[str]] = frozenset(
 
 @lru_cache(maxsize=4096)
 def canonical(pg_type: str) -> str:
-    """``pg_type`` in the socket's short form: ``int8``, ``timestamptz``, ``_int4``."""
+    """Return ``pg_type`` in the socket's short form: ``int8``, ``timestamptz``, ``_int4``."""
     name = pg_type.strip()
     if name.endswith("[]"):
         return "_" + canonical(name[:-2]).lstrip("_")
@@ -91,14 +91,14 @@ def canonical(pg_type: str) -> str:
 
 
 def built_in(pg_type: str) -> bool:
-    """Whether ``pg_type`` is one of PostgreSQL's common types, not an enum or domain of somebody's."""
+    """Return whether ``pg_type`` is one of PostgreSQL's common types, not a user's enum or domain."""
     name = canonical(pg_type)
     return name in _KINDS or name in _TEXTS or name.startswith("_")
 
 
 @lru_cache(maxsize=4096)
 def kind(pg_type: str) -> Kind:
-    """The family of ``pg_type``, which decides how it is decoded, stored and compared."""
+    """Return the family of ``pg_type``, which decides how it is decoded, stored and compared."""
     name = canonical(pg_type)
     if name.startswith("_"):
         return "array"
@@ -106,15 +106,15 @@ def kind(pg_type: str) -> Kind:
 
 
 def element(pg_type: str) -> str:
-    """The element type of an array type."""
+    """Return the element type of an array type."""
     return canonical(pg_type)[1:]
 
 
 @lru_cache(maxsize=4096)
 def sortable(pg_type: str) -> bool:
-    """Whether typed values of ``pg_type`` sort here as the server sorts them.
+    """Return whether typed values of ``pg_type`` sort here as the server sorts them.
 
-    Text follows a collation and enums their declaration: only the server knows.
+    Text follows a collation and enums their declaration: only the server knows those.
     """
     return canonical(pg_type) == "uuid" or kind(pg_type) in _ORDERED
 
@@ -122,14 +122,14 @@ def sortable(pg_type: str) -> bool:
 def dtype(
     pg_type: str, backend: Backend = None, *, nulls: bool = False, numeric: Numeric = "float"
 ) -> Any:
-    """The pandas dtype of a column of ``pg_type``.
+    """Return the pandas dtype of a column of ``pg_type``.
 
     Parameters
     ----------
     backend : {None, "numpy_nullable", "pyarrow"}
         As in pandas' readers.
     nulls : bool
-        Whether the column holds a null now; counts for int and bool under the default backend.
+        Whether the column holds a null now; matters for int and bool under the default backend.
 
     Examples
     --------
@@ -159,7 +159,7 @@ def dtype(
 
 
 def arrow_type(pg_type: str) -> Any:
-    """The ``pyarrow.DataType`` of ``pg_type``; None for numeric, json, arrays: the rows decide."""
+    """Return the ``pyarrow.DataType`` of ``pg_type``; None for numeric, json, arrays: the rows decide."""
     return {
         "int": pa.int64(),
         "float": pa.float64(),

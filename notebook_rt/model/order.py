@@ -1,6 +1,6 @@
-"""An order as somebody asked for it: PostgREST's ``price.desc.nullslast``, read and written.
+"""An order as the user requested it: PostgREST's ``price.desc.nullslast``, read and written.
 
-What sorts rows by it is ``store/order.py``.
+``store/order.py`` sorts rows by it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from notebook_rt.model.kinds import sortable
 _SQL_DIRECTION: Final = re.compile(r"(.*\S)\s+(asc|desc)(ending)?(\s+nulls\s+(first|last))?", re.I)
 
 _COMMA: Final = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*\Z)')
-"""Outside of quotes."""
+"""Outside quotes."""
 _QUOTED: Final = re.compile(r'\s*"((?:[^"\\]|\\.)+)"((?:\.\w+)*)\s*\Z')
 
 
@@ -32,8 +32,9 @@ class OrderBy(msgspec.Struct, frozen=True):
 
 
 def parse_order(source: str | Sequence[str | OrderBy] | None) -> tuple[OrderBy, ...]:
-    """Read PostgREST's order: ``"price.desc,name"`` or a list of such parts; a name with a dot or a
-    comma in it stands in double quotes.
+    """Read PostgREST's order: ``"price.desc,name"`` or a list of such parts.
+
+    A name with a dot or a comma in it is in double quotes.
 
     Examples
     --------
@@ -65,7 +66,7 @@ def _order_by(text: object) -> OrderBy:
         )
     if column.startswith("-"):
         raise FilterError(f"order {text!r}: write '{column[1:]}.desc'")
-    # As in SQL: the server would take it for a column's name. One that is called so is quoted.
+    # As in SQL: the server would read it as a column's name. A column with such a name must be quoted.
     if not quoted and not words and (sql := _SQL_DIRECTION.fullmatch(column)):
         meant = f"{sql[1]}.{sql[2].lower()}" + (f".nulls{sql[5].lower()}" if sql[5] else "")
         raise FilterError(f"order {text!r}: write {meant!r}")
@@ -73,20 +74,20 @@ def _order_by(text: object) -> OrderBy:
 
 
 def known_here(order: Sequence[OrderBy], types: Mapping[str, str]) -> tuple[OrderBy, ...]:
-    """The first terms of ``order``, as far as values sort here as they do on the server.
+    """Return the first terms of ``order`` whose values sort here as they do on the server.
 
-    Rows that differ in them are in an order that is known here; of rows that are alike in them only
-    the server knows which comes first, unless these are all terms.
+    The order of rows that differ in them is known here. For rows that are equal in them only the server knows
+    which comes first, unless these are all terms.
     """
     return tuple(takewhile(lambda term: sortable(types[term.column]), order))
 
 
 def nulls_first(term: OrderBy) -> bool:
-    """Where the nulls go: PostgreSQL puts them last, but first if descending."""
+    """Return whether nulls come first: in PostgreSQL they are last, but first if descending."""
     return term.desc if term.nulls_first is None else term.nulls_first
 
 
 def order_text(term: OrderBy) -> str:
-    """``term`` as PostgREST reads it."""
+    """Return ``term`` as PostgREST reads it."""
     nulls = "nullsfirst" if nulls_first(term) else "nullslast"
     return f"{column_name(term.column)}.{'desc' if term.desc else 'asc'}.{nulls}"

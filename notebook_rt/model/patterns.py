@@ -1,7 +1,7 @@
-"""What PostgreSQL's LIKE finds in a text, at a price that is bounded.
+"""PostgreSQL's LIKE, with a limited cost.
 
-In: a text and a pattern. Out: whether it matches; None where only the server knows, or where to try might
-take longer than the loop can wait. Its regular expressions are the server's to read
+Input: a text and a pattern. Output: whether it matches; None if only the server knows, or if the match might
+take longer than the loop can wait. Regular expressions are left to the server
 (``docs/design/performance.md``, "Decided by measuring").
 """
 
@@ -12,12 +12,14 @@ from functools import lru_cache
 from typing import Final, TypeAlias
 
 STEPS: Final = 3_000_000
-"""A pattern that may take more on a text is left to the server: some 0.1 s of the loop's time."""
+"""A pattern that may take more steps on a text is left to the server: some 0.1 s of the loop's time."""
 
 
 def like(value: str, pattern: str) -> bool | None:
-    """``value LIKE pattern``: what stands between two ``%`` is found from left to right, each as
-    early as it can be, so that nothing is tried twice.
+    """Return ``value LIKE pattern``.
+
+    The pieces between two ``%`` are found from left to right, each as early as possible, so that nothing is
+    tried twice.
 
     >>> like("abcb", "a%b"), like("abc", "_"), like("50% off", "50\\\\%%"), like("a", "\\\\")
     (True, False, True, None)
@@ -42,7 +44,7 @@ def like(value: str, pattern: str) -> bool | None:
 
 
 _Piece: TypeAlias = tuple[str | None, ...]
-"""The letters between two ``%``; None stands for ``_``."""
+"""The characters between two ``%``; None stands for ``_``."""
 
 
 @lru_cache(maxsize=256)
@@ -67,7 +69,7 @@ def _at(piece: _Piece, value: str, at: int) -> bool:
 
 
 def _find(piece: _Piece, value: str, at: int, end: int) -> int:
-    """Where in ``value[at:end]`` the piece is first; -1: nowhere."""
+    """Return where in ``value[at:end]`` the piece first occurs; -1 if nowhere."""
     if None not in piece:
         return value.find("".join(map(str, piece)), at, end)
     expression = "".join("." if char is None else re.escape(char) for char in piece)
@@ -76,7 +78,7 @@ def _find(piece: _Piece, value: str, at: int, end: int) -> int:
 
 
 def like_to_regex(pattern: str) -> str:
-    """The POSIX regular expression that means what the LIKE ``pattern`` means.
+    """Return the POSIX regular expression that is equivalent to the LIKE ``pattern``.
 
     >>> like_to_regex("50*_%")
     '^50\\\\*..*$'

@@ -1,7 +1,7 @@
-"""What an analyst has in hand as JSON has it: numpy's and pandas' values, moments, Decimals, sets.
+"""Converts a user's values to JSON's types: numpy and pandas values, moments, Decimals, sets.
 
-In: arguments of a function, the payload of a broadcast, what presence shows, what a json column is
-to hold. Out: the same, of nothing but JSON's own types, as PostgreSQL and other clients read them.
+Input: arguments of a function, the payload of a broadcast, presence data, values for a json column. Output:
+the same with only JSON's own types, as PostgreSQL and other clients read them.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any, Final
 from uuid import UUID
 
 _MISSING: Final = frozenset({"NaTType", "NAType"})
-"""pandas' types of what is missing, which is not imported for them."""
+"""pandas' types of missing values; pandas is not imported for them."""
 
 
 def seconds(timeout: float | None, what: str = "timeout") -> float | None:
-    """What was given as a number of seconds.
+    """Return a user's number of seconds as a float.
 
     Raises
     ------
     TypeError
-        If it is no number.
+        If it is not a number.
 
     Examples
     --------
@@ -39,12 +39,12 @@ def seconds(timeout: float | None, what: str = "timeout") -> float | None:
 
 
 def duration(given: float, what: str) -> float:
-    """What was given as a number of seconds that is not negative, and has an end.
+    """Return a user's number of seconds, which must be finite and not negative.
 
     Raises
     ------
     TypeError
-        If it is no number.
+        If it is not a number.
     ValueError
         If it is negative or infinite.
     """
@@ -55,12 +55,12 @@ def duration(given: float, what: str) -> float:
 
 
 def json_text(value: Any, what: str) -> str:
-    """``value`` as JSON, the names in it sorted.
+    """Return ``value`` as JSON, with sorted names.
 
     Raises
     ------
     TypeError, ValueError
-        If something in it has no form in JSON; ``what`` says where.
+        If a part of it cannot be written as JSON; the message names ``what``.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def json_text(value: Any, what: str) -> str:
 
 
 def _not_finite(value: Any) -> str | None:
-    """Where the first float that JSON has no form for is in dicts and lists, and what it is."""
+    """Return where in dicts and lists the first float is that JSON cannot represent, and its value."""
     left = [("", value)]
     seen: set[int] = set()
     while left:
@@ -95,12 +95,12 @@ def _not_finite(value: Any) -> str | None:
 
 
 def plain(value: Any, what: str) -> Any:
-    """``value`` of nothing but JSON's types; raises as `json_text` does."""
+    """Return ``value`` with only JSON's types; raise like `json_text`."""
     return json.loads(json_text(value, what))
 
 
 def as_json(value: Any) -> Any:
-    """A value of a row of nothing but JSON's types; a float that is not a number as PostgreSQL's text."""
+    """Return a row's value with only JSON's types; a float that is not finite becomes PostgreSQL's text."""
     if isinstance(value, dict):
         return {str(name): as_json(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -113,10 +113,10 @@ def as_json(value: Any) -> Any:
 
 
 def as_plain(value: Any) -> Any:
-    """One value that JSON has no form for as one that it has; raises TypeError."""
+    """Convert one value that JSON cannot represent to one that it can; raise TypeError otherwise."""
     if type(value).__name__ in _MISSING:
         return None
-    if hasattr(value, "isoformat"):  # dates, times, moments, pandas' too
+    if hasattr(value, "isoformat"):  # dates, times, moments, also pandas'
         return value.isoformat()
     if hasattr(value, "tolist"):  # numpy's scalars and arrays, pandas' Series
         kind = getattr(value.dtype, "kind", "")

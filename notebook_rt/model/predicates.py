@@ -1,10 +1,10 @@
-"""What PostgreSQL's comparison operators say about a typed value, where this side can be certain.
+"""PostgreSQL's comparison operators for typed values, where the result is certain on this side.
 
-``holds`` takes an operator of the filter language, a typed value of a row and the literals of the
-filter, and answers with SQL's three values (True, False, None for NULL) or ``"unknowable"``: the
-order of text depends on the server's collation, a regular expression is PostgreSQL's own,
-a literal such as ``'now'`` means something only over there. ``"unknowable"`` costs one read of the
-row; a wrong answer would cost the truth of the table (promise 7), so every doubt goes that way.
+``holds`` takes an operator of the filter language, a typed value of a row and the literals of the filter, and
+returns one of SQL's three values (True, False, None for NULL) or ``"unknowable"``: the order of text depends
+on the server's collation, a regular expression is PostgreSQL's own, a literal such as ``'now'`` has a meaning
+only on the server. ``"unknowable"`` costs one read of the row; a wrong answer would make the table wrong
+(promise 7), so every doubtful case is unknowable.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ UNKNOWABLE: Final = "unknowable"
 
 _TEXTS: Final = frozenset({"text", "varchar", "name"})
 _TIMES: Final = frozenset({"timestamptz", "timestamp", "date", "time"})
-# Extension types with an equality of their own: two texts that differ may be equal.
+# Extension types with their own equality: two different texts may be equal.
 _NOT_ENUMS: Final = frozenset(
     {"citext", "hstore", "ltree", "lquery", "cube", "seg", "isbn", "ean13", "vector", "halfvec"}
     | {"sparsevec", "geometry", "geography", "box2d", "box3d", "raster", "json", "jsonb", "xml"}
@@ -52,7 +52,7 @@ _ISO: Final = {
 
 
 def holds(operator: str, value: Any, literals: tuple[str, ...], pg_type: str) -> Truth:
-    """``value operator literal`` as PostgreSQL says it.
+    """Return ``value operator literal`` as PostgreSQL evaluates it.
 
     Examples
     --------
@@ -64,7 +64,7 @@ def holds(operator: str, value: Any, literals: tuple[str, ...], pg_type: str) ->
     if operator == "is":
         return _is(value, literals[0], pg_type)
     if operator == "isdistinct":
-        # A literal that the type cannot read is an error over there, NULL or not.
+        # A literal that the type cannot read is an error on the server, NULL or not.
         if value is None:
             return True if _sign("", literals[0], pg_type, probe=True) != UNKNOWABLE else UNKNOWABLE
         sign = _sign(value, literals[0], pg_type)
@@ -103,7 +103,7 @@ def _compare(operator: str, value: Any, literal: str, pg_type: str) -> Truth:
     sign = _sign(value, literal, pg_type)
     if sign == UNKNOWABLE:
         return UNKNOWABLE
-    if sign == "different":  # not equal, and which is greater is the server's to say
+    if sign == "different":  # not equal; only the server knows which is greater
         return {"eq": False, "neq": True}.get(operator, UNKNOWABLE)
     assert isinstance(sign, int)
     match operator:
@@ -122,8 +122,9 @@ def _compare(operator: str, value: Any, literal: str, pg_type: str) -> Truth:
 
 
 def literal(pg_type: str, text: str) -> Any:
-    """A filter's literal as typed values of ``pg_type`` compare with it; None where this side cannot
-    read it with certainty.
+    """Return a filter's literal as a value that compares with typed values of ``pg_type``.
+
+    None if it cannot be read here with certainty.
     """
     comparer = _comparer(pg_type)
     try:
@@ -136,9 +137,9 @@ _Sign: TypeAlias = int | Literal["different", "unknowable"]
 
 
 def _sign(value: Any, literal: str, pg_type: str, *, probe: bool = False) -> _Sign:
-    """-1, 0, 1 as ``value`` is less than, equal to, greater than the literal.
+    """Return -1, 0 or 1 as ``value`` is less than, equal to or greater than the literal.
 
-    ``probe`` asks only whether the literal can be read as ``pg_type``.
+    With ``probe``, check only whether the literal can be read as ``pg_type``.
     """
     comparer = _comparer(pg_type)
     if comparer is None:
@@ -179,7 +180,7 @@ def _comparer(
         return (lambda text: _read_time(text, pg_type)), _order_time
     if pg_type.startswith("_") or pg_type in _NOT_ENUMS:
         return None
-    return str, _order_text  # an enum: its labels are equal or not; their order is the type's
+    return str, _order_text  # an enum: its labels are equal or not; their order belongs to the type
 
 
 def _three_way(mine: Any, theirs: Any) -> _Sign:
@@ -209,7 +210,7 @@ def _read_float(text: str) -> float:
 
 
 def _order_float(mine: Any, theirs: float) -> _Sign:
-    """PostgreSQL's order of floats: NaN equals NaN and is greater than every number."""
+    """Compare floats in PostgreSQL's order: NaN equals NaN and is greater than every number."""
     mine = float(mine)
     if math.isnan(mine) or math.isnan(theirs):
         return _three_way(math.isnan(mine), math.isnan(theirs))
@@ -227,7 +228,7 @@ def _read_numeric(text: str) -> Decimal:
 
 def _order_numeric(mine: Any, theirs: Decimal) -> _Sign:
     if isinstance(mine, float):
-        # A float64 stands for all numerics that round to it: unequal floats decide, equal do not.
+        # A float64 stands for all numerics that round to it: unequal floats decide, equal ones do not.
         sign = _order_float(mine, float(theirs))
         exact = math.isnan(mine) or math.isinf(mine)
         return sign if sign != 0 or (exact and not theirs.is_finite()) else UNKNOWABLE
@@ -260,7 +261,7 @@ def _read_uuid(text: str) -> str:
 
 def _read_time(text: str, pg_type: str) -> Any:
     if not _ISO[pg_type].match(text):
-        raise ValueError(text)  # a clock's words, an unknown zone, the session's date style
+        raise ValueError(text)  # words such as 'now', an unknown zone, the session's date style
     return decode(pg_type, text, "rest")
 
 
@@ -277,7 +278,7 @@ def _like(operator: str, value: Any, pattern: str, pg_type: str) -> Truth:
         return UNKNOWABLE
     if operator == "ilike":
         if not (value.isascii() and pattern.isascii()):
-            return UNKNOWABLE  # folding case is the locale's business
+            return UNKNOWABLE  # case folding depends on the locale
         value, pattern = value.lower(), pattern.lower()
     found = like(value, pattern)
     return UNKNOWABLE if found is None else found

@@ -1,15 +1,15 @@
-"""What the pure machines need of a table: rows in, rows out, one batch at a time.
+"""The interface between the pure machines and a table's storage: rows in, rows out, one batch at a time.
 
-``Rows`` is the seam between deciding and storing. The mirror (``sync/table/mirror.py``) decides what the
-table must look like and says it in ``Op``s; whatever stands behind ``Rows`` makes it so: the
-columnar table of ``store/`` in production, a dict of dicts in the tests, and the overlay of local
-edits (``edits/overlay.py``) in between, which is a ``Rows`` itself over another ``Rows``.
+``Rows`` separates deciding from storing. The mirror (``sync/table/mirror.py``) decides what the table must
+look like and expresses it in ``Op``s; an implementation of ``Rows`` carries them out: the columnar table of
+``store/`` in production, a dict of dicts in the tests, and the overlay of local edits (``edits/overlay.py``)
+in between, which is itself a ``Rows`` over another ``Rows``.
 
-Values are *typed*: what ``store.types`` decodes a JSON value to, equal whether it came over REST or
-the socket (promise 11). Keys are the typed value of the key column, or a tuple of them for a
-composite key, in the order of the key's columns.
+Values are *typed*: ``store.types`` decodes JSON values to them, equal whether they came over REST or the
+socket (promise 11). Keys are the typed value of the key column, or a tuple of them for a composite key, in
+the order of the key's columns.
 
-What is made for each change is a ``msgspec.Struct``: a frozen dataclass takes six times as long to make.
+The objects made for each change are ``msgspec.Struct``s: a frozen dataclass takes six times as long to make.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ Row: TypeAlias = Mapping[str, Any]
 
 Json: TypeAlias = Any
 WireRow: TypeAlias = Mapping[str, Json]
-"""A row as JSON gave it (REST form): column name to undecoded JSON value."""
+"""A row as decoded from JSON (REST form): column name to undecoded JSON value."""
 
 
 class Upsert(msgspec.Struct, frozen=True, gc=False):  # many live at once, and none is in a cycle
-    """Set the given columns of ``key``; insert the row if it is not there (missing columns null)."""
+    """Set the given columns of ``key``; insert the row if it does not exist (missing columns null)."""
 
     key: Key
     row: Row
     at: float | None = None
-    """When it was committed, seconds since the epoch by the server's clock; None: nobody said."""
+    """Commit time, seconds since the epoch by the server's clock; None if unknown."""
 
 
 class Delete(msgspec.Struct, frozen=True, gc=False):
-    """Remove ``key``; if it is not there, only give up the place that was kept for it."""
+    """Remove ``key``; if it does not exist, only give up the place that was kept for it."""
 
     key: Key
     at: float | None = None
     """See ``Upsert``."""
     keeps_place: bool = False
-    """Whether the row comes back to its place, where the key is upserted again: a pending edit hides it."""
+    """Whether the row returns to its place if the key is upserted again: a pending edit hides it."""
 
 
 Op: TypeAlias = Upsert | Delete
@@ -68,28 +68,28 @@ class RowChange(msgspec.Struct, frozen=True):
     new: Row | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The change of nothing but JSON's types, ready for ``json.dumps``.
+        """Return the change with only JSON's types, ready for ``json.dumps``.
 
-        Moments are ISO 8601, decimals and uuids text, bytes ``\\x`` and hexadecimal digits; NaN and
-        the infinities are the texts that PostgreSQL has for them.
+        Moments are ISO 8601, decimals and uuids text, bytes ``\\x`` and hexadecimal digits; NaN and the
+        infinities are PostgreSQL's texts for them.
 
         Returns
         -------
         dict
-            ``kind``, ``key`` (a list where it is composite), ``old`` and ``new``.
+            ``kind``, ``key`` (a list if it is composite), ``old`` and ``new``.
         """
         return {name: as_json(getattr(self, name)) for name in ("kind", "key", "old", "new")}
 
 
 class LaterChanges(Sequence[RowChange]):
-    """What a batch changed, worked out when it is looked at, or before that by who gave it.
+    """The changes of a batch, computed when they are read, or earlier by the provider.
 
     Parameters
     ----------
     at_most : int
-        As many changes as there can be, known at once: what changes nothing is no change.
+        Upper limit of the number of changes, known immediately: an operation without effect is no change.
     work_out
-        Makes whoever gave this call ``resolve``.
+        Makes the provider call ``resolve``.
     """
 
     def __init__(self, at_most: int, work_out: Callable[[], None]) -> None:
@@ -98,7 +98,7 @@ class LaterChanges(Sequence[RowChange]):
         self._changes: Sequence[RowChange] | None = None
 
     def resolve(self, changes: Sequence[RowChange]) -> None:
-        """Say what they are."""
+        """Set the changes."""
         self._changes = changes
 
     def _all(self) -> Sequence[RowChange]:
@@ -124,32 +124,36 @@ class LaterChanges(Sequence[RowChange]):
 
 
 def at_most(changes: Sequence[RowChange]) -> int:
-    """How many changes these are at most, without working out what they are."""
+    """Return an upper limit of the number of changes, without computing them."""
     return changes.at_most if isinstance(changes, LaterChanges) else len(changes)
 
 
 class Load(Protocol):
-    """A whole table collected beside the one that is shown; it replaces it at ``commit``."""
+    """A whole table collected alongside the current one; it replaces it at ``commit``."""
 
     def extend(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> None:
-        """Add a page of undecoded rows, with their ``keys`` where they are known; a key seen before
-        is overwritten.
+        """Add a page of undecoded rows, with their ``keys`` if known.
+
+        A key that was added before is overwritten.
         """
 
     def prepare(self, page: Sequence[WireRow], keys: list[Key] | None = None) -> Callable[[], None]:
-        """Do most of what `extend` does, while pages before this one are still to come; what is returned
-        does the rest.
+        """Do most of the work of `extend` while earlier pages are still to come.
+
+        Return a function that does the rest.
         """
 
     def __len__(self) -> int: ...
 
     def commit(self, ops: Sequence[Op] = (), *, want_changes: bool = False) -> Sequence[RowChange]:
-        """Replace the table by what was collected with ``ops`` laid over it, as one change."""
+        """Replace the table by what was collected, with ``ops`` applied to it, as one change."""
 
 
 class Rows(Protocol):
-    """A keyed, ordered table. Order: as loaded, then as inserted; a deletion moves nothing, and neither
-    does one that is taken back (``Delete.keeps_place``).
+    """A keyed, ordered table.
+
+    Order: as loaded, then as inserted. A deletion moves no row; neither does one that is taken back
+    (``Delete.keeps_place``).
     """
 
     def __len__(self) -> int: ...
@@ -158,39 +162,42 @@ class Rows(Protocol):
 
     @property
     def pending_keys(self) -> Collection[Key]:
-        """The keys of rows of which a write was answered whose event is waited for: what comes of
-        them is to be told though it changes nothing, and may be older and ignored.
+        """The keys of rows with an answered write whose event has not arrived yet.
+
+        A change to such a row must be published even if it changes nothing, and may be older and ignored.
         """
 
     def admit(self, key: Key, sent_at: float) -> None:
-        """A read that was sent at ``sent_at`` (monotonic seconds) tells what comes next of ``key``:
-        a write that was answered before is in it.
+        """Note that the next operation on ``key`` comes from a read sent at ``sent_at`` (monotonic seconds).
+
+        It includes every write that was answered before.
         """
 
     def get(self, key: Key) -> dict[str, Any] | None:
-        """The whole row, typed, or None."""
+        """Return the whole row, typed, or None."""
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, dict[str, Any] | None]:
-        """The whole rows under ``keys``, typed; None where there is no row."""
+        """Return the whole rows under ``keys``, typed; None where there is no row."""
 
     def keys(self) -> Iterator[Key]: ...
 
     def integers(self) -> NDArray[np.int64] | None:
-        """All keys, sorted, if each is an integer of 64 bits that is known as one; else None."""
+        """Return all keys, sorted, if each is an integer that is known to fit 64 bits; else None."""
 
     def latest(self, column: str, most: int) -> list[Key]:
-        """The keys of at most so many rows whose moments in ``column`` are the latest, those first; none
-        where not all are moments.
+        """Return the keys of up to ``most`` rows with the latest moments in ``column``, latest first.
+
+        Empty if not all of them are moments.
         """
 
     def apply(self, ops: Sequence[Op], *, want_changes: bool = False) -> Sequence[RowChange]:
-        """Apply ``ops`` in order, as one change; return what changed if asked (else an empty list).
+        """Apply ``ops`` in order, as one change; return the changes if requested (else an empty list).
 
-        What is returned may be `LaterChanges`.
+        The result may be `LaterChanges`.
         """
 
     def load(self) -> Load:
         """Begin to collect a whole new table."""
 
     def differing(self, page: Sequence[WireRow]) -> list[tuple[Key, Row]]:
-        """Decode ``page`` and return the rows that are not here or differ in a given column."""
+        """Decode ``page`` and return the rows that are missing here or differ in a given column."""

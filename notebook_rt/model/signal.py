@@ -1,4 +1,4 @@
-"""A signal: something happens, and whoever has asked is told. The one way in which parts listen to others."""
+"""A signal: notifies its listeners of events. The only way in which components listen to each other."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Args = TypeVarTuple("Args")
 
 
 class Signal(Generic[*Args]):
-    """Listeners, told in the order in which they came, on the thread that tells.
+    """Listeners, called in the order in which they were added, on the notifying thread.
 
-    A listener may come or go while others are told. It must be quick and must not raise.
+    A listener may be added or removed during a notification. It must be quick and must not raise.
 
     >>> heard = []
     >>> signal = Signal()
@@ -32,12 +32,12 @@ class Signal(Generic[*Args]):
         return len(self._listeners)
 
     def add(self, fn: Callable[[*Args], object]) -> Callable[[], None]:
-        """Have ``fn`` told from now on; returns what ends it."""
+        """Call ``fn`` from now on; return a function that ends it."""
         self._listeners.append(fn)
         return partial(self.remove, fn)
 
     def remove(self, fn: Callable[[*Args], object]) -> None:
-        """Tell ``fn`` no more, if it was."""
+        """Stop calling ``fn``, if it is a listener."""
         with contextlib.suppress(ValueError):
             self._listeners.remove(fn)
 

@@ -1,7 +1,7 @@
-"""What somebody asked for: one table, through a filter, a projection, an order and a limit; a query.
+"""What the user requested: one table, with a filter, a projection, an order and a limit; or a query.
 
 A ``TableSpec`` is a value: two equal ones share one subscription and one store. It comes from
-``Session.table(...)`` and goes to the ``Mirror``; nothing in it is learnt from the server.
+``Session.table(...)`` and goes to the ``Mirror``; nothing in it is learned from the server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Source: TypeAlias = Literal["auto", "changes", "broadcast"]
 
 
 def parse_names(source: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    """Columns' names: a comma parts them in a text, as in ``select``; in a sequence it is a letter.
+    """Return column names: a comma separates them in a string, as in ``select``, but not in a sequence.
 
     >>> parse_names("id, price"), parse_names(["price, net"])
     (('id', 'price'), ('price, net',))
@@ -34,21 +34,21 @@ def parse_names(source: str | Sequence[str] | None) -> tuple[str, ...] | None:
 
 
 def check_text(given: object, what: str) -> None:
-    """Raise TypeError if ``given``, an option called ``what``, is neither a text nor None."""
+    """Raise TypeError if ``given``, an option called ``what``, is neither a string nor None."""
     if not isinstance(given, str | None):
         raise TypeError(f"{what} must be a string, not {given!r}")
 
 
 def check_name(name: object, kind: str) -> None:
-    """Raise if no table or function (``kind``) can be asked for by this name.
+    """Raise if no table or function (``kind``) can be requested by this name.
 
-    In a URL "." and ".." are steps, not names, also as "%2E" (RFC 3986, 6.2.2): whoever passes a request
-    on may take them.
+    In a URL "." and ".." are path steps, not names, also as "%2E" (RFC 3986, 6.2.2): a proxy may resolve
+    them.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no text, or empty; if it is one of the two.
+        If it is not a string, or empty; if it is "." or "..".
     """
     if not isinstance(name, str) or not name:
         raise TypeError(f"the name of a {kind} must be a string, not {name!r}")
@@ -61,24 +61,25 @@ def check_name(name: object, kind: str) -> None:
 
 
 class TableSpec(msgspec.Struct, frozen=True):
-    """One table as it was asked for."""
+    """One table as it was requested."""
 
     table: str
     schema: str = "public"
     filter: Filter = msgspec.field(default_factory=Filter)
     columns: tuple[str, ...] | None = None
-    """None: all. The key, and the columns of the order, are carried in any case."""
+    """None: all. The key, and the columns of the order, are always included."""
     key: tuple[str, ...] | None = None
-    """None: learnt from the server."""
+    """None: learned from the server."""
     order: tuple[OrderBy, ...] = ()
     limit: int | None = None
     numeric: Numeric = "float"
     watermark: str | None = "updated_at"
-    """A column that every change moves to the server's now; ignored where the table has none."""
+    """A column that every change sets to the server's now; ignored if the table does not have it."""
     source: Source = "changes"
-    """How changes come: by Postgres Changes, by broadcast from the database, or by that where it can be."""
+    """How changes arrive: by Postgres Changes, by broadcast from the database, or by broadcast if possible.
+    """
     named: tuple[str, ...] = ()
-    """Columns that are spoken of elsewhere (``merge=``): there though no row shows them."""
+    """Columns that are mentioned elsewhere (``merge=``): fetched even if no row shows them."""
     summed: tuple[str, ...] = ()
     """Those of them whose differences are added (``"delta"``): numbers."""
     united: tuple[str, ...] = ()
@@ -96,7 +97,7 @@ class TableSpec(msgspec.Struct, frozen=True):
 
 
 class QuerySpec(TableSpec, frozen=True):
-    """A view or a function (``table``), and the tables that it is made of."""
+    """A view or a function (``table``), and the tables that it depends on."""
 
     depends_on: tuple[tuple[str, str], ...] = ()
     """Schema and table of each."""

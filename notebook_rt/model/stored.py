@@ -1,4 +1,4 @@
-"""JSON as this machine's files hold it: any value of a row, back as it was."""
+"""JSON as stored in this machine's files: any value of a row, restored unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 def encode(value: Json) -> bytes:
-    """JSON for the file: at any depth, and with half a surrogate pair, as a server's row may have it."""
+    """Return JSON for the file, of any depth, and with half a surrogate pair, as in a server's row."""
     try:
         return _encode(value)
     except (RecursionError, UnicodeEncodeError):
@@ -21,7 +21,7 @@ def encode(value: Json) -> bytes:
 
 
 def decode(text: str | bytes) -> Json:
-    """What `encode` has written; raises msgspec.DecodeError where the file is damaged."""
+    """Decode the result of `encode`; raise msgspec.DecodeError if the file is damaged."""
     try:
         return _decode(text)
     except (RecursionError, msgspec.DecodeError) as error:

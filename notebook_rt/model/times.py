@@ -1,4 +1,4 @@
-"""Moments and spans as a user gives them, and as they are written; inside they are microseconds."""
+"""Moments and spans as a user gives them, and as they are printed; internally they are microseconds."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FARTHEST: Final = 60e9
-"""Seconds from the epoch to the farthest moments that are taken; more are milliseconds."""
+"""Seconds from the epoch to the farthest moment that is accepted; larger numbers are milliseconds."""
 _CLOCK: Final = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?")
 _SPAN: Final = re.compile(r"\d+(\.\d+)? ?[A-Za-z]+")
 
 
 def microseconds(time: Any, now: int) -> int:
-    """A moment as a user gives it."""
+    """Return a user's moment in microseconds."""
     import pandas as pd
 
     if isinstance(time, bool):
@@ -41,7 +41,7 @@ def microseconds(time: Any, now: int) -> int:
                 return now
             if _SPAN.fullmatch(text):
                 raise ValueError(f'a time before now has a sign: "-{text}"')
-            if _CLOCK.fullmatch(text):  # pandas would take this machine's day
+            if _CLOCK.fullmatch(text):  # pandas would use this machine's date
                 time = f"{timestamp(now):%Y-%m-%d} {text}"
         at = pd.Timestamp(time)
         at = at.tz_localize("UTC") if at.tzinfo is None else at.tz_convert("UTC")
@@ -53,7 +53,7 @@ def microseconds(time: Any, now: int) -> int:
 
 
 def microseconds_of(span: Any) -> int:
-    """A span as a user gives it: ``"1h"``, a ``timedelta``, seconds."""
+    """Return a user's span in microseconds: ``"1h"``, a ``timedelta``, seconds."""
     import pandas as pd
 
     try:
@@ -82,7 +82,7 @@ def _timedelta(given: Any) -> pd.Timedelta:
 
 
 def speed_of(given: Any) -> float:
-    """Recorded seconds a second."""
+    """Return a user's speed: recorded seconds per second."""
     try:
         found = float(given)
     except (TypeError, ValueError, OverflowError):
@@ -103,7 +103,7 @@ def clock_text(when: int) -> str:
 
 
 def clock_texts(*moments: int) -> list[str]:
-    """Moments to be told apart: to the microsecond, where seconds do not do it."""
+    """Return distinct texts for different moments: with microseconds if seconds are not enough."""
     short = [clock_text(one) for one in moments]
     if len({*short}) == len({*moments}):
         return short

@@ -1,8 +1,7 @@
 """One table from PostgreSQL's types to Python values and pandas dtypes, and back (promise 11).
 
-In goes a JSON value as PostgREST (``"rest"``) or Realtime (``"socket"``) sent it, out comes a
-*typed* value, the same for both. The values are chosen to be fast, hashable where they can be, and
-equal to what ``df.loc`` shows:
+Input: a JSON value from PostgREST (``"rest"``) or Realtime (``"socket"``). Output: a *typed* value, the same
+for both. The values are chosen to be fast, hashable if possible, and equal to what ``df.loc`` shows:
 
 ===========================  ========================  =======================  =================
 PostgreSQL                   typed value               pandas (default)         pyarrow backend
@@ -16,31 +15,31 @@ timestamp                    datetime, naive           datetime64[us]           
 date                         date                      datetime64[us]           date32
 time                         time                      object                   time64[us]
 bytea                        bytes                     object                   large_binary
-json jsonb                   what JSON says            object                   object
+json jsonb                   the JSON value            object                   object
 arrays                       list (nested)             object                   object
 everything else              str                       str                      large_string
 ===========================  ========================  =======================  =================
 
-Everything else is text, enums, uuid, inet, ranges, money, bit and so on: what PostgreSQL prints.
+Everything else (enums, uuid, inet, ranges, money, bit and so on) is text: what PostgreSQL prints.
 ``interval`` too: ``1 year 2 mons`` has no length in seconds, and timetz has no pandas counterpart.
 
-Decisions, each so that nothing is lost without a word:
+Decisions, each made so that nothing is lost silently:
 
-* **A column's dtype is a function of the rows it holds**: int64 becomes Int64 while there is a null
-  (bool: boolean), and int64 again when there is none. A frame that has lived for a day has the
-  dtypes that a fresh one would have. ``dtype_backend`` makes nullable dtypes unconditional.
-* ``infinity``, years BC and years past 9999 fit no ``datetime``: their typed value is PostgreSQL's
-  own text, and the DataFrame's column is ``object`` (datetimes and texts) while it holds one. In
-  the same way a value that does not fit its declared type is kept as it is, in an object column.
-* ``numeric`` is a float64 unless the table was asked for with ``numeric="decimal"`` (``Session.table``,
-  or ``Options.numeric`` for a session). With it the pyarrow backend has decimal128, or 256, with the
-  scale of the longest value; a NaN or an infinity among them makes the column object.
-* null and NaN in a float column are two typed values; in default pandas both show as NaN, the two
-  other backends tell them apart as far as pandas does.
-* JSON ``null`` and SQL ``NULL`` in a json column are one value in JSON, hence here. Numbers inside
-  json are floats as in every JSON library; ``numeric`` is exact where it was asked for.
-* A type name in PostgreSQL's long form (``timestamp with time zone``, ``integer[]``,
-  ``numeric(10,2)``, as PostgREST's OpenAPI says it) means the same as the short one.
+* **A column's dtype is a function of the rows it holds**: int64 becomes Int64 while there is a null (bool:
+  boolean), and int64 again when there is none. A frame that has existed for a day has the same dtypes as a
+  new one. ``dtype_backend`` makes nullable dtypes unconditional.
+* ``infinity``, years BC and years past 9999 fit no ``datetime``: their typed value is PostgreSQL's own text,
+  and the DataFrame's column is ``object`` (datetimes and texts) while it holds one. Likewise, a value that
+  does not fit its declared type is kept unchanged, in an object column.
+* ``numeric`` is a float64 unless the table was requested with ``numeric="decimal"`` (``Session.table``, or
+  ``Options.numeric`` for a session). With it the pyarrow backend has decimal128, or 256, with the scale of
+  the longest value; a NaN or an infinity among them makes the column object.
+* null and NaN in a float column are two typed values; in default pandas both show as NaN, the two other
+  backends distinguish them as far as pandas does.
+* JSON ``null`` and SQL ``NULL`` in a json column are one value in JSON, so also here. Numbers inside json are
+  floats as in every JSON library; ``numeric`` is exact where that was requested.
+* A type name in PostgreSQL's long form (``timestamp with time zone``, ``integer[]``, ``numeric(10,2)``, as in
+  PostgREST's OpenAPI description) means the same as the short one.
 """
 
 from __future__ import annotations
@@ -87,11 +86,11 @@ from notebook_rt.model.values import (
 from notebook_rt.quoting import did_you_mean, printable
 
 _EXACT_FLOATS: Final = 2**53
-"""Up to here every integer is a float."""
+"""Every integer up to this one is a float."""
 
 NAN_KEY: Final = float("nan")
-"""The key of the row whose key is NaN, which PostgreSQL takes for equal to itself and Python does not: one
-object, since dicts, sets and tuples ask for identity first."""
+"""The key of a row whose key is NaN, which is equal to itself in PostgreSQL but not in Python. It is a single
+object, because dicts, sets and tuples compare identity first."""
 
 __all__ = [
     "NOT_FINITE",
@@ -126,8 +125,9 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column's name, its type's (``int8``, ``text``, ``_int4``, an enum's name), and what it may
-    hold as far as the server has said: not everybody may read its description.
+    """A column's name, its type's name (``int8``, ``text``, ``_int4``, an enum's name), and its limits.
+
+    The limits are known as far as the server has reported them: not every login may read the description.
 
     Examples
     --------
@@ -139,17 +139,17 @@ class Column:
     pg_type: str = "text"
     nullable: bool = True
     choices: tuple[str, ...] = ()
-    """An enum's labels, in their order; empty: not known, or no enum."""
+    """An enum's labels, in their order; empty if unknown or not an enum."""
     filled: bool = False
-    """The server is known to fill it in where nothing is given: it has a default."""
+    """The server is known to fill it in if no value is given: it has a default."""
     generated: bool = False
-    """The server is known to compute it from other columns: nothing can be written."""
+    """The server is known to compute it from other columns: it cannot be written."""
     digits: tuple[int, int] | None = None
-    """Precision and scale of a ``numeric(6,2)``; None: not known, or without a limit."""
+    """Precision and scale of a ``numeric(6,2)``; None if unknown or unlimited."""
 
     @property
     def description(self) -> str:
-        """What it may hold, in words.
+        """Its type and limits, in words.
 
         >>> Column("price", "numeric", nullable=False, digits=(6, 2), filled=True).description
         'numeric(6,2), not null, has a default'
@@ -166,7 +166,7 @@ class Column:
         return ", ".join(filter(None, said))
 
     def refusal(self, value: Any) -> str | None:
-        """Why the server would not take a typed ``value`` here; None: it may."""
+        """Return why the server would refuse a typed ``value`` here; None if it may accept it."""
         if self.generated:
             return f"{self.name} cannot be written: the server computes it"
         if value is None:
@@ -181,7 +181,7 @@ class Column:
 
 
 def _overflows(value: Any, precision: int, scale: int) -> bool:
-    """Whether a number, rounded to ``scale``, has more digits than ``precision``, as PostgreSQL asks."""
+    """Return whether a number, rounded to ``scale``, has more digits than ``precision``, as in PostgreSQL."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or value != value:
         return False
     number = abs(Decimal(repr(value)) if isinstance(value, float) else Decimal(value))
@@ -190,7 +190,7 @@ def _overflows(value: Any, precision: int, scale: int) -> bool:
 
 @dataclass(frozen=True, repr=False)
 class Schema:
-    """A table's columns, its key's columns in order, and what ``numeric`` becomes.
+    """A table's columns, its key's columns in order, and the Python type for ``numeric``.
 
     Examples
     --------
@@ -215,7 +215,7 @@ class Schema:
     _conversions: Sequence[tuple[str, type, Callable[[Json], Any]]] = field(
         init=False, repr=False, compare=False
     )
-    """Column, the class that JSON's values have already if they are typed ones, and the decoder."""
+    """Column, the class of JSON values that are typed values already, and the decoder."""
 
     def __post_init__(self) -> None:
         types = {column.name: column.pg_type for column in self.columns}
@@ -241,20 +241,20 @@ class Schema:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns' names, in order."""
+        """The names of the columns, in order."""
         return tuple(self.types)
 
     @property
     def exact_numbers(self) -> bool:
-        """Whether JSON must be decoded with ``exact_numbers`` for this table to be exact."""
+        """Whether the JSON of this table must be decoded with ``exact_numbers``."""
         return self.numeric == "decimal" and any(
             "numeric" in canonical(column.pg_type) for column in self.columns
         )
 
     def decode(self, row: WireRow, source: Source = "rest") -> dict[str, Any]:
-        """Make a typed row of a JSON one; columns that the schema does not know are left out."""
+        """Make a typed row from a JSON row; columns that are not in the schema are left out."""
         decoders = self._decoders
-        if row.keys() >= decoders.keys():  # nearly every row of a table: only what must be changed
+        if row.keys() >= decoders.keys():  # nearly every row: change only what must be changed
             typed = dict(row)
             for name in row.keys() - decoders.keys() if len(row) > len(decoders) else ():
                 del typed[name]  # such as ``xmin``
@@ -270,7 +270,7 @@ class Schema:
         }
 
     def coerce(self, row: Row) -> dict[str, Any]:
-        """Make a typed row of a user's values; raises ValueError naming the column."""
+        """Make a typed row from a user's values; raise ValueError with the column's name."""
         typed = {}
         for name, value in row.items():
             if name not in self.types:
@@ -283,19 +283,19 @@ class Schema:
         return typed
 
     def coerce_key(self, key: Any) -> Key:
-        """Make a typed key of a user's: a value, or a tuple of them for a composite key."""
+        """Make a typed key from a user's key: a value, or a tuple of them for a composite key."""
         if len(self.key) > 1 and (not isinstance(key, tuple) or len(key) != len(self.key)):
             raise ValueError(f"the key is a tuple of {', '.join(self.key)}, not {key!r}")
         return self.key_of(self.coerce(self.values_of(key)))
 
     def key_of(self, row: Row) -> Key:
-        """The key of a typed row: the key column's value, or a tuple for a composite key."""
+        """Return the key of a typed row: the key column's value, or a tuple for a composite key."""
         if len(self.key) == 1:
             return key_part(row[self.key[0]])
         return tuple(key_part(row[name]) for name in self.key)
 
     def values_of(self, key: Key) -> dict[str, Any]:
-        """The values of the key's columns: what `key_of` makes ``key`` of."""
+        """Return the values of the key's columns; the inverse of `key_of`."""
         parts = key if len(self.key) > 1 else (key,)
         return {
             name: decode(self.types[name], json.loads(part)) if type(part) is NestedKey else part
@@ -303,12 +303,12 @@ class Schema:
         }
 
     def keys_of(self, page: Sequence[WireRow]) -> list[Key]:
-        """The typed keys of a page of undecoded rows."""
+        """Return the typed keys of a page of undecoded rows."""
         columns = [self._keys_in(name, [row[name] for row in page]) for name in self.key]
         return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
     def keys_in(self, columns: Sequence[list[Any]]) -> list[Key]:
-        """The keys of rows whose key's columns hold these typed values."""
+        """Return the keys of rows, given the typed values of the key's columns."""
         parts = [
             values if set(map(type, values)) <= _KEY_CLASSES else [key_part(one) for one in values]
             for values in columns
@@ -316,7 +316,7 @@ class Schema:
         return parts[0] if len(parts) == 1 else list(zip(*parts, strict=True))
 
     def _keys_in(self, name: str, values: list[Json]) -> list[Key]:
-        """One column of the keys of a page, decoded as a whole: row by row takes twice as long."""
+        """Return one column of a page's keys, decoded as a whole: row by row takes twice as long."""
         decode = self._decoders[name]
         if set(map(type, values)) <= {typed_class(decode)}:
             return cast("list[Key]", values)
@@ -324,32 +324,32 @@ class Schema:
         return typed if set(map(type, typed)) <= _KEY_CLASSES else [key_part(one) for one in typed]
 
     def rounds(self, row: WireRow, name: str) -> bool:
-        """Whether the float that column ``name`` is decoded to may be another number."""
+        """Return whether the float that column ``name`` is decoded to may be a different number."""
         if self.numeric == "decimal" or kind(self.types[name]) != "decimal":
             return False
         value = row[name]
         return isinstance(value, int | float) and abs(value) > _EXACT_FLOATS
 
     def lossy(self, row: WireRow) -> bool:
-        """Whether a row come over the socket holds a value that may not be the true one."""
+        """Return whether a row received over the socket has a value that may not be the true one."""
         return any(lossy(self.types[name], row[name]) for name in row if name in self.types)
 
     def project(self, names: Iterable[str]) -> Schema:
-        """This schema with only ``names`` (and the key), in the order given."""
+        """Return this schema with only ``names`` (and the key), in the order given."""
         wanted = dict.fromkeys([*names, *self.key])
         return Schema(tuple(self.column(name) for name in wanted), self.key, self.numeric)
 
     def column(self, name: str) -> Column:
-        """The column called ``name``; raises KeyError."""
+        """Return the column called ``name``; raise KeyError if there is none."""
         return self._columns[name]
 
 
 _KEY_CLASSES: Final = {int, str, bool, bytes, dt.datetime, dt.date, dt.time, type(None)}
-"""Classes of typed values that are keys as they are: hashable, and equal to themselves."""
+"""Classes of typed values that are keys unchanged: hashable, and equal to themselves."""
 
 
 def key_part(value: Any) -> Key:
-    """The typed value of a key's column as what a key is made of: it can be hashed, and equals itself."""
+    """Return the typed value of a key column as a part of a key: hashable, and equal to itself."""
     if isinstance(value, (list, dict)):
         return NestedKey(json.dumps(value, sort_keys=True, default=str))
     if value != value:

@@ -1,6 +1,6 @@
 """Values of PostgreSQL's types: from JSON, to JSON, to text, and whether two are equal.
 
-``model.types`` says which and why.
+``model.types`` has the mapping and its reasons.
 """
 
 from __future__ import annotations
@@ -21,30 +21,32 @@ _UTC: Final = dt.UTC
 INT64: Final = range(-(2**63), 2**63)
 
 JSON_DEPTH: Final = 100
-"""Lists and objects of a json cell within one another. What reads a cell recurses, some two Python frames
-a level, in a stack that has 1,000 and a notebook's own in it; documents have ten levels."""
+"""Maximum nesting of lists and objects in a json cell. Code that reads a cell recurses, some two Python
+frames a level, on a stack of 1,000 frames that a notebook also uses; documents have ten levels."""
 
 NUMERIC_DIGITS: Final = 150_000
-"""More than PostgreSQL's numeric has on either side of the point (131,072 and 16,383)."""
+"""More digits than PostgreSQL's numeric has on either side of the point (131,072 and 16,383)."""
 
 
 _DIMENSIONS: Final = 6
-"""Of a PostgreSQL array at most."""
+"""Maximum for a PostgreSQL array."""
 
 _INT_DIGITS: Final = 600
-"""Python may be told to print no int of more than 640 digits; PostgreSQL's have 19."""
+"""Python may be configured not to print ints of more than 640 digits; PostgreSQL's have 19."""
 
 
 class UndecodedJson(str):
-    """The text of a json value that a cell cannot hold (promise 14): nested deeper than `JSON_DEPTH`, with
-    a number past float's range or of thousands of digits, or with half of a surrogate pair.
+    """The text of a json value that a cell cannot hold (promise 14).
+
+    It is nested deeper than `JSON_DEPTH`, or contains a number past float's range or with thousands of
+    digits, or half of a surrogate pair.
     """
 
     __slots__ = ()
 
 
 class NestedKey(str):
-    """A list or an object where it is a key: its JSON text, names sorted."""
+    """A list or an object used as a key: its JSON text, names sorted."""
 
     __slots__ = ()
 
@@ -81,13 +83,13 @@ def _float(value: Json) -> Any:
 
 
 def _digits(value: Decimal) -> str:
-    """A number as PostgreSQL writes a numeric; with its exponent where no numeric has so many digits."""
+    """Return a number as PostgreSQL writes a numeric; with an exponent if it has too many digits for one."""
     return format(value, "f") if abs(value.adjusted()) < NUMERIC_DIGITS else str(value)
 
 
 def _decimal(value: Json) -> Any:
     try:
-        # A float's shortest text is what the JSON said, its binary value is not.
+        # A float's shortest text is what the JSON contained; its binary value is not.
         number = Decimal(repr(value) if isinstance(value, float) else value)
     except (InvalidOperation, ValueError, TypeError):
         return _unfit(value)
@@ -148,8 +150,9 @@ def _bytes(value: Json) -> Any:
 
 
 def _json(value: Json) -> Any:
-    """Undo ``exact_numbers`` inside json: its numbers are floats whichever way they came. What a cell
-    cannot hold is its text.
+    """Undo ``exact_numbers`` inside json: its numbers are floats, whichever way they came.
+
+    A value that a cell cannot hold becomes its text.
     """
     try:
         return _held_json(value, JSON_DEPTH)
@@ -184,9 +187,9 @@ def _held_json(value: Json, depth: int) -> Any:
 
 
 def ascii_json(value: Json, *, exact_numbers: bool = False) -> str:
-    """``value`` as JSON, ASCII alone, at any depth: the same whichever way it came.
+    """Return ``value`` as ASCII JSON, at any depth; the same whichever way it came.
 
-    Every digit of a Decimal is kept with ``exact_numbers``, else what a float has of them.
+    With ``exact_numbers`` every digit of a Decimal is kept, else only the digits of a float.
     """
     parts: list[str] = []
     left: list[Any] = [value]
@@ -220,7 +223,7 @@ def ascii_json(value: Json, *, exact_numbers: bool = False) -> str:
 
 
 class _Mark(str):
-    """A piece of JSON's own syntax, not a text in it."""
+    """A piece of JSON's own syntax, not a string in it."""
 
     __slots__ = ()
 
@@ -229,7 +232,7 @@ _COMMA, _END_OF_LIST, _END_OF_OBJECT = _Mark(", "), _Mark("]"), _Mark("}")
 
 
 def _unfit(value: Json) -> Any:
-    """What JSON has for a type of which it is no value: as it is, if a cell can hold that."""
+    """Return a JSON value that is not of its column's type: unchanged, if a cell can hold it."""
     return _json(value)
 
 
@@ -238,14 +241,14 @@ def _text(value: Json) -> Any:
 
 
 def _hstore(value: Json) -> Any:
-    """PostgreSQL's text of an hstore, which REST sends as an object and the socket as this text."""
+    """Return PostgreSQL's text of an hstore; REST sends an object, the socket this text."""
     if not isinstance(value, dict) or not all(isinstance(v, str | None) for v in value.values()):
         return _text(value)
     return hstore_text(value)
 
 
 def hstore_text(pairs: Mapping[str, Any]) -> str:
-    """An hstore as PostgreSQL writes it.
+    """Return an hstore as PostgreSQL writes it.
 
     >>> hstore_text({"a": "1", "b": None})
     '"a"=>"1", "b"=>NULL'
@@ -283,12 +286,12 @@ _DONE: Final[dict[Callable[[Json], Any], type]] = {
 
 
 def typed_class(decode: Callable[[Json], Any]) -> type:
-    """The class whose instances ``decode`` leaves as they are; NoneType if there is none."""
+    """Return the class whose instances ``decode`` returns unchanged; NoneType if there is none."""
     return _DONE.get(decode, type(None))
 
 
 def decoded(decode: Callable[[Json], Any], values: Sequence[Json]) -> list[Any]:
-    """Each of ``values`` as ``decode`` gives it, and None for null; as a whole where all are alike.
+    """Return ``decode(value)`` for each value, None for null; in one step if all are alike.
 
     >>> decoded(decoder("float8"), [1, 2.5]), decoded(decoder("float8"), [1, None])
     ([1.0, 2.5], [1.0, None])
@@ -317,12 +320,12 @@ _WHOLE: Final[dict[Callable[[Json], Any], Callable[[Sequence[Any]], list[Any]]]]
     _float: _floats,
     _timestamptz: _moments_in_utc,
 }
-"""What gives the same for many values at a time; it raises where it might not."""
+"""Decoders of many values at a time; they raise if the result might differ."""
 
 
 @lru_cache(maxsize=4096)
 def decoder(pg_type: str, numeric: Numeric = "float") -> Callable[[Json], Any]:
-    """The function that makes a typed value of a non-null JSON value of ``pg_type``."""
+    """Return the function that makes a typed value from a non-null JSON value of ``pg_type``."""
     family = kind(pg_type)
     if family == "decimal":
         return _decimal if numeric == "decimal" else _float
@@ -345,7 +348,7 @@ def decoder(pg_type: str, numeric: Numeric = "float") -> Callable[[Json], Any]:
 def decode(
     pg_type: str, value: Json, source: Source = "rest", *, numeric: Numeric = "float"
 ) -> Any:
-    r"""Make a typed value of a JSON value.
+    r"""Make a typed value from a JSON value.
 
     Parameters
     ----------
@@ -354,10 +357,10 @@ def decode(
     value
         The JSON value; None is null for every type.
     source : {"rest", "socket"}
-        Who sent it. The two differ in bytea only, and its forms tell themselves apart; what the
-        socket cannot say at all is found by `lossy`.
+        The sender. The two differ in bytea only, whose forms can be told apart; `lossy` finds the values that
+        the socket cannot send at all.
     numeric : {"float", "decimal"}
-        What ``numeric`` becomes. Exact only if the JSON was decoded with ``exact_numbers``.
+        The Python type for ``numeric``. Exact only if the JSON was decoded with ``exact_numbers``.
 
     Examples
     --------
@@ -372,10 +375,10 @@ def decode(
 
 
 def lossy(pg_type: str, value: Json) -> bool:
-    """Whether ``value``, come over the socket, may not be the true one (docs/design/wire.md "Values").
+    """Return whether ``value``, from the socket, may not be the true one (docs/design/wire.md "Values").
 
-    NaN and infinities arrive as null, ``char(n)`` and ``bit(n)`` are cut to one character: such a
-    row must be fetched.
+    NaN and infinities arrive as null, ``char(n)`` and ``bit(n)`` are cut to one character: such a row must be
+    fetched.
     """
     name = canonical(pg_type)
     if name.startswith("_"):
@@ -388,7 +391,7 @@ def lossy(pg_type: str, value: Json) -> bool:
 
 
 def may_be_lossy(pg_type: str) -> bool:
-    """Whether the socket may send another value than the true one for some value of ``pg_type``."""
+    """Return whether the socket may send a wrong value for some value of ``pg_type``."""
     name = canonical(pg_type).lstrip("_")
     return name in ("bpchar", "bit") or kind(name) in ("float", "decimal")
 
@@ -405,10 +408,10 @@ def _number_text(value: float | Decimal) -> str:
 
 
 def to_json(pg_type: str, value: Any) -> Json:
-    """Make of a typed value what goes into the JSON body of a write.
+    """Return the JSON of a typed value for the body of a write.
 
-    Numbers that JSON has no word for, and Decimals, go as text: PostgreSQL reads them exactly. An
-    `UndecodedJson` is what a write is based on, never what is written.
+    Numbers that JSON cannot represent, and Decimals, are sent as text: PostgreSQL reads them exactly. An
+    `UndecodedJson` can be the base of a write, but is never written.
     """
     family = kind(pg_type)
     if isinstance(value, UndecodedJson):
@@ -428,9 +431,9 @@ def to_json(pg_type: str, value: Any) -> Json:
 
 
 def to_rest(pg_type: str, value: Any) -> str:
-    r"""Make of a typed value the text that PostgreSQL reads it from, as PostgREST's filters need.
+    r"""Return the text from which PostgreSQL reads a typed value, as PostgREST's filters need it.
 
-    Quoting for the filter language is the caller's.
+    The caller must quote it for the filter language.
 
     Examples
     --------
@@ -468,7 +471,7 @@ def _array_item(pg_type: str, value: Any) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-# --- what is of its type ------------------------------------------------------------------------
+# --- whether a value is of its type -------------------------------------------------------------
 
 _CLASSES: Final[dict[Kind, tuple[type, ...]]] = {
     "float": (float,),
@@ -485,7 +488,7 @@ _CLASSES: Final[dict[Kind, tuple[type, ...]]] = {
 
 
 def fits(pg_type: str, value: Any, *, numeric: Numeric = "float") -> bool:
-    """Whether a typed, non-null value is of its type's own class, not a text or JSON kept as is."""
+    """Return whether a typed, non-null value is of its type's own class, not a text or JSON kept as is."""
     family = kind(pg_type)
     if family == "int":
         return type(value) is int and value in INT64
@@ -497,7 +500,7 @@ def fits(pg_type: str, value: Any, *, numeric: Numeric = "float") -> bool:
 
 
 def _encodable(text: str) -> bool:
-    """Whether ``text`` is Unicode: no half of a surrogate pair, which neither UTF-8 nor Arrow has."""
+    """Return whether ``text`` is Unicode: UTF-8 and Arrow have no half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -506,11 +509,11 @@ def _encodable(text: str) -> bool:
 
 
 NOT_FINITE: Final = frozenset(("NaN", "Infinity", "-Infinity"))
-"""How REST writes what JSON has no number for."""
+"""The texts in REST's JSON for values that are not JSON numbers."""
 
 
 def may_be_of(pg_type: str, value: Json) -> bool:
-    """Whether REST may write a value of ``pg_type``, one of PostgreSQL's own, as ``value``."""
+    """Return whether REST may send ``value`` for a value of ``pg_type``, a built-in type of PostgreSQL."""
     if value is None or not built_in(pg_type):
         return True
     match kind(pg_type):
@@ -528,11 +531,11 @@ def may_be_of(pg_type: str, value: Json) -> bool:
 
 
 _ATOMS: Final = frozenset({int, float, str, bool, dt.datetime, dt.date, Decimal})
-"""Two of the same of these classes are `equal` where ``==`` says so."""
+"""Classes whose instances are `equal` exactly if ``==`` is true."""
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two typed values are the same: None is None, NaN is NaN, JSON true is not 1."""
+    """Return whether two typed values are the same: None is None, NaN is NaN, JSON true is not 1."""
     if a is b:
         return True
     if isinstance(a, list) and isinstance(b, list):
@@ -545,13 +548,13 @@ def equal(a: Any, b: Any) -> bool:
 
 
 _EXACT: Final = _ATOMS - {float, Decimal}
-"""Two equal values of one of these classes show nothing that tells them apart."""
+"""Classes whose equal values cannot be told apart."""
 
 
 def is_same(a: Any, b: Any) -> bool:
-    """Whether one of two typed values can take the other's place, as far as is told quickly.
+    """Return whether one of two typed values can replace the other, as far as a quick check shows.
 
-    Not so 0.0 and -0.0, or 1.0 and 1.00 among decimals, which are `equal`.
+    It cannot for 0.0 and -0.0, or 1.0 and 1.00 as decimals, which are `equal`.
     """
     if a is b:
         return True
@@ -562,7 +565,7 @@ def is_same(a: Any, b: Any) -> bool:
 
 
 def differs(row: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
-    """Whether a column of ``row`` is another in ``known``; one that ``known`` lacks is null there."""
+    """Return whether a column of ``row`` differs in ``known``; a column missing there counts as null."""
     for name, value in row.items():
         mine = known.get(name)
         if mine is value:

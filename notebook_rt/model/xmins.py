@@ -1,4 +1,4 @@
-"""Many rows' ``xmin`` by their keys: in two arrays where the keys are integers, else in a dict.
+"""The ``xmin`` of many rows by their keys: in two arrays if the keys are integers, else in a dict.
 
 A dict of a million integers takes a quarter of a second to make, and 100 MB.
 """
@@ -18,7 +18,7 @@ Ints: TypeAlias = NDArray[np.int64]
 
 
 def integers(keys: Collection[Key]) -> Ints | None:
-    """``keys`` as an array, if each is an int of at most 64 bits."""
+    """Return ``keys`` as an array, if each is an int of at most 64 bits."""
     if not set(map(type, keys)) <= {int}:
         return None
     try:
@@ -28,7 +28,7 @@ def integers(keys: Collection[Key]) -> Ints | None:
 
 
 def places(among: Ints, keys: Ints) -> Ints:
-    """The place of each of ``keys`` in the sorted ``among``; -1: it has none."""
+    """Return the position of each of ``keys`` in the sorted ``among``; -1 if it is not there."""
     if not len(among):
         return np.full(len(keys), -1, np.int64)
     found = np.minimum(among.searchsorted(keys), len(among) - 1)
@@ -36,33 +36,33 @@ def places(among: Ints, keys: Ints) -> Ints:
 
 
 def without(among: Ints, keys: Ints) -> Ints:
-    """The sorted ``among`` without those of ``keys`` that are there."""
+    """Return the sorted ``among`` without ``keys``."""
     at = places(among, keys)
     return np.delete(among, at[at >= 0])
 
 
 def merge_sorted(among: Ints, keys: Ints) -> Ints:
-    """The sorted ``among`` and ``keys``, each once; a few keys cost no sorting of all."""
+    """Return the sorted union of ``among`` and ``keys``; a few keys do not need a full sort."""
     new = np.unique(keys[places(among, keys) < 0])
     return np.insert(among, among.searchsorted(new), new)
 
 
 class Xmins(msgspec.Struct, frozen=True, eq=False):
-    """What is known of rows at one time; no key is in both parts."""
+    """The known ``xmin`` values at one time; no key is in both parts."""
 
     ints: Ints
     """Keys, sorted."""
     values: Ints
-    """The ``xmin`` of each; -1: not known."""
+    """The ``xmin`` of each; -1 if unknown."""
     others: Mapping[Key, int]
 
     @classmethod
     def of(cls, known: Mapping[Key, int]) -> Xmins:
-        """Those of a dict."""
+        """Make one from a dict."""
         return cls(np.empty(0, np.int64), np.empty(0, np.int64), known)
 
     def gather(self, keys: Sequence[Key]) -> list[int | None]:
-        """The ``xmin`` of each of ``keys``; None: not known."""
+        """Return the ``xmin`` of each of ``keys``; None if unknown."""
         found: list[int | None] = list(map(self.others.get, keys))
         if not len(self.ints) or None not in found:
             return found
@@ -77,7 +77,7 @@ class Xmins(msgspec.Struct, frozen=True, eq=False):
         return [number if one is None and number >= 0 else one for one, number in pairs]
 
     def column(self, keys: Ints) -> Ints:
-        """The ``xmin`` of each of these integers, in whatever order they are; -1: not known."""
+        """Return the ``xmin`` of each of these integers, in any order; -1 if unknown."""
         at = places(self.ints, keys)
         values = np.where(at < 0, -1, self.values[at]) if len(self.ints) else at
         some = [key for key in self.others if key.__class__ is int]
@@ -85,14 +85,14 @@ class Xmins(msgspec.Struct, frozen=True, eq=False):
         if changed is None:  # one has more than 64 bits
             some = [key for key in some if -(2**63) <= key < 2**63]
             changed = np.array(some, np.int64)
-        order = np.argsort(keys, kind="stable")  # quick where most are in order
+        order = np.argsort(keys, kind="stable")  # quick if most are in order
         found = places(keys[order], changed)
         new = np.array([self.others[key] for key in some], np.int64)
         values[order[found[found >= 0]]] = new[found >= 0]
         return values
 
     def get(self, key: Key) -> int | None:
-        """The ``xmin`` of one key; None: not known."""
+        """Return the ``xmin`` of one key; None if unknown."""
         found = self.others.get(key)
         if found is None and (at := self.place(key)) >= 0:
             number = self.values.item(at)
@@ -100,7 +100,7 @@ class Xmins(msgspec.Struct, frozen=True, eq=False):
         return found
 
     def place(self, key: Key) -> int:
-        """The place of ``key`` among the sorted ones; -1: it has none."""
+        """Return the position of ``key`` among the sorted keys; -1 if it is not there."""
         if key.__class__ is not int or not len(self.ints):
             return -1
         if not self.ints.item(0) <= key <= self.ints.item(-1):
@@ -109,7 +109,7 @@ class Xmins(msgspec.Struct, frozen=True, eq=False):
         return at if self.ints.item(at) == key else -1
 
     def known(self) -> tuple[Ints, Ints]:
-        """The sorted keys whose ``xmin`` is known, and these."""
+        """Return the sorted keys whose ``xmin`` is known, and these values."""
         there = self.values >= 0
         return (
             (self.ints, self.values.copy())

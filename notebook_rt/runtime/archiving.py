@@ -1,9 +1,9 @@
-"""Writes a table's past to the disk while it is recorded, and puts what an earlier kernel wrote ahead of it.
+"""Writes a table's past to the disk while it is recorded, and puts what an earlier kernel wrote before it.
 
-``Archiving`` is of one ``Recording``. It reads what was written, then gathers what is told for a second at
-a time and writes it. All that touches the disk runs on a thread beside; the loop never waits for it. Where
-the disk fails, or another kernel writes, that is said once (`keeping.Disk`), the past goes on in memory,
-and it is tried again: what was not written is a gap for the next kernel.
+``Archiving`` belongs to one ``Recording``. It reads the stored past, then gathers new entries for a second at
+a time and writes them. All disk access runs on another thread; the loop never waits for it. If the disk
+fails, or another kernel writes, that is reported once (`keeping.Disk`), the past continues in memory, and the
+write is tried again later; what was not written is a gap for the next kernel.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ AHEAD: Final = 5_000_000
 
 
 class Recorded(Protocol):
-    """What is recorded, as far as it is written."""
+    """The part of a recording that `Archiving` uses."""
 
     def read(self, look: Callable[[Past], T]) -> T:
-        """What ``schedule`` makes of the past, up to now. From any thread."""
+        """Return ``schedule(past)`` for the past up to now. From any thread."""
 
     def now(self) -> int:
-        """The server's time, in microseconds. From any thread."""
+        """Return the server's time in microseconds. From any thread."""
 
     @property
     def knows_the_time(self) -> bool:
-        """Whether the server has told what time it is."""
+        """Whether the server's time is known."""
 
 
 class Archiving:
-    """See the module. On the loop, but for what says otherwise."""
+    """See the module. Everything runs on the loop, except where noted."""
 
     def __init__(self, recording: Recorded, driver: ObservedTable, disk: Disk) -> None:
         self.recording = recording
@@ -50,9 +50,9 @@ class Archiving:
         self._what = f'the history of table "{driver.name}"'
         self._archive: Archive | None = self._find()
         self._attached = False
-        """What was written before is read."""
+        """Whether the stored past has been read."""
         self._due = False
-        """Something was told since it was written last."""
+        """Whether there are new entries since the last write."""
         self._over = False
         self._not_before = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
@@ -63,14 +63,14 @@ class Archiving:
         project, login = self.disk.owner()
         return cache.archive(Identity.of(project, login, self.driver.spec))
 
-    # What was written
+    # Reading
 
     def attach(self) -> None:
-        """Put what was written ahead of what is recorded."""
+        """Put the stored past before what is recorded."""
         self._work(self._attach(), "read a history")
 
     async def attached(self) -> None:
-        """Wait until that is done."""
+        """Wait until the stored past has been read."""
         while not (self._attached or self._over) and self._working is not None:
             await asyncio.wait([self._working])
 
@@ -82,7 +82,7 @@ class Archiving:
             found = await in_thread(lambda: self._read(archive))
         except FileNotFoundError:
             found = None
-        except Exception as error:  # whatever is in a file: it is as if it were not there
+        except Exception as error:  # any error in a file: treat the file as missing
             self._refuse(str(error))
             found = None
         if found is not None and found.refused:
@@ -97,7 +97,7 @@ class Archiving:
         self._attached = True
 
     def _read(self, archive: Archive) -> Found:
-        """On a thread beside."""
+        """Read the archive. Runs on another thread."""
         spec = self.driver.spec
 
         def view(carried: Sequence[str]) -> View:
@@ -116,7 +116,7 @@ class Archiving:
         return found
 
     def _is_ahead(self, past: Past) -> bool:
-        """Whether it reaches to a time that is still to come."""
+        """Return whether the past ends in the future."""
         last = past.last
         return last is not None and last > self.recording.now() + AHEAD
 
@@ -124,10 +124,10 @@ class Archiving:
         self.disk.refused += number
         self.disk.say(f"{self._what} is not read from the disk: {why}")
 
-    # What is written
+    # Writing
 
     def schedule(self) -> None:
-        """Something was told."""
+        """Schedule a write of new entries."""
         self._due = True
         if self._over or self._timer is not None or self._working is not None:
             return
@@ -151,7 +151,7 @@ class Archiving:
                 self.schedule()
 
     def _may_write(self) -> bool:
-        """Whether what is shown was proven, and so the server's time is known."""
+        """Return whether the rows shown were proven, which implies that the server's time is known."""
         return self._attached and self.driver.machine.proven
 
     async def _write(self) -> None:
@@ -169,15 +169,15 @@ class Archiving:
                 return
             await in_thread(lambda: self._put(archive))
             self.disk.works(self._what)
-        except FileNotFoundError:  # somebody has cleared the cache
+        except FileNotFoundError:  # the cache was cleared
             await in_thread(lambda: self.recording.read(Past.be_silent))
-        except Exception as error:  # a full disk, a read-only one
+        except Exception as error:  # a full or read-only disk
             self._not_before = time.monotonic() + AGAIN_AFTER
             await in_thread(lambda: self.recording.read(Past.be_silent))
             self.disk.fails(self._what, f"cannot be written to the disk: {error}")
 
     def _put(self, archive: Archive) -> None:
-        """On a thread beside."""
+        """Write the new entries. Runs on another thread."""
         span = most = 0
 
         def take(past: Past) -> list[Beginning | Page]:
@@ -203,7 +203,7 @@ class Archiving:
     # The end
 
     async def leave(self) -> None:
-        """Another login comes: nothing is written any more for the one that goes."""
+        """Prepare for another login: nothing more is written for the old one."""
         archive, self._archive, self._attached = self._archive, None, False
         self._stop_timer()
         if self._working is not None:
@@ -212,13 +212,13 @@ class Archiving:
             archive.close()
 
     def move(self) -> None:
-        """The other login has come."""
+        """Use the archive of the new login."""
         if not self._over:
             self._archive = self._find()
             self.attach()
 
     def close(self) -> None:
-        """Write what is left; the disk's `drain` waits for that."""
+        """Write what is left; `Disk.drain` waits for it."""
         if self._over:
             return
         self._over = True

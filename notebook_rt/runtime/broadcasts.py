@@ -1,8 +1,8 @@
 """Broadcasts as a live table: the last value of each key, or an append-only log.
 
-Payloads have no declared columns, so they are learnt from what comes: a column gets the PostgreSQL
-type that its values fit, a wider one when they no longer do. The same store as a table's holds them,
-so the same frame and the same widgets show them.
+Payloads have no declared columns, so the columns are learned from the messages: a column gets the PostgreSQL
+type that fits its values, and a wider one when they no longer fit. The rows are kept in the same kind of
+store as a table's, so the same frame and widgets show them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ AT = "at"
 
 
 class BroadcastFeed(Feed):
-    """What one event of one channel brought.
+    """The messages of one event of one channel.
 
-    ``key`` None: a log, numbered (``n``), with the time of receipt (``at``); a payload's fields of these
-    names are called ``n_`` and ``at_``. Else the last value per key.
+    ``key`` None: a log, numbered (``n``), with the time of receipt (``at``); a payload's fields with these
+    names are renamed to ``n_`` and ``at_``. Else the last value per key.
     """
 
     def __init__(self, room: Room, event: str, key: tuple[str, ...] | None, limit: int) -> None:
@@ -85,7 +85,7 @@ class BroadcastFeed(Feed):
             self.receive(message)
 
     def receive(self, message: Message) -> None:
-        """Take a message; all of one turn of the loop are applied as one."""
+        """Take a message; all messages of one turn of the loop are applied as one batch."""
         self._new.append(message)
         if len(self._new) == 1:
             asyncio.get_running_loop().call_soon(self._apply)
@@ -101,9 +101,9 @@ class BroadcastFeed(Feed):
                 self._types[name] = wider(before, value)
                 widened |= self._types[name] != before
             if not all(isinstance(row.get(name), str | int | float) for name in self.key or ()):
-                continue  # a message without its key, or with a list for one, belongs to no row
+                continue  # a message without its key, or with a list as key, has no row
             key = self._key_of(row)
-            self._rows.pop(key, None)  # the latest is last, so the first is the one to go
+            self._rows.pop(key, None)  # the latest is last, so the first is dropped first
             self._rows[key] = row
             touched[key] = None
         if not self._rows:
@@ -113,7 +113,7 @@ class BroadcastFeed(Feed):
             gone = next(iter(self._rows))
             del self._rows[gone]
             ops.append(Delete(gone))
-        with self.lock:  # what is derived of it never sees half of a batch
+        with self.lock:  # derived frames never see half of a batch
             table = self.table
             if widened or table is None:
                 known = set() if table is None else set(table.keys())
@@ -126,7 +126,7 @@ class BroadcastFeed(Feed):
         self.publish(changes, "stream", messages[-1].at)
 
     def _make_table(self) -> Table:
-        """An empty one with the columns known so far; what no message has told of a key is text."""
+        """Make an empty table with the columns known so far; a key column without values yet is text."""
         types = {**dict.fromkeys(self.key or (), "text"), **self._types}
         columns = tuple(Column(name, pg_type) for name, pg_type in types.items())
         self.schema = Schema(columns, self.key or (NUMBER,))
@@ -139,7 +139,7 @@ class BroadcastFeed(Feed):
         if not self.key:
             self._received += 1
             at = dt.datetime.fromtimestamp(message.at, dt.UTC)
-            # A payload's own fields of these names give way, or it would overwrite other messages.
+            # A payload's own fields of these names are renamed, or they would overwrite other messages.
             row = {f"{k}_" if k in (NUMBER, AT) else k: value for k, value in row.items()}
             row = {NUMBER: self._received, AT: at, **row}
         return row
@@ -150,7 +150,7 @@ class BroadcastFeed(Feed):
         return Schema(columns, names).key_of(row)
 
     def _typed(self, row: Row) -> dict[str, Any]:
-        """Whole: what a message leaves out is null."""
+        """Return the whole row: fields that the message leaves out are null."""
         return {
             name: float(value) if pg_type == "float8" and value is not None else value
             for name, pg_type in self._types.items()
@@ -159,7 +159,7 @@ class BroadcastFeed(Feed):
 
 
 def wider(pg_type: str | None, value: object) -> str:
-    """The type that holds what ``pg_type`` holds and ``value``.
+    """Return the type that holds the values of ``pg_type`` and ``value``.
 
     >>> wider(None, 1), wider("int8", 0.5), wider("float8", 2), wider("int8", "x")
     ('int8', 'float8', 'float8', 'jsonb')

@@ -1,8 +1,8 @@
-"""User callbacks: each on a thread of its own, in order, and none of them can hurt anything else.
+"""User callbacks: each runs on a thread of its own, in order, isolated from everything else.
 
-The network loop hands an item to a ``Mailbox`` and goes on. A callback that sleeps delays only
-itself; one that raises is caught, counted, logged once with its traceback, and called again for the
-next item. The thread starts with the first item and ends when no item came for a while.
+The network loop puts an item into a ``Mailbox`` and continues. A callback that sleeps delays only itself. An
+exception in a callback is caught, counted, logged once with its traceback, and the callback is called again
+for the next item. The thread starts with the first item and ends when no item arrives for a while.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ IDLE_SECONDS = 5.0
 class Mailbox:
     """Calls ``fn(*args)`` for each ``put(*args)``, one after the other.
 
-    ``size`` bounds what waits: above it the oldest item is dropped, and that is logged once. A
-    coroutine function is run to its end on the mailbox' thread. ``counted`` counts what it raises.
+    ``size`` limits the waiting items: above it the oldest item is dropped, and that is logged once. A
+    coroutine function is run to its end on the mailbox's thread. ``counted`` counts its exceptions.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Mailbox:
         self.errors = 0
         self.dropped = 0
         self.holds: object = None
-        """Kept alive while there is this mailbox."""
+        """Kept alive as long as this mailbox."""
         self._size = size
         self._counted = counted
         self._items: deque[tuple[Any, ...]] = deque()
@@ -74,22 +74,22 @@ class Mailbox:
                 try:
                     thread.start()
                 except RuntimeError:
-                    return  # from Python 3.12 on, once it is ending: nobody hears any more
+                    return  # from Python 3.12 on, while the interpreter shuts down
                 self._running = True
             self._ready.notify()
 
     @property
     def waiting(self) -> int:
-        """How many items wait."""
+        """Number of waiting items."""
         return len(self._items)
 
     @property
     def idle(self) -> bool:
-        """Nothing waits, and nothing is being called."""
+        """Whether nothing waits and nothing is being called."""
         return not self._items and not self._calling
 
     def close(self) -> None:
-        """Forget what waits; nothing is called any more."""
+        """Drop the waiting items and make no more calls."""
         with self._ready:
             self._closed = True
             self.holds = None
@@ -124,31 +124,31 @@ class Mailbox:
 
 
 def wait_step(future: concurrent.futures.Future[Any], until: float | None) -> bool:
-    """Wait a step, short enough for Ctrl-C and a progress bar; whether the future is done."""
+    """Return whether the future is done; wait for it a step short enough for Ctrl-C and a progress bar."""
     step = 0.1 if until is None else min(0.1, max(0.0, until - time.monotonic()))
     return bool(concurrent.futures.wait([future], step).done)
 
 
 class FirstRow:
-    """The first row that somebody is told, or what went wrong, for a thread that waits for it."""
+    """The first row that matches, or the error, for a thread that waits for it."""
 
     def __init__(self) -> None:
         self._future: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
         self._reported: concurrent.futures.Future[None] = concurrent.futures.Future()
 
     def reported(self) -> None:
-        """The rows that are there have been looked at."""
+        """Note that the existing rows have been checked."""
         if not self._reported.done():
             self._reported.set_result(None)
 
     def notify(self, row: dict[str, Any]) -> None:
-        """A row matches."""
+        """Report a row that matches."""
         if not self._future.done():
             self._future.set_result(row)
         self.reported()
 
     def fail(self, error: Exception) -> None:
-        """It cannot be known whether one does."""
+        """Report that matches cannot be determined."""
         if not self._future.done():
             self._future.set_exception(error)
         self.reported()
@@ -156,9 +156,9 @@ class FirstRow:
     def wait(
         self, timeout: float | None, ends: float | None, check: Callable[[], object], what: str
     ) -> dict[str, Any]:
-        """The row; ``check`` raises where none will come. Until monotonic ``ends``, ``timeout`` seconds.
+        """Return the row. Until monotonic ``ends``, ``timeout`` seconds; ``check`` raises if none will come.
 
-        The rows that are there are looked at however short that is.
+        The existing rows are checked, however short the timeout is.
 
         Raises
         ------
@@ -175,7 +175,7 @@ class FirstRow:
 
 
 def check_alert(enter: object, leave: object, name: object, debounce: float) -> None:
-    """Refuse what ``when`` cannot call or remember under, and what is no time to wait."""
+    """Refuse arguments of ``when`` that cannot be called, stored as a name or waited for."""
     for called in (enter, leave):
         if not callable(called) and (called is enter or called is not None):
             raise TypeError(f"when needs a function to call with a row, not {called!r}")
@@ -186,7 +186,7 @@ def check_alert(enter: object, leave: object, name: object, debounce: float) -> 
 
 
 class Clock:
-    """Puts into a mailbox every so many seconds, on the loop; not while the last call still runs."""
+    """Puts into a mailbox every ``seconds`` seconds, on the loop; not while the last call still runs."""
 
     def __init__(self, box: Mailbox, seconds: float, over: Callable[[], bool]) -> None:
         self._box = box
@@ -214,7 +214,7 @@ class Clock:
 
 
 class _End:
-    """What a user calls to end something; shown as a cell's last line, it says so."""
+    """A function that ends something, returned to the user; its repr, as a cell's last line, explains it."""
 
     def __init__(self, end: Callable[[], None]) -> None:
         self._end = end
@@ -227,13 +227,15 @@ class _End:
 
 
 class Subscribers:
-    """The callbacks of one thing, so that a cell that is run again replaces its callbacks instead
-    of adding them a second time.
+    """The callbacks of one object.
+
+    When a cell is run again, its callbacks replace the earlier ones instead of being added a second time.
     """
 
     def __init__(self) -> None:
         self._places: dict[object, tuple[object, list[Callable[[], None]]]] = {}
-        """Where callbacks were registered: the execution that did, and how to unsubscribe them."""
+        """Where callbacks were registered: the execution that registered them, and their unsubscribe
+        functions."""
 
     def add(
         self,
@@ -241,7 +243,7 @@ class Subscribers:
         remove: Callable[[], None],
         *lists: list[Callable[[], None]],
     ) -> Callable[[], None]:
-        """Remember ``fn``; gives back how to unsubscribe it, which is in ``lists`` until that is done."""
+        """Remember ``fn``; return its unsubscribe function, which is in ``lists`` until it is called."""
 
         def end() -> None:
             remove()
@@ -255,13 +257,13 @@ class Subscribers:
         return unsubscribe
 
     def _place(self, fn: Callable[..., Any], remove: Callable[[], None]) -> Callable[[], None]:
-        """Put it in the place of what its cell had registered when it was run before."""
+        """Replace what the same cell registered in an earlier run."""
         run = running()
         if run is None:
             return remove
         execution = run.number
         place = _lines(fn) if run.cell is None else run.cell
-        # Within one execution (a loop that registers lambdas) each is a callback of its own.
+        # Within one execution (a loop that registers lambdas) each one is a separate callback.
         before, removers = self._places.get(place, (execution, []))
         if before != execution:
             for unsubscribe_old in list(removers):
@@ -281,8 +283,9 @@ class Subscribers:
 
 
 def _lines(fn: Callable[..., Any]) -> object:
-    """What stands for a cell that has no name: the callback's code, and the object it is bound to.
-    What has no lines, like ``print``, is the same wherever it is named.
+    """Identify a cell that has no name by the callback's code, and the object it is bound to.
+
+    A callable without code, like ``print``, is the same wherever it is registered.
     """
     code = getattr(fn, "__code__", None)
     if code is None:

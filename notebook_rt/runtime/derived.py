@@ -1,9 +1,9 @@
-"""What a derived live frame shows: an operator's result, kept up with its inputs (docs/design/derivation.md).
+"""The feed of a derived live frame: an operator's result, kept up to date (docs/design/derivation.md).
 
-It is pulled, not pushed: whoever reads brings it up to date first, under the session's lock, so that what is
-seen is the operator's result of the inputs as they are at that moment, edits that wait among them. On
-the loop it is brought up to date after a batch of an input, and what changed is told: at once after a
-rest, and where changes stream in, those of `GATHER_SECONDS` as one.
+It is pulled, not pushed: every read first brings the result up to date, under the session's lock. The reader
+sees the operator's result for the inputs as they are at that moment, including pending edits. The event loop
+also brings it up to date after each batch of an input and publishes the changes: immediately after a quiet
+period; in a stream of changes, those of `GATHER_SECONDS` together.
 """
 
 from __future__ import annotations
@@ -40,33 +40,35 @@ WORST_FIRST: Final[tuple[Status, ...]] = (
 )
 
 GATHER_SECONDS: Final = 0.01
-"""How long a change of a stream waits to be told with those behind it. A thousand changes a second come
-as hundreds of batches, each of which would cost a step of the operator and of the result, and wake
-whoever listens. Nobody who reads waits for it."""
+"""How long a change in a stream waits, to be published together with the following ones. A thousand changes a
+second arrive as hundreds of batches; each would cost a step of the operator and of the result, and wake every
+listener. Reads do not wait for it."""
 
 STREAM_SECONDS: Final = 0.1
-"""What comes so soon after the last telling is of a stream: a server that is asked, or a writer with a
-timer, sends its changes in bursts, and each would be told twice, its first change and the rest."""
+"""A change that arrives this soon after the last publication is part of a stream. A polled server, or a
+writer with a timer, sends its changes in bursts; each would be published twice: its first change, then the
+rest."""
 
 Outline: TypeAlias = tuple[Table, Arranged | None]
-"""A table without a row that has the columns of another, and the view of it."""
+"""A table without rows that has the columns of another table, and its view."""
 
 _MADE: weakref.WeakKeyDictionary[Feed, weakref.WeakValueDictionary[Hashable, DerivedFeed]]
 _MADE = weakref.WeakKeyDictionary()
-"""What is made of a feed, by what it is: who asks for the same shares it, for as long as anybody reads it."""
+"""The derived feeds of each feed, by what they compute. Callers that ask for the same one share it, as long
+as it has a reader."""
 
 
 def derived_feed(
     name: str, inputs: Sequence[Feed], make: Callable[[], Operator], same: Hashable = None
 ) -> DerivedFeed:
-    """The feed that an operator makes of ``inputs``; of two that are the ``same`` there is one."""
-    if same is None or not _is_hashable(same):  # a callable object of the user's may not be
+    """Return the feed that an operator makes of ``inputs``; calls with the same ``same`` share one feed."""
+    if same is None or not _is_hashable(same):  # a user's callable object may not be
         return DerivedFeed(name, inputs, make)
     made = _MADE.setdefault(inputs[0], weakref.WeakValueDictionary())
-    about = (same, tuple(map(id, inputs)))  # a feed that is there holds its inputs
+    about = (same, tuple(map(id, inputs)))  # an existing feed keeps its inputs alive
     found = made.get(about)
     if found is None or found.status == "closed":
-        # Without the session's lock, for which the loop may wait: two threads may make one each.
+        # Does not take the session's lock, which the loop may wait for: two threads may make one each.
         found = made[about] = DerivedFeed(name, inputs, make)
     return found
 
@@ -80,7 +82,7 @@ def _is_hashable(value: object) -> bool:
 
 
 class DerivedFeed(Feed):
-    """See the module. ``make`` gives a new operator."""
+    """See the module. ``make`` returns a new operator."""
 
     def __init__(self, name: str, inputs: Sequence[Feed], make: Callable[[], Operator]) -> None:
         first = inputs[0]
@@ -88,24 +90,24 @@ class DerivedFeed(Feed):
         self.inputs = tuple(inputs)
         self.make = make
         self.holds: object = None
-        """Kept alive while there is this feed: the handles on the inputs."""
+        """Kept alive as long as this feed: the handles on the inputs."""
         self.readers: weakref.WeakSet[Hashable] = weakref.WeakSet()
-        """The handles on it that are open."""
+        """The open handles on this feed."""
         self._derived: Derived | None = None
         self._bound: tuple[tuple[Table | None, Ordered | None], ...] = ()
         self._unreported: list[Sequence[RowChange]] = []
         self._reporter = Reporter()
         self._whole_schema: Schema | None = None
-        """The result's, hidden columns and all; ``schema`` is what is shown of it."""
+        """The schema of the result, including hidden columns; ``schema`` has only the visible ones."""
         self._latest: ChangeBatch | None = None
-        """The input's batch that was heard last."""
+        """The input batch that was received last."""
         self._outline: Outline | None = None
         self._checked = False
         self._told_at = float("-inf")
-        """When it was brought up to date on the loop last, by the loop's clock."""
+        """When the loop last brought it up to date, by the loop's clock."""
         self._gathering: asyncio.TimerHandle | None = None
         self._bringing = False
-        """Whether what changed is told by who brings it up to date: the loop need not be woken for it."""
+        """Whether `_bring` is running: it publishes the changes, so the loop need not be woken."""
         receiver = weakref.WeakMethod(self._receive)
 
         def on_batch(batch: ChangeBatch) -> None:
@@ -135,16 +137,16 @@ class DerivedFeed(Feed):
     # For any thread
 
     def check(self) -> None:
-        """Raise what reading it would raise, if that is so and is seen by the inputs' columns.
+        """Raise the error that a read would raise, if the columns of the inputs are enough to detect it.
 
-        It is tried without rows, which costs a moment. What is refused then is refused only if it is
-        with the rows, too.
+        The operator is tried without rows, which takes a moment. If that fails, the error is raised only if
+        the operator fails with the rows, too.
         """
         if self.status == "closed" or not self.filled:
             return
         if self._checked:
             if self.error is not None:
-                self.advance()  # what it was refused for may be gone
+                self.advance()  # the cause of the error may be gone
             return
         found = [one for feed in self.inputs if (one := _outline(feed)) is not None]
         if len(found) < len(self.inputs):
@@ -156,7 +158,7 @@ class DerivedFeed(Feed):
         tried.bind([Source(table, view) for table, view in found])
         try:
             tried.advance(want_changes=False)
-        except Exception:  # whatever it is: the rows decide
+        except Exception:  # any error: the rows decide
             self.advance()
         else:
             assert tried.table is not None  # just made
@@ -169,7 +171,7 @@ class DerivedFeed(Feed):
 
     @property
     def outline(self) -> Outline | None:
-        """What it shows, without a row; None while that is not known."""
+        """The table without rows that it shows; None while that is not known."""
         with self.lock:
             table, view = self.table, self.ordered
             if table is None:
@@ -243,7 +245,7 @@ class DerivedFeed(Feed):
             return super().find(key) if self.advance() else None
 
     def compare(self) -> tuple[int, int]:
-        """Rows that were compared with the result derived anew, and those that differed: mended now."""
+        """Derive the result again and replace it; return how many rows were compared and how many differ."""
         with self.lock:
             if not self.advance() or self._derived is None or self.table is None:
                 return 0, 0
@@ -258,7 +260,7 @@ class DerivedFeed(Feed):
             return len(before), differed or sum(one != other for one, other in pairs)
 
     def _visible_rows(self) -> dict[Key, dict[str, Any]]:
-        """What is shown, in order."""
+        """Return the visible rows, in order."""
         assert self.table is not None
         assert self.ordered is not None
         rows = self.table.gather(self.ordered.keys())
@@ -266,12 +268,12 @@ class DerivedFeed(Feed):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the result and the operator's state take, about; 0 before it is derived."""
+        """Approximate size in bytes of the result and the operator's state; 0 before the first derivation."""
         with self.lock:
             return 0 if self._derived is None else self._derived.nbytes
 
     def leave(self, reader: Hashable) -> None:
-        """A handle is closed; with the last one it ends."""
+        """Remove a handle that was closed; close the feed with the last one."""
         with self.lock:
             self.readers.discard(reader)
             if self.readers:
@@ -279,7 +281,7 @@ class DerivedFeed(Feed):
         self.close()
 
     def advance(self) -> bool:
-        """Bring it up to date with the inputs as they are; False: an input has no data yet."""
+        """Bring the result up to date with the inputs. Return False if an input has no data yet."""
         if self.status == "closed":
             return self.table is not None
         with self.lock:
@@ -317,7 +319,7 @@ class DerivedFeed(Feed):
         except Exception as problem:
             problem.__traceback__ = outside(problem.__traceback__)
             said = f"{self.name}: {type(problem).__name__}: {problem}"
-            # most likely of a function of the user's
+            # most likely from a user's function
             raise self._fails(DerivationError(said)) from problem
         self._works()
         assert derived.table is not None  # just made
@@ -331,7 +333,7 @@ class DerivedFeed(Feed):
             shown = [name for name in schema.names if not name.startswith(HIDDEN_PREFIX)]
             self.schema = schema.project(shown)
         visible = self._reporter.report(changes)
-        if first and self.listeners:  # who listened before there was anything is told of all of it
+        if first and self.listeners:  # earlier than the first data: they get all of it
             visible = self._everything(derived.view)
         if visible or first:
             self._unreported.append(visible)
@@ -349,7 +351,7 @@ class DerivedFeed(Feed):
     # On the loop
 
     def _receive(self, batch: ChangeBatch, *, gathered: bool = False) -> None:
-        """An input has changed; ``gathered``: it tells no more often than this would."""
+        """Handle a change of an input; ``gathered``: the input already limits how often it publishes."""
         if batch.cause == "login":
             self._drop()
             return
@@ -365,7 +367,7 @@ class DerivedFeed(Feed):
                 self._gathering = loop.call_later(GATHER_SECONDS, self._bring)
 
     def _bring(self) -> None:
-        """Bring it up to date and tell of it. Until somebody has looked at the result, it is not made."""
+        """Bring it up to date and publish the changes; before the first read or listener, derive nothing."""
         if self._gathering is not None:
             self._gathering.cancel()
             self._gathering = None
@@ -385,7 +387,7 @@ class DerivedFeed(Feed):
         self._told_at = asyncio.get_running_loop().time()
 
     def _drop(self) -> None:
-        """Show nothing any more of what another login saw, and say so to those who were told of it."""
+        """Remove what another login saw, and publish the removal to the listeners."""
         if self.table is None:
             return
         self._notify()
@@ -401,7 +403,7 @@ class DerivedFeed(Feed):
         self._logged = 0
 
     def _check_inputs(self) -> None:
-        """Its status is the worst of the inputs'; what cannot be derived is in error when they are there."""
+        """Take the worst status of the inputs. It is in error if it cannot be derived from their data."""
         if self.status != "closed":
             self._check_once()
             worst = min(self.inputs, key=lambda one: WORST_FIRST.index(one.status))
@@ -418,12 +420,13 @@ class DerivedFeed(Feed):
                 self.publish(changes, latest.cause, latest.commit_time)
 
     def fail(self, error: Exception) -> None:
-        """Told once; it may be mended by the next change of an input."""
+        """Report an error once; the next change of an input may fix it."""
         self._fails(error)
         self.wake_waiting(error)
 
     def _fails(self, error: Exception) -> Exception:
-        """It shows what it showed last: if there is any such thing, the session's health says so."""
+        """Keep the error and the last result. If there is a result, report the fault to the health.
+        @@ runtime/keeping.py"""
         self.error = error
         if self.table is not None and self.status != "closed":
             for each in self.faults:
@@ -437,12 +440,12 @@ class DerivedFeed(Feed):
                 each.over(self)
 
     def close(self) -> None:
-        """The last data stays."""
+        """Close the feed; the last data stays."""
         self.set_status("closed", "closed")
 
     def set_status(self, status: Status, reason: str) -> None:
         super().set_status(status, reason)
-        if status == "closed":  # by the user, as a table that it is made of
+        if status == "closed":  # by the user, like a table that it is made of
             for each in self.faults:
                 each.over(self)
 

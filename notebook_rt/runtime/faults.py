@@ -1,8 +1,8 @@
-"""What is computed from a session's tables and fails now, for its health.
+"""The current failures of what is computed from a session's tables, for its health.
 
-In: derived frames, and listeners of ``map`` and ``sql``, when they fail and when they work again. Out: their
-names and errors, for as long as anybody has them. What is closed, or has never shown anything, is not among
-them: its error is told by what the user has called.
+Input: derived frames, and listeners of ``map`` and ``sql``, when they fail and when they work again. Output:
+their names and errors, as long as they are alive. Objects that are closed, or have never shown anything, are
+not included: their error is raised by the user's own call.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 
 class Faults:
-    """See the module; for any thread. ``changed`` is called when there are others."""
+    """See the module; for any thread. ``changed`` is called when the failures change."""
 
     def __init__(self, changed: Callable[[], object]) -> None:
         self._changed = changed
@@ -23,7 +23,7 @@ class Faults:
         self._lock = threading.Lock()
 
     def failed(self, one: object, name: str, error: BaseException) -> None:
-        """``one``, which is called ``name``, shows what it showed last, and why."""
+        """Note that ``one``, named ``name``, still shows its last result, because of ``error``."""
         with self._lock:
             before, now = self._last_errors.get(one), (name, str(error))
             self._last_errors[one] = now
@@ -31,13 +31,13 @@ class Faults:
             self._changed()
 
     def over(self, one: object) -> None:
-        """It is computed again, or closed."""
+        """Note that it is computed again, or closed."""
         with self._lock:
             gone = self._last_errors.pop(one, None)
         if gone is not None:
             self._changed()
 
     def all(self) -> list[tuple[str, str]]:
-        """Names and errors, each once; those of what has just gone, not any more."""
+        """Return names and errors, each once; not those of objects that no longer exist."""
         with self._lock:
             return list(dict.fromkeys(self._last_errors.values()))

@@ -1,7 +1,7 @@
-"""Which live frames a function reads while it runs, so that what it computed is as live as they are.
+"""Records which live frames a function reads while it runs, so that its result can be kept up to date.
 
-In: ``note(frame)`` of each frame that is read. Out: the frames with the versions they had. What runs
-in another thread is not seen.
+Input: ``note(frame)`` for each frame that is read. Output: the frames with the versions they had. Reads in
+another thread are not seen.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Followed(Protocol):
-    """A live frame, as far as what is computed from it needs it."""
+    """The part of a live frame that computations from it use."""
 
     _feed: Feed
     _removers: list[Callable[[], None]]
@@ -29,7 +29,7 @@ class Followed(Protocol):
 
     @property
     def _whole(self) -> pd.DataFrame:
-        """The snapshot, the same object until it has changed; nobody writes to it."""
+        """The snapshot, the same object until it has changed; it must not be modified."""
 
     @property
     def version(self) -> int: ...
@@ -44,11 +44,11 @@ class Followed(Protocol):
         """Raise if it is in error."""
 
     def _attach(self, put: Callable[[ChangeBatch], None]) -> Callable[[], None]:
-        """Have the loop call ``put`` with each batch; returns how to end that."""
+        """Have the loop call ``put`` with each batch; return a function that ends that."""
 
 
 Reads: TypeAlias = "dict[Feed, tuple[Followed, int]]"
-"""What was read: a handle on each feed, and its version before the first read."""
+"""The frames that were read: a handle on each feed, and its version before the first read."""
 
 _reads: ContextVar[Reads | None] = ContextVar("_reads", default=None)
 _readers: ContextVar[tuple[object, ...]] = ContextVar("_readers", default=())
@@ -56,7 +56,7 @@ _readers: ContextVar[tuple[object, ...]] = ContextVar("_readers", default=())
 
 @contextmanager
 def recording(reader: object) -> Iterator[Reads]:
-    """Note in the result what the block, run for ``reader``, reads."""
+    """Record in the result what the block, run for ``reader``, reads."""
     reads: Reads = {}
     before, readers = _reads.set(reads), _readers.set((*_readers.get(), reader))
     try:
@@ -67,19 +67,19 @@ def recording(reader: object) -> Iterator[Reads]:
 
 
 def is_running(reader: object) -> bool:
-    """Whether this is read by its own function, itself or by way of others."""
+    """Return whether its own function reads it, directly or through other readers."""
     return any(one is reader for one in _readers.get())
 
 
 def note(frame: Followed) -> None:
-    """``frame`` is about to be read."""
+    """Note that ``frame`` is about to be read."""
     reads = _reads.get()
     if reads is not None and frame._feed not in reads:
         reads[frame._feed] = (frame, frame.version)
 
 
 def note_all(reads: Reads) -> None:
-    """What these reads have computed is about to be read."""
+    """Note that a result computed from these reads is about to be read."""
     outer = _reads.get()
     if outer is not None:
         for feed, read in reads.items():

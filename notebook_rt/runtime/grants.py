@@ -1,4 +1,4 @@
-"""What the login may do to one table, as far as the server has said; for any thread."""
+"""The login's rights on one table, as far as the server has reported them; for any thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from notebook_rt.runtime.observed import ObservedTable
 from notebook_rt.sync.table.discovery import described
 
 KNOW_SECONDS = 5.0
-"""How long an edit waits for what it must know of the table: its columns, the login's grants."""
+"""How long an edit waits for what it must know about the table: its columns, the login's grants."""
 
 
 class Grants:
@@ -19,28 +19,28 @@ class Grants:
         self.forget()
 
     def forget(self) -> None:
-        """There is another login."""
+        """Forget the grants: there is another login."""
         self._role = self._rest.credentials.role
-        """Whose grants are known."""
+        """The role whose grants are known."""
         self._answered: tuple[str, ...] | None = None
-        """What this login may do, as the server said when it was asked; None: it was not."""
+        """The login's grants in the server's answer; None if the server was not asked."""
 
     @property
     def _known(self) -> tuple[str, ...] | None:
         return self._driver.machine.described.grants if self._answered is None else self._answered
 
     def allow_as_known(self, right: str) -> bool:
-        """Whether this login may write so, as far as is known: unlike `allow` it never asks.
+        """Return whether this login has the right, as far as is known; unlike `allow`, never ask the server.
 
-        What is known of another role says nothing, and is asked for when something is written.
+        Grants of another role do not count; the server is asked when something is written.
         """
         known = self._known
         return known is None or right in known or self._role != self._rest.credentials.role
 
     def allow(self, right: str) -> bool:
-        """Whether this login may write so, as far as anybody says; waits before it says no.
+        """Return whether this login has the right; ask the server before returning False.
 
-        What was learnt may be of another login, or older than a grant, so that the server is asked again.
+        The known grants may be of another login, or older than a new grant, so the server is asked again.
         """
         known = self._answered = self._known
         if known is None or right in known:
@@ -50,7 +50,7 @@ class Grants:
         try:
             page = self._driver.thread.wait(asked, KNOW_SECONDS)
         except (NotebookRTError, TimeoutError):
-            return True  # the write waits for the server, and for its word
+            return True  # the write waits for the server, which decides
         self._role = self._rest.credentials.role
         self._answered = described(page.value, spec.table).grants
         return self._answered is None or right in self._answered

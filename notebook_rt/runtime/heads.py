@@ -1,7 +1,7 @@
-"""Asks for the heads of a session's logs, all in one request.
+"""Requests the heads of a session's logs, all in one request.
 
-Tables look at the same moments (``ChangeLog``); what they ask within ``GATHER`` seconds of each other is one
-question (``sync/table/heads.py``), and each gets its own part of the answer. On the loop thread.
+Tables check at the same moments (``ChangeLog``); their queries within ``GATHER`` seconds are combined into
+one (``sync/table/heads.py``), and each table gets its own part of the answer. On the loop thread.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from notebook_rt.sync.table.heads import MOST, answers, combined
 from notebook_rt.tracebacks import fresh
 
 GATHER: Final = 0.02
-"""Seconds to wait for the questions of other tables: their timers run apart by less."""
+"""Seconds to wait for the queries of other tables: their timers differ by less."""
 
 
 class Heads:
-    """See the module. ``send`` carries a question to the server."""
+    """See the module. ``send`` sends a query to the server."""
 
     def __init__(self, send: Callable[[Query], Awaitable[Page]]) -> None:
         self._send = send
@@ -28,12 +28,12 @@ class Heads:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, question: Query) -> Page:
-        """The answer to ``question``, together with what others ask now.
+        """Return the answer to ``question``, which is sent together with other tables' queries.
 
         Raises
         ------
         NotebookRTError
-            By name, as of a request of its own.
+            The same as for a separate request.
         """
         answer: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
         self._waiting.append((question, answer))

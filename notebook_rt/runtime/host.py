@@ -1,9 +1,8 @@
-"""Which notebook this code runs in: a Jupyter kernel, marimo, or none of them.
+"""The notebook that this code runs in: a Jupyter kernel, marimo, or none.
 
-Nothing in. Out: the running cell and its run, whether there is a front end to show a widget in, and
-whether a cell runs now. Neither library is imported here: whoever runs in one has it loaded. marimo
-tells its cell in a module that it does not promise to keep; where that is missing, cells have no
-names, which is what a front end that does not name them looks like.
+Output: the running cell and its run, whether there is a front end that can show a widget, and whether a cell
+is running. Neither library is imported here: code that runs in one has it loaded. marimo exposes its cell in
+a module that is not a stable API; without it, cells have no names, as in a front end that does not name them.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ class Run(msgspec.Struct, frozen=True):
     """One run of one cell."""
 
     cell: str | None
-    """The cell's name; None where the front end gives none."""
+    """The cell's name; None if the front end gives none."""
     number: object
-    """Differs from run to run."""
+    """Differs between runs."""
 
 
 def running() -> Run | None:
-    """The cell that runs in this thread; None outside a notebook."""
+    """Return the cell that runs in this thread; None outside a notebook."""
     context = _marimo()
     if context is not None:
         return _marimo_run(context)
@@ -43,21 +42,21 @@ def running() -> Run | None:
 
 
 def has_front_end() -> bool:
-    """Whether somebody may be shown a widget."""
+    """Return whether there is a front end that can show a widget."""
     return _marimo() is not None or kernel_shell() is not None
 
 
 def is_interactive() -> bool:
-    """Whether somebody sits in front of this process: a notebook, IPython, or Python's own prompt."""
+    """Return whether the process is interactive: a notebook, IPython, or Python's own prompt."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell is not None or _marimo() is not None or hasattr(sys, "ps1")
 
 
 def cell_runs() -> Callable[[], bool]:
-    """What tells, from any thread, whether marimo runs a cell of this session now.
+    """Return a function, for any thread, that returns whether marimo is running a cell of this session.
 
-    It hands on nothing from the browser meanwhile, not even while the cell awaits.
+    While a cell runs, marimo forwards nothing from the browser, not even while the cell awaits.
     """
     context = _marimo()
     if context is None:
@@ -66,10 +65,10 @@ def cell_runs() -> Callable[[], bool]:
 
 
 def at_session_end(fn: Callable[[], object]) -> Callable[[], object]:
-    """Call ``fn`` when the session that runs in this thread ends; gives back how not to.
+    """Call ``fn`` when the session that runs in this thread ends; return a function that cancels this.
 
-    ``marimo run`` serves each visitor from a thread of one process, and ends it without a word to
-    what ran in it. What is kept for a thread alone goes with it, which is a word.
+    ``marimo run`` serves each visitor from a thread of one process, and ends the thread without notifying the
+    code that ran in it. Thread-local data is released with the thread; that is the notification used here.
     """
     if _marimo() is None:
         return lambda: None
@@ -81,14 +80,14 @@ def at_session_end(fn: Callable[[], object]) -> Callable[[], object]:
 
 
 def kernel_shell() -> Any:
-    """The shell of the Jupyter kernel that this is, or None."""
+    """Return the shell of this Jupyter kernel, or None."""
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return shell if getattr(shell, "kernel", None) is not None else None
 
 
 def _marimo() -> Any:
-    """marimo's context of this thread, or None."""
+    """Return marimo's context of this thread, or None."""
     context = sys.modules.get("marimo._runtime.context")
     get = getattr(context, "safe_get_context", None)
     found = None if get is None else get()
@@ -100,11 +99,11 @@ class _Session:
 
 
 class _Thread(threading.local):
-    """What is known of the session of marimo that runs in a thread."""
+    """What is known about the marimo session that runs in a thread."""
 
     session: _Session | None = None
     execution: object = None
-    """The present run: each has an object of its own, and only this one is kept."""
+    """The current run: each run has its own object, and only the current one is kept."""
     runs = 0
 
 

@@ -1,7 +1,7 @@
-"""Changes as an iterator, for ``for`` and ``async for``: what ``LiveFrame.changes`` gives.
+"""Changes as an iterator, for ``for`` and ``async for``: the result of ``LiveFrame.changes``.
 
-In: the batches of a feed, on the loop thread. Out: the same batches, in order, on whatever thread or
-loop iterates. What is not taken is bounded: the oldest is dropped first.
+Input: the batches of a feed, on the loop thread. Output: the same batches, in order, on the thread or loop
+that iterates. The waiting batches are limited: the oldest is dropped first.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ class Changes:
     ) -> None:
         self._feed = feed
         self._taken = taken
-        """Told of each batch that is given out, in the thread that takes it."""
+        """Called with each batch that is returned, in the thread that iterates."""
         self._holds = holds
-        """Kept alive until the iteration is over or forgotten: the frame, though no variable holds it."""
+        """Kept alive until the iteration is over or garbage-collected: the frame, even if no variable holds
+        it."""
         self._timeout = timeout
         self._until = None if for_ is None else time.monotonic() + for_
         self._batches: deque[ChangeBatch] = deque(maxlen=feed.options.buffer_size)
@@ -45,9 +46,9 @@ class Changes:
         self._wake: Callable[[], object] | None = None
         self._over = False
         self._error: Exception | None = None
-        """Why the table ended, to be raised once after what came before."""
+        """Why the table ended; raised once, after the earlier batches."""
         thread = feed.thread
-        # Weakly: who leaves a loop with ``break`` closes nothing, and is forgotten all the same.
+        # Weakly: a loop that is left with ``break`` closes nothing, and must still be garbage-collected.
         weak = weakref.ref(self)
 
         def put(batch: ChangeBatch | None) -> None:
@@ -90,7 +91,7 @@ class Changes:
                 self._batches.append(batch)
             self._ready.notify_all()
             if self._wake is not None:
-                with contextlib.suppress(RuntimeError):  # their loop has ended
+                with contextlib.suppress(RuntimeError):  # the consumer's loop has ended
                     self._wake()
 
     def __iter__(self) -> Iterator[ChangeBatch]:
@@ -101,9 +102,7 @@ class Changes:
             with self._ready:
                 self._ready.wait_for(lambda: self._batches or self._over, self._patience())
         except KeyboardInterrupt as interrupt:
-            raise interrupt.with_traceback(
-                None
-            ) from None  # the lines of the wait tell the user nothing
+            raise interrupt.with_traceback(None) from None  # hides the lines of the wait
         batch = self._next()
         if batch is None:
             raise StopIteration
@@ -131,12 +130,12 @@ class Changes:
         return batch
 
     def _patience(self) -> float | None:
-        """Seconds to wait for the next batch; None: as long as it takes."""
+        """Return the seconds to wait for the next batch; None: no limit."""
         left = None if self._until is None else max(0.0, self._until - time.monotonic())
         return min((one for one in (self._timeout, left) if one is not None), default=None)
 
     def _next(self) -> ChangeBatch | None:
-        """The next batch that is here; None, or the table's error: the iteration is over."""
+        """Return the next batch that is here. At the end, return None or raise the table's error."""
         with self._ready:
             batch = self._batches.popleft() if self._batches else None
         if batch is None:
@@ -149,7 +148,7 @@ class Changes:
         return batch
 
     def close(self) -> None:
-        """Stop listening; whoever waits for the next batch gets those that are here, and no more."""
+        """Stop listening; a waiting consumer gets the batches that are here, and no more."""
         self._leave()
         self._put(None)
         self._holds = None

@@ -1,7 +1,7 @@
-"""``when`` on what is computed: which rows of each value begin and stop to match.
+"""``when`` on computed values: which rows of each value begin and stop matching.
 
-In go the values of ``map`` or of SQL, a DataFrame each; out come the `Turn`s that ``sync/watch.py`` makes
-of them. A row is told from others by the index, so that has to be one that does so.
+Input: the values of ``map`` or of SQL, each a DataFrame. Output: the `Turn`s that ``sync/watch.py`` makes of
+them. Rows are identified by the index, so it must be unique.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from notebook_rt.sync.derive.where import readable, selects
 from notebook_rt.sync.watch import Turn, Watch
 
 Condition: TypeAlias = FilterSource | Callable[[dict[str, Any]], object]
-"""A filter as of ``where``, or a function of a row."""
+"""A filter as for ``where``, or a function of a row."""
 
 
 class Judge:
@@ -32,7 +32,7 @@ class Judge:
     Parameters
     ----------
     what : str
-        What the values are of, for errors.
+        What the values belong to, for error messages.
     condition, at_once, debounce
         As ``MappedFrame.when`` takes them.
 
@@ -57,22 +57,22 @@ class Judge:
 
     @property
     def next_due(self) -> float | None:
-        """When `due` is to be called."""
+        """When to call `due`."""
         return self._watch.next_due
 
     def due(self, now: float) -> list[Turn]:
-        """What is to be told by now, at monotonic ``now``."""
+        """Return the turns that are due at monotonic ``now``."""
         return self._watch.due(now)
 
     def judge(self, value: Any, now: float) -> tuple[list[Turn], Exception | None]:
-        """The turns that a new value makes, and what the condition has raised first.
+        """Return the turns that a new value makes, and the first error that the condition raised.
 
-        A row that the condition cannot judge stays as it was.
+        A row that the condition cannot judge keeps its state.
 
         Raises
         ------
         DerivationError
-            If the value has no rows that can be told apart, or lacks a column of the filter.
+            If the rows of the value cannot be identified, or it lacks a column of the filter.
         """
         index, flat = self._flat(value)
         matches = self._matches(flat)
@@ -88,11 +88,11 @@ class Judge:
         return self._watch.whole(matching, others, now), wrong
 
     def check(self, value: Any) -> None:
-        """Raise what `judge` raises of such a value, and look at none of its rows."""
+        """Raise the errors that `judge` raises for such a value, without looking at its rows."""
         self._matches(self._flat(value)[1])
 
     def _flat(self, value: Any) -> tuple[pd.Index[Any], pd.DataFrame]:
-        """What tells the rows apart, and the rows, its levels among their columns where they are named."""
+        """Return the index, and the rows with the named index levels among their columns."""
         if isinstance(value, pd.Series):
             value = value.to_frame("value" if value.name is None else value.name)
         if not isinstance(value, pd.DataFrame):
@@ -122,14 +122,14 @@ class Judge:
 
 
 def _rows(flat: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """The rows, of typed values as those of a live frame."""
+    """Iterate over the rows, with typed values like those of a live frame."""
     names = [str(name) for name in flat.columns]
     columns = [_values(flat.iloc[:, at]) for at in range(len(names))]
     return (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
 
 
 def _values(column: pd.Series[Any]) -> list[Any]:
-    """Python's own, None for null."""
+    """Return Python's own values, None for null."""
     moments = pd.api.types.is_datetime64_any_dtype(column.dtype)
     return [
         None if null else one.to_pydatetime(warn=False) if moments else one
@@ -138,13 +138,13 @@ def _values(column: pd.Series[Any]) -> list[Any]:
 
 
 def _schema(flat: pd.DataFrame) -> Schema:
-    """What a filter compares the columns as."""
+    """Return the types that a filter compares the columns as."""
     columns = [Column(str(name), _type(flat.iloc[:, at])) for at, name in enumerate(flat.columns)]
     return Schema(tuple(columns), (columns[0].name,))
 
 
 def _type(column: pd.Series[Any]) -> str:
-    """The type of PostgreSQL by which values of a column are compared."""
+    """Return the PostgreSQL type by which the values of a column are compared."""
     types, dtype = pd.api.types, column.dtype
     if types.is_datetime64_any_dtype(dtype):
         return "timestamp" if getattr(dtype, "tz", None) is None else "timestamptz"

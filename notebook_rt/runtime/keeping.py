@@ -1,9 +1,9 @@
-"""Keeps live tables on disk: shown first by the next kernel, and written behind while this one runs.
+"""Keeps live tables on disk: the next kernel shows them first; this one updates them in the background.
 
-``Keeping`` is of one driver. It reads what was kept before anything is asked of the server; once the
-mirror has proven its rows, it writes a snapshot, and from then on what changed, some of it at a time. All
-that touches the disk runs on a thread beside; what is written is taken on the loop, between two events,
-without a copy. ``Disk`` is of a session: it says, once, what goes wrong, and nothing else comes of that.
+``Keeping`` belongs to one driver. It reads the stored table before the server is asked for anything. Once the
+mirror has proven its rows, it writes a snapshot, and from then on batches of changes. All disk access runs on
+another thread; the data to be written is taken on the event loop, between two events, without a copy.
+``Disk`` belongs to a session: it reports each failure once, and a failure has no other effect.
 """
 
 from __future__ import annotations
@@ -41,58 +41,59 @@ logger = logging.getLogger("notebook_rt")
 PAUSE: Final = 1.0
 """Seconds for which changes are gathered before they are written."""
 FACTS_AFTER: Final = 30.0
-"""Seconds after which it is written that the rows are still the server's, where nothing changed."""
+"""Seconds without changes after which it is written that the rows are still the server's."""
 AGAIN_AFTER: Final = 60.0
-"""Seconds until a disk that failed is tried again."""
+"""Seconds before a disk that failed is tried again."""
 WRITER_AFTER: Final = 10.0
-"""Seconds until it is looked whether another kernel still writes this table."""
+"""Seconds before the next check whether another kernel still writes this table."""
 MOST_NOTED: Final = 20_000
-"""Operations that wait to be written, at least; or a quarter of the rows: then a snapshot is taken."""
+"""Operations that may wait to be written (or a quarter of the rows, if that is more); above it a snapshot is
+written."""
 DRAIN_SECONDS: Final = 2.0
 """How long a closing session waits for the disk."""
 END_SECONDS: Final = 5.0
-"""How long an ending process waits for what is written to be given up."""
+"""How long an ending process waits for the writer threads to give up."""
 
 
 class Driver(ObservedTable, Protocol):
-    """A live table's driver, as far as what keeps it looks at it."""
+    """The part of a live table's driver that `Keeping` uses."""
 
     synced_at: pd.Timestamp | None
 
 
 class Disk(msgspec.Struct):
-    """What a session's tables share of the disk. Used on the loop; the words from any thread."""
+    """The disk state that a session's tables share. Used on the loop; `say` and `problem` from any thread."""
 
     owner: Callable[[], tuple[str, str]]
-    """The project, and whose login it is now."""
+    """The project, and the current login."""
     most: int
     """Bytes that the cache may take."""
     notify: Callable[[str], object]
-    """Told each new sentence of what goes wrong, once."""
+    """Called with each new message about a failure, once."""
     heard: Callable[[], bool]
-    """Whether somebody is told: else, as in a script, it is logged as a warning."""
+    """Whether the user sees the message; else, as in a script, it is logged as a warning."""
     refused: int = 0
-    """Files that were as if they were not there."""
+    """Files that could not be used and were ignored."""
     problem: str = ""
-    """What went wrong last, and was not mended since; empty: nothing."""
+    """The last failure that is not fixed yet; empty if there is none."""
     ending: set[asyncio.Task[None]] = msgspec.field(default_factory=set)
     """The last writes of tables that were closed."""
     _reported: set[str] = msgspec.field(default_factory=set)
     _unwritten: dict[str, str] = msgspec.field(default_factory=dict)
-    """What is not written now, and why."""
+    """What is not being written now, and why."""
 
     def fails(self, what: str, why: str) -> None:
-        """Something is not written, for now."""
+        """Report something that is not being written, for now."""
         self.say(f"{what} {why}")
         self._unwritten[what] = self.problem
 
     def works(self, what: str) -> None:
-        """It is written."""
+        """Note that it is being written again."""
         if self.problem and self._unwritten.pop(what, None) == self.problem:
             self.problem = next(reversed(self._unwritten.values()), "")
 
     def say(self, text: str) -> None:
-        """Something went wrong, or is not done."""
+        """Report that something went wrong, or is not done."""
         self.problem = printable(text)
         if self.problem not in self._reported:
             self._reported.add(self.problem)
@@ -101,20 +102,21 @@ class Disk(msgspec.Struct):
             self.notify(self.problem)
 
     async def leave(self) -> None:
-        """Another login comes: wait for what is written of tables that were closed, for it is removed with
-        the rest of what this one has kept.
+        """Wait, before another login, for the last writes of closed tables.
+
+        They are then removed with the rest of what this login has kept.
         """
         if self.ending:
             await asyncio.wait(self.ending)
 
     async def drain(self) -> None:
-        """Wait, not for long, for what is being written."""
+        """Wait at most `DRAIN_SECONDS` for pending writes."""
         if self.ending:
             await asyncio.wait(self.ending, timeout=DRAIN_SECONDS)
 
 
 class Warm(msgspec.Struct, frozen=True):
-    """What was read: a table, and all that the mirror goes on from."""
+    """What was read: a table, and the state from which the mirror continues."""
 
     kept: Kept
     table: Table
@@ -122,7 +124,7 @@ class Warm(msgspec.Struct, frozen=True):
 
     @property
     def ranked(self) -> list[Key]:
-        """The keys in the order that only the server knows; empty, where it is known here."""
+        """The keys in the order that only the server knows; empty if the order is known here."""
         ranks, later = self.kept.ranks, self.kept.ranked
         if later is not None:
             return [key for key in later if key in self.table]
@@ -134,17 +136,17 @@ class Warm(msgspec.Struct, frozen=True):
 
     @property
     def as_of(self) -> dt.datetime:
-        """When it was the server's, by this machine's clock."""
+        """When the rows were the server's, by this machine's clock."""
         return dt.datetime.fromtimestamp(self.kept.latest.as_of, dt.UTC)
 
     def said(self, now: dt.datetime) -> str:
-        """That, in words."""
+        """Return `as_of` in words."""
         day = "" if self.as_of.date() == now.date() else f"{self.as_of:%Y-%m-%d} "
         return f"kept on disk, as of {day}{self.as_of:%H:%M} UTC"
 
 
 class _Taken(msgspec.Struct, frozen=True):
-    """A whole state, as it is taken on the loop."""
+    """A whole state, taken on the loop."""
 
     known: Schema
     schema: Schema
@@ -155,7 +157,7 @@ class _Taken(msgspec.Struct, frozen=True):
     facts: Facts
 
     def kept(self) -> Kept:
-        """What is written of it: the server's rows, without local edits."""
+        """Return what is written: the server's rows, without local edits."""
         parts, known = self.parts, self.versions
         if self.reverting:
             table = Table(self.schema)
@@ -177,12 +179,12 @@ class _Taken(msgspec.Struct, frozen=True):
 
 
 class Keeping:
-    """Keeps one driver's table. On the loop, but for what says otherwise.
+    """Keeps one driver's table on disk. Everything runs on the loop, except where noted.
 
     Parameters
     ----------
     asked : bool
-        Whether the table itself was asked to be kept, row policies or not.
+        Whether the user asked to keep this table, with or without row policies.
     """
 
     def __init__(self, driver: Driver, disk: Disk, asked: bool) -> None:
@@ -192,15 +194,15 @@ class Keeping:
         self._what = f'table "{driver.name}"'
         self._shelf = self._find()
         self._overlay: Overlay | None = None
-        """Of which operations are noted; another one is another table."""
+        """The overlay whose operations are noted; another overlay means another table."""
         self._whole = True
-        """A snapshot is due."""
+        """Whether a snapshot is due."""
         self._ranking: Mapping[Key, int] = {}
         """The server's order of the rows that was written last."""
         self._armed = True
-        """False: what is shown may be another login's still."""
+        """False: the rows shown may still be another login's."""
         self._arming = False
-        """It is that no longer once the gap is closed."""
+        """Whether to set ``_armed`` as soon as there is no gap."""
         self._over = False
         self._not_before = self._written_at = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
@@ -210,18 +212,18 @@ class Keeping:
         project, login = self.disk.owner()
         return cache.shelf(Identity.of(project, login, self.driver.spec))
 
-    # What was kept
+    # Reading
 
     @property
     def is_there(self) -> bool:
-        """Whether something may have been kept."""
+        """Whether a stored table may exist."""
         return self._shelf.is_there
 
     async def read(self) -> Warm | None:
-        """What was kept; None: nothing that can be used, and the reason is told."""
+        """Read the stored table. Return None if there is nothing usable; the reason is reported."""
         try:
             return await asyncio.to_thread(self._read)
-        except Exception as error:  # whatever is in a file: it is as if it were not there
+        except Exception as error:  # any error in a file: treat the file as missing
             self.disk.refused += 1
             self.disk.say(f"{self._what} is not read from the disk: {error}")
             return None
@@ -230,13 +232,13 @@ class Keeping:
         kept = self._shelf.read()
         table = Table(kept.schema, self.driver.dtype_backend)
         versions = kept.fill(table)
-        table.snapshot()  # made here, so that nobody waits for it
+        table.snapshot()  # made here, so that no reader waits for it
         return Warm(kept, table, versions)
 
-    # What is written
+    # Writing
 
     def schedule(self) -> None:
-        """Something may have changed."""
+        """Schedule a write if something has changed."""
         overlay, driver = self.driver.overlay, self.driver
         if self._over or overlay is None:
             return
@@ -253,7 +255,7 @@ class Keeping:
             self._timer = driver.thread.loop.call_later(after, self._begin)
 
     def arm(self) -> None:
-        """What is shown once no gap is open any more is this login's."""
+        """Treat the rows shown as this login's from the next moment without a gap."""
         self._arming = True
 
     def _begin(self) -> None:
@@ -268,9 +270,9 @@ class Keeping:
             self.schedule()
 
     def _may_write(self) -> bool:
-        """Whether what is shown may be written: it was proven, and is this login's to keep.
+        """Return whether the rows shown may be written: they are proven, and this login may keep them.
 
-        What is not to be kept at all is said, and given up.
+        If the table must not be kept at all, report it and give up.
         """
         mirror = self.driver.machine
         self._armed |= self._arming and mirror.gapless
@@ -297,14 +299,14 @@ class Keeping:
             if self._may_write() and not self._over:
                 await self._put()
                 self.disk.works(self._what)
-        except FileNotFoundError:  # somebody has cleared the cache
+        except FileNotFoundError:  # the cache was cleared
             self._whole = True
-        except Exception as error:  # a full disk, a read-only one, a value that cannot be written
+        except Exception as error:  # a full or read-only disk, a value that cannot be written
             self._whole, self._not_before = True, time.monotonic() + AGAIN_AFTER
             self.disk.fails(self._what, f"cannot be kept on disk: {error}")
 
     async def _put(self) -> None:
-        """Take what there is to write, in one step of the loop, and write it beside."""
+        """Take what there is to write, in one step of the loop, and write it on another thread."""
         overlay = self._overlay
         if overlay is None:
             return
@@ -346,7 +348,7 @@ class Keeping:
         return Batch(noted, versions, self._facts(mirror), ranked)
 
     def _server_order(self) -> Mapping[Key, int]:
-        """The server's order of the rows; empty, where it is known here."""
+        """Return the server's order of the rows; empty if the order is known here."""
         ordered = self.driver.ordered
         return self._ranking if ordered is None else ordered.ranking
 
@@ -356,7 +358,7 @@ class Keeping:
         return Facts(time.time() if at is None else at.timestamp(), mirror.memory)
 
     def _write_whole(self, taken: _Taken) -> None:
-        """On a thread beside."""
+        """Write a snapshot. Runs on another thread."""
         size = self._shelf.write(taken.kept())
         if size > self.disk.most:
             self._shelf.clear()
@@ -367,7 +369,7 @@ class Keeping:
     # The end
 
     async def leave(self) -> None:
-        """Another login comes: what is shown is not written for it, nor for the one that goes."""
+        """Prepare for another login: the rows shown are written for neither the old nor the new one."""
         self._armed, self._arming, self._whole = False, False, True
         self._stop_timer()
         if self._writing is not None:
@@ -376,11 +378,11 @@ class Keeping:
         self._shelf = self._find()
 
     def move(self) -> None:
-        """The other login has come."""
+        """Use the shelf of the new login."""
         self._shelf = self._find()
 
     def close(self) -> None:
-        """Write what is left; the disk's `drain` waits for that."""
+        """Write what is left; `Disk.drain` waits for it."""
         if self._over:
             return
         self._stop_timer()
@@ -390,7 +392,7 @@ class Keeping:
         self._over = True
 
     def _last(self) -> _Taken | Batch | None:
-        """What there is to write at the end, taken while the mirror still tells."""
+        """Take what there is to write at the end, while the mirror still reports."""
         overlay = self._overlay
         if overlay is None or not self._may_write() or time.monotonic() < self._not_before:
             return None
@@ -424,7 +426,7 @@ _threads: set[threading.Thread] = set()
 
 
 async def in_thread(fn: Callable[[], Any]) -> Any:
-    """On a thread beside, or here where Python is ending and starts no more threads."""
+    """Run ``fn`` on another thread, or here if Python is shutting down and starts no more threads."""
 
     def noted() -> Any:
         thread = threading.current_thread()
@@ -441,7 +443,7 @@ async def in_thread(fn: Callable[[], Any]) -> Any:
 
 
 def _end_threads() -> None:
-    """What is still being written is given up: a thread in Arrow's code when Python ends aborts it."""
+    """Give up pending writes: a thread that is in Arrow's code when Python ends aborts the process."""
     snapshot.ending.set()
     ends = time.monotonic() + END_SECONDS
     for thread in tuple(_threads):

@@ -1,7 +1,7 @@
-"""How late one table's changes come, and how far it is behind the server (`sync/clock.py` decides).
+"""How late one table's changes arrive, and how far it is behind the server (`sync/clock.py` decides).
 
-In: what was applied, on the loop. Out: seconds, for any thread; a doubt for the table's machine, and word
-to the session's health for as long as changes come late.
+Input, on the loop: the applied events. Output: seconds, for any thread; a hint to the table's machine that
+changes may be lost; and a notification of the session's health while changes arrive late.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from notebook_rt.sync.table.broadcast_answers import commit_time
 
 
 class Lateness:
-    """See the module. What waits in ``buffer`` is not applied yet."""
+    """See the module. The events in ``buffer`` are not applied yet."""
 
     def __init__(self, driver: Observed, buffer: Buffer) -> None:
         self.waiting_since: float | None = None
-        """Since when what is shown lacks something that was received; monotonic."""
+        """Since when the rows shown lack something that was received; monotonic."""
         self._driver = driver
         self._services = driver.services
         self._buffer = buffer
         self._bound = driver.services.options.behind_after
         self._freshness = Freshness(self._bound)
         self._late = False
-        """Whether the change that was applied last was late."""
+        """Whether the last applied change was late."""
         self._timer: asyncio.TimerHandle | None = None
-        """Tells by how much, while it is late."""
+        """Notifies the health while changes are late."""
 
     @property
     def behind(self) -> float:
@@ -45,19 +45,19 @@ class Lateness:
 
     @property
     def late(self) -> float:
-        """Seconds by which changes came late, until none has for a while; 0.0: none did."""
+        """Seconds by which recent changes were late; 0.0 if none was late for a while."""
         return self._freshness.late(time.monotonic())
 
     def forget(self) -> None:
-        """The table is read anew."""
+        """Start again: the whole table is read again."""
         self._freshness = Freshness(self._bound)
 
     def proven(self) -> None:
-        """The table was compared with the server."""
+        """Note that the table was compared with the server."""
         self._freshness.proven()
 
     def applied(self, event: Event) -> None:
-        """Note how late the changes are that were applied just now."""
+        """Note how late the changes are that were just applied."""
         match event:
             case Received(change):
                 latest = change.commit_time
@@ -76,7 +76,7 @@ class Lateness:
         late, was_late = lag > self._bound, self._late
         self._late = late
         if late and not was_late:
-            if self._driver.machine.topic is None:  # else numbers show whether something is lost
+            if self._driver.machine.topic is None:  # else sequence numbers show lost changes
                 self._buffer.event(Hint(f"changes come {lag:.0f} s late"))
             if self._timer is None:
                 self._report()
@@ -84,7 +84,7 @@ class Lateness:
             self._services.on_facts()
 
     def _report(self) -> None:
-        """Tell by how much, once a second: by when it is over, nothing else may happen."""
+        """Notify the health once a second until changes are no longer late: there may be no other event."""
         closed = self._driver.status == "closed"
         self._late = self.behind > self._bound and not closed
         self._timer = None

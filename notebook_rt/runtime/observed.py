@@ -1,5 +1,4 @@
-"""A driver, as those look at it that follow what it does: its subscription, how late it is; a table's also
-what keeps it, what records it, what it may do."""
+"""A driver as its helpers use it: subscription and lateness; for a table also keeping, recording, grants."""
 
 from __future__ import annotations
 
@@ -34,7 +33,7 @@ class Observed(Protocol):
 
 
 class ObservedTable(Observed, Protocol):
-    """A table's."""
+    """The same for a table's driver."""
 
     overlay: Overlay | None
 

@@ -1,7 +1,7 @@
-"""The queue's file of one login, open: its worker, and an editor for each live table.
+"""The open queue file of one login: its worker, and an editor for each live table.
 
-In: the project, the tables that are open. Out: what was refused or waits for a decision, counted; what is
-said of the network and, as the session closes, of what is left.
+Input: the project and the open tables. Output: the number of operations that were refused or need a decision;
+notes about the network and, when the session closes, about what is left.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from notebook_rt.runtime.table import TableDriver
 logger = logging.getLogger("notebook_rt")
 
 LINGER_SECONDS = 1.0
-"""How long a closing session lets the last writes leave; the rest leaves with the next session."""
+"""How long a closing session lets the last writes leave; the next session sends the rest."""
 COUNT_SECONDS = 0.1
-"""Pause between two looks at what was refused."""
+"""Pause between two counts of refused operations."""
 Merges: TypeAlias = Signal[Sequence[Mapping[str, Any]]]
 
 
 class OpenQueue:
-    """The file of one login, open; ``start`` lets its worker run on the loop.
+    """The open file of one login; ``start`` runs its worker on the loop.
 
     ``changed`` is called after every change of the queue, on any thread.
     """
@@ -94,23 +94,23 @@ class OpenQueue:
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
         self.refused: tuple[int, Op | None] = (0, None)
-        """How many operations were refused, and the last of them, as was last looked at."""
+        """The number of refused operations, and the last of them, at the last count."""
         self.asking: tuple[int, Op | None] = (0, None)
-        """How many are in conflict, likewise."""
+        """The number of operations in conflict, likewise."""
         self._recount = False
         self._counting: asyncio.Task[None] | None = None
         self._waited = False
-        """It was said that something waits for the network."""
+        """Whether it was reported that something waits for the network."""
         self._closed = False
         self.outbox.subscribe(self._changed)
 
     @property
     def _ours(self) -> bool:
-        """Nobody else has signed in meanwhile."""
+        """Whether no other login has signed in meanwhile."""
         return self.project.credentials.login == self.owner.login
 
     def _count_written(self, rows: int) -> None:
-        """Rows were written here: the server tells of them, or drops that, too."""
+        """Count rows that were written here: the server reports their changes, too, or drops the reports."""
         services = self.project.services
         if services.rate.wrote(rows, time.monotonic()):
             services.on_overload()
@@ -125,7 +125,7 @@ class OpenQueue:
         self.project.note(kind, text)
 
     def _count_refused(self) -> None:
-        """Look what was refused or asks, and whether anything waits; many are counted at once."""
+        """Count what was refused or in conflict, and check for waiting writes; calls are combined."""
         self._recount = True
         if self._counting is None:
             self._counting = self.project.thread.spawn(self._count(), "what was refused")
@@ -141,7 +141,7 @@ class OpenQueue:
         self._counting = None
 
     def add(self, driver: TableDriver, on_merge: Merges) -> None:
-        """An editor for a table that is open."""
+        """Add an editor for an open table."""
         spec = driver.spec
         editor = self.editing.editor(
             spec.schema,
@@ -162,7 +162,7 @@ class OpenQueue:
             self.editing.forget(editor)
 
     def take_away(self) -> None:
-        """Lay nothing over the tables any more; what was laid over them has gone with their rows."""
+        """Remove the overlays from the tables; the edits have gone with their rows."""
         for editor in self.editors.values():
             self.editing.forget(editor)
         self.editors.clear()
@@ -172,8 +172,8 @@ class OpenQueue:
         self._notify_changed()
 
     def _on_change(self) -> None:
-        """The queue has changed: there may be something to send, and something to say."""
-        if self._closed:  # this was asked for before
+        """The queue has changed: wake the worker and the counter if needed."""
+        if self._closed:  # this call was scheduled before the close
             return
         if self.outbox.more:
             self.worker.waking.set()
@@ -183,11 +183,11 @@ class OpenQueue:
 
     @property
     def _offline(self) -> bool:
-        """What this login writes has to wait for the network."""
+        """Whether this login's writes must wait for the network."""
         return (self.worker.outcomes.offline or not self.project.reachable) and self._ours
 
     async def _report_waiting(self) -> None:
-        """Say, once, that something waits for the network, or that all of it was sent."""
+        """Report, once, that writes wait for the network, or that all of them were sent."""
         if self._offline == self._waited:
             return
         waits = bool((await self.worker.outcomes.on_disk(self.outbox.counts))["waiting"])
@@ -200,7 +200,7 @@ class OpenQueue:
             self.project.note("info", "Everything that waited was sent")
 
     async def _sent(self) -> None:
-        """Wait until what can leave has left."""
+        """Wait until everything that can be sent has been sent."""
         on_disk = self.worker.outcomes.on_disk
         await on_disk(self.outbox.send_held)
         self._news.clear()
@@ -209,7 +209,7 @@ class OpenQueue:
             self._news.clear()
 
     async def send_last(self) -> None:
-        """Let the last writes leave, where they can."""
+        """Let the last writes leave, if they can."""
         worker, outcomes = self.worker, self.worker.outcomes
         away = outcomes.offline or worker.paused or outcomes.unauthorized
         if self._ours and self.project.reachable and not away:
@@ -218,7 +218,7 @@ class OpenQueue:
                     await self._sent()
 
     def report_unsent(self) -> None:
-        """Said once, as the session closes: a script has no other way to know."""
+        """Log once, as the session closes, what is left: a script has no other way to know."""
         if not self.outbox.edited:
             return
         mine, everything = self.outbox.session.id, self.outbox.ops()

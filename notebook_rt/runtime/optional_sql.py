@@ -1,8 +1,8 @@
-"""The optional SQL: what ``notebook-rt doctor --sql`` prints, and what a demo's stack has from the start.
+"""The optional SQL: printed by ``notebook-rt doctor --sql``, and part of a demo's stack from the start.
 
-Three files, each of which may be run more than once: tables that describe themselves, the audit's
-digest, and operations with the keys that a sequence makes. For tables whose changes are broadcast
-from the database there is a fourth (``docs/design/broadcast.md``).
+Three files, each of which may be run more than once: tables that describe themselves, the audit's digest, and
+operations with keys from a sequence. For tables whose changes are broadcast from the database there is a
+fourth (``docs/design/broadcast.md``).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ LEDGER_SQL = PACKAGE / "outbox" / "ledger.sql"
 BROADCAST_SQL = PACKAGE / "sync" / "table" / "broadcast.sql"
 BROADCAST_REMOVE_SQL = PACKAGE / "sync" / "table" / "broadcast_remove.sql"
 _LOCKED = "'{}'::regclass[]"
-"""In the SQL of broadcasts: which tables it is about to be run for."""
+"""In the SQL of broadcasts: the tables that it is about to be run for."""
 _REMOVED = "'{}'::text[]"
-"""In what takes it back: the same."""
+"""In the SQL that removes them: the same."""
 
 
 def optional_sql() -> str:
-    """All of it, as one text."""
+    """Return all of it as one text."""
     return "\n".join(file.read_text() for file in (DESCRIBE_SQL, AUDIT_SQL, LEDGER_SQL))
 
 
@@ -37,7 +37,7 @@ _FUNCTION = re.compile(
 
 
 def function_sources() -> dict[str, str]:
-    """The functions of the optional SQL, and what ``nrt_describe`` says they are made of."""
+    """Return the functions of the optional SQL with the hashes that ``nrt_describe`` reports for them."""
     return {
         name: hashlib.md5(body.encode(), usedforsecurity=False).hexdigest()
         for name, body in _FUNCTION.findall(optional_sql())
@@ -50,11 +50,11 @@ def broadcast_sql(
     source_policy: str | None = None,
     scope: str | None = None,
 ) -> str:
-    """What makes these tables' changes broadcast.
+    """Return the SQL that makes these tables' changes broadcast.
 
     ``source_policy`` is an SQL condition: who may read the changes of all rows. With ``scope``, a column,
-    each of its values has a topic of its own, and the condition is about that column: who may read the
-    rows of which value (None: the user whose id it is).
+    each of its values has a topic of its own, and the condition is about that column: who may read the rows
+    of which value (None: the user whose id it is).
     """
     said = {"source_policy": source_policy, "scope": scope}
     options = [f", {name} => {_literal(one)}" for name, one in said.items() if one is not None]
@@ -68,7 +68,7 @@ def broadcast_sql(
 
 
 def broadcast_remove_sql(schema: str, tables: Sequence[str]) -> str:
-    """What ends that again; with the last table, all of it goes."""
+    """Return the SQL that ends the broadcasts; with the last table it removes everything."""
     names = ", ".join(_literal(qualified(schema, table)) for table in tables)
     return BROADCAST_REMOVE_SQL.read_text().replace(_REMOVED, f"array[{names}]::text[]")
 

@@ -1,6 +1,6 @@
-"""A table's past as Parquet files in a directory, and what comes since, a file at a time.
+"""Writes a table's past as Parquet files into a directory, and new changes as further files.
 
-In: a ``Recording``. Out: ``part-000000.parquet`` and so on, of which a reader sees only whole ones.
+Input: a ``Recording``. Output: ``part-000000.parquet`` and so on; a reader sees only complete files.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from notebook_rt.sync.history.steps import SNAPSHOT
 logger = logging.getLogger("notebook_rt")
 
 COMMIT, CHANGE, CAUSE = "_commit_timestamp", "_change_type", "_cause"
-"""The columns that a change has before the row's."""
+"""The columns of a change that precede the row's."""
 _NAME: Final = re.compile(r"part-(\d+)\.parquet")
 
 _writing = threading.Lock()
-"""Held by whoever writes files: their numbers are of all who write to a directory."""
+"""Held while files are written: all writers to a directory share its numbers."""
 _going_on: dict[str, PastWriter] = {}
-"""Who goes on writing, by the directory's real path."""
+"""The continuous writers, by the directory's real path."""
 
 
 def writing_to(recording: Recording, driver: Observed, path: Path) -> PastWriter:
-    """The one that writes this past to a directory: also where a cell that says so is run again.
+    """Return the writer of this past to a directory; a cell that is run again gets the same one.
 
     Raises
     ------
@@ -70,7 +70,7 @@ class PastWriter:
         self.ended = asyncio.Event()
 
     def begin(self, every: float) -> None:
-        """Go on writing. On the loop."""
+        """Start writing continuously. On the loop."""
         before, self._every = self._every, every
         if before is not None:
             return
@@ -80,7 +80,7 @@ class PastWriter:
         self.driver.thread.spawn(self._go_on(), "write a history")
 
     def write(self) -> None:
-        """Write what has changed since the last time."""
+        """Write the changes since the last call."""
         with _writing:
             self._write()
 
@@ -93,13 +93,13 @@ class PastWriter:
             for name in strange:
                 if not _NAME.fullmatch(name):
                     raise FileExistsError(f"{self._path} holds something else: {name}")
-        self._number = max(self._number, 1 + max(numbers, default=-1))  # others may write here, too
+        self._number = max(self._number, 1 + max(numbers, default=-1))  # other writers may exist
         found, until = self.recording.read(self._new)
         self._put([table for table in found if len(table)])
         self._written = until
 
     def _new(self, past: Past) -> tuple[list[pa.Table], int | None]:
-        """What was not written yet, and up to which moment that is."""
+        """Return what was not written yet, and the moment up to which that is."""
         began = past.began
         if began is None:
             return [], self._written
@@ -122,10 +122,10 @@ class PastWriter:
         ]
         being_written = [
             one.with_name(f".{one.name}") for one in paths
-        ]  # with a dot: nobody's to read
+        ]  # the dot hides it from readers
         for table, path in zip(tables, being_written, strict=True):
             pq.write_table(table, path)
-        # All are written before the first is seen; a reader in between sees those of the earlier times.
+        # All files are written before the first is visible; a reader in between sees the earlier times only.
         for hidden, path in zip(being_written, paths, strict=True):
             hidden.replace(path)
         self._number += len(tables)
@@ -137,7 +137,7 @@ class PastWriter:
                     await self.ended.wait()
             try:
                 await asyncio.to_thread(self.write)
-            except OSError as error:  # such as a full disk: the next time has it all
+            except OSError as error:  # such as a full disk: the next call writes it all
                 logger.warning('history of "%s": %s', self.driver.name, error)
         self.recording.listeners.remove(self._see_whether_closed)
         if _going_on.get(self._real) is self:
@@ -157,7 +157,7 @@ class PastWriter:
 
 
 def _arrow(told: RecordedChanges, causes: Sequence[str], kinds: Sequence[str] = KINDS) -> pa.Table:
-    """Changes as Arrow's table, json as its text; of a deletion the row as it was."""
+    """Return changes as an Arrow table, json as text; a deletion has the row as it was."""
     schema = told.schema
     columns = {
         name: of_parts(parts.own(), schema.types[name], None, schema.numeric)
@@ -173,7 +173,7 @@ def _arrow(told: RecordedChanges, causes: Sequence[str], kinds: Sequence[str] = 
 
 
 def _as_inserted(moment: Moment) -> RecordedChanges:
-    """A state as if each of its rows had come then."""
+    """Return a state as if all of its rows had been inserted at that moment."""
     rows = len(next(iter(moment.columns.values())).data)
     zeros = np.zeros(rows, "uint8")
     times = np.full(rows, moment.when)

@@ -1,4 +1,4 @@
-"""How far a first snapshot is, or a flush of the queue, told to who waits for it."""
+"""Progress bars for a first snapshot and for a flush of the queue."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from notebook_rt.runtime.feed import Feed
 
 LOOK_SECONDS = 0.2
-"""Seconds between two looks at how many writes wait: the file is the worker's, too."""
+"""Seconds between two counts of waiting writes: the worker uses the file, too."""
 
 
 def at_least(done: int, total: int | None) -> int | None:
-    """How many rows there are to load, where ``total`` is an estimate of the server's."""
+    """Return the number of rows to load, where ``total`` is the server's estimate."""
     return None if total is None else max(done, total)
 
 
 class WritesBar:
-    """A progress bar for writes that take long to leave, in a notebook or a terminal."""
+    """A progress bar for writes that take long to be sent, in a notebook or a terminal."""
 
     def __init__(self, after: float) -> None:
         terminal = sys.stderr is not None and sys.stderr.isatty()
@@ -32,7 +32,7 @@ class WritesBar:
         return self
 
     def show(self, waiting: Callable[[], int]) -> None:
-        """So many wait still; asked only where it is shown."""
+        """Show how many writes still wait; ``waiting`` is called only if the bar is shown."""
         if not self._seen or time.monotonic() < self._at:
             return
         left = waiting()
@@ -47,13 +47,13 @@ class WritesBar:
 
     def __exit__(self, kind: object, *error: object) -> None:
         if self._bar is not None:
-            if kind is None:  # a bar that is closed before its end is drawn as a failure
+            if kind is None:  # a bar that is closed early is drawn as a failure
                 self._bar.update(self._total - self._bar.n)
             self._bar.close()
 
 
 class Bar:
-    """A progress bar for a first snapshot that takes long; silent where nobody looks."""
+    """A progress bar for a first snapshot that takes long; silent without a terminal or kernel."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
@@ -71,7 +71,7 @@ class Bar:
         if self._bar is None:
             from tqdm.auto import tqdm
 
-            # A kernel's stderr is no terminal, but somebody looks at it.
+            # A kernel's stderr is not a terminal, but its output is shown.
             silent = None if "ipykernel" not in sys.modules else False
             self._bar = tqdm(
                 total=progress.total, desc=self._feed.name, unit=" rows", disable=silent
@@ -82,7 +82,7 @@ class Bar:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             table = self._feed.table
-            if table is not None:  # a bar that is closed before its end is drawn as a failure
+            if table is not None:  # a bar that is closed early is drawn as a failure
                 self._bar.total = len(table)
                 self._bar.update(len(table) - self._bar.n)
             self._bar.close()

@@ -1,7 +1,6 @@
-"""One query's driver, with a machine that fetches all again instead of applying changes.
+"""One query's driver, with a machine that fetches everything again instead of applying changes.
 
-Its channel listens to the tables that the query depends on; what they send only says that something
-changed.
+Its channel listens to the tables that the query depends on; their messages only show that something changed.
 """
 
 from __future__ import annotations
@@ -38,18 +37,18 @@ class QueryDriver(Driver):
         super().__init__(spec, topic, services, dtype_backend=dtype_backend)
         self._ranged: tuple[pd.DataFrame, pd.DataFrame] | None = None
         self._dropped = False
-        """Whether it was told that nothing is shown: then the next answer is told whole."""
+        """Whether it was published that no rows are shown: then the next answer is published as a whole."""
 
     def _make_machine(self) -> Requery:
         return Requery(self.query, self._make_rows, self.services.options, self.services.rate)
 
     @property
     def unaudited(self) -> bool:
-        """Never: each answer is read whole."""
+        """Always false: each answer is read whole."""
         return False
 
     def snapshot(self) -> pd.DataFrame | None:
-        """The answer as it is shown; without a key its index is a ``RangeIndex``."""
+        """Return the current answer; without a key its index is a ``RangeIndex``."""
         found = super().snapshot()
         if found is None or self.query.key is not None:
             return found
@@ -92,18 +91,18 @@ class QueryDriver(Driver):
     def _show(
         self, rows: Rows, schema: Schema, ranked: Sequence[Key], before: float | None = None
     ) -> None:
-        assert isinstance(rows, Table)  # _make_rows made it; the server has put it in order
+        assert isinstance(rows, Table)  # _make_rows made it; the server has sorted it
         self.schema, self.table = schema, rows
 
     @property
     def answered(self) -> bool:
-        """Always: what Realtime refuses is a table below the query, and REST has nothing to say of that."""
+        """Always true: Realtime may refuse a table below the query, and REST does not report that."""
         return True
 
     def refusal(self, message: str) -> tuple[NotebookRTError, bool]:
         error, final = super().refusal(message)
         if isinstance(error, NotPublishedError):
-            # One bad binding voids them all, and only the words say which it was.
+            # One bad binding invalidates them all, and only the message shows which one it was.
             for schema, table in self.query.depends_on:
                 if f"schema: {schema}, table: {table}, " in message:
                     return NotPublishedError(schema, table, keyless=None), final
@@ -112,7 +111,7 @@ class QueryDriver(Driver):
 
 
 def _between(old: Table, new: Table) -> list[RowChange]:
-    """What is different in ``new``, as it is told."""
+    """Return the differences of ``new`` as they are published."""
     return [
         RowChange(change.kind, change.key, _decoded(change.old), _decoded(change.new))
         for change in differences(old, new)

@@ -1,7 +1,7 @@
-"""What a table's machine wants read, read: each fetch a task, its answer an event.
+"""Runs the fetches of a table's machine: each is a task, its answer an event.
 
-In: ``Fetch`` effects. Out: ``Fetched`` or ``FetchFailed``, unless it was cancelled meanwhile; and whether
-the server was reached. Everything here runs on the loop thread.
+Input: ``Fetch`` effects. Output: ``Fetched`` or ``FetchFailed``, unless the fetch was cancelled meanwhile;
+and whether the server was reached. Everything here runs on the loop thread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger("notebook_rt")
 
 
 class Reader:
-    """One table's requests under way."""
+    """One table's requests in progress."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Reader:
             task.cancel()
 
     def clear(self) -> None:
-        """Cancel them all."""
+        """Cancel all requests."""
         for task in self._requests.values():
             task.cancel()
         self._requests.clear()
@@ -67,7 +67,7 @@ class Reader:
                 )
         except NotebookRTError as error:
             kind = classify(error)
-            # A firewall may refuse one form of a question, with a page, and let the plainer one through.
+            # A firewall may refuse one form of a query, with a page, and let a plainer one through.
             by_page = isinstance(error, UnreachableError) and error.status == 403
             if effect.query.refusable and (kind.kind == "refused" or by_page):
                 self._contact(None)
@@ -79,7 +79,7 @@ class Reader:
             services.metrics.last_error = str(known)
             self._contact(known)
             event = FetchFailed(effect.request, known, kind.wait)
-        except Exception as problem:  # a fault of ours is an error, never a table that hangs
+        except Exception as problem:  # a bug here becomes an error, not a table that hangs
             logger.exception('reading table "%s"', spec.table)
             fault = ProtocolError(f'table "{spec.table}": {problem!r}')
             event = FetchFailed(effect.request, fault, None)

@@ -1,11 +1,12 @@
-"""Records a table's past while it is live: what its driver hears goes to a ``Past`` (``sync/history``).
+"""Records a table's past while it is live: what its driver receives goes to a ``Past`` (``sync/history``).
 
-In come, on the loop, the operations that the mirror tells, the effects that say what they were, and the
-status; the user's threads read. The loop never waits for a reader: while one has the past, what happens
-is kept aside and recorded by whoever comes next.
+Input, on the loop: the operations that the mirror reports, the effects that explain them, and the status. The
+user's threads read the past. The loop never waits for a reader: while a reader holds the lock, new entries
+are queued, and the next thread that takes the lock records them.
 
-Recorded is what the server has, never an edit that waits. The answer to a write is older news than the
-change that follows it, and has no time of its own; it is recorded only if that change does not come.
+Only the server's state is recorded, never a pending edit. The answer to a write reports the same state as the
+change that follows it, but earlier and without a commit time; it is recorded only if that change does not
+arrive.
 """
 
 from __future__ import annotations
@@ -33,20 +34,20 @@ from notebook_rt.sync.history.record import microseconds
 T = TypeVar("T")
 
 FORGET_EVERY: Final = 1.0
-"""Seconds between two looks whether something is to be forgotten."""
+"""Seconds between two checks whether something must be forgotten."""
 PROOFS: Final = ("audit", "reconciled")
-"""What is told when the table was compared with the server."""
+"""The events that report a comparison with the server."""
 LOST: Final = "changes had been lost without a word, and an audit found it"
 
 
 class Driver(ObservedTable, Protocol):
-    """A live table's driver, as far as its past is concerned."""
+    """The part of a live table's driver that `Recording` uses."""
 
     recording: Recording | None
 
 
 class Recording:
-    """The past of one driver's table. On the loop, but for what says otherwise.
+    """The past of one driver's table. Everything runs on the loop, except where noted.
 
     Parameters
     ----------
@@ -64,44 +65,45 @@ class Recording:
         self._waiting: deque[Callable[[], object]] = deque()
         self._overlay: Overlay | None = None
         self._answers: dict[Key, tuple[Op, float]] = {}
-        """Answers to writes, and when they came; until the change that follows is heard."""
+        """Answers to writes, and their arrival times, until the change that follows is received."""
         self._live: bool | None = None
-        """Whether changes are heard; None: to be judged anew."""
+        """Whether changes are being received; None: to be judged again."""
         self._doubted: tuple[int, int] | None = None
-        """The times between which rows were lost that an audit has read, if no late change explains them."""
+        """The interval in which the rows changed that an audit has read: lost changes, unless late ones
+        explain them."""
         self._before: int | None = None
         """The time of the comparison before the last one."""
         self._undecided: frozenset[Key] = frozenset()
-        """Rows that the last comparison has left undecided, as far as they still are."""
+        """Rows that the last comparison left undecided and that still are."""
         self._forgot_at = 0.0
         self._forgetting: asyncio.Task[None] | None = None
         self.listeners: list[Callable[[], object]] = []
-        """Called, on the loop, when something may have changed."""
+        """Called on the loop when something may have changed."""
         self._in_time = self.knows_the_time
-        """Whether all that was recorded has its time by the server's clock, and not by this machine's."""
+        """Whether everything that was recorded is dated by the server's clock, not by this machine's."""
         self.closed = False
         self.archiving: Archiving | None = None
-        """Writes it to the disk; None: nobody asked for that."""
+        """Writes the past to the disk; None if that was not requested."""
 
     def now(self) -> int:
-        """The server's time, as far as it is known here. From any thread."""
+        """Return the server's time, as far as it is known. From any thread."""
         return round(self.driver.services.rest.clock() * 1e6)
 
     @property
     def knows_the_time(self) -> bool:
-        """Whether the server has told what time it is."""
+        """Whether the server's time is known."""
         return self.driver.services.rest.server_clock.is_known
 
     def read(self, look: Callable[[Past], T]) -> T:
-        """What ``schedule`` makes of the past, up to now. From any thread; it may take its time."""
+        """Return ``schedule(past)`` for the past up to now. From any thread; ``schedule`` may take its time."""
         with self.lock:
             self._drain()
             return look(self._past)
 
-    # What happens ---------------------------------------------------------------------------------
+    # Events ---------------------------------------------------------------------------------------
 
     def bound(self, span: int, most: int) -> None:
-        """Keep so much from now on."""
+        """Set how much is kept from now on."""
 
         def set_bounds() -> None:
             self._past.span, self._past.most = span, most
@@ -109,7 +111,7 @@ class Recording:
         self._do(set_bounds)
 
     def archive(self, disk: Disk) -> None:
-        """Write it to the disk from now on, behind what an earlier kernel wrote."""
+        """Write it to the disk from now on, after what an earlier kernel wrote."""
         if self.archiving is None and not self.closed:
             try:
                 self.archiving = Archiving(self, self.driver, disk)
@@ -118,13 +120,13 @@ class Recording:
                 disk.say(f"{what} cannot be written to the disk: {error}")
 
     def start(self) -> None:
-        """Begin with what is shown."""
+        """Start with the rows that are shown."""
         if self.driver.overlay is not None:
             self.show(self.driver.overlay, "snapshot")
             self.judge()
 
     def show(self, overlay: Overlay, cause: str = "snapshot", before: float | None = None) -> None:
-        """The whole table is this from now on; or since just before the commit time of its next change."""
+        """Begin the past again with the whole table; since now, or just before the commit time ``before``."""
         driver, schema = self.driver, overlay.schema
         table, ordered = driver.table, driver.ordered
         if table is None or self.closed:
@@ -136,7 +138,7 @@ class Recording:
         with driver.services.lock:
             overlay.heard, overlay.answers = [], []
             base, reverting = table.parts(), overlay.reverting()
-        if reverting:  # edits that wait are no history
+        if reverting:  # pending edits are not history
             server = Table(schema)
             server.restore({name: parts.own() for name, parts in base.items()})
             server.apply(reverting)
@@ -149,7 +151,7 @@ class Recording:
         self._live = None
 
     def _learn_order(self, overlay: Overlay) -> None:
-        """Keep what the server has told of its order, for rows that are as it knows them."""
+        """Keep the order that the server has reported, for rows that it knows in their current state."""
         ordered = self.driver.ordered
         if ordered is None or ordered.sortable:
             return
@@ -158,7 +160,7 @@ class Recording:
         self._places.learn(ordered.table, ordered.ranked, edited)
 
     def receive(self, effects: Sequence[Effect]) -> None:
-        """The mirror has told something, and what it was."""
+        """Record what the mirror has reported, and the effects that explain it."""
         overlay = self._overlay
         if overlay is None or self.closed:
             return
@@ -193,7 +195,7 @@ class Recording:
             self._forget_soon()
 
     def _correct(self, overlay: Overlay) -> None:
-        """The server has told its time: what was recorded at one that is still to come begins anew."""
+        """Begin again if entries are dated in the future, now that the server's time is known."""
         now = self.now()
         if self.read(lambda past: past.correct(now + AHEAD)):
             self.driver.services.on_note(
@@ -204,11 +206,11 @@ class Recording:
             self.show(overlay)
 
     def judge(self) -> None:
-        """Changes are lost, or are lost no longer, as the status says."""
+        """Record, from the status, that changes are being lost, or no longer are."""
         mirror = self.driver.machine
         if self._undecided:
             self._undecided &= mirror.undecided
-        # A row that the comparison has left undecided is not known before it is read, or changes.
+        # The state of a row that the comparison left undecided is unknown until it is read, or changes.
         live = mirror.status == "live" and (bool(self._live) or not self._undecided)
         if live != self._live:
             self._live = live
@@ -218,7 +220,7 @@ class Recording:
                 self._do(partial(self._past.lose, mirror.reported_reason))
 
     def lose(self, reason: str) -> None:
-        """What changes is not heard any more."""
+        """Record that changes are no longer received."""
         self._live = False
         self._do(partial(self._past.lose, reason))
 
@@ -230,7 +232,7 @@ class Recording:
         self._do(self._past.drop)
 
     def close(self) -> None:
-        """Nothing is recorded any more; what was stays until nobody holds it."""
+        """Stop recording; the past stays available to whoever holds it."""
         if self.closed:
             return
         self.closed = True
@@ -269,7 +271,7 @@ class Recording:
             self._doubt(now)
 
     def _doubt(self, now: int) -> None:
-        """Rows are others than was heard, and it is not known yet whether their changes were lost."""
+        """Note that rows differ from the recorded ones; whether their changes were lost is not known yet."""
         if self._live and self._doubted is None and self._before is not None:
             self._doubted = (self._before, now)
 
@@ -288,14 +290,15 @@ class Recording:
             self._doubted = None
 
     def _missing_changes(self, overlay: Overlay, ops: Sequence[Op], compared: bool) -> list[Op]:
-        """The rows of answers whose change has not come in time, as the server has them.
+        """Return the server's rows for answers whose change has not arrived in time.
 
-        If the table was ``compared`` with the server, all of them: it was with what they say.
+        If the table was ``compared`` with the server, return all of them: their state was part of the
+        comparison.
         """
         now = time.monotonic()
         answers, overlay.answers = overlay.answers, []
         self._answers.update((op.key, (op, now)) for op in answers)
-        # They came after these answers; one that comes after its change is no answer (`Overlay`).
+        # These operations arrived after the answers; an answer after its change does not count (`Overlay`).
         for op in ops:
             waits = self._answers.get(op.key)
             if waits is not None and _agree(op, waits[0]):
@@ -338,7 +341,7 @@ class Recording:
 
 
 def _agree(op: Op, answer: Op) -> bool:
-    """Whether a change that came is the one whose answer was here before."""
+    """Return whether a change is the one whose answer arrived before."""
     if isinstance(op, Delete) or isinstance(answer, Delete):
         return isinstance(op, Delete) and isinstance(answer, Delete)
     return not differs(op.row, answer.row)

@@ -1,8 +1,9 @@
-"""What a replay shows: a recorded past that is played, as a feed.
+"""The feed of a replay: a recorded past that is played back.
 
-In go a recording and a speed; out comes what any live frame has. It is played on the loop, twenty times a
-second, what changed meanwhile as one batch; the changes are read from the past on a thread beside, some
-thousand ahead. ``lock`` is the session's, so that frames are derived of it as of any other.
+Input: a recording and a speed. Output: the same as any live frame's feed. It is played on the loop, twenty
+times a second, all changes since the last step as one batch. The changes are read from the past on another
+thread, some thousand ahead. ``lock`` is the session's, so that frames can be derived from it as from any
+other.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from notebook_rt.sync.history.record import DELETE, RecordedChanges
 TICK: Final = 0.05
 """Seconds between two batches."""
 AHEAD: Final = 4096
-"""Changes that are read ahead."""
+"""Number of changes that are read ahead."""
 
 
 class ReplayFeed(Feed):
@@ -44,7 +45,7 @@ class ReplayFeed(Feed):
         self.speed = speed
         self.start, self.end = start, end
         self.at = start
-        """The moment that is shown, microseconds."""
+        """The moment that is shown, in microseconds."""
         self._backend = driver.dtype_backend
         self._lock = driver.services.lock
         self._faults = driver.faults
@@ -53,7 +54,7 @@ class ReplayFeed(Feed):
         self._read_until = start
         self._task: asyncio.Task[None] | None = None
         self._show(self._moment(start))
-        self._reporter.report(())  # what is shown first is no change
+        self._reporter.report(())  # the first rows shown are not a change
         self.version = 1
         self._say()
 
@@ -67,7 +68,7 @@ class ReplayFeed(Feed):
 
     @property
     def playing(self) -> bool:
-        """Whether it goes on by itself. From any thread."""
+        """Whether it is playing. From any thread."""
         return self._task is not None
 
     why_not_compared = "it shows what was recorded"
@@ -78,7 +79,7 @@ class ReplayFeed(Feed):
     # On the loop
 
     def play(self) -> None:
-        """Go on from the moment that is shown.
+        """Continue from the moment that is shown.
 
         Raises
         ------
@@ -91,17 +92,17 @@ class ReplayFeed(Feed):
             self._task = self.thread.spawn(self._play(), f"replay {self.name}")
 
     def pause(self) -> None:
-        """Stay at the moment that is shown."""
+        """Stop at the moment that is shown."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
             self._say()
 
     def seek(self, moment: Moment) -> None:
-        """Show another moment, as one change; it goes on from there if it was going on."""
+        """Show another moment, as one change; if it was playing, continue from there."""
         task = self._task
         if task is not None:
-            task.cancel()  # it is still the one that plays, for who looks meanwhile
+            task.cancel()  # stays set, so that ``playing`` is still true meanwhile
         self._ahead.clear()
         self._read_until = self.at = moment.when
         with self._lock:
@@ -113,7 +114,7 @@ class ReplayFeed(Feed):
             self._task = self.thread.spawn(self._play(), f"replay {self.name}")
 
     def close(self) -> None:
-        """The last data stays."""
+        """Close the feed; the last data stays."""
         self.pause()
         self.set_status("closed", "closed")
 
@@ -136,7 +137,7 @@ class ReplayFeed(Feed):
         self._say()
 
     def _jump(self, when: int) -> None:
-        """Go on from a moment, or from the first one after it that has not been forgotten."""
+        """Continue from a moment, or from the first one after it that has not been forgotten."""
         try:
             self.seek(self._moment(when))
         except ForgottenMomentError:
@@ -144,7 +145,7 @@ class ReplayFeed(Feed):
             self.pause()
 
     def _advance(self, until: int) -> None:
-        """Show what changed up to a moment, as far as it is read."""
+        """Show the changes up to a moment, as far as they have been read."""
         until = min(until, self._read_until)
         batch: list[Op] = []
         cause, last = "", self.at
@@ -182,7 +183,7 @@ class ReplayFeed(Feed):
         self._reporter.show(table, view)
 
     def _moment(self, when: int) -> Moment:
-        """A moment, or the first one after it that has not been forgotten."""
+        """Return a moment, or the first one after it that has not been forgotten."""
 
         def read(past: Past) -> Moment:
             known = max(when, past.began or when)
@@ -192,7 +193,7 @@ class ReplayFeed(Feed):
 
         return self.recording.read(read)
 
-    # On a thread beside
+    # On another thread
 
     def _read_ahead(self) -> tuple[list[tuple[int, str, Schema, Op]], int]:
         after = self._read_until

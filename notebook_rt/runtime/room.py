@@ -1,7 +1,7 @@
 """A channel on the loop thread: broadcasts and presence of one topic, over the registry.
 
-What a ``Channel`` (the user's handle) asks for is done here. A broadcast goes over the joined socket,
-else over REST, else into the queue; presence is throttled, and tracked again after every rejoin.
+Implements what the user's handle, ``Channel``, asks for. A broadcast is sent over the joined socket, else
+over REST, else it is queued. Presence is throttled, and tracked again after every rejoin.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("notebook_rt")
 
 JOIN_POLL: Final = 0.1
-"""Seconds between looks at whether a join that is waited for can still be answered."""
+"""Seconds between two checks whether an awaited join can still be answered."""
 
 STATE_SECONDS: Final = 3.0
-"""The longest that ``wait`` waits, once a channel is joined, for who is there: a policy may hide it, and then
-nothing comes."""
+"""The longest time that ``wait`` waits for the presence state of a joined channel: a policy may hide it, and
+then no state is sent."""
 
 FREE_BYTES: Final = 256_000
-"""Bytes of a payload that every plan takes."""
+"""Bytes of a payload that every plan accepts."""
 TOO_LARGE: Final = "payload_size_exceeded"
 
 RoomStatus: TypeAlias = Literal["joining", "joined", "waiting", "refused", "closed"]
@@ -67,7 +67,7 @@ class Message:
     at: float
     """Seconds since the epoch, by this machine's clock."""
     meta: Mapping[str, Any]
-    """The server's: ``id`` for broadcasts from the database, ``replayed``."""
+    """Set by the server: ``id`` for broadcasts from the database, ``replayed``."""
 
 
 class Room:
@@ -93,27 +93,27 @@ class Room:
         self._ended: Literal["refused", "closed"] | None = None
         self.error: NotebookRTError | None = None
         self.reason = ""
-        """Why it is not joined, where the server said so."""
+        """Why it is not joined, if the server gave a reason."""
         self.messages: deque[Message] = deque(maxlen=services.options.log_size)
         self.subscribers = Subscribers()
         self.listeners: Signal[Message] = Signal()
-        """Event (or ``*``) and who is called with its messages; quick, on the loop."""
+        """Callbacks for each message; they run on the loop and must be quick."""
         self.presence_listeners: Signal[list[Person], list[Person]] = Signal()
-        """Called with who came and who went."""
+        """Called with the people who joined and those who left."""
         self._asks_for_replication = private
-        """The database sends to private channels, unless told otherwise. The server closes a channel
-        that asks where it cannot replicate; such a channel is joined again without asking."""
+        """The database sends to private channels by default. The server closes a channel that asks for it
+        where it cannot replicate; such a channel is joined again without asking."""
         self.replicating = False
-        """Whether the server says, for this join, that broadcasts from the database reach it."""
+        """Whether the server reports, for this join, that broadcasts from the database reach it."""
         self.people = People()
         self.holds: object = None
-        """Kept alive while others see us: the handle that tracks."""
+        """Kept alive while this client is tracked: the handle that tracks it."""
         self.presence_enabled = False
         self._throttle = Throttle(services.options.presence_calls, services.options.presence_window)
         self._channel: SocketChannel | None = None
         self._joined = asyncio.Event()
         self._has_presence = asyncio.Event()
-        """Set once this join was told who is there."""
+        """Set once the presence state of this join was received."""
         self._timer: asyncio.TimerHandle | None = None
         self.place = Place(services.registry, topic, self, priority)
 
@@ -131,11 +131,11 @@ class Room:
         self.place.take()
 
     def ask_again(self) -> None:
-        """Join, if it was refused: something may have mended that, a new token or a policy."""
+        """Join again if it was refused: a new token or a changed policy may have fixed that."""
         if self._ended == "refused":
             self._ended, self.error = None, None
             self._joined.clear()
-            if self.services.registry.state_of(self.topic) != "joining":  # with the token of now
+            if self.services.registry.state_of(self.topic) != "joining":  # with the current token
                 self.services.registry.rejoin(self.topic)
 
     def close(self) -> None:
@@ -147,11 +147,11 @@ class Room:
                 self._timer.cancel()
             self.place.leave()
 
-    # What the registry tells (registry.Owner)
+    # Called by the registry (registry.Owner)
 
     def config(self) -> Mapping[str, Any]:
         broadcast: dict[str, Any] = {"ack": True, "self": self.receive_own}
-        if self._asks_for_replication:  # a server that does not know it ignores it
+        if self._asks_for_replication:  # a server that does not know this ignores it
             broadcast["replication_ready"] = True
         if self.replay is not None:
             broadcast["replay"] = dict(self.replay)
@@ -191,7 +191,7 @@ class Room:
             self._refuse(error)
 
     def _refuse(self, error: NotebookRTError) -> None:
-        """Have ``wait`` and ``send`` raise it, until the channel is joined all the same."""
+        """Make ``wait`` and ``send`` raise the error, until the channel is joined after all."""
         self._ended, self.error = "refused", error
         self._joined.set()
         self.services.on_facts()
@@ -233,11 +233,13 @@ class Room:
         if event == "presence_state":
             self._has_presence.set()
 
-    # What the user asks for
+    # Called for the user
 
     async def wait_joined(self) -> None:
-        """Until the channel is joined and, with presence, was told who is there; raises if the server
-        refuses it or, after some patience, if the server cannot be reached.
+        """Wait until the channel is joined and, with presence, its state is known.
+
+        Raise an error if the server refuses the channel or, after some patience, if the server cannot be
+        reached.
         """
         patience = PATIENCE
         while not self._joined.is_set():
@@ -258,13 +260,13 @@ class Room:
                     await self._has_presence.wait()
 
     async def send(self, event: str, payload: Any, ack: bool) -> bool:
-        """Send now, over the socket or REST; False: there is no way now (queue it).
+        """Send now, over the socket or REST. Return False if that is not possible now (queue it).
 
         Raises
         ------
         NotebookRTError
-            If the server refuses it or the channel; `WaitTimeoutError` if ``ack`` was asked for and
-            none came, or a private channel's join was not answered.
+            If the server refuses it or the channel; `WaitTimeoutError` if ``ack`` was requested and none
+            arrived, or a private channel's join was not answered.
         """
         if self.private and not self._joined.is_set():
             await self._wait_for_the_join()
@@ -274,7 +276,7 @@ class Room:
             raise fresh(self.error)
         message = {"type": "broadcast", "event": event, "payload": payload}
         size = len(msgspec.json.encode(payload))
-        # The server drops a larger one without a word, unless it is asked whether it has it.
+        # The server silently drops a larger message, unless it is asked for an acknowledgement.
         ack = ack or size > FREE_BYTES
         channel = self._channel
         if channel is not None:
@@ -304,11 +306,11 @@ class Room:
         return await self._post(event, payload)
 
     async def _wait_for_the_join(self) -> None:
-        """Wait until the join is answered, ``Options.join_timeout`` at most.
+        """Wait until the join is answered, at most ``Options.join_timeout``.
 
-        Over REST the server takes a broadcast to a private channel and drops it without a word where
-        the login may not write: only the join says that it is refused. Not waited for where no answer
-        can come now: the server cannot be reached, or every channel is taken.
+        Over REST the server accepts a broadcast to a private channel and silently drops it if the login may
+        not write; only the answer to the join says that it is refused. Do not wait if no answer can come now:
+        the server cannot be reached, or the maximum number of channels is in use.
 
         Raises
         ------
@@ -349,16 +351,16 @@ class Room:
             if classify(error).kind in ("network", "server", "rate_limit"):
                 return False
             raise
-        return answer.empty  # a page with words in it is a proxy's: nothing was sent
+        return answer.empty  # an answer with a body is a proxy's: nothing was sent
 
     def enable_presence(self) -> None:
-        """Ask for presence; a channel joined without it joins again."""
+        """Ask for presence; a channel that was joined without it joins again."""
         if not self.presence_enabled:
             self.presence_enabled = True
             self.services.registry.rejoin(self.topic)
 
     def track(self, meta: Meta | None) -> None:
-        """Others should see this of us; None: nothing. Sent as soon as the throttle allows.
+        """Show ``meta`` to other clients; None: nothing. It is sent as soon as the throttle allows.
 
         Raises
         ------
@@ -376,7 +378,7 @@ class Room:
         return self._throttle.wanted
 
     def presence_calls(self, now: float) -> int:
-        """How many the server has counted in its window; from any thread."""
+        """Return how many calls the server has counted in its window; from any thread."""
         return self._throttle.used(now)
 
     def _call_presence(self) -> None:

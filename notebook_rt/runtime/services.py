@@ -1,4 +1,4 @@
-"""What a session's tables, queries and channels share; made once, by the ``Project``."""
+"""The objects that a session's tables, queries and channels share; made once, by the ``Project``."""
 
 from __future__ import annotations
 
@@ -30,33 +30,35 @@ class Services(msgspec.Struct):
     topics: Topics
     heads: Heads
     phase: float
-    """When the session's tables look at the heads of their logs, in seconds (``ChangeLog``)."""
+    """When the session's tables check the heads of their logs, in seconds (``ChangeLog``)."""
     turns: Turns[Callable[[], None]]
-    """Who polls when; each is called when its turn has come."""
+    """The order of polls; each callback is called when its turn has come."""
     rate: ChangeRate
     """Whether the server may be dropping changes."""
     on_overload: Callable[[], None]
-    """Told when, as ``rate`` has just said, it may be from now on."""
+    """Called when ``rate`` starts to report that."""
     lock: WakingLock
-    """Held by whoever writes a table: the mirror's feeder here, a local edit on the user's thread."""
+    """Held while a table is written: by the mirror's feeder on the loop, by a local edit on the user's
+    thread."""
     unreachable: Callable[[], NotebookRTError | None]
-    """Why the socket cannot be opened, while it cannot."""
+    """Why the socket cannot be opened; None if it can."""
     in_grace: Callable[[], bool]
-    """Whether live updates, if they are away, may be back at once; from any thread."""
+    """Whether live updates, if they are interrupted, may be back immediately; from any thread."""
     on_contact: Callable[[bool], None]
-    """Told whether a request over HTTP reached the server."""
+    """Called with whether a request over HTTP reached the server."""
     known: Callable[[NotebookRTError], NotebookRTError]
-    """Given what a request met, says it as is known of this server: it may have been there before."""
+    """Returns a request's error, adjusted to what is known about the server: it may have answered before."""
     on_note: Callable[[str, str], None]
-    """Told each note: its kind and text."""
+    """Called with each note: its kind and text."""
     faults: Faults
-    """What is computed from the session's tables, and fails."""
+    """Failures of what is computed from the session's tables."""
     on_facts: Callable[[], None]
-    """Told when a table's lag or its last audit may make for another health."""
+    """Called when a table's lag or its last audit may change the health."""
 
     @property
     def owner(self) -> tuple[str, str]:
-        """The project, and the login whose rows are shown: a user's id or the key's role, and the role
-        (`Credentials.identity`).
+        """The project, and the login whose rows are shown (`Credentials.identity`).
+
+        The login is a user's id or the key's role, and the role.
         """
         return self.rest.url, self.rest.credentials.owner

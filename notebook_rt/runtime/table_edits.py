@@ -20,7 +20,7 @@ from notebook_rt.runtime.table import TableDriver
 from notebook_rt.runtime.writes import OnMerge, Writes
 
 MAX_TAKEN_KEYS = 1000
-"""Keys of a sequence that are tried for a row, while rows that were inserted beside it have them."""
+"""Maximum number of keys of a sequence that are tried for a row, while rows inserted elsewhere have them."""
 
 
 class TableEdits(msgspec.Struct, frozen=True):
@@ -30,15 +30,15 @@ class TableEdits(msgspec.Struct, frozen=True):
     driver: TableDriver
 
     def _are_there(self, columns: Collection[str]) -> bool:
-        """Whether the table has these columns, as far as is known: one that is mistyped needs no grant."""
+        """Return whether the table has these columns, as far as is known: a mistyped one needs no grant."""
         schema = self.driver.schema
         return schema is None or bool(self.driver.spec.columns) or {*columns} <= schema.types.keys()
 
     def open(self, right: Right | None = None, columns: Collection[str] = ()) -> Editor:
-        """Its editor, which knows these columns even where no row was there to name them; the queue's
-        file is made if it is not there.
+        """Return its editor, which then knows these columns even if no row has named them.
 
-        Refuses a ``right`` that this login has no grant for, where the project tells its grants.
+        The queue's file is made if it does not exist. Refuse a ``right`` that this login has no grant for, if
+        the project reports its grants.
         """
         if right and not self.driver.grants.allow(right) and self._are_there(columns):
             spec, role = self.driver.spec, self.writes.project.credentials.role
@@ -46,21 +46,21 @@ class TableEdits(msgspec.Struct, frozen=True):
             raise PermissionDeniedError(spec.schema, spec.table, role, right, columns=named)
         self.driver.know(columns)
         editor = self.writes.opened().editors.get(self.driver)
-        if editor is None:  # it was closed, perhaps while the columns were asked for
+        if editor is None:  # closed, perhaps while the columns were requested
             raise ClosedError(f'table "{self.driver.spec.table}"')
         return editor
 
     def known(self) -> Editor | None:
-        """Its editor, if there is a queue."""
+        """Return its editor, if there is a queue."""
         opened = self.writes.known()
         return None if opened is None else opened.editors.get(self.driver)
 
     def granted(self, right: Right) -> bool:
-        """Whether this login has the grant, as far as is known; never waits."""
+        """Return whether this login has the grant, as far as is known; never waits."""
         return self.driver.grants.allow_as_known(right)
 
     def insert(self, values: Mapping[str, Any]) -> Key:
-        """Insert a row; what it lacks of the key is made or drawn. Gives the key."""
+        """Insert a row; missing parts of its key are made or drawn. Return the key."""
         editor = self.open("insert", values)
         wanted = editor.drawn(values)
         undrawn: ServerMakesKeyError | None = None
@@ -68,7 +68,7 @@ class TableEdits(msgspec.Struct, frozen=True):
             row = {**values, **self._draw(editor, values, wanted)}
         except ServerMakesKeyError as error:
             undrawn = error
-        # Outside of the except block, whose error would be told as the cause of what is raised here.
+        # Outside of the except block: its error would be shown as the cause of what is raised here.
         if undrawn is not None:
             self._may_go_unkeyed(editor, wanted[-1], undrawn)
             return self._inserted(editor, wanted[-1], editor.insert_unkeyed(values))
@@ -77,7 +77,7 @@ class TableEdits(msgspec.Struct, frozen=True):
     def write_many(
         self, data: object, *, upsert: bool = False, on: Sequence[str] = ()
     ) -> WriteReport:
-        """Insert or upsert rows; what they lack of the key is made or drawn."""
+        """Insert or upsert rows; missing parts of their keys are made or drawn."""
         editor = self.open("insert", columns_of(data))
         if upsert:
             editor = self.open("update")
@@ -107,10 +107,10 @@ class TableEdits(msgspec.Struct, frozen=True):
             raise editor.keyless(column, f"{held}; {why}") from None
 
     def _inserted(self, editor: Editor, column: str, op: Op) -> Key:
-        """Wait for a row whose key the server makes, and give that.
+        """Wait for a row whose key the server makes, and return that key.
 
-        A row that has not left when the time is over is taken back, and so is one that was refused: whoever
-        waits is told. One that may be in stays in the queue.
+        A row that has not been sent when the time is over is taken back, and so is one that was refused; the
+        caller gets an error. A row that may have been inserted stays in the queue.
         """
         outbox, table = self.writes.outbox, editor.table
         self.writes.wait_for(editor, [op.id])
@@ -131,7 +131,7 @@ class TableEdits(msgspec.Struct, frozen=True):
     def _draw(
         self, editor: Editor, values: Mapping[str, Any], wanted: Sequence[str]
     ) -> dict[str, int]:
-        """The ``wanted`` columns of the key of a new row, drawn; together with ``values`` no row has it."""
+        """Draw the ``wanted`` columns of a new row's key; with ``values`` they form a key that no row has."""
         if not wanted:
             return {}
         for _ in range(MAX_TAKEN_KEYS):
@@ -149,18 +149,18 @@ class TableEdits(msgspec.Struct, frozen=True):
             raise editor.keyless(column, str(error)) from None
 
     def fills(self, column: Column) -> bool:
-        """Whether a new row may go without this column of the key, as far as is known."""
+        """Return whether a new row may omit this column of the key, as far as is known."""
         spec, pg_type = self.driver.spec, canonical(column.pg_type)
         if pg_type in INT_LIMITS:
             if self.driver.machine.described.grants is not None and not column.filled:
-                return False  # the table's own description knows of no default and no sequence
+                return False  # the table's description has neither a default nor a sequence
             return self.writes.draws((spec.schema, spec.table, column.name))
         return pg_type == "uuid"
 
     def on_merge(self, fn: OnMerge) -> Callable[[], None]:
-        """Call ``fn`` with the records of each merge; gives back how to stop it."""
+        """Call ``fn`` with the records of each merge; return a function that stops it."""
         return self.writes.on_merge(self.driver, fn)
 
     def columns_suspect(self) -> None:
-        """What is known of the columns has refused something: learn them again."""
+        """Read the columns again: the server refused something that they seemed to allow."""
         self.driver.columns_suspect()

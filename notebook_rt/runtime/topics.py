@@ -1,10 +1,10 @@
 """The private topics on which the database broadcasts tables' changes, each shared by its tables.
 
-A socket joins a topic once, and a session may show one table in several ways (filters, columns). So the
-topic's owner in the registry is a ``SharedTopic``, which hands on what it hears to each of its followers;
-one that comes later is told what the others know: that it is joined, and that changes flow.
+A socket joins a topic once, but a session may show one table in several ways (filters, columns). The topic's
+owner in the registry is therefore a ``SharedTopic``, which forwards events to each of its followers. A
+follower that is added later gets the current state: that the topic is joined, and that changes flow.
 
-What one transaction did to several tables is applied as one (``sync/table/together.py``).
+The changes of one transaction to several tables are applied as one (``sync/table/together.py``).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 REPLICATING: Final = "Replication connection established"
 NOT_REPLICATING: Final = "Replication connection was not established in time"
-"""What the server says to a join that asked for ``replication_ready``."""
+"""The server's messages about a join that asked for ``replication_ready``."""
 
 
 class Follower(Protocol):
-    """A table whose changes come on a topic."""
+    """A table whose changes arrive on a topic."""
 
     place: Place
 
@@ -43,13 +43,13 @@ class Follower(Protocol):
     def system(self, payload: Mapping[str, Any]) -> None: ...
 
     def message(self, payload: object) -> None:
-        """Take a message of the log, after what has come before it."""
+        """Take a message of the log, after the ones that were received before it."""
 
     def catch_up_messages(self) -> None:
-        """Have taken what has come."""
+        """Take the messages that were received before."""
 
     def take_messages(self, payloads: Sequence[object]) -> Callable[[], None]:
-        """Apply messages of the log at once; what it returns tells of them. The caller holds the lock."""
+        """Apply messages of the log; return a function that publishes them. The caller holds the lock."""
 
     def gap(self, reason: str) -> None: ...
 
@@ -63,7 +63,7 @@ class SharedTopic:
         self._followers: list[Follower] = []
         self._channel: SocketChannel | None = None
         self._confirmation: Mapping[str, Any] | None = None
-        """What the server has said of this join, once changes flow."""
+        """The server's confirmation of this join, once changes flow."""
 
     def add(self, follower: Follower) -> None:
         self._followers.append(follower)
@@ -72,7 +72,7 @@ class SharedTopic:
         self._followers.remove(follower)
 
     def report_state(self, follower: Follower) -> None:
-        """Tell a follower that has just taken its place what the others know."""
+        """Send the current state to a follower that has just taken its place."""
         if self._channel is not None:
             follower.joined(self._channel)
             if self._confirmation is not None:
@@ -80,14 +80,14 @@ class SharedTopic:
 
     @property
     def streams(self) -> bool:
-        """Whether what the database sends comes."""
+        """Whether the database's messages arrive."""
         return self._confirmation is not None
 
     @property
     def here(self) -> list[Follower]:
         return [follower for follower in self._followers if follower.place.taken]
 
-    # What the registry tells (registry.Owner)
+    # Called by the registry (registry.Owner)
 
     def config(self) -> Mapping[str, Any]:
         return {
@@ -118,7 +118,7 @@ class SharedTopic:
             follower.evicted()
 
     def token_refused(self, error: AuthError) -> None:
-        """Reads are refused, too, and say so."""
+        """Ignored: reads are refused, too, and report it."""
 
     def change(self, change: Change | None) -> None:
         pass
@@ -149,7 +149,7 @@ class Topics:
     Parameters
     ----------
     lock
-        Held while tables are applied to: who holds it sees all of a transaction or nothing.
+        Held while changes are applied to tables: its holder sees all of a transaction or nothing.
     """
 
     def __init__(self, lock: AbstractContextManager[object]) -> None:
@@ -159,12 +159,12 @@ class Topics:
         self._timer: asyncio.TimerHandle | None = None
 
     def received(self, sent: Sent) -> None:
-        """A message of the log came."""
+        """Take a message of the log."""
         streaming = [name for name, (topic, _) in self._topics.items() if topic.streams]
         self._apply(self._together.add(sent, streaming, time.monotonic()))
 
     def retry_now(self) -> None:
-        """What waits is applied before what follows."""
+        """Apply the waiting messages before the next event."""
         self._apply(self._together.take_all())
 
     def _take_due(self) -> None:
@@ -189,7 +189,7 @@ class Topics:
             self._timer = loop.call_later(max(0.0, due - time.monotonic()), self._take_due)
 
     def _apply_as_one(self, messages: Sequence[Sent]) -> None:
-        """Apply to all tables before anybody is told of one."""
+        """Apply messages to all tables before any of them is published."""
         payloads: dict[Follower, list[object]] = {}
         for sent in messages:
             for follower in self._followers(sent.topic):
@@ -206,14 +206,14 @@ class Topics:
         return () if topic is None else topic.here
 
     def follow(self, name: str, follower: Follower) -> SharedTopic:
-        """The one owner of the topic ``name``, with one follower more."""
+        """Add a follower; return the one owner of the topic ``name``."""
         topic, followers = self._topics.get(name, (SharedTopic(name, self), 0))
         self._topics[name] = topic, followers + 1
         topic.add(follower)
         return topic
 
     def unfollow(self, name: str, follower: Follower) -> None:
-        """One follower less; with the last, the topic goes."""
+        """Remove a follower, and the topic with the last one."""
         topic, followers = self._topics.pop(name)
         topic.remove(follower)
         if followers > 1:

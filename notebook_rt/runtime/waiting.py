@@ -1,6 +1,6 @@
-"""Who waits for what a table's machine finds out: the verdict of an audit, or columns that it learns.
+"""Callers that wait for a result of a table's machine: the verdict of an audit, or columns that it learns.
 
-In: what the machine tells (``Logged``), on the loop. Out: futures, for threads of users.
+Input, on the loop: the machine's reports (``Logged``). Output: futures for the user's threads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from notebook_rt.runtime.feed import Verdict
 
 
 class _Check(msgspec.Struct):
-    """Somebody who has asked for a comparison."""
+    """A caller that has requested a comparison."""
 
     future: concurrent.futures.Future[Verdict] = msgspec.field(
         default_factory=concurrent.futures.Future
@@ -28,12 +28,12 @@ class _Check(msgspec.Struct):
     differed: int = 0
     """Rows that differed, as far as that is final."""
     judging: bool = False
-    """Whether rows differed of which it is not known yet if their change was on its way."""
+    """Whether rows differed whose change may still be on its way."""
     undecided: frozenset[Key] = frozenset()
-    """Rows that the audit could not decide, and that were not read again yet."""
+    """Rows that the audit could not decide, and that have not been read again yet."""
 
     def resolve(self) -> None:
-        """Say the verdict, if it is final."""
+        """Set the verdict if it is final."""
         final = not (self.judging or self.undecided)
         if self.found is not None and final and not self.future.done():
             rows, took = self.found
@@ -41,24 +41,24 @@ class _Check(msgspec.Struct):
 
 
 class Checks:
-    """Who has asked for a comparison, and waits for its verdict."""
+    """The callers that have requested a comparison and wait for its verdict."""
 
     def __init__(self) -> None:
         self._checks: list[_Check] = []
 
     def ask(self) -> concurrent.futures.Future[Verdict]:
-        """A future of the verdict of an audit that begins from now on."""
+        """Return a future for the verdict of an audit that begins from now on."""
         check = _Check()
         self._checks = [one for one in self._checks if not one.future.done()] + [check]
         return check.future
 
     @property
     def waiting(self) -> bool:
-        """Whether somebody waits for a verdict."""
+        """Whether a caller waits for a verdict."""
         return any(not check.future.done() for check in self._checks)
 
     def audited(self, detail: Mapping[str, Any]) -> None:
-        """An audit is over; what differed may yet be explained by changes on their way."""
+        """Take the result of an audit; changes on their way may still explain the differences."""
         for check in self._checks:
             if check.found is None and detail["began"] >= check.since:
                 check.found = int(detail["rows"]), float(detail["seconds"])
@@ -68,19 +68,19 @@ class Checks:
                 check.resolve()
 
     def differed(self) -> None:
-        """Rows that an audit had left undecided were read again, and were others."""
+        """Note that rows which an audit had left undecided were read again and differed."""
         for check in self._checks:
             check.judging |= bool(check.undecided)
 
     def decided(self, undecided: Collection[Key]) -> None:
-        """Only these rows are undecided now."""
+        """Note that only these rows are still undecided."""
         for check in self._checks:
             if check.undecided:
                 check.undecided &= frozenset(undecided)
                 check.resolve()
 
     def judged(self, differed: int, *, final: bool) -> None:
-        """So many rows that the audits have found were lost; ``final``: of all it is known now."""
+        """Note that ``differed`` of the rows found by audits were lost; ``final``: all are decided."""
         for check in self._checks:
             if check.found is not None:
                 check.differed += differed
@@ -88,19 +88,19 @@ class Checks:
                 check.resolve()
 
     def reset(self) -> None:
-        """Nothing that was found counts any more."""
+        """Discard what was found."""
         for check in self._checks:
-            check.found = None  # the next audit says the rest anew
+            check.found = None  # the next audit decides
 
     def fail(self, error: Exception) -> None:
-        """There will be no audit any more."""
+        """Fail all waiting callers: there will be no more audits."""
         for check in self._checks:
             if not check.future.done():
                 check.future.set_exception(error)
 
 
 class Question(msgspec.Struct, eq=False):
-    """Somebody who waits for columns to be learnt."""
+    """A caller that waits for columns to be learned."""
 
     columns: Sequence[str]
     future: concurrent.futures.Future[None] = msgspec.field(
@@ -108,6 +108,6 @@ class Question(msgspec.Struct, eq=False):
     )
 
     def learnt(self, named: Sequence[str]) -> None:
-        """The table was learnt, with these columns asked for by name."""
+        """Note that the table was learned, with these columns requested by name."""
         if set(self.columns) <= set(named) and not self.future.done():
             self.future.set_result(None)

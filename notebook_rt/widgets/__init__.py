@@ -1,9 +1,9 @@
-"""The widgets: what a live thing looks like in a notebook (docs/design/widget-protocol.md).
+"""The widgets: the display of live objects in a notebook (docs/design/widget-protocol.md).
 
-Each is one Python class, one ES module and one style sheet of the same name, over a view model
-that is pure. All of them speak to the browser through one transport: ``transport.py`` (what may be
-sent when), ``leases.py`` (is anybody looking), ``pump.py`` (the thread that carries it) and
-``common.js`` (the other end). What they show comes from the protocols of ``sources.py``.
+Each widget is one Python class, one ES module and one style sheet of the same name, over a pure view model.
+All of them communicate with the browser through one transport: ``transport.py`` (what may be sent when),
+``leases.py`` (whether a view is visible), ``pump.py`` (the thread that sends) and ``common.js`` (the other
+end). What they show comes from the protocols of ``sources.py``.
 """
 
 from notebook_rt.widgets.chart import ChartWidget

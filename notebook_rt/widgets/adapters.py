@@ -1,8 +1,8 @@
-"""Live tables as grids and charts read them: a ``LiveFrame``, and what ``map`` computes of one.
+"""Adapters that present live tables to grids and charts: for a ``LiveFrame``, and for the result of ``map``.
 
-In: the handle; its feed, too, because ``LiveFrame.df`` waits for the first data. Out: the
-``FrameSource`` of ``sources.py``. The widgets read from a thread of their own, so nothing here may
-wait: a frame without data yet is shown empty, one that failed is shown with its reason.
+Input: the handle; also its feed, because ``LiveFrame.df`` waits for the first data. Output: the
+``FrameSource`` of ``sources.py``. The widgets read from a thread of their own, so nothing here may wait: a
+frame without data yet is shown empty, one that failed is shown with its reason.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ from notebook_rt.widgets.sources import (
 )
 
 MARKS_FOR: Final = 0.25
-"""Seconds that the marks of pending edits are kept: they are read from the queue's file."""
+"""Seconds for which the marks of pending edits are cached: they are read from the queue's file."""
 
 CALM_WORDS: Final = {"stale": "comparing", "polling": "reconnecting"}
-"""What a grid says of a status that will be over in a moment, as a rule: no word of alarm."""
+"""A grid's word for a status that usually ends soon; it must not alarm the user."""
 
 
 _EMPTY: Final = pd.DataFrame()
 
 
 class PastOf:
-    """What is recorded of a table's past, as a grid or chart reads it."""
+    """The recorded past of a table, as a grid or chart reads it."""
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
         self._reach: Reach | None = None
 
     def reach(self) -> Reach | None:
-        """How far it reaches; what was known last while somebody reads it, who may take long."""
+        """Return how far it reaches; while another reader holds the lock, the last known value."""
         if self.recording.lock.acquire(blocking=False):
             try:
                 self._reach = self.recording.read(self._reaches)
@@ -98,7 +98,7 @@ class PastOf:
 
 
 class _ReadOnly:
-    """What is shown and cannot be written."""
+    """Defaults of a source that cannot be written."""
 
     editable = False
     past: PastSource | None = None
@@ -157,7 +157,8 @@ class FrameOf(_ReadOnly):
         self._empty = pd.DataFrame()
         self._fields: tuple[Column, ...] = ()
         self._about: tuple[object, ...] = ()
-        """What they are of: the schema, the key's columns, and whether each is made where it is not given."""
+        """What the fields depend on: the schema, the key's columns, and whether each is made if it is not
+        given."""
         self._labels = self._empty.columns
 
     @property
@@ -167,18 +168,18 @@ class FrameOf(_ReadOnly):
     @property
     def df(self) -> pd.DataFrame:
         """The snapshot; an empty one before the first data. Never waits."""
-        feed = self._frame._feed  # ``LiveFrame.df`` waits for the first data; here nobody may
+        feed = self._frame._feed  # ``LiveFrame.df`` waits for the first data; this must not wait
         if self.status != "closed":
             feed.touch()
         try:
             found = feed.snapshot()
-        except NotebookRTError:  # it cannot be derived, and ``note`` says why
+        except NotebookRTError:  # it cannot be derived; ``note`` has the reason
             found = None
         return self._empty if found is None else found
 
     @property
     def status(self) -> str:
-        """The frame's; of live updates that may be back at once, what is done about it."""
+        """The frame's status; for live updates that may return soon, the word for the recovery."""
         status = str(self._frame.status)
         if status == "stale" and self._frame._feed.replayed():
             return "replay"
@@ -214,7 +215,7 @@ class FrameOf(_ReadOnly):
         keys = [str(name) for name in df.index.names if name is not None]
         made = {n: self._fills(known[n]) for n in keys if n in known}
         about, labels = (schema, keys, made), self._labels
-        # The labels of one table's snapshots are views of one index: no name is looked at.
+        # The labels of one table's snapshots are views of one index: the names are not compared.
         if about != self._about or not (labels.is_(df.columns) or labels.equals(df.columns)):
             known |= {name: replace(known[name], filled=filled) for name, filled in made.items()}
             names = [*keys, *(str(name) for name in df.columns if name not in keys)]
@@ -223,11 +224,11 @@ class FrameOf(_ReadOnly):
         return self._fields
 
     def _fills(self, column: Column) -> bool:
-        """Whether a new row may go without this column of the key."""
+        """Return whether a new row may omit this column of the key."""
         return False
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
-        # To look again is not to be shown a batch: what code edits is not made from it.
+        # This only requests a redraw and shows no batch: edits in code are not based on it.
         return listen(self._frame._on_batch, fn)
 
 
@@ -244,7 +245,7 @@ class TableOf(FrameOf):
         self._past: PastOf | None = None
 
     @property
-    def past(self) -> PastSource | None:  # type: ignore[override]  # another one whenever it is asked for anew
+    def past(self) -> PastSource | None:  # type: ignore[override]  # may differ on each access
         recording = self._frame._recording
         if recording is None:
             self._past = None
@@ -309,7 +310,7 @@ class TableOf(FrameOf):
     def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
         now = time.monotonic()
         if self.editable and now - self._marks[0] > MARKS_FOR:
-            marks = self._frame.marks()  # an open conflict comes with its sides, below
+            marks = self._frame.marks()  # open conflicts are returned with both sides, below
             self._marks = (now, {c: m for c, m in marks.items() if m[0] != "conflict"})
         return self._marks[1]
 
@@ -334,13 +335,13 @@ class TableOf(FrameOf):
 
 
 class MappedOf(_ReadOnly):
-    """A ``MappedFrame`` as a grid or chart reads it: whatever it is as a table, nothing to edit."""
+    """A ``MappedFrame`` as a grid or chart reads it: any value as a table, not editable."""
 
     def __init__(self, mapped: handles.Mapped) -> None:
         self._mapped = mapped
         self._shown: tuple[object, pd.DataFrame] = (None, pd.DataFrame())
         try:
-            _ = mapped.df  # computed here once, where the user sees what it raises
+            _ = mapped.df  # computed here once, so that the user sees the error
         except DerivationError:
             if not self.undeclared:
                 raise
@@ -374,7 +375,7 @@ class MappedOf(_ReadOnly):
 
     @property
     def _worst(self) -> FrameOf:
-        """The frame whose status says most against what is shown."""
+        """The frame with the worst status."""
         order = (
             "error",
             "closed",
@@ -397,14 +398,14 @@ class MappedOf(_ReadOnly):
         return tuple(Column(name, "", nullable=name not in df.index.names) for name in names)
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe:
-        # At once, too: nobody listened while nobody looked.
+        # Also at once: without a view nothing was listening.
         stop = listen(partial(self._mapped.on_change, at_once=True), fn)
 
         def check_alive(batch: object) -> None:
             if self._mapped.latest is None:
                 fn()
 
-        # With another login the value is gone long before there is another one to be told of.
+        # After another login the value is gone long before a new one is published.
         stops = [stop, *(source._attach(check_alive) for source in self._mapped.sources)]
 
         def stop_all() -> None:
@@ -415,7 +416,7 @@ class MappedOf(_ReadOnly):
 
 
 def tabular(value: object) -> pd.DataFrame:
-    """Anything as a DataFrame with columns named by text and an index that tells its rows apart.
+    """Convert a value to a DataFrame with string column names and a unique index.
 
     >>> tabular(pd.Series([1.5], index=pd.Index(["a"], name="symbol"))).reset_index().values.tolist()
     [['a', 1.5]]
@@ -444,7 +445,7 @@ def tabular(value: object) -> pd.DataFrame:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Each name once, as pandas' readers do it.
+    """Make the names unique, as pandas' readers do.
 
     >>> _distinct(["a", "b", "a", "a.1", "a"])
     ['a', 'b', 'a.1', 'a.1.1', 'a.2']

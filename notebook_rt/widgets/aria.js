@@ -1,4 +1,4 @@
-// What SlickGrid does not tell a screen reader: what the grid is, how it is sorted, what its active cell says.
+// What SlickGrid does not report to a screen reader: the grid's name, its order, the text of its active cell.
 import { disputeOf, draftText, groupText } from "./cell.js";
 import { isDraft } from "./decode.js";
 import { h, setText } from "./common.js";
@@ -10,7 +10,7 @@ export function accessible(/** @type {View} */ { holder, screen, table }) {
   /** @type {Sort} */
   let shown = []; // [[column, ascending]]
 
-  // What SlickGrid does not tell a screen reader of the grid as a whole.
+  // Describes the grid as a whole to a screen reader.
   function describe() {
     holder.setAttribute("aria-label", `${table.head.title || table.head.name}, live table`);
     holder.setAttribute("aria-colcount", String(table.head.columns.length));
@@ -20,7 +20,7 @@ export function accessible(/** @type {View} */ { holder, screen, table }) {
       node.setAttribute("role", "rowgroup");
       node.setAttribute("tabindex", "0");
     }
-    // The two places that hold the keyboard's focus are rows of one cell, which says the active one.
+    // The two nodes that hold the keyboard focus become rows of one cell, with the text of the active one.
     for (const node of /** @type {NodeListOf<HTMLElement>} */ (holder.querySelectorAll(':scope > [tabindex="0"]'))) {
       node.setAttribute("role", "row");
       node.dataset.sink = "";

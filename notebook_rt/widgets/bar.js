@@ -1,4 +1,5 @@
-// The bar above the grid: its caption and name, how many rows, how the table is; rows added and deleted; the filter.
+// The bar above the grid: its caption and name, the number of rows, the table's status; adding and deleting
+// rows; the filter.
 import { command, h, setText, svg } from "./common.js";
 
 /** @import { View } from "./grid.js" */
@@ -18,7 +19,7 @@ function iconButton(/** @type {"add" | "remove"} */ icon, /** @type {string} */ 
   );
 }
 
-// `acts` are `add`, `remove`, `save` and `discard`, of rows, and `undo`.
+// `acts` are `add`, `remove`, `save` and `discard` for rows, and `undo`.
 /** @param {View} view @param {Record<"add" | "remove" | "save" | "discard" | "undo", () => void>} acts */
 export function barOf(view, acts) {
   const { table } = view;
@@ -54,7 +55,7 @@ export function barOf(view, acts) {
   });
   filter.addEventListener("keydown", (event) => event.stopPropagation());
 
-  // The note comes and goes, and moves the rows: never under a pointer that is on its way to one.
+  // The note appears and disappears, and moves the rows: never while a pointer is moving to one.
   let noted = "";
   let moved = -STILL;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -64,7 +65,7 @@ export function barOf(view, acts) {
     if (wait > 0) later(wait);
     else note.hidden = !noted;
   }
-  // A page that was held up hears of the pointer only now: what it has in store comes before a timer.
+  // A blocked page gets its pointer events late: those already queued are handled before a timer.
   function later(wait = 0) {
     clearTimeout(placing);
     if (wait < Infinity) placing = setTimeout(place, wait);
@@ -83,14 +84,14 @@ export function barOf(view, acts) {
   let hearing;
   let leaving = 0;
   return {
-    // Something that was done, for a moment, or for the seconds in which it can be undone.
+    // Shows a finished action, for a moment, or for the seconds in which it can be undone.
     hear(/** @type {string} */ text, seconds = 0, stay = false) {
       setText(live, text);
       undo.hidden = !seconds;
       clearTimeout(hearing);
       if (!stay) hearing = setTimeout(() => this.hear(""), (seconds || 4) * 1000);
     },
-    // What can be done to rows now.
+    // Updates the available actions on rows.
     offer(/** @type {boolean} */ selected) {
       const { head, draft } = table;
       rows.hidden = !head.add && !head.remove && !draft && undo.hidden;
@@ -100,7 +101,7 @@ export function barOf(view, acts) {
       remove.hidden = !head.remove || Boolean(draft);
       remove.disabled = !selected;
     },
-    // A new state of all: the caption and the name.
+    // Takes a whole state: the caption and the name.
     whole(/** @type {Head} */ head) {
       setText(caption, head.title);
       caption.hidden = !head.title;
@@ -108,8 +109,8 @@ export function barOf(view, acts) {
       setText(name, head.name);
       name.title = head.name; // it may be cut
     },
-    // The small rest of the state: how many rows, how the table is, and the filter (of another view too)
-    // unless somebody types one here.
+    // Takes the small rest of the state: the number of rows, the status, and the filter (also another view's)
+    // unless the user is typing one here.
     around(/** @type {Around} */ content) {
       leaving = content.leaving ?? leaving;
       if (content.filter !== undefined && typing === undefined && /** @type {Document | ShadowRoot} */ (filter.getRootNode()).activeElement !== filter) filter.value = content.filter;
@@ -119,7 +120,7 @@ export function barOf(view, acts) {
       }
       if (content.total !== undefined || content.leaving !== undefined || content.filter !== undefined) {
         const there = table.count - leaving;
-        const known = table.head.columns.length > 0; // else nobody knows how many
+        const known = table.head.columns.length > 0; // else the number is unknown
         setText(count, known ? `${there.toLocaleString()} row${there === 1 ? "" : "s"}${filter.value ? " found" : ""}` : "");
       }
       if (content.status !== undefined) {

@@ -1,10 +1,10 @@
-"""``LiveWidget``: an anywidget whose whole life on the comm goes through one ``Link``.
+"""``LiveWidget``: an anywidget whose whole communication over the comm goes through one ``Link``.
 
-No synced trait changes after the widget was made: state travels in custom messages, so a saved
-notebook keeps the widget's code and nothing else (no rows, no names, nothing secret). What is
-here is the part that touches ipywidgets and IPython: one re-entrant lock around everything that
-writes to the comm, handlers that only enqueue, the guard against ipykernel 7.4 pinning a comm to
-the main shell, closing what a cell made before when it runs again, and the static form.
+No synced trait changes after the widget was made: state is sent in custom messages, so a saved notebook keeps
+the widget's code and nothing else (no rows, no names, no secrets). This module contains the part that uses
+ipywidgets and IPython: one re-entrant lock around everything that writes to the comm, handlers that only
+enqueue, the workaround for ipykernel 7.4 pinning a comm to the main shell, closing a cell's earlier widgets
+when it runs again, and the static form.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ CLOSED = "closed: the cell that made it has run again"
 
 
 def built(name: str) -> str:
-    """Return a file that ``build.mjs`` has bundled from the sources beside this module.
+    """Return a file that ``build.mjs`` has bundled from the sources next to this module.
 
-    anywidget takes one ES module without relative imports and one style sheet. The repository and
-    the wheel carry the bundles, so that only who changes a widget needs node (``./do js``).
+    anywidget takes one ES module without relative imports and one style sheet. The repository and the wheel
+    contain the bundles, so node is needed only to change a widget (``./do js``).
     """
     return (HERE / "built" / name).read_text("utf-8")
 
 
 class _BusyKernel:
-    """Whether a word from the browser can reach us now.
+    """Whether messages from the browser cannot be received now.
 
-    A kernel without subshells handles no comm message while a cell runs. That a message was once
-    handled on a ``subshell-`` thread proves that this kernel and this front end use them.
+    A kernel without subshells handles no comm message while a cell runs. A message that was handled on a
+    ``subshell-`` thread proves that this kernel and this front end use them.
     """
 
     def __init__(self) -> None:
@@ -79,27 +79,27 @@ living: Cells[LiveWidget]
 
 
 class LiveWidget(anywidget.AnyWidget):
-    """The base of every widget here.
+    """The base class of all widgets here.
 
     Parameters
     ----------
     model
-        What is shown.
+        The view model.
     subscribe
-        Called with "something changed"; returns how to stop listening.
+        Subscribes a callback for changes; returns a function that unsubscribes it.
     eyes
-        Told what the browser tells (``sources.OnViewer``).
+        Called with the browser's reports (``sources.OnViewer``).
     while_seen
-        Listen only while somebody looks: what is behind a lazy table then stops too.
+        Listen only while a view is visible: then a lazy table behind it stops, too.
     static
         Makes the form for viewers without a kernel: ``(plain text, HTML)``, the HTML escaped.
     """
 
     pin_replies_to_main = False
-    """True: leave ipykernel 7.4's routing of messages alone (``docs/design/notebooks.md``)."""
+    """True: leave ipykernel 7.4's routing of messages unchanged (``docs/design/notebooks.md``)."""
     _closed = False
     libraries: Mapping[str, Callable[[], bytes]] = {}
-    """Gzipped modules that a page may ask for once, by name (``library.js``)."""
+    """Gzipped modules that a page may request once, by name (``library.js``)."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class LiveWidget(anywidget.AnyWidget):
         kernel_is_busy.watch()
         comm = self.comm
         if not self.pin_replies_to_main and hasattr(comm, "_reply_subshell_for"):
-            # ipykernel 7.4 answers on the shell that sent last: a click would wait for the cell.
+            # ipykernel 7.4 replies on the shell that sent last: a click would wait for the cell.
             comm._reply_subshell_for = lambda data, default: default
         self._follow_host()
         self.on_msg(self._enqueue)
@@ -139,12 +139,12 @@ class LiveWidget(anywidget.AnyWidget):
             old.finish("replaced")
 
     def changed(self) -> None:
-        """Draw again, when the pace allows. Safe from any thread."""
+        """Request a redraw when the pace allows. Safe from any thread."""
         pump.mark(self._link)
 
     @property
     def seen(self) -> bool:
-        """Somebody looks at a view of this widget."""
+        """Whether a view of this widget is visible."""
         return len(self._link.leases) > 0
 
     def _on_viewers(self, content: Any) -> None:
@@ -158,8 +158,9 @@ class LiveWidget(anywidget.AnyWidget):
         self._stop = self._subscribe(self.changed) if on else _do_nothing
 
     def _follow_host(self) -> None:
-        """marimo closes the comms of a cell that is run again, and forgets a visitor who has left:
-        the widget is over then.
+        """Close the widget when its host ends it.
+
+        marimo closes the comms of a cell that is run again, and forgets a visitor who has left.
         """
         weak, comm = weakref.ref(self), self.comm
 
@@ -179,7 +180,7 @@ class LiveWidget(anywidget.AnyWidget):
             comm.close = closed
 
     def finish(self, why: str) -> None:
-        """Tell the views why nothing comes any more, and close."""
+        """Report to the views why there will be no more updates, and close."""
         if self.comm is not None:
             self._send_now({"t": "gone", "why": why}, ())
         self.close()
@@ -187,7 +188,7 @@ class LiveWidget(anywidget.AnyWidget):
     def close(self) -> None:
         """Close the comm; the views stay as they are."""
         if self._closed or not hasattr(self, "_link"):
-            return  # without a link it was never made: what was wrong has been raised
+            return  # without a link its constructor has raised
         self._closed = True
         self._stay()
         self._listen(False)
@@ -195,12 +196,12 @@ class LiveWidget(anywidget.AnyWidget):
         living.closed(self)
         with self._write:
             if self.comm is not None:
-                self.layout.close()  # a comm of its own, which nobody else would close
+                self.layout.close()  # a comm of its own, which would stay open otherwise
             super().close()
         self._release()
 
     def _release(self) -> None:
-        """Keep nothing of what was shown: a host may hold on to a closed widget (marimo does)."""
+        """Keep nothing of what was shown: a host may keep a closed widget (marimo does)."""
         self._static, self._subscribe, self._on_viewer = (
             lambda: (CLOSED, CLOSED),
             lambda _: _do_nothing,
@@ -214,7 +215,7 @@ class LiveWidget(anywidget.AnyWidget):
                 self.send(dict(content), list(buffers))
 
     def _enqueue(self, _: object, content: Mapping[str, Any], buffers: Sequence[bytes]) -> None:
-        # Runs on whatever thread the kernel likes: hand over, and never print (ipykernel#1564).
+        # Runs on any of the kernel's threads: only enqueue, and never print (ipykernel#1564).
         if threading.current_thread().name.startswith("subshell-"):
             kernel_is_busy.subshells = True
         pump.call(lambda: self._take_message(content))
@@ -224,9 +225,9 @@ class LiveWidget(anywidget.AnyWidget):
             return
         if content.get("t") == "library":
             name = str(content.get("name"))
-            if name in self.libraries:  # may have to be built: not on the thread that draws
+            if name in self.libraries:  # a slow build must not block the drawing thread
                 pump.act(lambda: self._send_library(name))
-        elif content.get("t") == "static":  # the page refuses the library: what a viewer would see
+        elif content.get("t") == "static":  # the page refuses the library: send the static form
             pump.act(lambda: self._send_now({"t": "static", "html": self._static()[1]}, ()))
         else:
             self._link.receive(content, pump.now())
@@ -234,13 +235,13 @@ class LiveWidget(anywidget.AnyWidget):
     def _send_library(self, name: str) -> None:
         try:
             library = self.libraries[name]()
-        except Exception as error:  # whoever looks is told, instead of waiting for ever
+        except Exception as error:  # the view gets the error instead of waiting forever
             why = f"{type(error).__name__}: {error}"
             self._send_now({"t": "library", "name": name, "error": cut(printable(why))}, ())
         else:
             self._send_now({"t": "library", "name": name}, (library,))
 
-    # Two writers at once lose the final state (docs/design/notebooks.md): everything below takes the lock.
+    # Two writers at once lose the final state (docs/design/notebooks.md): all methods below take the lock.
     def notify_change(self, change: Any) -> None:
         with self._write if hasattr(self, "_write") else ExitStack():
             super().notify_change(change)
@@ -275,7 +276,7 @@ living = Cells(seen=lambda widget: widget.seen)
 
 
 def static_table(head: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:
-    """A plain HTML table of texts, every one escaped."""
+    """Return a plain HTML table of texts, all escaped."""
 
     def line(tag: str, cells: Sequence[object]) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(str(c))}</{tag}>" for c in cells) + "</tr>"

@@ -1,8 +1,8 @@
-// Bundles the widgets: what is beside this file into `built/`, which Python reads and the repository keeps,
-// so that nobody who installs or clones the package needs node.
+// Bundles the widgets: the sources in this directory into `built/`, which Python reads and the repository
+// contains, so that node is not needed to install or clone the package.
 //
 //     node notebook_rt/widgets/build.mjs            build (./do js)
-//     node notebook_rt/widgets/build.mjs --check    fail if what is in the repository is not what would be built
+//     node notebook_rt/widgets/build.mjs --check    fail if the repository's files differ from a new build
 //     node notebook_rt/widgets/build.mjs --watch    build again whenever a source changes
 import { build, version } from "esbuild";
 import { createHash } from "node:crypto";
@@ -22,11 +22,11 @@ const OPTIONS = {
   bundle: true, minify: true, write: false, format: "esm", target: "es2022", charset: "utf8", legalComments: "none", outdir: BUILT, logLevel: "warning",
 };
 
-/** The name of a library in the page: kernels with other versions of the package may share that page. */
+/** The name of a library in the page: kernels with other versions of the package may share the page. */
 const named = (/** @type {string} */ name, /** @type {string | Uint8Array} */ content) =>
   `${name}-${createHash("sha256").update(content).digest("hex").slice(0, 12)}`;
 
-/** SlickGrid, gzipped: the bytes in the repository as long as they hold what would be built. */
+/** SlickGrid, gzipped: the bytes in the repository as long as their content equals a new build. */
 async function slickgrid() {
   const folder = dirname(createRequire(import.meta.url).resolve("slickgrid/package.json"));
   const { version } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
@@ -39,7 +39,7 @@ async function slickgrid() {
   return there && gunzipSync(there).equals(fresh) ? there : gzipSync(fresh, { level: 9 });
 }
 
-/** Every file that is built, by its path. */
+/** All built files, by path. */
 async function all() {
   const files = new Map([[VENDORED, await slickgrid()]]);
   const take = (/** @type {import("esbuild").OutputFile[]} */ made) => {
@@ -54,7 +54,7 @@ async function all() {
   return files;
 }
 
-/** The files of the repository that differ from what was built. */
+/** The files of the repository that differ from the built ones. */
 function stale(/** @type {Map<string, Buffer>} */ files) {
   const there = existsSync(BUILT) ? readdirSync(BUILT).map((name) => join(BUILT, name)) : [];
   const changed = [...files].filter(([path, content]) => !existsSync(path) || !readFileSync(path).equals(content));
@@ -86,6 +86,6 @@ if (process.argv.includes("--check")) {
   watch(HERE, (_event, name) => {
     if (!name || !/\.(js|css)$/.test(name)) return;
     clearTimeout(soon);
-    soon = setTimeout(() => write().catch(() => {}), 50); // esbuild has said what is wrong
+    soon = setTimeout(() => write().catch(() => {}), 50); // esbuild has reported the error
   });
 } else await write();

@@ -1,4 +1,4 @@
-// Cells: from values to text, and to what stands in the grid.
+// Cells: from values to text, and to the content of the grid.
 import { h } from "./common.js";
 import { ROW_MARK, isNull, isCut } from "./decode.js";
 import { lookOf } from "./looks.js";
@@ -16,7 +16,7 @@ function clock(/** @type {Date} */ date, /** @type {boolean} */ utc) {
   );
 }
 
-// Microseconds since 1970 as a time; the fraction only where there is one.
+// Microseconds since 1970 as a time; with a fraction only if there is one.
 export function timeText(/** @type {number} */ micros, /** @type {boolean} */ utc) {
   const fraction = ((micros % 1e6) + 1e6) % 1e6;
   const text = clock(new Date(Math.floor(micros / 1000)), utc);
@@ -24,19 +24,19 @@ export function timeText(/** @type {number} */ micros, /** @type {boolean} */ ut
   return `${text}.${pad(fraction, 6).replace(/0{3}$/, "")}`;
 }
 
-// Digits after the point, at most four: of 182.95000000000002, which is a sum of floats, two.
+// Number of digits after the point, at most four: two for 182.95000000000002, which is a sum of floats.
 function decimals(/** @type {number} */ value) {
   const text = String(Number(value.toFixed(4)));
   return text.includes("e") ? 0 : text.split(".")[1]?.length ?? 0;
 }
 
-// Whether so many digits after the point would leave little of a value: 0.0000 for 3e-7.
+// Whether this many digits after the point would lose most of a value: 0.0000 for 3e-7.
 function tooSmall(/** @type {number} */ value, /** @type {number} */ digits) {
   return value !== 0 && Math.abs(value) < 1 && Math.abs(Number(value.toFixed(digits)) - value) > Math.abs(value) / 20;
 }
 
-// Turns values of one column into text. Digits after the point are the same all down a column, and
-// only ever grow, so that the points stand under one another and nothing trembles.
+// Formats the values of one column as text. The number of digits after the point is the same for the whole
+// column and never decreases, so that the points are aligned and the display stays steady.
 /** @returns {Format} */
 export function makeFormat(/** @type {Pick<Column, "format" | "shape">} */ column) {
   const spec = /^(,)?(?:\.(\d+))?([fd%])?$/.exec(column.format ?? "");
@@ -57,7 +57,7 @@ export function makeFormat(/** @type {Pick<Column, "format" | "shape">} */ colum
   const numeric = float || column.shape === "integer";
   const day = (/** @type {string} */ text) => (column.shape === "date" ? text.slice(0, 10) : text);
   return {
-    // Looks at the values of a window; true if what is drawn must be drawn again.
+    // Learns from the values of a window; returns true if the cells must be redrawn.
     learn(values) {
       if (fixed || !float || typeof values[0] !== "number") return false;
       let need = Math.max(digits, 0);
@@ -71,7 +71,7 @@ export function makeFormat(/** @type {Pick<Column, "format" | "shape">} */ colum
       if (isNull(row, c)) return "null";
       const kind = row.k[c];
       if (typeof value === "string") {
-        // Decimals and long integers come as texts, of which every digit is kept.
+        // Decimals and long integers arrive as texts; every digit of them is kept.
         if (!numeric || !(fixed || grouped) || !/^-?\d+(\.\d+)?$/.test(value)) return value;
         const places = fixed ? Math.max(digits, 0) : value.split(".")[1]?.length ?? 0;
         return new Intl.NumberFormat(undefined, { ...options, minimumFractionDigits: places, maximumFractionDigits: places }).format(/** @type {any} */ (value));
@@ -88,7 +88,7 @@ export function makeFormat(/** @type {Pick<Column, "format" | "shape">} */ colum
       if (kind === "bool") return value ? "true" : "false";
       return kind === "instant" ? timeText(value, false) : day(timeText(value, true));
     },
-    // What the editor starts with, and what "as it was seen" means.
+    // The initial text of the editor, which also stands for the value that the user saw.
     typed(row, c) {
       if (isNull(row, c)) return null;
       const value = row.v[c];
@@ -108,7 +108,7 @@ export function makeFormat(/** @type {Pick<Column, "format" | "shape">} */ colum
   };
 }
 
-// JSON to be read; as it came where JavaScript would round a number in it.
+// Formatted JSON; unchanged if JavaScript would round a number in it.
 export function indented(/** @type {string} */ text) {
   if (/\d{16}/.test(text)) return text;
   try {
@@ -122,7 +122,7 @@ const WORDS = {
   sending: "sending", pending: "not saved yet", failed: "refused", conflict: "changed by somebody else too",
 };
 
-// What a cell of a row that is being typed says, and how that is shown.
+// The text of a cell in a new row, and its style.
 /** @returns {[text: string, style: string]} */
 export function draftText(/** @type {Column} */ column, /** @type {Draft} */ row, /** @type {number} */ c) {
   const text = row.texts.get(c);
@@ -139,7 +139,7 @@ export function draftNode(/** @type {Column} */ column, /** @type {Draft} */ row
 // A heading in words, for a screen reader.
 export const groupText = (/** @type {Group} */ { text, rows, open }) => `${text}, ${rows.toLocaleString()} row${rows === 1 ? "" : "s"}, ${open ? "open: Enter to close" : "closed: Enter to open"}`;
 
-// What a heading says in a column: in the `first` one its value and count, elsewhere its total.
+// The content of a heading in a column: in the `first` one its value and count, elsewhere its total.
 /** @param {Group} group @param {number} c @param {number} first @param {string} total @param {string} what */
 export function groupNode(group, c, first, total, what) {
   if (c !== first) return h("span", { class: "nrt-v", title: total ? `${what} of ${group.text}: ${total}` : null, text: total });
@@ -148,13 +148,13 @@ export function groupNode(group, c, first, total, what) {
   return node;
 }
 
-// What a conflict about a whole row is, in words; undefined if there is none.
+// A conflict about a whole row, in words; undefined if there is none.
 export function disputeOf(/** @type {Row | undefined} */ row) {
   const mark = row?.m?.get(ROW_MARK);
   return mark && (mark.deleted === "mine" ? "you deleted this row, and somebody else changed it" : "somebody else deleted this row, and you changed it");
 }
 
-// The inside of a cell; the first of a row says what is to be decided about the whole row.
+// The inside of a cell; the first cell of a row shows what must be decided about the whole row.
 /** @param {Format} format @param {Column} column @param {Row} row @param {number} c @param {[low: number, high: number]} [range] */
 export function cellNode(format, column, row, c, range) {
   const node = document.createElement("span");

@@ -1,7 +1,7 @@
-"""What happened to a row or to one cell of it, as a view is told: the newest first, bounded.
+"""The history of a row or of one of its cells, as sent to a view: newest first, limited in length.
 
-In: the steps of a row and the times without knowledge. Out: what ``history.js`` draws, and the values,
-by column in binary as everywhere. Pure.
+Input: the steps of a row and the gaps. Output: what ``history.js`` draws, and the values, by column in binary
+as in the grid. Pure.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from notebook_rt.widgets.sources import Lost, Reach
 from notebook_rt.widgets.state import cut
 
 MOST: Final = 50
-"""Changes that are told; how many were before is said."""
+"""Maximum number of changes that are sent; earlier ones are only counted."""
 ACROSS: Final = 8
-"""Columns that are told of a change."""
+"""Maximum number of columns that are sent per change."""
 BY: Final = ("updated_by", "modified_by", "changed_by", "edited_by", "last_modified_by")
-"""Columns in which tables note who wrote a row, by custom."""
+"""Usual names of the column in which tables store the author of a row."""
 HEARD: Final = "stream"
 
 
 class _Values:
-    """The values told of each column, to be packed."""
+    """The values sent for each column, to be packed."""
 
     def __init__(self, columns: Mapping[str, Column]) -> None:
         self._columns = columns
         self._values: dict[str, list[Any]] = {}
 
     def put(self, name: str, value: Any) -> list[int]:
-        """Where a value stands: the column's place and its own."""
+        """Add a value; return its position: the column's index and its own."""
         values = self._values.setdefault(name, [])
         values.append(value)
         return [list(self._values).index(name), len(values) - 1]
@@ -63,14 +63,15 @@ def cell_past(
     by: str | None,
     formats: Mapping[str, str],
 ) -> tuple[dict[str, Any], bytes]:
-    """The past of a row, or of the cell in ``column``; ``by`` is the column that says who wrote it.
+    """Return the past of a row, or of the cell in ``column``; ``by`` is the column with the author.
 
     Returns
     -------
     dict, bytes
-        ``steps``: of each its ``kind``, ``at``, whether it was ``heard`` (else read, later than it was),
-        ``who``, and ``cells``: old and new value, as places in ``cols``; of a gap ``since``, ``until``,
-        ``why``. How many ``earlier`` ones are not told, when the recording ``began``, and the columns.
+        ``steps``: for each its ``kind``, ``at``, whether it was ``heard`` (else read, later than it
+        happened), ``who``, and ``cells``: old and new value, as positions in ``cols``; for a gap ``since``,
+        ``until``, ``why``. Also the number of ``earlier`` ones that are left out, when the recording
+        ``began``, and the columns.
     """
     values, found = _Values(columns), []
     wanted = [(step, names) for step in steps if (names := _changed(step, column, columns))]
@@ -98,9 +99,9 @@ def _gap(lost: Lost) -> dict[str, Any]:
 
 
 def _changed(step: Step, column: str | None, columns: Mapping[str, Column]) -> list[str]:
-    """The columns that are told of a step; empty: it is not told."""
+    """Return the columns to send for a step; empty: the step is left out."""
     old, new = step.old, step.new
-    if old is None or new is None:  # all of it
+    if old is None or new is None:  # the whole row
         every = [name for name in columns if name in (new or old or {})]
         return every[:1] if column is None else [name for name in every if name == column]
     names = columns if column is None else [column]
@@ -112,7 +113,7 @@ def _changed(step: Step, column: str | None, columns: Mapping[str, Column]) -> l
 
 
 def _cell(values: _Values, name: str, step: Step) -> list[Any]:
-    """The column's place, and those of the old and the new value; None: there was none."""
+    """Return the column's position, and those of the old and the new value; None if there was none."""
     sides = [
         values.put(name, side[name]) if side is not None and name in side else None
         for side in (step.old, step.new)
@@ -122,7 +123,7 @@ def _cell(values: _Values, name: str, step: Step) -> list[Any]:
 
 
 def _array(values: list[Any], dtype: Any) -> Any:
-    """Values as their column has them; of another type, or with nulls that it has not, as they are."""
+    """Return values in their column's type; unchanged if of another type, or with nulls it cannot hold."""
     try:
         return pd.array(values, dtype=dtype)
     except (TypeError, ValueError, OverflowError):

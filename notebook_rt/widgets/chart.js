@@ -1,4 +1,4 @@
-// The live chart: a Vega-Lite picture whose data comes by column in binary, as often as it is useful.
+// The live chart: a Vega-Lite picture whose data arrives by column in binary, as often as is useful.
 import { h, widget } from "./common.js";
 import { decodeColumn, isNull } from "./decode.js";
 import { library, loading as waiting, unloaded } from "./library.js";
@@ -19,11 +19,11 @@ function rowsOf(/** @type {{ cols: Cells[], names: string[] }} */ content, /** @
   return Array.from({ length }, (_, i) => Object.fromEntries(content.names.map((name, c) => [name, read[c](i)])));
 }
 
-// A file's name of what may be hostile.
+// A safe file name for a name that may be hostile.
 const fileName = (/** @type {string} */ name, /** @type {string} */ ending) => `${name.replace(/[^\p{L}\p{N}_-]+/gu, "_").replace(/^_+|_+$/g, "").slice(0, 60) || "chart"}.${ending}`;
 
 export default widget((body, say, model) => {
-  const holder = h("div"); // Vega's, which gives it a role and a label of its own
+  const holder = h("div"); // Vega's, which gives it its own role and label
   const picture = h("div", { class: "nrt-chart", role: "img" }, holder);
   const note = h("p", { class: "nrt-note", role: "status" });
   const foot = h("p", { class: "nrt-soft nrt-chart-foot" });
@@ -56,7 +56,7 @@ export default widget((body, say, model) => {
       point: { filled: true, size: 36, opacity: 0.75 }, bar: { cornerRadiusEnd: 2 },
       range: { category: root().dataset.theme === "dark"
         ? ["#7ab7ff", "#ffc933", "#3ee0b5", "#e0609f", "#5d74e8", "#a3a300"]
-        : ["#0b62c4", "#8b4600", "#5da200", "#a21774", "#748bff", "#d174a2"] }, // told apart by the colour-blind too
+        : ["#0b62c4", "#8b4600", "#5da200", "#a21774", "#748bff", "#d174a2"] }, // distinguishable with colour blindness, too
     };
   }
 
@@ -82,7 +82,7 @@ export default widget((body, say, model) => {
     }
   }
 
-  // As it is seen, on the page's colour: a picture of a dark page has light words.
+  // Saves what is visible, with the page's background: a picture of a dark page has light text.
   async function save(/** @type {"png" | "svg"} */ as) {
     if (!view) return;
     const shown = view.background();

@@ -1,10 +1,10 @@
-"""The live chart: ``frame.plot(x=…, y=…, kind=…)``. In: a frame. Out: a Vega-Lite picture and data.
+"""The live chart: ``frame.plot(x=…, y=…, kind=…)``. Input: a frame. Output: a Vega-Lite picture and data.
 
-Altair writes the specification, the browser's Vega draws it. Altair's own ``JupyterChart`` keeps
-the data in its synced state and sends all of it with every change (34 % of a core at 10 Hz, and
-every row in the saved notebook: docs/design/notebooks.md), so only its library is used: Vega comes out of the
-``vl-convert`` wheel once a page, and the data goes over our own transport, bounded in points and in
-what it costs.
+Altair writes the specification, the browser's Vega draws it. Altair's own ``JupyterChart`` keeps the data in
+its synced state and sends all of it with every change (34 % of a core at 10 Hz, and every row in the saved
+notebook: docs/design/notebooks.md), so only its library is used: Vega is loaded from the ``vl-convert`` wheel
+once per page, and the data is sent over our own transport, with limits on the number of points and on the
+cost.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ Positions: TypeAlias = npt.NDArray[np.intp]
 POINTS: Final = 2_000
 BINS: Final = 40
 SAVED: Final = ("png", "svg", "pdf", "json")
-"""What a chart can be saved as."""
+"""The file formats of a saved chart."""
 WIDTH: Final = 720
-"""Pixels of a saved chart, unless its style says another width."""
+"""Width of a saved chart in pixels, unless its style sets another."""
 PRINTED: Final = {
     "background": "white",
     "view": {"stroke": None},
@@ -60,13 +60,13 @@ PRINTED: Final = {
     "point": {"filled": True, "size": 36, "opacity": 0.75},
     "range": {"category": ["#0b62c4", "#8b4600", "#5da200", "#a21774", "#748bff", "#d174a2"]},
 }
-"""How a saved chart looks: as ``chart.js`` draws it on a light page."""
+"""The style of a saved chart: the same as ``chart.js`` draws on a light page."""
 INTERVAL: Final = 0.1
-"""Seconds between two pictures at least: more is not seen, and Vega draws each anew."""
+"""Minimum seconds between two pictures: more are not visible, and Vega redraws each from scratch."""
 
 
 def of_extra(name: str) -> Any:
-    """A module that the extra ``plot`` brings.
+    """Import a module that the extra ``plot`` installs.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def of_extra(name: str) -> Any:
 def vega() -> bytes:
     """Vega-Embed with its Vega as one gzipped ES module, from the ``vl-convert`` wheel."""
     vl_convert = of_extra("vl_convert")
-    # Bundling takes seconds: done once a machine, for each version of the wheel.
+    # Bundling takes seconds: done once per machine and version of the wheel.
     wheel = version("vl-convert-python")
     kept = platformdirs.user_cache_path("notebook_rt") / f"vega-{wheel}.js.gz"
     with contextlib.suppress(OSError):
@@ -101,9 +101,8 @@ def vega() -> bytes:
 
 
 def thin(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], points: int) -> Positions:
-    """At most ``points`` positions that draw the same line: lowest and highest of equal stretches.
-
-    ``x`` need not be sorted; the positions come in the order of ``x``.
+    """Return at most ``points`` positions that draw the same line: minimum and maximum of equal stretches.
+    ``x`` need not be sorted; the positions are returned in the order of ``x``.
 
     >>> thin(np.arange(6.0), np.array([0, 9, 1, 2, -5, 3.0]), 4).tolist()
     [0, 1, 4, 5]
@@ -127,13 +126,13 @@ def thin(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], points: int) ->
 
 
 def summed(part: dict[str, pd.Series[Any]]) -> dict[str, pd.Series[Any]]:
-    """One number for each place (and colour): bars that share one would hide each other."""
+    """Sum the values of each place (and colour): bars that share one would hide each other."""
     places = [letter for letter in part if letter != "y"]
     if kind_of(part["y"]) != "quantitative":
         return part
     table = pd.DataFrame({letter: series.array for letter, series in part.items()})
     for letter in places:
-        if table[letter].dtype == object:  # JSON and arrays, which have no hash
+        if table[letter].dtype == object:  # JSON and arrays, which cannot be hashed
             table[letter] = [None if missing(v) else text_of(v) for v in table[letter]]
     if not table.duplicated(places).any():
         return part
@@ -142,7 +141,7 @@ def summed(part: dict[str, pd.Series[Any]]) -> dict[str, pd.Series[Any]]:
 
 
 def _floats(series: pd.Series[Any]) -> npt.NDArray[np.float64] | None:
-    """Numbers and times as floats; None for text."""
+    """Return numbers and times as floats; None for text."""
     if pd.api.types.is_datetime64_any_dtype(series.dtype):
         return np.asarray(series.array.astype("int64"), dtype=np.float64)
     if pd.api.types.is_numeric_dtype(series.dtype):
@@ -151,28 +150,28 @@ def _floats(series: pd.Series[Any]) -> npt.NDArray[np.float64] | None:
 
 
 class ChartModel:
-    """Chooses the points and sends them; the picture is the browser's.
+    """Chooses the points and sends them; the browser draws the picture.
 
     Parameters
     ----------
     source
         The live table.
     x, y, color
-        Columns; without ``x`` the key. Several ``y`` are several lines.
+        Columns; without ``x`` the key. Several ``y`` make several lines.
     kind
         ``line``, ``area``, ``bar``, ``point``, ``tick``, ``hist``.
     last
-        Only the last so many rows, in the frame's order.
+        Show only this number of last rows, in the frame's order.
     points
-        At most so many.
+        Maximum number of points.
     style
-        Given the Altair chart, returns it changed (size, scales, titles).
+        Called with the Altair chart; returns it changed (size, scales, titles).
     act
-        Runs what may take its time, on another thread.
+        Runs slow work on another thread.
     changed
-        Asks for another ``update``; called from that thread.
+        Requests another ``update``; called from that thread.
     clock
-        Seconds.
+        Returns seconds.
     """
 
     def __init__(
@@ -222,11 +221,11 @@ class ChartModel:
         self._waiting = False
         self._drawn: tuple[str, ...] = ()
         self._owed = False
-        """A view has no picture yet, or one of columns that are there no more."""
+        """Whether a view has no picture yet, or a picture of columns that no longer exist."""
 
     @property
     def label(self) -> str:
-        """The picture in words."""
+        """A description of the picture."""
         live = "Live " if self.source.shown is None else "Past "
         self._choose_columns()
         if not self.y:
@@ -236,19 +235,19 @@ class ChartModel:
 
     @property
     def caption(self) -> str:
-        """The same, and why there is no picture, where that is so."""
+        """The label, and the reason if there is no picture."""
         trouble = self.source.undeclared and self._problem()
         return f"{self.label}: {trouble}" if trouble else self.label
 
     def chart(self) -> alt.Chart:
-        """The Altair chart, on a data source named ``live`` with columns ``x``, ``y``, ``c``."""
+        """Return the Altair chart, on a data source named ``live`` with columns ``x``, ``y``, ``c``."""
         if self.source.undeclared and (trouble := self._problem()):
             raise ValueError(trouble)
         made: alt.Chart = of_extra("altair").Chart.from_dict(self._plain(), validate=False)
         return made if self._style is None else self._style(made)
 
     def spec(self) -> Spec:
-        """The same, as Vega-Lite's specification."""
+        """Return the same as a Vega-Lite specification."""
         if self._style is None:
             return self._plain()
         return dict(self.chart().to_dict(validate=False))
@@ -257,7 +256,7 @@ class ChartModel:
         return picture(self.source.df, self.kind, self.x, self.y, self.color)
 
     def save(self, path: Path) -> None:
-        """Write the picture, with its data in it, to a file of the kind that its ending says."""
+        """Write the picture, including its data, to a file; the suffix determines the format."""
         ending = path.suffix[1:].lower()
         if ending not in SAVED:
             endings = ", ".join(f".{kind}" for kind in SAVED)
@@ -280,7 +279,7 @@ class ChartModel:
             path.write_text(json.dumps(spec), "utf-8")
 
     def _rows(self) -> list[dict[str, Any]]:
-        """The points as the browser's Vega has them: times in milliseconds, a missing value as null."""
+        """Return the points as the browser's Vega gets them: times in milliseconds, no value as null."""
         df = self.source.df if self._last is None else self.source.df.iloc[-self._last :]
         columns = self._histogram(df)[0] if self.kind == "hist" else self._points_of(df)[0]
         names = ["x", "y", "x_end" if self.kind == "hist" else "c"]
@@ -294,11 +293,11 @@ class ChartModel:
         return [dict(zip(names, point, strict=False)) for point in zip(*read, strict=True)]
 
     def _kinds(self) -> tuple[str, ...]:
-        """What the picture depends on: another one is drawn when a column has another type."""
+        """Return the types of the columns: the picture is replaced when a column's type changes."""
         return tuple(str(kind_of(column_of(self.source.df, name))) for name in self._named)
 
     def _choose_columns(self) -> None:
-        """Choose what nobody has named, as soon as there is something to choose from."""
+        """Choose the columns that the user did not name, as soon as any are known."""
         fields = self.source.fields
         if not self.x and fields:
             self.x = fields[0].name
@@ -307,7 +306,7 @@ class ChartModel:
             self.y = [name for name in names if _drawable(self.source, name)][:3]
 
     def _unknown(self, known: Sequence[str]) -> str:
-        """Which column is not among these, or why that is not known yet; empty: all are."""
+        """Return which column is not among ``known``, or why that is unknown; empty if all are."""
         self._choose_columns()
         source = self.source
         missing = [name for name in self._named if name not in known]
@@ -325,7 +324,7 @@ class ChartModel:
         return [self.x, *self.y, *([self.color] if self.color else [])]
 
     def _problem(self) -> str:
-        """Why nothing can be drawn of the table as it is now; empty if it can."""
+        """Return why the current table cannot be drawn; empty if it can."""
         df = self.source.df
         if trouble := self._unknown([*map(str, df.index.names), *map(str, df.columns)]):
             return trouble
@@ -334,7 +333,7 @@ class ChartModel:
         return ""
 
     def _no_numbers(self) -> str:
-        """Why a line of what is there now would be none; empty if it would be one."""
+        """Return why the current data cannot be drawn as a line; empty if it can."""
         for name in self.y if self.kind in ("line", "area") else ():
             series = column_of(self.source.df, name)
             if kind_of(series) == "nominal" and series.notna().any():
@@ -349,7 +348,7 @@ class ChartModel:
 
     def update(self) -> Sequence[Message]:
         if self.source.refresh():
-            self._not_before = 0.0  # who asks for a moment is not kept waiting
+            self._not_before = 0.0  # a request for a moment is not delayed
         same = self.source.df is self._df and self.source.status == self._status
         if same and self.source.state() == self._past and not self._owed:
             self._waiting = False
@@ -370,7 +369,7 @@ class ChartModel:
         return [Message({"t": "data", **data}, buffers)]
 
     def _head(self, view: str | None) -> Message:
-        """The picture and its data, for one view or for all."""
+        """Return the picture and its data, for one view or for all."""
         spec = self.spec()
         spec.pop("config", None)
         self._drawn, self._owed = self._kinds(), self._owed and view is not None
@@ -380,7 +379,7 @@ class ChartModel:
         return Message({**head, **data}, buffers, whole=True, to=view)
 
     def _note(self, view: str | None) -> Sequence[Message]:
-        """Why there is no picture; nothing of a table that begins again."""
+        """Return why there is no picture; nothing for a table that is being reset."""
         if not len(self.source.df.columns) and not self.source.undeclared:
             return []
         self._past = self.source.state()
@@ -388,11 +387,11 @@ class ChartModel:
         return [Message(content, whole=True, to=view)]
 
     def wants(self) -> float:
-        # That a past is recorded has no event of its own: looked at now and then.
+        # The start of a recording has no event of its own, so it is polled.
         return max(0.0, self._not_before - self._clock()) if self._waiting else LOOK
 
     def received(self, view: str, content: Mapping[str, Any]) -> None:
-        if content.get("t") == "past":  # of the widget, not of one view
+        if content.get("t") == "past":  # for the widget, not for one view
             at = content.get("at")
             self.source.ask(None if at is None else int(at))
 
@@ -428,20 +427,20 @@ class ChartModel:
         return content, (pack.bytes(),)
 
     def _histogram(self, df: pd.DataFrame) -> tuple[list[Any], int]:
-        """Counted here, over every row; the bins' left edges, counts and right edges."""
+        """Count every row here; return the bins' left edges, counts and right edges."""
         values = _floats(column_of(df, self.y[0]))
-        assert values is not None  # of _problem
+        assert values is not None  # checked by _trouble
         values = values[np.isfinite(values)]
         bins: Any = BINS
         if len(values) and pd.api.types.is_integer_dtype(column_of(df, self.y[0]).dtype):
-            low, high = values.min(), values.max()  # as many whole numbers in each
+            low, high = values.min(), values.max()  # the same number of integers in each bin
             bins = np.arange(low, high + 2 * (step := (high - low) // BINS + 1), step)
         counts, edges = np.histogram(values, bins=bins)
         columns = [pd.array(part, dtype="float64") for part in (edges[:-1], counts, edges[1:])]
         return columns, len(df)
 
     def _points_of(self, df: pd.DataFrame) -> tuple[list[Any], int, int]:
-        """The columns to draw, how many points are in them, and of how many."""
+        """Return the columns to draw, the number of points in them, and the number of all points."""
         shown = bars = 0
         columns: dict[str, list[Any]] = {}
         share = max(self._points // len(self.y), 2)
@@ -491,7 +490,7 @@ class ChartWidget(LiveWidget):
         style: Callable[[alt.Chart], alt.Chart] | None = None,
         on_viewer: OnViewer | None = None,
     ) -> None:
-        of_extra("vl_convert")  # before a browser misses it
+        of_extra("vl_convert")  # fail here rather than in the browser
         model = ChartModel(
             source,
             x,
@@ -521,18 +520,18 @@ class ChartWidget(LiveWidget):
         return self._model.chart()
 
     def save(self, path: str | Path) -> None:
-        """Save the picture with the data of now, or of the moment that its slider shows, on white.
+        """Save the picture with its current data, or that of the moment on its slider, on white.
 
         Parameters
         ----------
         path : str or Path
-            The file, written anew; its ending says how: ``.png``, ``.svg``, ``.pdf``, or ``.json``
-            (Vega-Lite's specification).
+            The file, which is overwritten; its suffix sets the format: ``.png``, ``.svg``, ``.pdf``, or
+            ``.json`` (Vega-Lite's specification).
 
         Raises
         ------
         ValueError
-            If the ending is none of those, or there is nothing to draw.
+            If the suffix is none of those, or there is nothing to draw.
         """
         if self._model is None:
             raise ClosedError("this chart")

@@ -1,8 +1,8 @@
-"""What a chart looks like: Vega-Lite's specification for columns of a DataFrame.
+"""The Vega-Lite specification of a chart for columns of a DataFrame.
 
-In: a DataFrame, the kind of chart, the names of its columns. Out: a specification on a data source
-named ``live`` with columns ``x``, ``y`` and ``c`` (which of several lines, or what ``color`` says). It is
-written as it is, without Altair, whose import takes a second, and three where JupyterLab is installed.
+Input: a DataFrame, the kind of chart, the names of its columns. Output: a specification on a data source
+named ``live`` with columns ``x``, ``y`` and ``c`` (which of several lines, or the value of ``color``). It is
+written directly, without Altair, whose import takes a second, and three where JupyterLab is installed.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ TIMES: Final = {
     "seconds": "%H:%M:%S",
     "milliseconds": "%S.%L",
 }
-"""How a time is written on an axis: 24 hours, as in the grid."""
+"""The format of a time on an axis: 24 hours, as in the grid."""
 SMALL: Final = (
     "length(datum.label) < 7 || abs(datum.value) >= 1e-4 ? datum.label : format(datum.value, '~g')"
 )
-"""A number on an axis: 3e-9 and not 0.000000003."""
+"""The format of a number on an axis: 3e-9, not 0.000000003."""
 COLORS: Final = 6
-"""How many colours ``chart.js`` has; then they begin again, with another dash or shape."""
+"""Number of colours in ``chart.js``; after them the colours repeat with another dash or shape."""
 DASHES: Final = ([1, 0], [6, 3], [2, 2])
 SHAPES: Final = ("circle", "square", "triangle-up")
 
 
 def kind_of(series: pd.Series[Any]) -> Any:
-    """Vega-Lite's type of a column."""
+    """Return Vega-Lite's type of a column."""
     if pd.api.types.is_datetime64_any_dtype(series.dtype):
         return "temporal"
     numeric = pd.api.types.is_numeric_dtype(series.dtype)
@@ -50,7 +50,7 @@ def kind_of(series: pd.Series[Any]) -> Any:
 
 
 def picture(df: pd.DataFrame, kind: str, x: str, y: Sequence[str], color: str | None) -> Spec:
-    """The chart without data."""
+    """Return the chart without data."""
     mark: dict[str, Any] = {"type": kind}
     if kind == "hist":
         mark, encode = {"type": "bar"}, _histogram(y[0])
@@ -78,14 +78,14 @@ def picture(df: pd.DataFrame, kind: str, x: str, y: Sequence[str], color: str | 
 
 
 def _bar_width(series: int) -> str:
-    """Bars on an axis of numbers or times: as wide as there is room for them beside one another."""
+    """Return the width of bars on an axis of numbers or times: as wide as fits side by side."""
     return f"clamp(0.8 * width * {series} / max(1, length(data('live'))), 1, 60)"
 
 
 def _histogram(name: str) -> Spec:
     return {
         "x": {"field": "x", "type": "quantitative", "bin": "binned", "title": cut(name, 60)},
-        "x2": {"field": "x_end"},  # Vega-Lite looks for the bin's end by this name
+        "x2": {"field": "x_end"},  # Vega-Lite expects this name for the bin's end
         # Not stacked: bars with round corners would be drawn as groups, which lose the bins' ends.
         "y": {"field": "y", "type": "quantitative", "title": "rows", "stack": None},
     }
@@ -103,9 +103,7 @@ def _x(series: pd.Series[Any], name: str, scale: Spec) -> Spec:
         scale["zero"] = False
     elif _flat(series):
         more["axis"] = {"labelAngle": 0}
-    if (
-        of == "nominal"
-    ):  # as the table has the names: in order of the alphabet, 10 would come before 2
+    if of == "nominal":  # in the table's order; alphabetically, 10 would come before 2
         more["sort"] = None
     return {"field": "x", "type": of, "title": cut(name, 60), "scale": scale, **more}
 
@@ -115,16 +113,16 @@ def _y(series: pd.Series[Any], names: Sequence[str], kind: str) -> Spec:
     more: Spec = {}
     if of == "quantitative":
         more = {"scale": {"zero": kind in ("bar", "area")}, "axis": {"labelExpr": SMALL}}
-    # Bars of one place stand on one another, else one would hide the other.
+    # Bars of one place are stacked, or one would hide the other.
     stack = "zero" if kind == "bar" and of == "quantitative" else None
     return {"field": "y", "type": of, "title": cut(", ".join(names), 60), "stack": stack, **more}
 
 
 def _colours(df: pd.DataFrame, kind: str, y: Sequence[str], color: str | None) -> Spec:
-    """Colours, and past the last of them another dash or shape."""
+    """Return colours, and after the last one another dash or shape."""
     of = "nominal" if color is None else kind_of(column_of(df, color))
     same = {"field": "c", "type": of, "title": cut(color, 60) if color else None}
-    # Of several lines, in the order given. (Two legends are made one only where nothing is sorted.)
+    # For several lines, in the given order. (Two legends are merged only if nothing is sorted.)
     names = {"domain": list(y)} if color is None else {}
     encode: Spec = {"color": {**same, "scale": names}}
     if of == "nominal" and kind == "line":
@@ -137,6 +135,6 @@ def _colours(df: pd.DataFrame, kind: str, y: Sequence[str], color: str | None) -
 
 
 def _flat(series: pd.Series[Any]) -> bool:
-    """Whether the names on the axis have room beside one another."""
+    """Return whether the names on the axis fit side by side."""
     names = series.dropna().astype("str").unique()
     return len(names) * max((len(name) + 2 for name in names), default=0) < 90

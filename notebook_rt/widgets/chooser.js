@@ -1,4 +1,5 @@
-// What a person is asked when two have changed one thing: a cell, or a row that one of them deleted.
+// The choice for a person when two people have changed the same thing: a cell, or a row that one of them
+// deleted.
 import { h } from "./common.js";
 
 /** @import { Mark, Row } from "./grid.js" */
@@ -10,7 +11,7 @@ const pick = (/** @type {string} */ label, /** @type {string | undefined} */ tex
 
 const choices = (/** @type {HTMLElement[]} */ ...buttons) => h("div", { class: "nrt-choices" }, ...buttons);
 
-// The columns that the one who did not delete the row has changed in it.
+// The columns that were changed in the row by the side that did not delete it.
 function changes(/** @type {Mark} */ { told = [], more }) {
   const lines = told.map(([name, before, now]) => [
     h("dt", { text: name }),
@@ -36,7 +37,7 @@ function aboutRow(/** @type {Mark} */ mark, /** @type {Decide} */ decide) {
   ];
 }
 
-// The name of the dialog and what is in it. `decide(choice, c)` is told; without `c` of the whole row.
+// The name of the dialog and its content. Calls `decide(choice, c)`; without `c` for the whole row.
 /** @returns {[label: string, ...children: (Node | null)[]]} */
 export function chooser(/** @type {Mark} */ mark, /** @type {Column} */ column, /** @type {Row} */ row, /** @type {Decide} */ decide) {
   if (mark.deleted) return aboutRow(mark, decide);

@@ -1,8 +1,8 @@
 """A few rows of a DataFrame as binary columns, and the cells in which two of them differ.
 
-In: a column's array and the positions wanted. Out: ``Cells``, comparable and packed into bytes that
-``decode.js`` reads with typed arrays. Numbers, times and truth values go as 64-bit floats or bytes;
-all else goes as text, long text cut (the rest is fetched when somebody asks for that cell).
+Input: a column's array and the requested positions. Output: ``Cells``, comparable and packed into bytes that
+``decode.js`` reads with typed arrays. Numbers, times and booleans are sent as 64-bit floats or bytes;
+everything else is sent as text, long text cut (the rest is fetched on request for that cell).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from notebook_rt.model.coerce import missing
 
 Kind: TypeAlias = Literal["number", "bool", "instant", "local", "text"]
 LONG = 160
-"""Characters of a text that go to the browser unasked."""
+"""Characters of a text that are sent to the browser without a request."""
 NULL, CUT = 1, 2
 _SAFE = 2**53
-"""A smaller integer is a float exactly; this one may be the next, rounded."""
+"""A smaller integer is exactly a float; this one may be the next one, rounded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Some cells of one column. ``flags`` has ``NULL`` and ``CUT`` a cell."""
+    """Some cells of one column. ``flags`` has ``NULL`` and ``CUT`` per cell."""
 
     kind: Kind
     values: npt.NDArray[np.float64] | list[str]
@@ -39,7 +39,7 @@ class Cells:
         return len(self.flags)
 
     def changed(self, before: Cells) -> npt.NDArray[np.int32]:
-        """Where this differs from ``before``, which has as many cells."""
+        """Return where this differs from ``before``, which has the same number of cells."""
         if self.kind != before.kind:
             return np.arange(len(self), dtype=np.int32)
         if isinstance(self.values, list):
@@ -53,21 +53,21 @@ class Cells:
         return np.flatnonzero(differ | (self.flags != before.flags)).astype(np.int32)
 
     def take(self, where: npt.NDArray[np.int32]) -> Cells:
-        """The cells at ``where``."""
+        """Return the cells at ``where``."""
         if isinstance(self.values, list):
             return Cells(self.kind, [self.values[i] for i in where], self.flags[where])
         return Cells(self.kind, self.values[where], self.flags[where])
 
 
 class Pack:
-    """Gathers arrays into one buffer, each aligned to 8 bytes."""
+    """Collects arrays in one buffer, each aligned to 8 bytes."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._size = 0
 
     def add(self, content: bytes) -> list[int]:
-        """Where ``content`` stands: offset and length in bytes."""
+        """Add ``content`` and return its offset and length in bytes."""
         at = self._size
         padding = -len(content) % 8
         self._parts += [content, b"\0" * padding]
@@ -91,7 +91,7 @@ class Pack:
 
 
 def text_of(value: Any, pg_type: str = "") -> str:
-    """A value as somebody would read it: JSON for containers, hex for bytes, a date without a time."""
+    """Return a value as readable text: JSON for containers, hex for bytes, a date without a time."""
     if isinstance(value, str):
         return value
     if isinstance(value, dict | list | tuple | np.ndarray):
@@ -107,13 +107,13 @@ def text_of(value: Any, pg_type: str = "") -> str:
 
 
 def cells(array: Any, positions: npt.NDArray[np.intp]) -> Cells:
-    """The cells of a column's ``array`` at ``positions``."""
+    """Return the cells of a column's ``array`` at ``positions``."""
     dtype = array.dtype
     if isinstance(dtype, pd.StringDtype) and _in_a_row(positions):
-        # Taking from Arrow's chunks looks at all of them; a slice does not.
+        # Taking from Arrow's chunks scans all of them; a slice does not.
         return _texts(array[int(positions[0]) : int(positions[-1]) + 1])
     few = array.take(positions)
-    if isinstance(dtype, np.dtype) and dtype.kind in "iuf":  # what changes most asks pandas nothing
+    if isinstance(dtype, np.dtype) and dtype.kind in "iuf":  # most frequent: no pandas checks
         return _exact(few, always=dtype.kind == "f") or _texts(few)
     if isinstance(dtype, pd.DatetimeTZDtype) or pd.api.types.is_datetime64_dtype(dtype):
         kind: Kind = "instant" if isinstance(dtype, pd.DatetimeTZDtype) else "local"
@@ -131,7 +131,7 @@ def cells(array: Any, positions: npt.NDArray[np.intp]) -> Cells:
 
 
 def _exact(few: Any, *, always: bool) -> Cells | None:
-    """Numbers as floats; None, unless ``always``: where one of them may be rounded so."""
+    """Return numbers as floats; unless ``always``, None if one of them might be rounded."""
     fixed = _fixed("number", few)
     assert not isinstance(fixed.values, list)
     return fixed if always or bool((np.abs(fixed.values) < _SAFE).all()) else None
@@ -157,7 +157,7 @@ def _fixed(kind: Kind, few: Any) -> Cells:
 def _texts(few: Sequence[Any]) -> Cells:
     flags = np.zeros(len(few), dtype=np.uint8)
     texts: list[str] = []
-    # One by one, Arrow's strings take six times as long.
+    # Item by item, Arrow's strings take six times as long.
     values = few.tolist() if isinstance(few, pd.api.extensions.ExtensionArray) else few
     for i, value in enumerate(values):
         if missing(value):
@@ -173,7 +173,7 @@ def _texts(few: Sequence[Any]) -> Cells:
 
 
 def shape_of(dtype: Any, pg_type: str) -> str:
-    """How a column is shown and edited: the word that ``cell.js`` and ``editors.js`` go by."""
+    """Return how a column is shown and edited: the word that ``cell.js`` and ``editors.js`` use."""
     if pg_type in ("json", "jsonb") or pg_type.startswith("_"):
         return "json"
     if pg_type in ("date", "timestamptz", "timestamp", "bool"):

@@ -1,12 +1,12 @@
-// What every widget shares: elements without HTML strings, the lease and the acknowledgement of the
-// transport (transport.py is the other end), and the host's light or dark.
+// Shared by all widgets: elements without HTML strings, the lease and the acknowledgement of the transport
+// (transport.py is the other end), and the host's light or dark theme.
 import "./common.css";
 
 /** @import { Drawn, FromKernel, Model, Numbered, Say, ToKernel } from "./protocol.js" */
 /** @typedef {Record<string, any>} Props attributes; `text`; `on…`: a listener */
 /** @typedef {(Node | null)[]} Children */
 
-// An element. Text arrives by textContent only: names and values are hostile input.
+// Creates an element. Text is set by textContent only: names and values are hostile input.
 /** @type {<K extends keyof HTMLElementTagNameMap>(tag: K, props?: Props, ...children: Children) => HTMLElementTagNameMap[K]} */
 export const h = (tag, props = {}, ...children) => dressed(document.createElement(tag), props, children);
 
@@ -28,7 +28,7 @@ function dressed(node, props, children) {
 /** @type {WeakMap<Element, Map<unknown, HTMLElement>>} */
 const nodes = new WeakMap();
 
-// Makes the children of `parent` those of `items`, keeping the nodes (and the focus) of known keys.
+// Makes the children of `parent` match `items`, keeping the nodes (and the focus) of known keys.
 /** @type {<T>(parent: Element, items: T[], keyOf: (item: T) => unknown, make: (item: T) => HTMLElement, draw: (node: any, item: T) => void) => void} */
 export function keyed(parent, items, keyOf, make, draw) {
   const known = nodes.get(parent) ?? new Map();
@@ -66,7 +66,7 @@ export function ago(/** @type {string | null} */ iso, now = Date.now()) {
   return new Date(iso).toLocaleDateString();
 }
 
-// Any CSS colour as red, green, blue and opacity up to 255: hosts write theirs as rgb(), oklch(), color().
+// Any CSS colour as red, green, blue and opacity up to 255: hosts use rgb(), oklch(), color().
 /** @type {CanvasRenderingContext2D | null} */
 let pixel = null;
 function rgbaOf(/** @type {string} */ colour) {
@@ -77,7 +77,7 @@ function rgbaOf(/** @type {string} */ colour) {
   return pixel.getImageData(0, 0, 1, 1).data;
 }
 
-// Light or dark, from what is really behind the widget: it works in every host.
+// Light or dark, from the actual background behind the widget: works in every host.
 function watchTheme(/** @type {HTMLElement} */ root) {
   const above = (/** @type {Element} */ node) => node.parentElement ?? /** @type {Partial<ShadowRoot>} */ (node.getRootNode()).host;
   const look = () => {
@@ -108,11 +108,11 @@ function watchTheme(/** @type {HTMLElement} */ root) {
 }
 
 const SILENCE = 30000;
-const MISSED = 12000; // the kernel says every 10 s that it lives, unless it takes this view to be gone
+const MISSED = 12000; // the kernel sends a sign of life every 10 s, unless it considers this view gone
 const FIRST_WORD = 6000;
 
-// One view's end of the transport. `receive(content, buffers)` draws; it returns false when it
-// could not use the message and needs the whole state again.
+// One view's end of the transport. `receive(content, buffers)` draws; it returns false if it could not use
+// the message and needs the whole state again.
 /** @param {{ model: Model, root: Element, receive: (content: any, buffers: DataView[]) => unknown, silent: (text: string, over?: boolean) => void }} ends */
 function connect({ model, root, receive, silent }) {
   const view = `${Date.now().toString(36)}${Math.random().toString(36).slice(2)}`;
@@ -125,12 +125,12 @@ function connect({ model, root, receive, silent }) {
   let closed = false;
   let frame = 0;
   /** @type {[Numbered<Drawn | { t: "beat" }>, DataView[]][]} */
-  const waiting = []; // messages that have come since the last frame
+  const waiting = []; // messages received since the last frame
   const say = (/** @type {ToKernel} */ content) => {
     try {
       model.send({ view, ...content });
     } catch {
-      // The comm is gone (a tab closed in Lab tears it down first): the lease lapses by itself.
+      // The comm is gone (closing a tab in Lab destroys it first): the lease lapses automatically.
     }
   };
   const lookAgain = () => {
@@ -151,7 +151,7 @@ function connect({ model, root, receive, silent }) {
     if (closed || !looking) return;
     silent("");
     const mine = content.t !== "beat" && (!content.to || content.to === view);
-    // A Jupyter server drops what is too much for it.
+    // A Jupyter server drops messages that are too many for it.
     if (whole && content.seq > drawn + 1 && !(mine && content.whole)) again();
     drawn = content.seq;
     if (mine && (whole || content.whole || content.t === "reply")) {
@@ -168,7 +168,7 @@ function connect({ model, root, receive, silent }) {
     frame = next ? requestAnimationFrame(nextFrame) : 0;
     if (next) draw(...next);
   };
-  // One message a frame: of two, nobody would see the first.
+  // One message per frame: the first of two would not be visible.
   const custom = (/** @type {FromKernel} */ content, /** @type {DataView[]} */ buffers) => {
     if (closed) return;
     heard = Date.now();
@@ -183,7 +183,7 @@ function connect({ model, root, receive, silent }) {
     }
   };
   model.on("msg:custom", custom);
-  // Lab and Notebook cut the comms when the kernel starts anew: what is shown is nobody's any more.
+  // Lab and Notebook cut the comms when the kernel restarts: the displayed state has no owner any more.
   const cut = () => {
     if (closed) return;
     closed = true;
@@ -236,19 +236,20 @@ function connect({ model, root, receive, silent }) {
   };
 }
 
-// Whether a key types or moves, as in a list or a field: no chord, and none that leaves a widget or runs a cell.
+// Whether a key types or moves, as in a list or a field: no key combination, and no key that leaves a widget
+// or runs a cell.
 const isPlain = (/** @type {KeyboardEvent} */ event) =>
   !(event.ctrlKey || event.metaKey || event.altKey) && (event.key.length === 1 || /^(Arrow|Page|Home$|End$|Delete$|Backspace$)/.test(event.key) || (event.key === "Enter" && !event.shiftKey));
 
-// An anywidget of `draw(root, say, model)`, which builds the elements and returns `receive`, or
-// `{receive, close}`.
+// An anywidget of `draw(root, say, model)`, which builds the elements and returns `receive`, or `{receive,
+// close}`.
 /** @typedef {(content: any, buffers: DataView[]) => unknown} Receive */
 /** @param {(body: HTMLElement, say: Say, model: Model) => Receive | { receive: Receive, close?: () => void }} draw */
 export function widget(draw) {
   return {
     render(/** @type {{ model: Model, el: HTMLElement }} */ { model, el }) {
-      // The attribute keeps JupyterLab's shortcuts away; but it is not asked about the element that has the
-      // keyboard, which is what the single-key commands are for (D D deletes the cell, R makes it raw).
+      // The attribute disables JupyterLab's shortcuts, but not for the element that has the keyboard focus,
+      // to which the single-key commands apply (D D deletes the cell, R makes it raw).
       const root = h("div", { class: "nrt", "data-lm-suppress-shortcuts": "true" });
       root.addEventListener("keydown", (event) => {
         if (isPlain(event)) event.stopPropagation();
@@ -281,7 +282,7 @@ export function widget(draw) {
   };
 }
 
-// A button that opens a panel below it; Escape closes it and gives the focus back.
+// A button that opens a panel below it; Escape closes the panel and returns the focus.
 export function disclosure(/** @type {HTMLElement} */ face, /** @type {HTMLElement} */ panel, /** @type {string} */ label) {
   const id = `nrt-${Math.random().toString(36).slice(2)}`;
   const button = h("button", { type: "button", class: "nrt-pill", "aria-expanded": "false", "aria-controls": id });

@@ -1,16 +1,16 @@
-// Cells out of a message: its binary columns as values and flags, and what a row's flags say.
+// Decodes cells from a message: its binary columns to values and flags, and the meaning of a row's flags.
 
 /** @import { Cells, Span, Value } from "./protocol.js" */
 /** @import { Draft, Row } from "./grid.js" */
 
-export const ROW_MARK = -1; // the column of a mark that is about the whole row
+export const ROW_MARK = -1; // the column of a mark about the whole row
 const NULL = 1;
 const CUT = 2;
 
 export const isNull = (/** @type {{ f: ArrayLike<number> }} */ row, /** @type {number} */ c) => (row.f[c] & NULL) !== 0;
 export const isCut = (/** @type {{ f: ArrayLike<number> }} */ row, /** @type {number} */ c) => (row.f[c] & CUT) !== 0;
 
-// Whether a row is being typed.
+// Whether a row is the new one being typed.
 /** @type {(row: Row) => row is Draft} */
 export const isDraft = /** @type {any} */ ((/** @type {Row} */ row) => row.texts !== undefined);
 

@@ -1,7 +1,7 @@
-"""How the live classes display themselves: a widget where there is a kernel, else the static form.
+"""How the live classes display themselves: a widget if there is a kernel, else the static form.
 
-The handles import this module when they are displayed, not before: a script never loads a widget.
-In: a handle. Out: what ``_repr_mimebundle_`` returns, and the widgets behind ``.grid`` and ``.plot``.
+The handles import this module only when they are displayed: a script never loads a widget. Input: a handle.
+Output: the result of ``_repr_mimebundle_``, and the widgets behind ``.grid`` and ``.plot``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from notebook_rt.widgets.sessions import (
 from notebook_rt.widgets.statusbar import StatusBar
 
 Bundle: TypeAlias = Any
-"""What ``_repr_mimebundle_`` returns: MIME types to content."""
+"""The result of ``_repr_mimebundle_``: MIME types to content."""
 
 
 def _bundle(make: Callable[[], LiveWidget], static: Callable[[], tuple[str, str]]) -> Bundle:
@@ -45,19 +45,19 @@ def _of(frame: Frame) -> FrameOf:
 
 
 def frame_bundle(frame: Frame) -> Bundle:
-    """The live grid."""
+    """Return the live grid."""
     source = _of(frame)
     return _bundle(lambda: grid(frame), lambda: (grid_text(source), grid_html(source)))
 
 
 def mapped_bundle(mapped: Mapped) -> Bundle:
-    """The live grid of what is computed."""
+    """Return the live grid of a computed frame."""
     source = MappedOf(mapped)
     return _bundle(lambda: GridWidget(source), lambda: (grid_text(source), grid_html(source)))
 
 
 def health_bundle(session: Session) -> Bundle:
-    """The health dot."""
+    """Return the health dot."""
     source = SessionHealth(session)
     return _bundle(
         lambda: HealthWidget(source, on_viewer=_on_viewer(session)),
@@ -66,7 +66,7 @@ def health_bundle(session: Session) -> Bundle:
 
 
 def queue_bundle(queue: Queue) -> Bundle:
-    """The queue count and its list."""
+    """Return the queue count and its list."""
     source = SessionQueue(queue)
     return _bundle(
         lambda: QueueWidget(source),
@@ -75,7 +75,7 @@ def queue_bundle(queue: Queue) -> Bundle:
 
 
 def presence_bundle(presence: Presence) -> Bundle:
-    """Who is there."""
+    """Return the presence list."""
     source = PeoplePresent(presence)
     return _bundle(
         lambda: PresenceWidget(source),
@@ -84,7 +84,7 @@ def presence_bundle(presence: Presence) -> Bundle:
 
 
 def session_bundle(session: Session) -> Bundle:
-    """The status bar."""
+    """Return the status bar."""
     source = SessionHealth(session)
     return _bundle(
         lambda: status_bar(session),
@@ -93,32 +93,32 @@ def session_bundle(session: Session) -> Bundle:
 
 
 def grid(frame: Frame, **options: Any) -> GridWidget:
-    """The live grid of ``frame``, with the options of ``GridWidget``."""
+    """Return the live grid of ``frame``, with the options of ``GridWidget``."""
     return GridWidget(_of(frame), **options)
 
 
 def plot(frame: Frame, x: str | None = None, y: Any = (), **options: Any) -> ChartWidget:
-    """A live chart of ``frame``, with the options of ``ChartWidget``. Waits for the first data."""
+    """Return a live chart of ``frame``, with the options of ``ChartWidget``. Waits for the first data."""
     try:
         frame.wait()
-    except DerivationError:  # the chart says so until the first row comes
+    except DerivationError:  # the chart shows it until the first row arrives
         if not frame._feed.why_undeclared:
             raise
     return ChartWidget(_of(frame), x, y, **options)
 
 
 def mapped_grid(mapped: Mapped, **options: Any) -> GridWidget:
-    """The live grid of what is computed, with the options of ``GridWidget``."""
+    """Return the live grid of a computed frame, with the options of ``GridWidget``."""
     return GridWidget(MappedOf(mapped), **options)
 
 
 def mapped_plot(mapped: Mapped, x: str | None, y: Any, **options: Any) -> ChartWidget:
-    """A live chart of what is computed, with the options of ``ChartWidget``."""
+    """Return a live chart of a computed frame, with the options of ``ChartWidget``."""
     return ChartWidget(MappedOf(mapped), x, y, **options)
 
 
 def status_bar(session: Session, presence: Presence | None = None) -> StatusBar:
-    """Health, queue and, if given, people in one line."""
+    """Return health, queue and, if given, people in one line."""
     return StatusBar(
         SessionHealth(session),
         SessionQueue(session.queue),
@@ -128,12 +128,12 @@ def status_bar(session: Session, presence: Presence | None = None) -> StatusBar:
 
 
 def notes(session: Session) -> NotesWidget:
-    """What happens, as lines."""
+    """Return the notes widget."""
     return NotesWidget(SessionNotes(session), on_viewer=_on_viewer(session))
 
 
 def _on_viewer(session: Session) -> Callable[[str], None]:
-    """A browser that is back, or a tab that is looked at again, makes the session try at once."""
+    """Return a callback that retries at once when the browser is online again or its tab is visible again."""
 
     def on_viewer(word: str) -> None:
         if word in ("online", "visible") and session.status in ("disconnected", "reconnecting"):

@@ -1,5 +1,5 @@
-// A new row, typed in place behind the last one: in the browser alone until it is saved as one insert.
-// It is a row like the others, with the rid 0, and `texts`: what was typed, by column.
+// A new row, typed in place after the last one: only in the browser until it is saved as one insert. It is a
+// row like the others, with the rid 0, and `texts`: what was typed, by column.
 
 /** @import { editing } from "./edits.js" */
 /** @import { Active, View } from "./grid.js" */
@@ -9,10 +9,10 @@
 export function drafting(view, edits) {
   const { focus, screen, table } = view;
   /** @type {Active | null} */
-  let back = null; // who had the focus before
+  let back = null; // what had the focus before
   const missing = () => table.head.columns.findIndex((column, c) => column.needed && !table.draft?.texts.has(c));
 
-  // Where to begin: with what is needed, else with the first that nobody else fills in.
+  // The column to begin with: the first that needs a value, else the first that is not filled automatically.
   const first = () => {
     const c = missing();
     return c >= 0 ? c : Math.max(0, table.head.columns.findIndex((column) => !column.filled));
@@ -38,7 +38,7 @@ export function drafting(view, edits) {
     show(first());
   }
 
-  // What an editor has: null for a null that was chosen, "" for nothing.
+  // The text of an editor: null for a chosen null, "" for nothing.
   function set(/** @type {number} */ c, /** @type {string | null} */ text) {
     const { draft } = table;
     if (!draft) return;
@@ -47,7 +47,7 @@ export function drafting(view, edits) {
     screen.grid.updateCell(draft.at, c);
   }
 
-  // On to what is still missing; when nothing is, or nobody types it, the row is sent.
+  // Moves on to the next column that needs a value; sends the row if there is none, or if it was left empty.
   function next() {
     const c = missing();
     if (c < 0 || c === screen.grid.getActiveCell()?.cell) save();
@@ -63,12 +63,12 @@ export function drafting(view, edits) {
     view.paint();
   }
 
-  // The focus has gone to another row: a draft that lacks nothing is done.
+  // The focus has moved to another row: a complete draft is saved.
   function left() {
     if (table.draft?.texts.size && missing() < 0) save();
   }
 
-  // Takes the draft away; the focus goes to a cell in `row`, if it was here.
+  // Removes the draft; the focus moves to a cell in `row`, if it was here.
   function end(/** @type {number} */ row, /** @type {number | undefined} */ cell) {
     const here = focus.active?.rid === 0;
     if (focus.editing?.rid === 0) screen.grid.getEditorLock().cancelCurrentEdit();
@@ -104,7 +104,7 @@ export function drafting(view, edits) {
     view.hear(row >= 0 ? "Added" : "Added, but not among these rows");
   }
 
-  // The columns are others now: what was typed stays with their names.
+  // The columns have changed: the typed texts stay with their names.
   function rename(/** @type {Column[]} */ before) {
     const { draft, head } = table;
     if (!draft) return;

@@ -1,4 +1,4 @@
-// Editors by type, each a SlickGrid editor. A patch of the row never reaches an open one.
+// Editors by type, each a SlickGrid editor. An update of the row never changes an open editor.
 import { indented } from "./cell.js";
 import { h, setText } from "./common.js";
 import { EXAMPLE, isTime, readTime, shownTime } from "./times.js";
@@ -9,33 +9,33 @@ import { EXAMPLE, isTime, readTime, shownTime } from "./times.js";
 /** @typedef {{ valid: boolean, msg: string | null, learnt?: boolean }} Validity learnt: what is known of the column may be old */
 /** @typedef {EditorArguments & { container: HTMLElement }} Args */
 /**
- * What the grid knows of a column's cells.
+ * What the grid knows about a column's cells.
  * @typedef {object} Values
- * @property {(row: Row) => string | null} typed the text that the editor starts with
+ * @property {(row: Row) => string | null} typed the initial text of the editor
  * @property {(row: Read) => string} shown
  * @property {() => boolean} cut whether the browser has only the beginning of the text
- * @property {() => Promise<string>} fetch all of it
- * @property {(node: HTMLElement, find: () => HTMLElement) => () => void} place shows a panel; returns what closes it
+ * @property {() => Promise<string>} fetch the whole text
+ * @property {(node: HTMLElement, find: () => HTMLElement) => () => void} place shows a panel; returns a function that closes it
  */
 /**
- * What one kind of editor is made of.
+ * The parts of one kind of editor.
  * @typedef {object} Parts
  * @property {HTMLElement} node
  * @property {HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement} input
  * @property {(text: string | null) => void} set
- * @property {(start: string | null) => string | null} read what is typed now; `start` if nothing was changed
+ * @property {(start: string | null) => string | null} read the current text; `start` if it was not changed
  * @property {(text: string | null) => Validity | null} [check]
  * @property {() => void} [close]
  */
 
-// A row that is being typed (`draft`) has all its editors in the cell, and any may be left empty.
+// A new row (`draft`) is edited entirely in its cells, and each may be left empty.
 export function editorOf(/** @type {Column} */ column, /** @type {Values} */ values, draft = false) {
   if (column.choices.length || column.shape === "bool") return choiceEditor(column, values);
   if (!draft && (column.shape === "json" || (column.shape === "text" && column.type !== "uuid"))) return textEditor(column, values);
   return inputEditor(column, values, draft);
 }
 
-// A class as SlickGrid wants it. `begin` sets what the editor starts with anew.
+// A class as SlickGrid requires it. `begin` sets the editor's initial text again.
 /** @param {Values} values @param {(args: Args, begin: (text: string | null) => void) => Parts} make */
 function base(values, make) {
   return class {
@@ -59,7 +59,7 @@ function base(values, make) {
     focus() {
       this.input.focus();
     }
-    // Goes on with what is typed in another editor of the same cell, which closes.
+    // Continues with the text typed into another editor of the same cell, which is closing.
     resume(/** @type {{ start: string | null, input: HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement }} */ { start, input }) {
       this.start = start;
       this.#parts.set(start);
@@ -86,19 +86,20 @@ function base(values, make) {
   };
 }
 
-// An editor that is wider than its cell stays inside the grid.
+// Keeps an editor that is wider than its cell inside the grid.
 function within(/** @type {HTMLElement} */ input, /** @type {Args} */ args) {
   const over = input.getBoundingClientRect().right - args.grid.getContainerNode().getBoundingClientRect().right;
   if (over > 0) input.style.marginLeft = `${-over - 1}px`;
 }
 
-// Thousands by commas or spaces, as `typed.py` has it; a comma anywhere else may be a decimal one, and is not left out.
+// Thousands separated by commas or spaces, as in `typed.py`; a comma anywhere else may be a decimal one, and
+// is not dropped.
 const DIGITS = String.raw`(\d+|\d{1,3}((,\d{2,3})*,\d{3}|(\s\d{3})+))`;
 const NUMBER = new RegExp(String.raw`^\s*[-+−]?(${DIGITS}\.?\d*|\.\d+)(e[-+]?\d+)?\s*$|^\s*[-+]?(nan|inf(inity)?)\s*$`, "i");
 const WHOLE = new RegExp(String.raw`^\s*[-+−]?${DIGITS}\s*$`);
 const grouped = (/** @type {string} */ text, /** @type {string} */ example) => (/\d[,\s]+\d/.test(text) ? `: a comma groups thousands, as in ${example}` : "");
 
-// Why a text cannot be a value of its column; null: it can, as far as is known here.
+// Why a text cannot be a value of its column; null if it can, as far as is known here.
 /** @returns {Validity | null} */
 export function checked(/** @type {Pick<Column, "name" | "shape">} */ column, /** @type {string | null} */ text, draft = false) {
   if (text === null) return null;
@@ -109,7 +110,7 @@ export function checked(/** @type {Pick<Column, "name" | "shape">} */ column, /*
   return null;
 }
 
-// A button that opens the browser's calendar; the day chosen there goes into `input`, whose time stays.
+// A button that opens the browser's calendar; the chosen day is written into `input`, whose time stays.
 function calendar(/** @type {HTMLInputElement} */ input, /** @type {string} */ label) {
   const native = h("input", { type: "date", class: "nrt-native", tabindex: "-1", "aria-hidden": "true" });
   const button = h("button", { type: "button", class: "nrt-days", tabindex: "-1", "aria-label": `Choose a day for ${label}`, title: "Choose a day", text: "▾", onclick: () => {
@@ -181,7 +182,7 @@ function choiceEditor(/** @type {Column} */ column, /** @type {Values} */ values
   });
 }
 
-// Long text and JSON: a panel over the grid. Enter saves a text, Ctrl+Enter a JSON; Escape leaves.
+// Long text and JSON: a panel over the grid. Enter saves a text, Ctrl+Enter a JSON; Escape cancels.
 function textEditor(/** @type {Column} */ column, /** @type {Values} */ values) {
   const json = column.shape === "json";
   return base(values, (args, begin) => {
@@ -197,7 +198,7 @@ function textEditor(/** @type {Column} */ column, /** @type {Values} */ values) 
     } });
     const foot = h("div", { class: "nrt-acts" }, save, cancel, column.nullable ? nothing : null, word);
     const node = h("div", { class: "nrt-pop nrt-pop-editor" }, input, foot);
-    args.container.append(h("span", { class: "nrt-v", text: values.shown(args.item) })); // the cell does not go blank
+    args.container.append(h("span", { class: "nrt-v", text: values.shown(args.item) })); // the cell keeps showing its text
     const close = values.place(node, () => args.container);
     node.addEventListener("keydown", (event) => {
       if (event.key === "Escape") args.cancelChanges();

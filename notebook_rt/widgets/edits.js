@@ -1,5 +1,5 @@
-// What is written: a cell on its way, what the kernel answers, and the panels beside a cell (the chooser of a
-// conflict, the reader of a long text, the word that says why not).
+// Edits: a cell being sent, the kernel's replies, and the panels at a cell (the chooser of a conflict, the
+// reader of a long text, the message of a refusal).
 import { indented } from "./cell.js";
 import { ROW_MARK, isCut } from "./decode.js";
 import { chooser } from "./chooser.js";
@@ -16,7 +16,7 @@ export function editing(/** @type {View} */ view) {
   /** @type {(() => void) | null} */
   let word = null;
 
-  // `was` is the text that the editor began with: what the edit is based on.
+  // `was` is the initial text of the editor, on which the edit is based.
   /** @param {Row} row @param {number} c @param {string | null} value @param {string | null} [was] */
   function send(row, c, value, was) {
     /** @type {Mark} */
@@ -50,8 +50,8 @@ export function editing(/** @type {View} */ view) {
     answers.settle(content, buffer);
   }
 
-  // Puts `node` below a cell, or above where there is more room, over everything else of the page (no
-  // scroll area cuts it), and keeps it there; returns what removes it.
+  // Puts `node` below a cell, or above it if there is more room, over the rest of the page (no scroll area
+  // cuts it), and keeps it there; returns a function that removes it.
   function beside(/** @type {HTMLElement} */ node, /** @type {Find} */ find) {
     node.popover = "manual";
     view.body.append(node);
@@ -81,7 +81,7 @@ export function editing(/** @type {View} */ view) {
     };
   }
 
-  // A panel, one at a time.
+  // Shows a panel; only one at a time.
   function place(/** @type {HTMLElement} */ node, /** @type {Find} */ find) {
     panel?.();
     const remove = beside(node, find);
@@ -97,7 +97,7 @@ export function editing(/** @type {View} */ view) {
     return row && screen.drawn ? screen.grid.getCellNode(row.at, cell) : null;
   };
 
-  // A sentence at the cell that it is about; below the grid if that is not on the screen.
+  // Shows a sentence at the cell that it is about; below the grid if that is not on the screen.
   function tellAt(/** @type {number | undefined} */ row, /** @type {number} */ cell, /** @type {string} */ text, seconds = 8) {
     hush();
     const find = nodeOf(table.at(row)?.rid, cell);
@@ -113,7 +113,7 @@ export function editing(/** @type {View} */ view) {
     };
   }
 
-  // Why what is in the cell of the focus was refused, once.
+  // Shows once why the value in the focused cell was refused.
   let explained = "";
   function explain() {
     const { active } = focus;
@@ -138,7 +138,7 @@ export function editing(/** @type {View} */ view) {
     explained = "";
   }
 
-  // What is to be decided in a cell, or about its whole row.
+  // The conflict of a cell, or of its whole row.
   function disputed(/** @type {Row | undefined} */ item, /** @type {number} */ cell) {
     const mark = item?.m?.get(ROW_MARK) ?? item?.m?.get(cell);
     return mark?.kind === "conflict" ? mark : null;
@@ -174,7 +174,7 @@ export function editing(/** @type {View} */ view) {
     return { dialog, leave, show };
   }
 
-  // Opens the chooser of a conflict, or the reader of a long text: true if the cell has one.
+  // Opens the chooser of a conflict, or the reader of a long text; returns true if the cell has one.
   function open(/** @type {number} */ row, /** @type {number} */ cell) {
     const item = table.at(row);
     if (!item) return false;

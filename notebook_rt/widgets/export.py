@@ -1,7 +1,7 @@
 """Rows as files that spreadsheets open: CSV and Excel.
 
-In: a DataFrame whose columns are what is shown, in their order. Out: bytes. What a cell says is somebody
-else's input: a text that a spreadsheet would take for a formula never runs, and a number stays a number.
+Input: a DataFrame with the columns shown, in their order. Output: bytes. Cells contain other people's input:
+a text that a spreadsheet would read as a formula never runs, and a number stays a number.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from notebook_rt.widgets.order import column_of
 
 EXCEL_ROWS: Final = 1_048_576
 EXCEL_TEXT: Final = 32_767
-"""What one sheet, and one cell, of an Excel file can hold."""
+"""Limits of one sheet, and of one cell, of an Excel file."""
 EXCEL_EXTRA: Final = 'Excel files need the extra "excel": pip install "notebook_rt[excel]"'
 _FORMULA: Final = frozenset("=+-@＝＋－＠")
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _DAYS: Final = (1900, 9999)
-"""Years that Excel has dates of."""
+"""Years for which Excel has dates."""
 
 
 def guarded(text: str) -> str:
-    """A text that no spreadsheet takes for a formula: such a one is given an apostrophe in front.
+    """Return a text that no spreadsheet reads as a formula: such a text gets a leading apostrophe.
 
     >>> guarded("=1+1"), guarded("-5.5"), guarded("a=b")
     ("'=1+1", '-5.5', 'a=b')
@@ -42,7 +42,7 @@ def guarded(text: str) -> str:
 
 
 def csv_text(df: pd.DataFrame, types: Mapping[str, str]) -> str:
-    """Comma separated lines with a heading, as RFC 4180 has them.
+    """Return comma-separated lines with a heading, according to RFC 4180.
 
     A text is in quotation marks, a null is empty, a time is in ISO 8601 with its zone.
 
@@ -66,7 +66,7 @@ def _quoted(text: str) -> str:
 
 
 def _fields(series: pd.Series[Any], pg_type: str) -> list[str]:
-    """A column's cells as they stand in the file."""
+    """Return a column's cells as they are written to the file."""
     if pd.api.types.is_bool_dtype(series.dtype):
         return ["" if missing(value) else str(bool(value)).lower() for value in series]
     if pd.api.types.is_numeric_dtype(series.dtype):
@@ -85,15 +85,15 @@ def _field(value: object, pg_type: str) -> str:
 
 
 def excel_bytes(df: pd.DataFrame, types: Mapping[str, str], sheet: str = "") -> bytes:
-    """One sheet with a heading that stays in sight.
+    """Return one sheet with a frozen heading.
 
-    Numbers, truths and times are Excel's own; a time with a zone is in UTC, which its heading says, since
-    Excel knows no zones. All else is text, and never a formula.
+    Numbers, booleans and times are Excel's own; a time with a zone is in UTC, as its heading says, since
+    Excel has no zones. Everything else is text, and never a formula.
 
     Raises
     ------
     ModuleNotFoundError
-        If openpyxl is not installed; it says what to install.
+        If openpyxl is not installed; the message says what to install.
     ValueError
         If there are more rows than a sheet can hold.
     """
@@ -114,7 +114,7 @@ def excel_bytes(df: pd.DataFrame, types: Mapping[str, str], sheet: str = "") -> 
 
     def text(value: str) -> Any:
         cell = WriteOnlyCell(page, ILLEGAL_CHARACTERS_RE.sub("", value)[:EXCEL_TEXT])
-        cell.data_type = "s"  # openpyxl would make a formula of a text that begins with "="
+        cell.data_type = "s"  # openpyxl would make a formula from a text that begins with "="
         return cell
 
     def heading(name: str, zoned: bool) -> Any:
@@ -136,7 +136,7 @@ def excel_bytes(df: pd.DataFrame, types: Mapping[str, str], sheet: str = "") -> 
 
 
 def _native(value: Any, pg_type: str, text: Callable[[str], Any]) -> Any:
-    """A value as an Excel cell has it."""
+    """Return a value for an Excel cell."""
     if missing(value):
         return None
     if isinstance(value, bool | np.bool_):
@@ -147,7 +147,7 @@ def _native(value: Any, pg_type: str, text: Callable[[str], Any]) -> Any:
         return float(value) if math.isfinite(value) else text(str(value))
     if isinstance(value, Decimal):
         return value if value.is_finite() else text(str(value))
-    if isinstance(value, dt.datetime):  # pandas' too
+    if isinstance(value, dt.datetime):  # also pandas'
         if not _DAYS[0] <= value.year <= _DAYS[1]:
             return text(text_of(value, pg_type))
         if value.tzinfo is not None:
@@ -160,7 +160,7 @@ def _native(value: Any, pg_type: str, text: Callable[[str], Any]) -> Any:
 
 
 def file_name(name: str, ending: str) -> str:
-    """A name for a file about ``name``, which may be hostile."""
+    """Return a name for a file about ``name``, which may be hostile."""
     plain = re.sub(r"[^\w-]+", "_", name).strip("_")[:60]
     return f"{plain or 'table'}.{ending}"
 
@@ -169,10 +169,10 @@ MAKERS: Final[dict[str, Callable[[pd.DataFrame, Mapping[str, str], str], bytes]]
     "csv": lambda df, types, name: ("\ufeff" + csv_text(df, types)).encode("utf-8", "replace"),
     "xlsx": excel_bytes,
 }
-"""Endings to what makes such a file; CSV begins with the mark by which Excel knows UTF-8."""
+"""Suffixes to the functions that make such a file; CSV begins with the mark by which Excel detects UTF-8."""
 
 
 def chosen(df: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Columns of ``df``, of its index too, under their names and in this order."""
+    """Return columns of ``df``, including its index, under their names and in this order."""
     parts = [column_of(df, name).reset_index(drop=True) for name in names]
     return pd.concat(parts, axis=1, keys=list(names)) if parts else df.iloc[:, :0]

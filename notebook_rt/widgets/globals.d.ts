@@ -1,8 +1,8 @@
-/** Names of the libraries in the page, put in by build.mjs. */
+/** Names of the libraries in the page, inserted by build.mjs. */
 declare const GRIDVIEW: string;
 declare const SLICKGRID: string;
 declare module "*.css";
-/** Rules that come with the grid's view, not in a widget's state. */
+/** Rules that are loaded with the grid's view, not in a widget's state. */
 declare module "*.view.css" {
   const rules: string;
   export default rules;

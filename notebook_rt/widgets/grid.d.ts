@@ -1,18 +1,18 @@
-// What the parts of the live grid share: who owns which state is in docs/design/widget-protocol.md.
+// Shared by the parts of the live grid; docs/design/widget-protocol.md lists the owner of each state.
 import type { Answers, Focus, Screen, Table } from "./gridstate.js";
 import type { Kind, MarkKind, Say, Value } from "./protocol.js";
 
 export interface Mark {
   kind: MarkKind;
   why?: string;
-  /** What the cell shows while it is being sent. */
+  /** The text of the cell while it is being sent. */
   text?: string;
-  /** A conflict of a cell: what it was, and what both sides made of it. */
+  /** A conflict of a cell: the original value, and those of both sides. */
   base?: string;
   mine?: string;
   theirs?: string;
   lost?: boolean;
-  /** A conflict of a row: who deleted it, and what the other changed in it. */
+  /** A conflict of a row: who deleted it, and what the other side changed in it. */
   deleted?: "mine" | "theirs";
   told?: [name: string, before: string, now: string][];
   more?: number;
@@ -30,9 +30,9 @@ export interface Row extends Read {
   at: number;
   m: Map<number, Mark> | null;
   gone: boolean;
-  /** Of a heading: the value that its rows have, how many they are, and their totals by column. */
+  /** For a heading: the value of its rows, their number, and their totals by column. */
   group?: Group;
-  /** Of a row that is being typed: what was typed, by column. */
+  /** For a new row: the typed texts, by column. */
   texts?: Map<number, string | null>;
   saving?: boolean;
 }
@@ -67,7 +67,7 @@ export interface Selected {
   to: [row: number, cell: number] | null;
 }
 
-/** Frozen: nobody adds to it or replaces a part of it. */
+/** Frozen: parts cannot be added or replaced. */
 export interface View {
   readonly body: HTMLElement;
   readonly holder: HTMLElement;
@@ -76,14 +76,14 @@ export interface View {
   readonly table: Table;
   readonly focus: Focus;
   readonly answers: Answers;
-  /** Says a sentence below the grid; an empty one takes it away. */
+  /** Shows a sentence below the grid; an empty one removes it. */
   tell(text: string, seconds?: number): void;
-  /** Says in the bar what was done, and for how many seconds it can be undone. */
+  /** Shows in the bar what was done, and for how many seconds it can be undone. */
   hear(text: string, undo?: number, stay?: boolean): void;
-  /** Draws what SlickGrid leaves to us on every row. */
+  /** Draws what SlickGrid does not draw on rows. */
   paint(): void;
   /** The number of rows has changed. */
   recount(): void;
-  /** Tells the kernel whether an editor is open, if that is another answer than before. */
+  /** Reports to the kernel whether an editor is open, if that has changed. */
   hold(): void;
 }

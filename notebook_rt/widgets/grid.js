@@ -1,5 +1,5 @@
-// The live grid, what of it is in a widget's state: it asks for SlickGrid and for the view
-// (gridview.js), each once a page, and hands over to them.
+// The part of the live grid that is in a widget's state: it requests SlickGrid and the view (gridview.js),
+// each once per page, and passes control to them.
 import { widget } from "./common.js";
 import { library, loading, unloaded } from "./library.js";
 import "./grid.css";

@@ -1,8 +1,8 @@
-"""The live grid: ``LiveFrame``'s own display. In: a ``FrameSource``. Out: SlickGrid over a window.
+"""The live grid: ``LiveFrame``'s own display. Input: a ``FrameSource``. Output: SlickGrid over a window.
 
-Neither SlickGrid nor the code that draws with it (``gridview.js`` and what it imports) is part of
-the widget's state: a page asks once for each, gzipped, and keeps it (design/notebooks.md: "a big library is
-loaded once a page"). What the state carries is ``grid.js``, which asks.
+Neither SlickGrid nor the code that draws with it (``gridview.js`` and its imports) is part of the widget's
+state: a page requests each once, gzipped, and keeps it (design/notebooks.md: "a big library is loaded once a
+page"). The state contains only ``grid.js``, which requests them.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ PREVIEW, ACROSS = 10, 30
 
 @cache
 def slickgrid() -> bytes:
-    """SlickGrid as one gzipped ES module."""
+    """Return SlickGrid as one gzipped ES module."""
     return (HERE / "vendor" / "slickgrid.js.gz").read_bytes()
 
 
 @cache
 def gridview() -> bytes:
-    """What draws the grid, as one gzipped ES module."""
+    """Return the code that draws the grid, as one gzipped ES module."""
     return gzip.compress(built("gridview.js").encode(), mtime=0)
 
 
@@ -53,7 +53,7 @@ def _named(name: str, content: bytes) -> str:
 
 
 def grid_text(source: FrameSource, title: str = "") -> str:
-    """One line: name, size, status; above it the title, if there is one."""
+    """Return one line: name, size, status; above it the title, if there is one."""
     df = source.df
     above = f"{title}\n" if title else ""
     if source.status == "error":
@@ -64,7 +64,7 @@ def grid_text(source: FrameSource, title: str = "") -> str:
 
 
 def grid_html(source: FrameSource, columns: Sequence[str] | None = None, title: str = "") -> str:
-    """The first rows as a plain table, every text escaped and cut."""
+    """Return the first rows as a plain table, every text escaped and cut."""
     df = source.df.head(PREVIEW).reset_index()
     types = {column.name: column.pg_type for column in source.fields}
     wanted = [name for name in (types if columns is None else columns) if name in df.columns]
@@ -97,26 +97,26 @@ class GridWidget(LiveWidget):
     source
         The live table.
     columns
-        Which columns, in this order; default all, the key's first.
+        The columns, in this order; default all, the key's first.
     formats
         Column to number format: ``",.2f"``, ``".1%"``, ``",d"``.
     editable
-        True: every column but the key's, and rows are added and deleted; False: none; or the columns'
+        True: every column but the key's, and rows can be added and deleted; False: none; or the columns'
         names.
     height
         In pixels.
     style
         Column to ``"bar"``, ``"color"`` or ``"updown"``, or to a dict of values to colours.
     totals
-        Column to ``"sum"``, ``"mean"``, ``"median"``, ``"min"``, ``"max"`` or ``"count"`` of the rows
-        shown; names alone are summed.
+        Column to ``"sum"``, ``"mean"``, ``"median"``, ``"min"``, ``"max"`` or ``"count"`` of the rows shown;
+        a plain list of names means sums.
     group
-        The column by which the rows stand under headings; empty: none.
+        The column by which the rows are grouped under headings; empty: none.
     title
-        A caption above the grid, plain text, in place of the name; empty: the name.
+        A caption above the grid, plain text, instead of the name; empty: the name.
     by
-        The column that says who wrote a row, for the history of a cell; None: one named by custom, such as
-        ``updated_by``.
+        The column with the person who wrote a row, for the history of a cell; None: one with a common name,
+        such as ``updated_by``.
     """
 
     _esm = built("grid.js")
@@ -175,7 +175,7 @@ class GridWidget(LiveWidget):
 
     @property
     def selected(self) -> pd.DataFrame:
-        """The selected rows, as they are now; empty if nothing is selected."""
+        """The selected rows with their current values; empty if nothing is selected."""
         return self._selected()
 
     @property
@@ -186,12 +186,12 @@ class GridWidget(LiveWidget):
     def to_csv(self, path: str | Path) -> None:
         """Save what the grid shows as CSV: UTF-8, with a heading.
 
-        A text that a spreadsheet would take for a formula is given an apostrophe in front.
+        A text that a spreadsheet would read as a formula gets a leading apostrophe.
 
         Parameters
         ----------
         path : str or Path
-            The file, written anew.
+            The file, which is overwritten.
 
         Raises
         ------
@@ -206,7 +206,7 @@ class GridWidget(LiveWidget):
         Parameters
         ----------
         path : str or Path
-            The file, written anew.
+            The file, which is overwritten.
 
         Raises
         ------
@@ -224,7 +224,7 @@ class GridWidget(LiveWidget):
         Path(path).write_bytes(MAKERS[ending](df, types, name))
 
     def _read(self) -> tuple[pd.DataFrame, Mapping[str, str], str]:
-        """What is shown, read by the thread that the model belongs to."""
+        """Return what is shown, read on the model's thread."""
         model = self._model
         if model is None:
             raise ClosedError("this grid")

@@ -1,5 +1,5 @@
-// What can be done with a cell, a column or the rows shown: the menu of the right mouse button, of the menu key
-// and of Shift+F10; and files of what is shown.
+// The actions for a cell, a column or the rows shown: the menu of the right mouse button, of the menu key and
+// of Shift+F10; and files of what is shown.
 import { command, h } from "./common.js";
 import { page } from "./library.js";
 import { keyOf } from "./layout.js";
@@ -10,7 +10,7 @@ import { openMenu, tidy } from "./menu.js";
 /** @import { selecting } from "./selection.js" */
 /** @import { Place } from "./menu.js" */
 
-const PAUSE = 250; // milliseconds between parts of a file: a Jupyter server drops what comes faster
+const PAUSE = 250; // milliseconds between parts of a file: a Jupyter server drops faster output
 const MIME = { csv: "text/csv", xlsx: "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet" };
 
 // The order with this column first, up or down, or without it.
@@ -51,7 +51,7 @@ export function menus(view, picked, sort, relaid, history) {
     }
   }
 
-  // What concerns a column, of a cell or of a heading.
+  // Items about a column, from a cell or a heading.
   function aboutColumn(/** @type {number} */ c) {
     const { head } = table;
     const column = head.columns[c];
@@ -77,7 +77,7 @@ export function menus(view, picked, sort, relaid, history) {
     ];
   }
 
-  // Whether there is room left for the others beside what is pinned.
+  // Whether the other columns have room left beside the pinned ones.
   function pinnable(/** @type {number} */ c) {
     const columns = screen.grid.getColumns();
     const width = (/** @type {number} */ i) => columns[i]?.width ?? 0;
@@ -97,7 +97,7 @@ export function menus(view, picked, sort, relaid, history) {
     else if (screen.drawn) screen.grid.focus();
   };
 
-  // Of a cell; the selection is what it is if the cell is in it.
+  // For a cell; the selection is kept if it contains the cell.
   function ofCell(/** @type {Cell} */ { row, cell }, /** @type {Place} */ place) {
     close?.();
     const item = table.at(row);
@@ -140,14 +140,14 @@ export function menus(view, picked, sort, relaid, history) {
     const { left, top, bottom } = node.getBoundingClientRect();
     return { left: left + 8, top, bottom };
   };
-  // The menu key, of a heading too, gives an event without a place.
+  // The menu key sends an event without a position, also for a heading.
   holder.addEventListener("contextmenu", (event) => {
     if (!screen.drawn || focus.editing) return; // an editor has the browser's own menu
     const target = /** @type {Element} */ (event.target);
     const heading = /** @type {HTMLElement | null} */ (target.closest(".slick-header-column"));
     const cell = screen.grid.getCellFromEvent(event);
     if (!heading && !cell) {
-      if (target.closest("[data-sink]")) event.preventDefault(); // keys.js has seen the key
+      if (target.closest("[data-sink]")) event.preventDefault(); // keys.js handles the key
       return;
     }
     event.preventDefault();
@@ -159,7 +159,7 @@ export function menus(view, picked, sort, relaid, history) {
   });
 
   return {
-    // At the cell of the focus.
+    // Opens the menu at the cell with the focus.
     atFocus() {
       const cell = screen.grid.getActiveCell();
       const node = cell && screen.grid.getCellNode(cell.row, cell.cell);

@@ -1,10 +1,9 @@
 """The live grid's view model: a window of rows for each view, by column, in binary.
 
-In: a ``FrameSource`` and what views say (which rows they show, sort, filter, edits, selection).
-Out: to each view its window with a page on each side, after that only the cells that changed in it
-and the row count. A row is named by a number (``rid``) that stays with its key, so that the browser
-keeps focus, selection and an open editor with the row wherever it moves. Nothing here touches a
-comm or a thread; ``grid.py`` does.
+Input: a ``FrameSource`` and messages from views (rows shown, sort, filter, edits, selection). Output: for
+each view its window with a page on each side, after that only the cells that changed in it and the row count.
+A row is identified by a number (``rid``) that stays with its key, so that the browser keeps focus, selection
+and an open editor with the row wherever it moves. Nothing here uses a comm or a thread; ``grid.py`` does.
 """
 
 from __future__ import annotations
@@ -35,17 +34,17 @@ from notebook_rt.widgets.transport import Message
 
 COPY_CELLS: Final = 500_000
 FILTER: Final = 400
-"""Characters of a filter."""
+"""Maximum characters of a filter."""
 LAYOUTS: Final = 100
-"""Layouts of columns that a word of a view may still be about."""
+"""Number of column layouts that a view's message may still refer to."""
 PART: Final = 200_000
-"""Bytes of a file that go in one message: a Jupyter server drops what goes out faster than 1 MB/s."""
+"""Bytes of a file per message: a Jupyter server drops output that is faster than 1 MB/s."""
 FILE_BYTES: Final = 30_000_000
-"""What the browser is sent of a file; a larger one is saved by the kernel."""
+"""Maximum size of a file that is sent to the browser; the kernel saves a larger one."""
 FOLLOWED: Final = 10_000
-"""A selection of at most so many rows is followed when rows move; a larger one is let go."""
+"""Maximum number of selected rows that are followed when they move; a larger selection is cleared."""
 MAX_WINDOW: Final = 400
-FORMAT: Final = re.compile(r",?(\.\d+)?[fd%]?")  # as ``cell.js`` reads it
+FORMAT: Final = re.compile(r",?(\.\d+)?[fd%]?")  # as in ``cell.js``
 
 
 @dataclass(slots=True)
@@ -53,15 +52,15 @@ class _View:
     first: int = 0
     last: int = 30
     anchor: tuple[Hashable, int] | None = None
-    """The row that must not move on the screen: its key, and where it stands."""
+    """The row that must not move on the screen: its key, and its position."""
     held: bool = False
     sent: Window | None = None
     selection: pd.Index[Any] | None = None
     moved: bool = False
-    """Rows may stand elsewhere than where this view has them."""
+    """Whether rows may have moved since the view's last window."""
     replies: list[dict[str, Any]] = field(default_factory=list)
     file: bytes = b""
-    """What this view is fetching, part by part."""
+    """The file that this view is fetching, part by part."""
 
 
 class GridModel:
@@ -72,25 +71,25 @@ class GridModel:
     source
         The live table.
     act
-        Runs an action that may take its time (an edit), on another thread.
+        Runs a slow action (an edit) on another thread.
     changed
-        Asks for another ``update``; called from that thread.
+        Requests another ``update``; called from that thread.
     columns
-        Which columns to show, in this order; default all.
+        The columns to show, in this order; default all.
     editable
-        Which columns may be edited; True for all but the key's, and whole rows; False for none.
+        The columns that may be edited; True for all but the key's, and whole rows; False for none.
     formats
         Column to a number format: ``",.2f"``, ``".1%"``, ``",d"``.
     style
-        Column to how its cells are drawn (``gridsummary.STYLES``), or values to colours.
+        Column to the style of its cells (``gridsummary.STYLES``), or values to colours.
     totals
-        Column to a function of its rows shown (``gridsummary.TOTALS``); names alone are summed.
+        Column to a function of its rows shown (``gridsummary.TOTALS``); a plain list of names means sums.
     group
-        The column by which rows stand under headings; empty: none.
+        The column by which rows are grouped under headings; empty: none.
     title
-        A caption above the grid, plain text, in place of the name; empty: the name.
+        A caption above the grid, plain text, instead of the name; empty: the name.
     by
-        The column that says who wrote a row; None: one of ``cellpast.BY``, if there is one.
+        The column with the author of a row; None: one of ``cellpast.BY``, if it exists.
     """
 
     def __init__(
@@ -135,17 +134,17 @@ class GridModel:
         self._order.ask_group(group)
         self._hidden: list[str] = []
         self._pinned: list[str] | None = None
-        """The columns that stay at the left, in this order; None: nobody has said, so the key's."""
+        """The columns pinned at the left, in this order; None: not set, so the key's."""
         self._laid: tuple[object, ...] = ()
-        """What columns there are and what may be done to them, as views were told."""
+        """The columns and what may be done to them, as last sent to the views."""
         self._views: defaultdict[str, _View] = defaultdict(_View)
         self._rids = Rids()
         self._fields: tuple[Column, ...] = ()
         self._names: list[str] = []
         self._layouts: dict[int, list[str]] = {}
-        """The names by place, of each layout that views may still have."""
+        """The names by position, for each layout that views may still have."""
         self._meant: list[Column | None] = []
-        """The columns by place, as the view has them whose word is heard; None: there no more."""
+        """The columns by position, as in the view whose message is handled; None: no longer there."""
         self._leaving = pd.DataFrame()
         """Rows whose deletion is not written yet."""
         self.selection: pd.Index[Any] | None = None
@@ -159,7 +158,7 @@ class GridModel:
     # -- out ---------------------------------------------------------------------------------
 
     def wants(self) -> float:
-        # A status has no event of its own: looked at now and then.
+        # A status has no event of its own, so it is polled.
         return min(self._order.wait(), self._summary.wait(), LOOK)
 
     def whole(self, view: str) -> Sequence[Message]:
@@ -182,21 +181,21 @@ class GridModel:
         return [gridwindow.whole(view, window, head, gridwindow.widest(df, self._names))]
 
     def update(self) -> Sequence[Message]:
-        if self._source.refresh():  # another moment: nothing stands where it stood
+        if self._source.refresh():  # another moment: all rows may have moved
             self._order.renew()
             self._summary.renew()
-        # First what is to be answered, then the snapshot: it shows what the answers are about.
+        # First the replies, then the snapshot: it shows what the replies refer to.
         replies = {name: view.replies for name, view in self._views.items()}
         for view in self._views.values():
             view.replies = []
         overlaid = self._laid
         df = self._refresh()
-        if overlaid != self._laid:  # other columns, or others may be written, or hold other values
+        if overlaid != self._laid:  # other columns, rights or types
             messages = [message for view in tuple(self._views) for message in self.whole(view)]
             return messages + [self._reply(df, name, r) for name, rs in replies.items() for r in rs]
         messages = []
         for name, view in self._views.items():
-            if view.sent is not None:  # else it does not look; when it does, it asks for the whole
+            if view.sent is not None:  # else it is not visible; when it is, it requests the whole
                 sent, view.sent, view.moved = view.sent, self._window(df, view), False
                 message = gridwindow.difference(name, view.sent, sent)
                 messages += [] if message is None else [message]
@@ -204,7 +203,7 @@ class GridModel:
         return messages
 
     def _reply(self, df: pd.DataFrame, view: str, content: dict[str, Any]) -> Message:
-        if "key" in content:  # a new row: where it stands, if it is shown yet
+        if "key" in content:  # a new row: its position, if it is shown already
             key = content.pop("key")
             found = self._order.find(keys_as([key], df.index)).tolist()
             content |= {"rid": self._rids.of(key), "row": found[0] if found else -1}
@@ -242,29 +241,29 @@ class GridModel:
         return df
 
     def _asked(self) -> list[Column]:
-        """The columns that were asked for, hidden ones too."""
-        if self._wanted is None or not self._fields:  # without data nobody knows them
+        """Return the requested columns, including hidden ones."""
+        if self._wanted is None or not self._fields:  # without data the columns are unknown
             return list(self._fields)
-        if self._source.shown is None:  # at another moment it may have had other columns
+        if self._source.shown is None:  # an earlier moment may have had other columns
             self._check(self._wanted)
         by_name = {f.name: f for f in self._fields}
         return [by_name[name] for name in self._wanted if name in by_name]
 
     def _shown(self) -> list[Column]:
-        """The columns as they stand: those that are pinned first, those that are hidden not at all."""
+        """Return the columns in order: pinned ones first, without hidden ones."""
         there = {f.name: f for f in self._asked() if f.name not in self._hidden}
         first = [name for name in self._pinned or () if name in there]
         return [there[name] for name in (*first, *(n for n in there if n not in first))]
 
     def _pins(self, df: pd.DataFrame) -> int:
-        """How many columns stay at the left."""
+        """Return the number of pinned columns."""
         if self._pinned is not None:
             return len([name for name in self._pinned if name in self._names])
         keys = next((i for i, n in enumerate(self._names) if n not in df.index.names), 0)
         return keys if keys < 3 else 0
 
     def _check(self, names: Sequence[str]) -> None:
-        """A column that is not there is told where it was asked for."""
+        """Raise if a requested column does not exist."""
         known = [f.name for f in self._fields]
         for name in names:
             if name not in known:
@@ -314,7 +313,7 @@ class GridModel:
         rids = [self._rids.of(key) for key in keys]
         frame = {
             "total": total,
-            # Of all views: one that shows a part, or an order, says so.
+            # Shared by all views: each one shows that it is filtered or sorted.
             "sort": [[self._names.index(n), up] for n, up in self._order.by if n in self._names],
             "filter": self._order.filter,
             "trouble": self._order.trouble,
@@ -345,7 +344,7 @@ class GridModel:
         return Window(first, keys, rids, columns, frame, unknown)
 
     def _headings(self, keys: Sequence[Hashable]) -> list[list[Any]]:
-        """The headings in a window: line, value, rows, whether it is open, and totals by column."""
+        """Return the headings in a window: line, value, rows, whether it is open, and totals by column."""
         return [
             [
                 line,
@@ -363,9 +362,9 @@ class GridModel:
         ]
 
     def _marks(self, keys: Sequence[Hashable]) -> list[list[Any]]:
-        """Row in the window, column, kind, why; a conflict carries base, mine and theirs.
+        """Return the marks: row in the window, column, kind, why; for a conflict base, mine and theirs.
 
-        That of a whole row has the column -1; see ``gridwindow.dispute``.
+        A conflict about a whole row has the column -1; see ``gridwindow.dispute``.
         """
         rows = {key: i for i, key in enumerate(keys)}
         numbers = {name: i for i, name in enumerate(self._names)}
@@ -390,7 +389,7 @@ class GridModel:
         return marks
 
     def _selection_rows(self, view: _View) -> list[list[int]] | None:
-        """The selected rows as runs, where they stand now; None: as the browser has it."""
+        """Return the current positions of the selected rows as runs; None: unchanged in the browser."""
         if view.selection is None or not view.moved:
             return None if view.sent is None else view.sent.frame["selection"]
         if len(view.selection) > FOLLOWED:
@@ -427,14 +426,14 @@ class GridModel:
         }.get(str(content.get("t")))
         if handler is None:
             return
-        # Columns go by place, and may stand elsewhere since: what is meant is what the view has there.
+        # Columns are sent by position, which may have changed: use the view's own layout.
         there = {f.name: f for f in self._asked()}
         names = self._layouts.get(int(content.get("layout", max(self._layouts, default=0))), [])
         self._meant = [there.get(name) for name in names]
         handler(self._views[view], content)
 
     def _column(self, place: object) -> Column | None:
-        """What the view means by a place."""
+        """Return the column at a position in the view's layout."""
         number = int(cast("Any", place))
         return self._meant[number] if 0 <= number < len(self._meant) else None
 
@@ -461,7 +460,7 @@ class GridModel:
         view.first, view.last, view.anchor = 0, view.last - view.first, None
 
     def _on_only(self, view: _View, content: Mapping[str, Any]) -> None:
-        """Only rows that have the value of this cell, besides what is filtered already."""
+        """Filter by the value of this cell, in addition to the current filter."""
         cell = self._cell(content)
         if cell is None:
             return
@@ -476,7 +475,7 @@ class GridModel:
             self._answer(view, content)("refused", why="This value is too long for a filter")
 
     def _on_group(self, view: _View, content: Mapping[str, Any]) -> None:
-        """Group by a column, or without ``c`` by none; of the widget, not of one view."""
+        """Group by a column, or without ``c`` by none; for the widget, not for one view."""
         column = self._column(content["c"]) if "c" in content else None
         self._order.ask_group("" if column is None else column.name)
         view.first, view.last, view.anchor = 0, view.last - view.first, None
@@ -488,7 +487,7 @@ class GridModel:
             self._order.toggle(group)
 
     def _on_columns(self, view: _View, content: Mapping[str, Any]) -> None:
-        """Hide a column, pin it or let it go; of the widget, not of one view."""
+        """Hide, pin or unpin a column; for the widget, not for one view."""
         act, column, names = content.get("act"), self._column(content.get("c", -1)), self._names
         if act == "all":
             self._hidden = []
@@ -513,7 +512,7 @@ class GridModel:
         return (key, column) if here and key is not None and column is not None else None
 
     def _answer(self, view: _View, content: Mapping[str, Any]) -> Answer:
-        """How to answer what a view has asked, about the cell that it named; from any thread."""
+        """Return how to answer a view's request about the cell that it names; from any thread."""
         at = {name: content[name] for name in ("rid", "c") if name in content}
 
         def answer(kind: str, *, column: str | None = None, **more: Any) -> None:
@@ -537,7 +536,7 @@ class GridModel:
             self._writes.insert(self._shown(), texts, self._answer(view, content))
 
     def _on_delete(self, view: _View, content: Mapping[str, Any]) -> None:
-        """The rows named, or where the browser does not know them all, those selected."""
+        """Delete the named rows, or, if the browser does not know them all, the selected ones."""
         rids = content.get("rids")
         selected = [] if view.selection is None else view.selection.tolist()
         keys = selected if rids is None else [self._rids.key(int(rid)) for rid in rids]
@@ -565,7 +564,7 @@ class GridModel:
         self._writes.undo(self._answer(view, content))
 
     def _on_resolve(self, view: _View, content: Mapping[str, Any]) -> None:
-        """Of a cell, or without ``c`` of a whole row."""
+        """Decide a conflict of a cell, or without ``c`` of a whole row."""
         choice, answer = content.get("choice"), self._answer(view, content)
         key = self._rids.key(int(content["rid"]))
         cell = self._cell(content) if "c" in content else (key, None)
@@ -597,18 +596,18 @@ class GridModel:
         )
 
     def _value(self, key: Hashable, column: Column) -> tuple[Any] | None:
-        """What a cell has; None: the row is gone."""
+        """Return the value of a cell; None if the row is gone."""
         df = self._source.df
         (found,) = df.index.get_indexer(keys_as([key], df.index))
         return None if found < 0 else (column_of(df, column.name).iloc[int(found)],)
 
     def _on_past(self, view: _View, content: Mapping[str, Any]) -> None:
-        """The table as it was at a moment, or without ``at`` as it is; of the widget, not of one view."""
+        """Show the table at a moment, or without ``at`` the live one; for the widget, not for one view."""
         at = content.get("at")
         self._source.ask(None if at is None else int(at))
 
     def _on_history(self, view: _View, content: Mapping[str, Any]) -> None:
-        """What a cell was, or without ``c`` what happened to its row."""
+        """Send the history of a cell, or without ``c`` of its row."""
         answer = self._answer(view, content)
         past, key = self._source.past, self._rids.key(int(content["rid"]))
         cell = self._cell(content) if "c" in content else None
@@ -641,7 +640,7 @@ class GridModel:
         self._act(tell)
 
     def shown(self) -> pd.DataFrame:
-        """The rows and columns shown, in their order, under a plain index."""
+        """Return the rows and columns shown, in their order, with a plain index."""
         df = self._refresh()
         positions = self._order.shown()
         found = export.chosen(df, self._names)
@@ -654,11 +653,11 @@ class GridModel:
 
     @property
     def name(self) -> str:
-        """The table's."""
+        """The name of the table."""
         return self._source.name
 
     def _on_export(self, view: _View, content: Mapping[str, Any]) -> None:
-        """A file of what is shown: made when the first part is asked for, then handed out."""
+        """Send a file of what is shown: made for the request of its first part, then sent in parts."""
         ending, part = str(content["as"]), int(content["part"])
         make, answer = export.MAKERS.get(ending), self._answer(view, content)
         if make is None:

@@ -1,5 +1,5 @@
-// The state of the live grid, each piece with one owner: others read it, and change it only by these methods.
-// Nothing here touches the page.
+// The state of the live grid, each piece with one owner: other modules read it, and change it only by these
+// methods. Nothing here touches the page.
 import { makeFormat } from "./cell.js";
 import { Rows } from "./rows.js";
 
@@ -10,11 +10,11 @@ import { Rows } from "./rows.js";
 /** @type {Head & { sort: Sort }} */
 const NOTHING = { name: "", title: "", columns: [], height: 0, add: false, remove: false, pinned: 0, hidden: 0, layout: 0, sort: [] };
 
-// Whether columns look and are edited alike; what they may hold can be learnt anew under an open editor.
+// Whether columns look and are edited alike; their constraints may be learned again under an open editor.
 const looks = (/** @type {{ columns: Column[], pinned: number }} */ { columns, pinned }) =>
   JSON.stringify([pinned, columns.map(({ name, type, shape, key, editable, choices, format, style, total }) => [name, type, shape, key, editable, choices.length > 0, format, style, total])]);
 
-// The table as the kernel has told it, and the row that is being typed behind its last one.
+// The table as received from the kernel, and the new row (draft) after its last one.
 export class Table {
   #head = NOTHING;
   /** @type {Format[]} */
@@ -35,15 +35,15 @@ export class Table {
   get formats() {
     return this.#formats;
   }
-  // How many rows the kernel has, headings among them.
+  // Number of rows in the kernel, including headings.
   get total() {
     return this.#total;
   }
-  // How many rows there are without headings, those of closed groups too.
+  // Number of rows without headings, including those of closed groups.
   get count() {
     return this.#count;
   }
-  // The column by which rows are grouped; empty: none.
+  // The column by which rows are grouped; empty if none.
   get group() {
     return this.#group;
   }
@@ -53,22 +53,22 @@ export class Table {
   get draft() {
     return this.#rows.draft;
   }
-  // The lowest and highest value of a column, of the rows shown.
+  // Minimum and maximum of a column over the rows shown.
   range(/** @type {number} */ c) {
     return this.#ranges.get(c);
   }
-  // What a column's total is; null: there is no value; undefined: it is not known.
+  // A column's total; null if there is no value; undefined if unknown.
   sum(/** @type {number} */ c) {
     return this.#totals.get(c);
   }
-  // How many rows the grid has: the draft too.
+  // Number of rows in the grid, including the draft.
   get length() {
     return this.#total + (this.draft ? 1 : 0);
   }
   get empty() {
     return this.#total === 0 && this.#rows.size === 0;
   }
-  // The row at a place, or with a name, if it is in the window.
+  // The row at a position, or with a name, if it is in the window.
   at(/** @type {number | undefined} */ place) {
     return place === undefined ? undefined : this.#rows.at.get(place);
   }
@@ -82,11 +82,11 @@ export class Table {
     const texts = [...few, ...(this.#rows.sample ? [this.#rows.sample] : [])].map((row) => this.#formats[c].text(row, c));
     return this.#head.columns[c].total ? [...texts, this.totalText(c)] : texts;
   }
-  // A column's total as its cells are written; empty: there is none.
+  // A column's total, formatted like its cells; empty if there is none.
   totalText(/** @type {number} */ c) {
     return this.#written(c, this.#totals.get(c));
   }
-  // The same of a group's rows.
+  // The same for a group's rows.
   groupText(/** @type {Group} */ group, /** @type {number} */ c) {
     return this.#written(c, group.totals.get(c));
   }
@@ -98,7 +98,7 @@ export class Table {
     return this.#formats[c].text(read, c);
   }
 
-  // A new state of all; false if its columns are others than before, and must be built anew.
+  // Takes a whole state; returns false if its columns differ and the grid must be rebuilt.
   whole(/** @type {GridMessage} */ content, /** @type {DataView} */ buffer) {
     const before = this.#head.columns;
     const same = looks(this.#head) === looks(content);
@@ -116,7 +116,7 @@ export class Table {
     this.#around(content);
   }
 
-  // The cells that changed, the rows whose marks did, and whether a format has changed with them.
+  // Returns the changed cells, the rows whose marks changed, and whether a format has changed with them.
   cells(/** @type {CellsMessage} */ content, /** @type {DataView} */ buffer) {
     this.#around(content);
     const touched = this.#rows.mark(content);
@@ -161,7 +161,7 @@ export class Screen {
   }
 }
 
-// Who has the focus, wherever its row stands, and which cell is being edited.
+// The row that has the focus, wherever it is, and the cell that is being edited.
 export class Focus {
   /** @type {Active | null} */
   #active = null;
@@ -175,7 +175,7 @@ export class Focus {
   get editing() {
     return this.#editing;
   }
-  // Whether the focus moves with its row, not by somebody's hand.
+  // Whether the focus moves with its row, not because of the user.
   get moving() {
     return this.#moving;
   }
@@ -188,12 +188,12 @@ export class Focus {
   done() {
     this.#editing = null;
   }
-  // The row with the open editor may stand elsewhere now.
+  // The row with the open editor may have moved.
   place(/** @type {Table} */ table) {
     const row = table.named(this.#editing?.rid);
     if (this.#editing && row) this.#editing = { ...this.#editing, row: row.at };
   }
-  // Does what moves the focus with its row; it stays with that row.
+  // Runs what moves the focus with its row; the focus stays with that row.
   with(/** @type {() => void} */ move) {
     const active = this.#active;
     this.#moving = true;
@@ -206,7 +206,7 @@ export class Focus {
   }
 }
 
-// Questions to the kernel that wait for its answer: the whole text of a cell, what is copied.
+// Requests to the kernel that wait for a reply: the whole text of a cell, the text to copy.
 export class Answers {
   /** @type {Map<string, (reply: any) => void>} */
   #waiting = new Map();
@@ -223,7 +223,7 @@ export class Answers {
   copy(/** @type {[number, number, number, number]} */ range, /** @type {"csv" | undefined} */ as = undefined) {
     return this.#ask("copy", { t: "copy", range, ...(as ? { as } : {}) });
   }
-  // A part of a file, put behind the others; an error if there is none.
+  // Appends a part of a file to the others; raises an error if there is none.
   /** @param {"csv" | "xlsx"} as @param {number} part @param {DataView[]} pieces @returns {Promise<FileReply>} */
   async file(as, part, pieces) {
     const { buffer, ...reply } = await this.#ask("file", { t: "export", as, part });
@@ -231,7 +231,7 @@ export class Answers {
     pieces.push(buffer);
     return reply;
   }
-  // What a cell was, or without `c` what happened to its row.
+  // The history of a cell, or without `c` of its row.
   /** @returns {Promise<HistoryReply & { buffer?: DataView }>} */
   history(/** @type {number} */ rid, /** @type {number | undefined} */ c) {
     return this.#ask("history", { t: "history", rid, ...(c === undefined ? {} : { c }) });

@@ -1,8 +1,8 @@
-"""What a grid says of a column as a whole: its range, by which cells are coloured, and its total.
+"""Summaries of a grid's columns: the range, by which cells are coloured, and the total.
 
-In: a snapshot, the order that says which of its rows are shown, the time. Out: for columns with a
-style the lowest and highest value, for columns with a total one number. Like an order (``order.py``)
-they are computed anew only so often that this takes ``DUTY`` of one core. Pure.
+Input: a snapshot, the order that determines which of its rows are shown, the time. Output: the minimum and
+maximum for columns with a style, one number for columns with a total. Like an order (``order.py``) they are
+recomputed only so often that this takes ``DUTY`` of one core. Pure.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ STYLES: Final = ("bar", "color", "updown")
 COLORS: Final = ("blue", "green", "grey", "red", "yellow")
 TOTALS: Final = ("count", "max", "mean", "median", "min", "sum")
 MOST_GROUPS: Final = 200
-"""Groups whose totals are computed; of the others it is the count alone."""
+"""Groups whose totals are computed; the others have only a count."""
 _SAFE: Final = 2**53
 
 
 def checked_style(
     style: Mapping[str, str | Mapping[Any, str]] | None,
 ) -> dict[str, str | dict[str, str]]:
-    """What ``grid(style=)`` was given, its keys as the browser shows them.
+    """Return the argument ``grid(style=)``, its keys as the browser shows them.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def _shown(value: object) -> str:
 
 
 def checked_totals(totals: Mapping[str, str] | str | Sequence[str] | None) -> dict[str, str]:
-    """What ``grid(totals=)`` was given as columns to functions; names alone are summed.
+    """Return the argument ``grid(totals=)`` as columns to functions; plain names mean sums.
 
     Raises
     ------
@@ -96,11 +96,11 @@ class Summary:
     Parameters
     ----------
     style
-        Columns to their style; of ``bar`` and ``color`` the range is wanted.
+        Columns to their style; ``bar`` and ``color`` need the range.
     totals
         Columns to functions.
     clock
-        Seconds; measures what a computation costs.
+        Returns seconds; measures the cost of a computation.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Summary:
         self.ranges: dict[str, tuple[float, float]] = {}
         self.totals: dict[str, Total] = {}
         self.of_groups: dict[Group, dict[str, Total]] = {}
-        """The totals of each group, where there are at most `MOST_GROUPS`."""
+        """The totals of each group, for the first `MOST_GROUPS` groups."""
         self._ranged = [name for name, how in style.items() if how in ("bar", "color")]
         self._functions = dict(totals)
         self._clock = clock
@@ -122,17 +122,17 @@ class Summary:
         self._stale = False
 
     def wait(self) -> float:
-        """Seconds until what is stale may be computed."""
+        """Return the seconds until a stale summary may be computed."""
         return max(0.0, self._not_before - self._clock()) if self._stale else float("inf")
 
     def renew(self) -> None:
-        """Keep nobody waiting at the next ``refresh``."""
+        """Make the next ``refresh`` compute immediately."""
         self._not_before = 0.0
 
     def refresh(self, df: pd.DataFrame, order: Order) -> None:
-        """Take in a snapshot that ``order`` has taken in.
+        """Take a snapshot that ``order`` has taken.
 
-        Another filter is somebody's wish, who is not kept waiting.
+        After a new filter, compute immediately: the user is waiting.
         """
         if not (self._ranged or self._functions):
             return
@@ -154,7 +154,7 @@ class Summary:
         self.totals = {
             name: _total(_taken(df, name, positions), function)
             for name, function in self._functions.items()
-            if name in there  # a table without data has no columns yet; one may be dropped
+            if name in there  # a table without data has no columns yet; a column may be dropped
         }
         self.of_groups = {
             group: {
@@ -174,7 +174,7 @@ def _taken(df: pd.DataFrame, name: str, positions: Positions | None) -> pd.Serie
 
 
 def _numbers(series: pd.Series[Any]) -> pd.Series[Any]:
-    """The column as numbers; what is not a number becomes null."""
+    """Return the column as numbers; other values become null."""
     if pd.api.types.is_numeric_dtype(series.dtype):
         return series
     return pd.to_numeric(series, errors="coerce")
@@ -184,7 +184,7 @@ def _range(series: pd.Series[Any]) -> tuple[float, float] | None:
     if series.dtype == object and not series.map(lambda v: isinstance(v, Decimal)).any():
         return None
     if not (pd.api.types.is_numeric_dtype(series.dtype) or series.dtype == object):
-        return None  # text, coloured by what it says
+        return None  # text, coloured by its values
     values = _numbers(series).to_numpy(dtype=np.float64, na_value=np.nan)
     values = values[np.isfinite(values)]
     return (float(values.min()), float(values.max())) if len(values) else None

@@ -1,6 +1,6 @@
-// The live grid: SlickGrid over a window of rows that the kernel keeps, sorts and filters. Here is
-// what it is made of, what the kernel says, and what is drawn of it; the state is in gridstate.js, the
-// rest beside (bar, rows, layout, selection, edits, draft, keys, aria).
+// The live grid: SlickGrid over a window of rows that the kernel keeps, sorts and filters. This file builds
+// it, handles the kernel's messages and draws; the state is in gridstate.js, the rest in the other modules
+// (bar, rows, layout, selection, edits, draft, keys, aria).
 import { accessible } from "./aria.js";
 import { barOf } from "./bar.js";
 import { ROW_MARK } from "./decode.js";
@@ -20,7 +20,7 @@ import rules from "./grid.view.css";
 /** @import { CellsMessage, GridMessage, ReplyMessage, Say, Sort, WindowMessage } from "./protocol.js" */
 /** @typedef {ReturnType<typeof setTimeout> | undefined} Timer */
 
-const HOLD = 350; // ms that a cell which has changed is tinted at least
+const HOLD = 350; // minimum ms for which a changed cell is tinted
 const FADE = 600; // ms
 const FEW = 20; // cells
 
@@ -34,11 +34,11 @@ export default function gridView(body, send, lib) {
   let toasting;
   let recounting = false; // the number of rows has changed under an open editor that could not be moved
   let counted = 0; // rows that SlickGrid knows of
-  let held = false; // the kernel knows of an open editor
-  let composing = false; // an input method is at work in the editor
-  let moving = false; // the editor is closed and opened again
+  let held = false; // whether the kernel knows about an open editor
+  let composing = false; // whether an input method is composing in the editor
+  let moving = false; // whether the editor is being closed and reopened
   /** @type {Row | null} */
-  let edited = null; // whose cell the editor is or was open in
+  let edited = null; // the row in which the editor is or was open
   const table = new Table();
   /** @type {Say} */
   const say = (word) => send(/** @type {any} */ ({ ...word, layout: table.head.layout }));
@@ -76,7 +76,7 @@ export default function gridView(body, send, lib) {
     bar.hear(text, undo, stay);
   }
 
-  // Whether the live table can be left: nothing is being typed any more.
+  // Whether the live table can be left: nothing is being edited.
   function leavable() {
     if (table.draft) tell("Save or discard the new row first.");
     return !table.draft && (!focus.editing || screen.grid.getEditorLock().commitCurrentEdit());
@@ -103,7 +103,7 @@ export default function gridView(body, send, lib) {
         multiColumnSort: true, tristateMultiColumnSort: true, editorLock: new lib.SlickEditorLock(),
         frozenColumn: frozen(head.pinned, columns.map(({ width }) => width), holder.clientWidth) - 1, skipFreezeColumnValidation: true,
         createFooterRow: head.columns.some(({ total }) => total), showFooterRow: true, footerRowHeight: FOOT,
-        // SlickGrid names the row that stands in the editor's place, which may be another one by now.
+        // SlickGrid passes the row at the editor's position, which may be another row by now.
         editCommandHandler: (/** @type {Row} */ _item, /** @type {any} */ { field }, /** @type {any} */ { serializedValue, editor }) => {
           const item = edited && (table.named(edited.rid) ?? edited);
           if (item?.texts) draft.set(field, serializedValue);
@@ -134,7 +134,7 @@ export default function gridView(body, send, lib) {
       focus.set(item ? { rid: item.rid, cell } : null);
       if (item && !focus.moving) {
         picked.select([[row, row]], cell, cell, [row, cell]);
-        // Before the next key: one that ends the editing may follow at once.
+        // Before the next key: a key that ends the edit may follow immediately.
         if (item.texts) queueMicrotask(() => focus.active?.rid === 0 && !focus.editing && grid.editActiveCell());
         else draft.left();
       }
@@ -153,13 +153,13 @@ export default function gridView(body, send, lib) {
     grid.onBeforeCellEditorDestroy.subscribe(() => {
       focus.done();
       if (moving) return;
-      setTimeout(hold); // who goes on to the next cell lets no row move between
+      setTimeout(hold); // moving on to the next cell lets no row move in between
       edits.quiet();
       if (recounting) setTimeout(caughtUp);
     });
     grid.onValidationError.subscribe((_event, /** @type {any} */ { editor, row, cell, validationResults }) => {
       edits.tellAt(row, cell, validationResults.msg);
-      if (validationResults.learnt) say({ t: "doubt" }); // what is known of the column may be old
+      if (validationResults.learnt) say({ t: "doubt" }); // the known column may be outdated
       editor.input.addEventListener("input", edits.quiet, { once: true });
     });
     grid.onKeyDown.subscribe(keyboard(view, picked, edits, draft, menu));
@@ -181,7 +181,7 @@ export default function gridView(body, send, lib) {
     holder.dataset.drawn = "";
   }
 
-  // Builds the grid anew for other columns; the focus, and what is scrolled to, stay with their row.
+  // Builds the grid again for other columns; the focus and the scroll position stay with their row.
   function rebuild(/** @type {string | undefined} */ name) {
     const root = /** @type {Document | ShadowRoot} */ (holder.getRootNode());
     const here = holder.contains(root.activeElement);
@@ -211,7 +211,7 @@ export default function gridView(body, send, lib) {
     screen.grid.scrollRowToTop(0);
   }
 
-  // Widths that nobody has set any more.
+  // Sets the widths after the user's own were reset.
   function relaid() {
     const { grid } = screen;
     const fresh = columnsOf(view, edits);
@@ -225,7 +225,7 @@ export default function gridView(body, send, lib) {
     edge();
   }
 
-  // Columns follow what they show, a few times a second.
+  // Adapts column widths to their content, a few times a second.
   /** @type {Timer} */
   let widening;
   function follows() {
@@ -235,7 +235,7 @@ export default function gridView(body, send, lib) {
     }, 300);
   }
 
-  // Where there is more than is seen, the edge has a shade.
+  // Shades the edges behind which there is more to scroll to.
   function edge() {
     /** @type {HTMLElement | null} */
     const pane = holder.querySelector(".slick-viewport-right.slick-viewport-top") ?? holder.querySelector(".slick-viewport-top");
@@ -272,9 +272,9 @@ export default function gridView(body, send, lib) {
 
   // ---- drawing --------------------------------------------------------------------------------
 
-  // Draws the rows at `which` places (null: all) again, but never the cell with an open editor. A cell
-  // that is there stays and is filled anew: one that is replaced under a pressed button hears no click. But a
-  // heading has other cells than a row.
+  // Redraws the rows at the positions `which` (null: all), but never the cell with an open editor. An
+  // existing cell is kept and refilled: a cell that is replaced under a pressed button gets no click event. A
+  // heading, however, has other cells than a row.
   function redraw(/** @type {Set<number> | null} */ which) {
     const { grid } = screen;
     const { top, bottom } = grid.getRenderedRange();
@@ -287,10 +287,10 @@ export default function gridView(body, send, lib) {
       else drawn.push(row);
     }
     grid.invalidateRows(drawn);
-    grid.render(); // and so paint
+    grid.render(); // this calls paint
   }
 
-  // What SlickGrid leaves to us on every drawn row: its number, the selection, the row that is gone.
+  // What SlickGrid does not set on drawn rows: the number, the selection, the mark of a deleted row.
   function paint() {
     holder.setAttribute("aria-rowcount", String(table.length + 1));
     const many = picked.many();
@@ -316,10 +316,10 @@ export default function gridView(body, send, lib) {
     aria.sinks();
   }
 
-  // A cell that has changed is tinted until it rests. A fading one is painted in every frame: where many
-  // are tinted, the tint of those that rest just ends.
+  // A changed cell is tinted until it rests. A fading cell is painted in every frame: if many are tinted, the
+  // tint of resting cells ends without a fade.
   /** @type {Map<HTMLElement, number>} */
-  const tinted = new Map(); // and when each changed last
+  const tinted = new Map(); // with the time of each one's last change
   /** @type {WeakMap<Element, Animation>} */
   const fading = new WeakMap();
   /** @type {Timer} */
@@ -359,7 +359,7 @@ export default function gridView(body, send, lib) {
 
   /** @type {{ rid: number, row: number } | null} */
   let anchor = null;
-  let sorting = false; // somebody wants to see the first rows of a new order: nothing stays in its place
+  let sorting = false; // the user wants to see the first rows of a new order: no row keeps its position
   let asked = 0;
   /** @type {Timer} */
   let asking;
@@ -371,7 +371,7 @@ export default function gridView(body, send, lib) {
       if (!screen.drawn) return;
       const { grid } = screen;
       const { top, bottom } = grid.getViewport();
-      // What must stay where it is on the screen: the row of the focus if it is seen, else the top row.
+      // What must stay in place on the screen: the row with the focus if it is visible, else the top row.
       const shown = table.named(focus.active?.rid);
       const first = Math.max(0, grid.getVisibleRange ? grid.getVisibleRange().top : top);
       const stay = sorting ? null : shown && shown.at >= first && shown.at <= bottom ? shown : first > 0 ? table.at(first) : null;
@@ -389,7 +389,7 @@ export default function gridView(body, send, lib) {
     }
   }
 
-  // Where the focus goes when its row is deleted for good: to what stands there now.
+  // The focus after its row is deleted for good: the row that is now in its place.
   /** @returns {Active | null} */
   function nearest() {
     const cell = screen.grid.getActiveCell();
@@ -397,7 +397,7 @@ export default function gridView(body, send, lib) {
     return cell && row ? { rid: row.rid, cell: cell.cell } : null;
   }
 
-  // The focus goes with its row: moved if it is on the screen, kept in mind if it is not.
+  // Moves the focus with its row: on the screen if the row is visible, else only in the state.
   function follow() {
     const { grid } = screen;
     const { active } = focus;
@@ -412,7 +412,7 @@ export default function gridView(body, send, lib) {
     });
   }
 
-  // ---- what the kernel says -------------------------------------------------------------------
+  // ---- messages from the kernel ----------------------------------------------------------------
 
   function around(/** @type {GridMessage | WindowMessage | CellsMessage} */ content) {
     bar.around(content);
@@ -421,7 +421,7 @@ export default function gridView(body, send, lib) {
     if (content.totals && screen.drawn) total();
   }
 
-  // The order, whichever view asked for it.
+  // Applies the order, whichever view requested it.
   function ordered(/** @type {Sort} */ by) {
     if (!screen.drawn) return;
     const shown = screen.grid.getSortColumns().map(({ columnId, sortAsc }) => [Number(String(columnId).slice(1)), sortAsc]);
@@ -435,8 +435,9 @@ export default function gridView(body, send, lib) {
     held = on;
   }
 
-  // Does what makes SlickGrid close an open editor, which is then opened again where its row stands, with what is
-  // typed; put off until it is closed if that cannot be done unseen. False: it is put off.
+  // Makes a change for which SlickGrid closes an open editor, then reopens the editor at its row, with the
+  // text typed so far. If that is not possible unnoticed, the change is postponed until the editor is closed:
+  // returns false.
   function rearrange(/** @type {() => void} */ change) {
     const { grid } = screen;
     const { editing } = focus;
@@ -468,7 +469,7 @@ export default function gridView(body, send, lib) {
     return true;
   }
 
-  // How many rows there are, and where they stand, may be new; then `draw`.
+  // The number and positions of rows may have changed; then `draw`.
   function arrange(draw = () => {}) {
     const { grid } = screen;
     const { editing } = focus;
@@ -482,7 +483,7 @@ export default function gridView(body, send, lib) {
     if (still || !rearrange(all)) draw();
   }
 
-  // What was put off while an editor was open.
+  // Does what was postponed while an editor was open.
   function caughtUp() {
     if (focus.editing || !screen.drawn) return;
     recounting = false;
@@ -508,7 +509,7 @@ export default function gridView(body, send, lib) {
     const deleted = table.named(active?.rid)?.gone;
     table.window(content, buffer);
     around(content);
-    if (empty && table.total) { // nobody knew how wide
+    if (empty && table.total) { // the widths were unknown
       screen.grid.setColumns(/** @type {any[]} */ (columnsOf(view, edits)));
       aria.sorted();
     }
@@ -535,7 +536,7 @@ export default function gridView(body, send, lib) {
     else if (again || touched.size || content.ranges) redraw(again || content.ranges ? null : touched);
     if (changed.length) follows();
     edits.explain();
-    flash(changed, content.past !== undefined); // another moment is no change
+    flash(changed, content.past !== undefined); // showing another moment is not a change
   }
 
   function receive(/** @type {GridMessage | WindowMessage | CellsMessage | ReplyMessage} */ content, /** @type {DataView[]} */ [buffer] = []) {

@@ -1,7 +1,7 @@
-"""A window of rows as messages: the whole of it, or only the cells that differ from those sent before.
+"""A window of rows as messages: all of it, or only the cells that differ from those sent before.
 
-In: what a view shows of a snapshot, by column. Out: messages as ``rows.js`` reads them, and rows as
-tab separated text for the clipboard. Pure; which rows are in a window is ``GridModel``'s to say.
+Input: what a view shows of a snapshot, by column. Output: messages as ``rows.js`` reads them, and rows as
+tab-separated text for the clipboard. Pure; ``GridModel`` determines which rows are in a window.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from notebook_rt.widgets.state import cut
 from notebook_rt.widgets.transport import Message
 
 DISPUTED: Final = 8
-"""Columns told of a row that one side deleted."""
+"""Columns sent for a row that one side deleted."""
 SAMPLED: Final = 300
-"""Rows looked at for the widths of the columns."""
+"""Rows sampled for the widths of the columns."""
 
 
 class Rids:
-    """A number for each key that was ever sent: what the browser calls a row, wherever it moves."""
+    """A number for each key that was ever sent: the browser's name of a row, wherever it moves."""
 
     def __init__(self) -> None:
         self._rids: dict[Hashable, int] = {}
         self._keys: dict[int, Hashable] = {}
 
     def of(self, key: Hashable) -> int:
-        """The number of a key."""
+        """Return the number of a key."""
         rid = self._rids.get(key)
         if rid is None:
             rid = self._rids[key] = len(self._rids) + 1
@@ -45,13 +45,13 @@ class Rids:
         return rid
 
     def key(self, rid: int) -> Hashable | None:
-        """The key that has this number."""
+        """Return the key that has this number."""
         return self._keys.get(rid)
 
 
 @dataclass(slots=True)
 class Window:
-    """What a view was sent."""
+    """The window that a view was sent."""
 
     first: int
     keys: list[Hashable]
@@ -60,7 +60,7 @@ class Window:
     frame: dict[str, Any]
     """Row count, status, marks: the small rest of the state."""
     unknown: npt.NDArray[np.intp]
-    """Rows that are gone without a trace: their cells stay in the browser as they were."""
+    """Rows that are gone completely: their cells stay unchanged in the browser."""
 
 
 def columns_of(
@@ -70,9 +70,10 @@ def columns_of(
     keys: Sequence[Hashable],
     positions: Positions,
 ) -> tuple[list[Cells], npt.NDArray[np.intp]]:
-    """The cells of rows by column: of the snapshot, or, at position -1, of those that are leaving.
+    """Return the cells of rows by column, and the rows that were not found.
 
-    And which rows are in neither; their cells are null.
+    A row is in the snapshot or, at position -1, among those that are leaving; the cells of a row in neither
+    are null.
     """
     gone = np.flatnonzero(positions < 0)
     if not len(gone):
@@ -99,7 +100,7 @@ def columns_of(
 def whole(
     view: str, window: Window, head: Mapping[str, Any], samples: Sequence[Cells] | None = None
 ) -> Message:
-    """All of a window; with ``samples``, of the grid."""
+    """Return the message with all of a window; with ``samples``, of the grid."""
     pack = Pack()
     if samples is not None:
         head = {**head, "samples": [pack.add_cells(column) for column in samples]}
@@ -114,7 +115,7 @@ def whole(
 
 
 def difference(view: str, window: Window, sent: Window) -> Message | None:
-    """What makes ``window`` of what was ``sent``; None: nothing."""
+    """Return the message that turns ``sent`` into ``window``; None if they are equal."""
     if (window.first, window.rids) != (sent.first, sent.rids):
         return whole(view, window, {"t": "window"})
     pack = Pack()
@@ -133,10 +134,10 @@ def difference(view: str, window: Window, sent: Window) -> Message | None:
 
 
 def dispute(conflict: Conflict, types: Mapping[str, str]) -> list[Any]:
-    """Of a row that one side deleted: who did, and what the other changed in it.
+    """Describe a row that one side deleted: which side, and what the other one changed in it.
 
-    ``"mine"`` or ``"theirs"`` is who deleted it; then column, before and after, and how many more
-    columns there are.
+    The first item, ``"mine"`` or ``"theirs"``, is the side that deleted it; then come column, before and
+    after, and the number of further columns.
     """
     who = "theirs" if conflict.theirs is None else "mine"
     base, row = (
@@ -158,21 +159,21 @@ def dispute(conflict: Conflict, types: Mapping[str, str]) -> list[Any]:
 
 
 def widest(df: pd.DataFrame, names: Sequence[str]) -> list[Cells]:
-    """A cell of each column for its width: the longest of rows here and there."""
+    """Return a cell of each column for its width: the longest in a sample of rows."""
     some = np.unique(np.linspace(0, len(df) - 1, min(SAMPLED, len(df))).astype(np.intp))
     found = []
     for name in names:
         few = cells(array_of(df, name), some)
         if isinstance(few.values, list):
             size = np.array([len(text) for text in few.values])
-        else:  # digits after the point are the same in all
+        else:  # all have the same digits after the point
             size = np.nan_to_num(np.abs(few.values), posinf=0)
         found.append(few.take(np.argsort(size)[-1:].astype(np.int32)))
     return found
 
 
 def clipboard(df: pd.DataFrame, positions: Positions, columns: Sequence[Column]) -> str:
-    """Rows as tab separated lines."""
+    """Return rows as tab-separated lines."""
     texts = [
         [tsv(v, column.pg_type) for v in array_of(df, column.name).take(positions)]
         for column in columns
@@ -181,7 +182,7 @@ def clipboard(df: pd.DataFrame, positions: Positions, columns: Sequence[Column])
 
 
 def tsv(value: Any, pg_type: str = "") -> str:
-    """A cell as spreadsheets paste it: no tab, no line break; empty for null."""
+    """Return a cell as spreadsheets paste it: no tab, no line break; empty for null."""
     if value is None or value is pd.NA or value is pd.NaT or (value != value) is True:
         return ""
     return text_of(value, pg_type).replace("\t", " ").replace("\r", " ").replace("\n", " ")

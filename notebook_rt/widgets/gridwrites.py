@@ -1,9 +1,8 @@
-"""What a view of the live grid wants written: typed and pasted cells, new rows and the end of old ones,
-a step back, a decision.
+"""The writes of a live grid's view: typed and pasted cells, inserted and deleted rows, undo, decisions.
 
-In: keys, columns and texts, as ``GridModel`` has found them for what the browser named. Out: calls of
-the ``FrameSource``, on a thread that may wait, and an answer to the view. That a text is no value of
-its type, or that a new row lacks one, is said here; the rest is the source's to refuse.
+Input: keys, columns and texts, which ``GridModel`` has looked up for the browser's names. Output: calls of
+the ``FrameSource``, on a thread that may wait, and an answer to the view. A text that is not a value of its
+type, or a new row that lacks one, is refused here; the source refuses the rest.
 """
 
 from __future__ import annotations
@@ -21,15 +20,16 @@ from notebook_rt.widgets.typed import parse_typed
 
 PASTE_ROWS: Final = 2_000
 DELETE_ROWS: Final = 2_000
-"""Rows deleted at once: they are sent a few at a time."""
+"""Maximum number of rows deleted at once: they are sent a few at a time."""
 UNDO_SECONDS: Final = 5.0
-"""Seconds that a deletion waits before it is sent: nobody is asked, so it can be taken back."""
+"""Seconds that a deletion waits before it is sent: there is no confirmation, so it can be undone."""
 
 
 class Answer(Protocol):
-    """Tells the view: ``kind`` is ``"refused"`` (with ``why``, and ``column`` if that is not the cell's),
-    ``"said"`` (with ``text``, and ``undo``: seconds in which that is possible) or ``"inserted"``
-    (with ``key``).
+    """Sends an answer to the view.
+
+    ``kind`` is ``"refused"`` (with ``why``, and ``column`` if that is not the cell's), ``"said"`` (with
+    ``text``, and ``undo``: seconds in which that is possible) or ``"inserted"`` (with ``key``).
     """
 
     def __call__(self, kind: str, **content: Any) -> None: ...
@@ -43,9 +43,9 @@ class GridWrites:
     source
         The live table.
     act
-        Runs an action that may take its time, on another thread.
+        Runs a slow action on another thread.
     editable
-        Which columns may be edited; True for all but the key's, and whole rows; False for none.
+        The columns that may be edited; True for all but the key's, and whole rows; False for none.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class GridWrites:
         self._editable = editable
 
     def may_edit(self, name: str) -> bool:
-        """Whether the column can be edited here."""
+        """Return whether the column can be edited here."""
         if not self._may("update") or name in self._source.df.index.names:
             return False
         return self._editable if isinstance(self._editable, bool) else name in self._editable
@@ -76,14 +76,14 @@ class GridWrites:
 
     @property
     def rights(self) -> tuple[bool, ...]:
-        """What may be written here, to be compared with what was."""
+        """The rights here, to be compared with earlier ones."""
         return tuple(self._may(right) for right in ("update", "insert", "delete"))
 
     def _may(self, right: Right) -> bool:
         return self._source.editable and self._source.may(right)
 
     def needs(self, column: Column) -> bool:
-        """Whether a new row must be given a value of the column, as far as is known."""
+        """Return whether a new row must have a value for the column, as far as is known."""
         if column.name in self._source.df.index.names:
             return not column.filled
         return not (column.nullable or column.filled or column.generated)
@@ -91,10 +91,10 @@ class GridWrites:
     def edit(
         self, key: Hashable, column: Column, text: object, answer: Answer, was: object = ...
     ) -> None:
-        """Write what was typed into one cell; None for null.
+        """Write the text typed into one cell; None for null.
 
-        ``was`` is the text that the editor began with, which is what the cell showed then: the edit is
-        based on that, whatever has come since. Without it, on what is there now.
+        ``was`` is the text with which the editor opened, which is what the cell showed then: the edit is
+        based on it, even if the cell has changed since. Without it, the edit is based on the current value.
         """
         try:
             values = {column.name: self._parsed(column, None if text is None else str(text))}
@@ -103,14 +103,14 @@ class GridWrites:
             return
         shown = {}
         if was is not ...:
-            with contextlib.suppress(ValueError):  # a text that is no value says nothing
+            with contextlib.suppress(ValueError):  # a text that is not a value has no information
                 shown = {column.name: parse_typed(column, None if was is None else str(was))}
         self._write({key: values}, answer, shown={key: shown})
 
     def insert(
         self, columns: Sequence[Column], texts: Mapping[str, object], answer: Answer
     ) -> None:
-        """Insert a row of what was typed into its columns; what was not typed is the server's."""
+        """Insert a row of typed texts; the server fills the other columns."""
         values = {}
         for column in columns:
             text = texts.get(column.name)
@@ -154,7 +154,7 @@ class GridWrites:
         self._act(delete)
 
     def forget_columns(self) -> None:
-        """What is known of the columns has refused what was typed: it may be old."""
+        """Note that the known columns have refused a text: they may be outdated."""
         self._source.forget_columns()
 
     def paste(
@@ -179,7 +179,7 @@ class GridWrites:
         self._write(edits, answer, f"Pasted {_rows(len(edits))}{more}")
 
     def undo(self, answer: Answer) -> None:
-        """Take back the last edit that has not left."""
+        """Undo the last edit that has not been sent."""
 
         def undo() -> None:
             try:
@@ -198,7 +198,7 @@ class GridWrites:
         choice: Literal["mine", "theirs"],
         answer: Answer,
     ) -> None:
-        """Decide a conflict; ``column`` None: all that are open of the row."""
+        """Decide a conflict; ``column`` None: all open ones of the row."""
 
         def resolve() -> None:
             try:
@@ -237,7 +237,7 @@ class GridWrites:
 
 
 def _refuse(error: Exception, answer: Answer) -> None:
-    if isinstance(error, InvalidEditError):  # the grid says which table, and the cell which column
+    if isinstance(error, InvalidEditError):  # the grid shows the table, the cell the column
         answer("refused", why=cut(error.reason), column=error.column)
     else:
         answer("refused", why=cut(error))

@@ -1,7 +1,7 @@
 """Rows of a grid under headings: grouped by the values of a column, each group open or closed.
 
-In: rows in their order, a column's values. Out: lines, each a row or the heading of a group. Pure; which
-groups are closed is ``Order``'s to know.
+Input: rows in their order, a column's values. Output: lines, each a row or the heading of a group. Pure;
+``Order`` knows which groups are closed.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from notebook_rt.widgets.columns import text_of
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The rows that have this value: what names a heading where a key names a row."""
+    """The rows that have this value; identifies a heading as a key identifies a row."""
 
     text: str
-    """The value as it is read in the grid; ``null`` where there is none."""
+    """The value as shown in the grid; ``null`` if there is none."""
     null: bool = False
 
 
 def grouped(
     series: pd.Series[Any], rows: npt.NDArray[np.intp], pg_type: str = ""
 ) -> list[tuple[Group, npt.NDArray[np.intp]]]:
-    """The groups of ``rows``, which are sorted by ``series``, in their order.
+    """Return the groups of ``rows``, which are sorted by ``series``, in their order.
 
     >>> [(g.text, rows.tolist()) for g, rows in grouped(pd.Series(["a", "a", "b"]), np.arange(3))]
     [('a', [0, 1]), ('b', [2])]
@@ -53,7 +53,7 @@ def grouped(
 def lines(
     groups: Sequence[tuple[Group, npt.NDArray[np.intp]]], closed: Collection[Group], headings: int
 ) -> npt.NDArray[np.intp]:
-    """What stands in each line: a row, or from ``headings`` on the number of a group.
+    """Return the content of each line: a row, or from ``headings`` on the number of a group.
 
     >>> lines([(Group("a"), np.array([2, 0])), (Group("b"), np.array([1]))], [Group("b")], 3).tolist()
     [3, 2, 0, 4]

@@ -1,6 +1,7 @@
-"""What a widget needs of the thing that it shows: the live classes, as this layer knows them.
+"""The live classes as the widgets use them: protocols of this layer.
 
-A noun (``session.py``, ``table.py``, ...) gives itself to ``display.py``; neither knows the other's class.
+An entry class (``session.py``, ``table.py``, ...) passes itself to ``display.py``; neither imports the
+other's class.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Frame(Protocol):
 
 
 class Edits(Protocol):
-    """What is known of how a table is written."""
+    """What is known about writing to a table."""
 
     def fills(self, column: Column) -> bool: ...
 
@@ -95,7 +96,7 @@ class Table(Frame, Protocol):
 
 
 class Mapped(Protocol):
-    """What ``map`` has made of live frames."""
+    """The result of ``map`` on live frames."""
 
     @property
     def frames(self) -> Sequence[Followed]: ...
@@ -113,7 +114,7 @@ class Mapped(Protocol):
 
 
 class Presence(Protocol):
-    """Who is in a channel."""
+    """The people in a channel."""
 
     @property
     def key(self) -> str: ...
@@ -125,7 +126,7 @@ class Presence(Protocol):
 
 
 class Queue(Protocol):
-    """What waits to be sent."""
+    """The writes that wait to be sent."""
 
     @property
     def df(self) -> pd.DataFrame: ...
@@ -138,7 +139,7 @@ class Queue(Protocol):
 
 
 class Session(Protocol):
-    """A project, live."""
+    """A connected project."""
 
     _project: Project
 

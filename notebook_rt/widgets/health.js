@@ -1,4 +1,5 @@
-// The health dot: state in words beside the colour, and latency; opens to sentences, pictures and metrics.
+// The health dot: the state in words beside the colour, and the latency; opens to sentences, small charts and
+// metrics.
 import { h, svg, keyed, setText, disclosure, widget } from "./common.js";
 import "./health.css";
 
@@ -11,14 +12,14 @@ const GLYPHS = {
   grey: "M3 6 H9",
 };
 
-// The points of a line through a box of 64 by 16; where nothing was measured it goes straight on.
+// The points of a line in a box of 64 by 16; it is straight where nothing was measured.
 export function sparkline(/** @type {(number | null)[]} */ values) {
   const top = Math.max(...values.map(Number), 1);
   const step = 64 / Math.max(values.length - 1, 1);
   return values.flatMap((v, i) => (v === null ? [] : [`${(i * step).toFixed(1)},${(15 - (v / top) * 13).toFixed(1)}`])).join(" ");
 }
 
-// What a screen reader says of a picture.
+// The description of a small chart for a screen reader.
 export function described(/** @type {Trend} */ { name, meaning, now, points }) {
   const all = points.filter((point) => point !== null);
   if (!all.length) return `${name}: nothing measured in five minutes`;

@@ -1,7 +1,6 @@
-"""The health dot and its panel. In: a ``HealthSource``. Out: its state in a word, a colour and four
-sentences, three small pictures, the metrics.
-
-Green is never told by colour alone (docs/design/promises.md): every state has its word and its glyph.
+"""The health dot and its panel: a word, a colour and four sentences, three small charts, the metrics.
+Input: a ``HealthSource``. Green is never shown by colour alone (docs/design/promises.md): every state has its
+word and its glyph.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ COLORS: Final = {
     "closed": "grey",
 }
 LOOK = 2.0
-"""Seconds between two looks at the metrics, while somebody looks at them."""
+"""Seconds between two reads of the metrics while a view is visible."""
 COMPARING: Final = "Comparing every row with the server …"
 
 
 class HealthState:
-    """Reads a source into what ``health.js`` draws, and keeps what the last comparison found."""
+    """Reads a source into what ``health.js`` draws, and keeps the result of the last comparison."""
 
     def __init__(self, source: HealthSource) -> None:
         self._source = source
@@ -66,7 +65,7 @@ class HealthState:
         return self._source.on_health(changed)
 
     def verify(self) -> None:
-        """Compare with the server, unless a comparison is on its way; from the worker thread."""
+        """Compare with the server, unless a comparison is running; from the worker thread."""
         if self._result != COMPARING:
             self._say(COMPARING)
             self._source.verify(self._say)
@@ -77,18 +76,18 @@ class HealthState:
 
 
 def health_handlers(state: HealthState) -> Mapping[str, Handler]:
-    """The button that compares."""
+    """Return the handler of the button that compares."""
     return {"verify": lambda word: pump.act(state.verify)}
 
 
 def health_text(report: HealthReport) -> str:
-    """One line: the state, the latency."""
+    """Return one line: the state, the latency."""
     latency = "" if report.latency is None else f", {report.latency:.0f} ms"
     return f"{report.state.capitalize()}{latency}"
 
 
 def health_html(report: HealthReport) -> str:
-    """The static form: the line, the sentences, then the metrics."""
+    """Return the static form: the line, the sentences, then the metrics."""
     texts = [" ".join(report.sentences), report.audits, report.usage]
     said = "".join(f"<p>{escape(cut(text, 4 * LONG))}</p>" for text in texts if text)
     limits = "".join(f"<p><b>{escape(cut(text))}</b></p>" for text in report.near_limits)

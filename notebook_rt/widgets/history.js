@@ -1,4 +1,4 @@
-// What a cell was, and what happened to a row: the panel behind two items of the grid's menu.
+// The history of a cell or a row: the panel of two items of the grid's menu.
 import { makeFormat } from "./cell.js";
 import { decodeColumn } from "./decode.js";
 import { h } from "./common.js";
@@ -8,10 +8,10 @@ import { lostText, momentText } from "./past.js";
 /** @import { Row, View } from "./grid.js" */
 /** @import { HistoryReply, Happened } from "./protocol.js" */
 
-// How a step of a row is said, where no value says it.
+// The words for a step of a row that shows no value.
 const WORDS = { snapshot: "there when the recording began", insert: "row added", update: "", delete: "row deleted", gap: "" };
 
-// The texts of the values, by column and place.
+// The texts of the values, by column and position.
 /** @returns {(column: number, place: number | null) => string} */
 export function textsOf(/** @type {HistoryReply} */ { cols = [] }, /** @type {DataView | undefined} */ buffer) {
   const columns = cols.map((column) => {
@@ -68,7 +68,7 @@ export function histories(view, edits) {
     ];
   }
 
-  // Opens at a cell; the past of its whole row, or of it alone.
+  // Opens at a cell, with the history of its row, or only of the cell.
   return async function open(/** @type {Row} */ item, /** @type {number} */ cell, /** @type {boolean} */ ofCell) {
     const { dialog, leave, show } = edits.panelAt(item.rid, cell);
     const title = ofCell ? `${table.head.columns[cell].name}, ${named(item)}` : named(item);

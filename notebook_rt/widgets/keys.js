@@ -1,4 +1,4 @@
-// The keyboard in the grid, but for what SlickGrid does itself (arrows, Home, End, pages, Tab).
+// The keyboard in the grid, except for the keys that SlickGrid handles (arrows, Home, End, pages, Tab).
 
 /** @import { drafting } from "./draft.js" */
 /** @import { editing } from "./edits.js" */
@@ -13,7 +13,7 @@ const limit = (/** @type {number} */ n, /** @type {number} */ count) => Math.min
 /** @param {View} view @param {ReturnType<typeof selecting>} picked @param {ReturnType<typeof editing>} edits @param {ReturnType<typeof drafting>} draft @param {ReturnType<typeof menus>} menu */
 export function keyboard(view, picked, edits, draft, menu) {
   const { focus, screen, table } = view;
-  // True: this key has been dealt with.
+  // Returns true if it has handled the key.
   function pressed(/** @type {KeyboardEvent} */ key, /** @type {number} */ row, /** @type {number} */ cell) {
     const column = table.head.columns[cell];
     const command = key.ctrlKey || key.metaKey;
@@ -88,7 +88,7 @@ export function keyboard(view, picked, edits, draft, menu) {
     return false;
   }
 
-  // While an editor is open, only a draft's Enter is not the editor's.
+  // While an editor is open, it handles all keys except Enter in a draft.
   function typing(/** @type {KeyboardEvent} */ key) {
     if (focus.editing?.rid !== 0 || key.key !== "Enter") return false;
     if (screen.grid.getEditorLock().commitCurrentEdit()) draft.next();

@@ -1,4 +1,5 @@
-// The grid's columns and its height: SlickGrid's definitions, widths by content, kept once changed.
+// The grid's columns and its height: SlickGrid's definitions; widths by content, kept once the user changes
+// them.
 import { cellNode, draftNode, groupNode } from "./cell.js";
 import { isCut, isDraft } from "./decode.js";
 import { h } from "./common.js";
@@ -15,13 +16,13 @@ export const ROW = 28;
 const FRAME = 2;
 const HEAD = 31 + FRAME; // the heading, and the frame
 export const FOOT = 28; // the totals
-const FROZEN = 0.7; // of the width, at most
-const WIDE = 320; // a column is no wider unasked, but where there is room
-const NARROW = 180; // a text gives up what is more, where that makes all columns fit; a name always
+const FROZEN = 0.7; // maximum, as a share of the width
+const WIDE = 320; // a column is not made wider automatically, except into spare room
+const NARROW = 180; // a text column shrinks to this if that makes all columns fit; a name never shrinks
 /** @type {CanvasRenderingContext2D | null} */
 let pen = null;
 
-// As wide as the name and the first values need; and the least of it, where a long name is cut.
+// The width that the name and the first values need, and the minimum, with a long name cut.
 /** @returns {[wish: number, least: number]} */
 function needs(/** @type {Column} */ column, /** @type {string[]} */ values, /** @type {string} */ font, /** @type {string} */ mono) {
   const breadth = (/** @type {string} */ text, /** @type {number} */ weight, /** @type {string} */ font) => {
@@ -35,7 +36,7 @@ function needs(/** @type {Column} */ column, /** @type {string[]} */ values, /**
   return [Math.ceil(Math.max(name, inside)), Math.ceil(Math.min(Math.max(Math.min(name, NARROW), inside), WIDE))];
 }
 
-// How wide a scroll bar is here.
+// The width of a scroll bar on this platform.
 function scrollBar(/** @type {HTMLElement} */ parent) {
   const probe = h("div", { style: "position: absolute; width: 50px; overflow-y: scroll" });
   parent.append(probe);
@@ -87,10 +88,10 @@ export function columnsOf(view, edits) {
   return columns;
 }
 
-// Which column a heading's value stands in: the first that scrolls, where there is room.
+// The column for a heading's value: the first that scrolls, if there is room.
 const headingOf = (/** @type {{ pinned: number, columns: Column[] }} */ { pinned, columns }) => (pinned < columns.length && !columns[pinned].total ? pinned : 0);
 
-// How SlickGrid draws a heading: its value over the columns up to the first total; nothing of it can be edited.
+// SlickGrid's metadata of a heading: its value spans the columns up to the first total; it is not editable.
 export function headed(/** @type {{ pinned: number, columns: Column[] }} */ head) {
   const first = headingOf(head);
   const end = first < head.pinned ? head.pinned : head.columns.length;
@@ -99,7 +100,7 @@ export function headed(/** @type {{ pinned: number, columns: Column[] }} */ head
   return { cssClasses: "nrt-group", columns: Object.fromEntries(head.columns.map((_, c) => [`c${c}`, c === first ? { colspan, editor: null } : { editor: null }])) };
 }
 
-// What is spare goes to columns that are cut; what is missing comes from wide texts, if they have enough.
+// Spare room goes to columns that are cut; missing room is taken from wide texts, if they have enough.
 /** @typedef {{ field: number, width: number }} Wide */
 export function share(/** @type {number} */ spare, /** @type {Wide[]} */ free, /** @type {Wide[]} */ texts, /** @type {number[]} */ wishes) {
   if (spare < 0 && texts.reduce((sum, column) => sum + Math.max(0, column.width - NARROW), spare) < 0) return;
@@ -110,10 +111,10 @@ export function share(/** @type {number} */ spare, /** @type {Wide[]} */ free, /
   }
 }
 
-// How high the totals are; nothing if there are none.
+// The height of the totals; 0 if there are none.
 const footOf = (/** @type {Column[]} */ columns) => (columns.some(({ total }) => total) ? FOOT : 0);
 
-// How many columns stay at the left: those that are pinned, as far as there is room left for others.
+// The number of columns that stay at the left: the pinned ones, as long as there is room for others.
 export function frozen(/** @type {number} */ pinned, /** @type {number[]} */ widths, /** @type {number} */ room) {
   let used = 0;
   let n = 0;
@@ -121,7 +122,8 @@ export function frozen(/** @type {number} */ pinned, /** @type {number[]} */ wid
   return n;
 }
 
-// Columns whose width nobody has set become wider where what is shown needs it, and never narrower. True: some did.
+// Widens columns whose width the user has not set if their content needs it; never narrows. Returns true if
+// any changed.
 export function widen(/** @type {View} */ view) {
   const { holder, screen, table } = view;
   const { widths } = page();
@@ -140,7 +142,7 @@ export function widen(/** @type {View} */ view) {
 
 function fonts(/** @type {HTMLElement} */ holder) {
   const style = getComputedStyle(holder);
-  return { font: `${style.fontSize} ${style.fontFamily}`, mono: `12px ${style.getPropertyValue("--nrt-mono")}` }; // of JSON (grid.view.css)
+  return { font: `${style.fontSize} ${style.fontFamily}`, mono: `12px ${style.getPropertyValue("--nrt-mono")}` }; // for JSON (grid.view.css)
 }
 
 export function keepWidth(/** @type {View} */ view, /** @type {string | number} */ id) {
@@ -148,8 +150,8 @@ export function keepWidth(/** @type {View} */ view, /** @type {string | number} 
   if (column?.width) page().widths[keyOf(view, view.table.head.columns[Number(column.field)])] = column.width;
 }
 
-// No wider than its columns; as high as its rows need, whole ones, up to what was asked for. It
-// never shrinks in height, so that nothing below jumps.
+// No wider than its columns; as high as its rows need, in whole rows, up to the requested height. It never
+// gets lower, so that nothing below jumps.
 export function fit(/** @type {View} */ { body, holder, screen, table }) {
   const grid = screen.drawn ? screen.grid : null;
   const total = table.length;

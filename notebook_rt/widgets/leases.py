@@ -1,11 +1,10 @@
-"""Is anybody looking? A browser does not say goodbye, so looking is a lease (docs/design/notebooks.md).
-
-In: what views say (I look, I do not, I have drawn message 7) and when messages were sent. Out:
-whether anybody looks, which messages ask to be acknowledged, and how many of these the slowest
-view has not drawn yet. An acknowledgement costs the kernel more than what it acknowledges, so
-where they come promptly only some messages ask; where one is late, every message does. A view that
-leaves one undrawn for ``patience`` seconds is taken to be gone: its lease lapses, and the next word
-from it starts a new one with one whole state. Pure: the time is an argument.
+"""Tracks visible views. A browser does not sign off, so visibility is a lease (docs/design/notebooks.md).
+Input: reports from views (visible, not visible, message 7 drawn) and the times at which messages were sent.
+Output: whether any view is visible, which messages request an acknowledgement, and how many of these the
+slowest view has not drawn yet. An acknowledgement costs the kernel more than the message itself, so while
+they arrive promptly only some messages request one; when one is late, every message does. A view that leaves
+a message undrawn for ``patience`` seconds is considered gone: its lease lapses, and its next report starts a
+new lease with one whole state. Pure: the time is an argument.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 ASK = 0.25
-"""Seconds between the messages that ask to be acknowledged, while views are prompt."""
+"""Seconds between the messages that request an acknowledgement, while views are prompt."""
 PROMPT = 0.1
-"""Seconds in which a prompt view acknowledges."""
+"""Seconds within which a prompt view acknowledges."""
 
 
 @dataclass(slots=True)
 class _Lease:
     asked: dict[int, float] = field(default_factory=dict)
-    """The messages that asked and that this view has not drawn; when they were sent."""
+    """The messages that requested an acknowledgement and are not drawn by this view; when they were sent."""
     waiting_since: float = 0.0
-    """Since when it could have acknowledged the oldest of them."""
+    """The time since which it could have acknowledged the oldest of them."""
     late: bool = True
-    """Its last acknowledgement came late, or none has come yet."""
+    """Whether its last acknowledgement was late, or none has arrived yet."""
 
     def lags(self, now: float) -> bool:
         oldest = next(iter(self.asked.values()), now)
@@ -33,7 +32,7 @@ class _Lease:
 
 
 class Leases:
-    """The views of one widget that are looking."""
+    """The visible views of one widget."""
 
     def __init__(self, patience: float = 5.0) -> None:
         self.patience = patience
@@ -49,22 +48,22 @@ class Leases:
 
     @property
     def unacked(self) -> int:
-        """How many messages that asked for it the slowest looking view has not drawn."""
+        """Number of messages not acknowledged by the slowest visible view, of those that requested it."""
         return max((len(lease.asked) for lease in self._leases.values()), default=0)
 
     def renew(self, view: str) -> bool:
-        """``view`` looks; True if it did not before, and so needs the whole state."""
+        """Note that ``view`` is visible; return True if it was not before and so needs the whole state."""
         if view in self._leases:
             return False
         self._leases[view] = _Lease()
         return True
 
     def leave(self, view: str) -> bool:
-        """``view`` looks no more; True if it did."""
+        """Note that ``view`` is no longer visible; return True if it was."""
         return self._leases.pop(view, None) is not None
 
     def acknowledge(self, view: str, seq: int, now: float) -> bool:
-        """``view`` has drawn ``seq``; True if its lease had lapsed, so that it needs the whole."""
+        """Note that ``view`` has drawn ``seq``; return True if it needs the whole: its lease had lapsed."""
         if view not in self._leases:
             return self.renew(view)
         lease = self._leases[view]
@@ -74,19 +73,19 @@ class Leases:
         return False
 
     def sent(self, now: float, *, whole: bool = False, deaf: bool = False) -> tuple[int, bool]:
-        """A message leaves.
+        """Note that a message is sent.
 
         Parameters
         ----------
         whole
-            It stands by itself: whether it was drawn must be known.
+            It does not depend on earlier ones: whether it was drawn must be known.
         deaf
-            No acknowledgement can be heard now: to ask for more of them brings nothing.
+            No acknowledgement can be received now: requesting more of them is useless.
 
         Returns
         -------
         tuple of (int, bool)
-            The message's number, and whether it asks to be acknowledged.
+            The message's number, and whether it requests an acknowledgement.
         """
         self._seq += 1
         lags = not deaf and any(lease.lags(now) for lease in self._leases.values())
@@ -100,7 +99,7 @@ class Leases:
         return self._seq, True
 
     def lapse(self, now: float) -> list[str]:
-        """End the leases of views that have kept silent too long, and name them."""
+        """End the leases of views that have been silent too long, and return them."""
         gone = [
             view
             for view, lease in self._leases.items()
@@ -111,7 +110,7 @@ class Leases:
         return gone
 
     def excuse(self, now: float) -> None:
-        """Nobody could be heard until ``now`` (a busy cell): silence so far counts for nothing."""
+        """Ignore the silence so far: nothing could be received until ``now`` (a busy cell)."""
         for lease in self._leases.values():
             lease.waiting_since = now
             lease.asked = dict.fromkeys(list(lease.asked)[-1:], now)

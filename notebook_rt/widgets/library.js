@@ -1,19 +1,19 @@
-// A big library, once a page: the first widget that needs it asks its kernel for the gzipped
-// module and keeps it for all others, of whatever kernel. Never part of a widget's state.
+// A big library, loaded once per page: the first widget that needs it requests the gzipped module from its
+// kernel and keeps it for all others, of any kernel. Never part of a widget's state.
 import { h, setText } from "./common.js";
 
 /** @import { Model, Say, Unnumbered } from "./protocol.js" */
 /** @typedef {{ ready: Promise<any>, resolve: (module: any) => void, reject: (error: Error) => void, loading?: boolean, asked?: number }} Entry */
 
 const PAGE = Symbol.for("notebook_rt@2");
-const AGAIN = 8000; // milliseconds after which the kernel is asked again
+const AGAIN = 8000; // milliseconds after which the request is repeated
 const SLOW = 15000;
 
-// What widgets of one page share: libraries by name, column widths.
+// Shared by the widgets of one page: libraries by name, column widths.
 /** @returns {{ libraries: Record<string, Entry>, widths: Record<string, number> }} */
 export const page = () => (/** @type {any} */ (globalThis)[PAGE] ??= { libraries: {}, widths: {} });
 
-// The page does not let the code in, or the browser cannot unpack it.
+// The page blocks the code, or the browser cannot unpack it.
 export class Refused extends Error {}
 
 /** @returns {Entry} */
@@ -23,14 +23,14 @@ function entryOf(/** @type {string} */ name) {
     /** @type {any} */
     const entry = {};
     entry.ready = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
-    // A failure is told to who waits; the next widget asks anew.
+    // A failure is reported to the waiting widgets; the next widget requests the library again.
     entry.ready.catch(() => delete libraries[name]);
     libraries[name] = entry;
   }
   return libraries[name];
 }
 
-// The module, as soon as some kernel has sent it; an error if it cannot be had.
+// The module, as soon as any kernel has sent it; rejects if it cannot be loaded.
 /** @returns {Promise<any>} */
 export function library(/** @type {string} */ name, /** @type {Model} */ model, /** @type {Say} */ say) {
   const entry = entryOf(name);
@@ -66,20 +66,20 @@ async function load(/** @type {DataView<ArrayBuffer>} */ gzipped) {
   }
 }
 
-// A page may forbid modules of blob: URLs (its Content-Security-Policy) and still allow data: URLs.
+// A page may forbid modules from blob: URLs (its Content-Security-Policy) and still allow data: URLs.
 async function importText(/** @type {string} */ text) {
   const url = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
   try {
     return await import(url);
   } catch (refused) {
-    // The second error would have the whole module in its words.
+    // The message of the second error would contain the whole module.
     return await import(`data:text/javascript;charset=utf-8,${encodeURIComponent(text)}`).catch(() => Promise.reject(refused));
   } finally {
     URL.revokeObjectURL(url);
   }
 }
 
-// What stands in place of a widget until its library is there; `over` takes it away.
+// The placeholder of a widget until its library is loaded; `over` removes it.
 export function loading(/** @type {HTMLElement} */ body) {
   const node = h("p", { class: "nrt-loading", role: "status", text: "Loading…" });
   body.append(node);
@@ -97,7 +97,7 @@ export const whyNot = (/** @type {Error} */ error) =>
       "blob: or data: in script-src. What is shown does not follow changes; run the cell again to see them."
     : `This cannot be drawn: ${error.message}. What is shown does not follow changes; run the cell again to see them.`;
 
-// Instead of a widget that cannot be drawn: why, and the static form, which the kernel makes.
+// In place of a widget that cannot be drawn: the reason, and the static form, which the kernel makes.
 export function unloaded(/** @type {HTMLElement} */ body, /** @type {Model} */ model, /** @type {Say} */ say, /** @type {Error} */ error) {
   const holder = h("div", { class: "nrt-static" });
   body.replaceChildren(h("p", { class: "nrt-note nrt-unloaded", role: "alert", text: whyNot(error) }), holder);
@@ -113,7 +113,7 @@ export function unloaded(/** @type {HTMLElement} */ body, /** @type {Model} */ m
 /** @type {readonly (keyof HTMLElementTagNameMap)[]} */
 const PLAIN = ["p", "table", "caption", "thead", "tbody", "tr", "th", "td"];
 
-// Copies of what is in `node`: plain elements without attributes, and texts; never HTML.
+// Copies of the content of `node`: plain elements without attributes, and texts; never HTML.
 /** @returns {(Node | string)[]} */
 function textsOf(/** @type {Node} */ node) {
   return [...node.childNodes].map((child) => {

@@ -1,9 +1,10 @@
-"""Which widgets are over: those made by a cell that has been run again.
+"""Tracks widgets that must be closed: those made by a cell that has been run again.
 
-When a cell that makes a widget runs again, the old model would stay in the kernel for good
+When a cell that makes a widget runs again, the old model would stay in the kernel forever
 (design/notebooks.md, "When is somebody looking"). So each widget is filed under the cell that made it, and
-the next run of that cell closes what the last one made. Front ends that do not name their cells
-file everything under one name, bounded: the oldest that nobody looks at goes. Pure.
+the next run of that cell closes the widgets of the previous run. For front ends that do not name their cells,
+all widgets are filed under one name, limited in number: the oldest one without a visible view is closed.
+Pure.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Generic, TypeVar
 
 W = TypeVar("W")
 UNNAMED = 40
-"""Widgets kept at most where cells have no names."""
+"""Maximum number of widgets if cells have no names."""
 
 
 class Cells(Generic[W]):
-    """The living widgets, by the cell and the run that made them."""
+    """The open widgets, by the cell and the run that made them."""
 
     def __init__(self, seen: Callable[[W], bool] = lambda _: False) -> None:
         self._seen = seen
@@ -43,7 +44,7 @@ class Cells(Generic[W]):
         return widgets
 
     def closed(self, widget: W) -> None:
-        """``widget`` was closed by somebody else."""
+        """Remove ``widget``, which was closed elsewhere."""
         self._unnamed = [w for w in self._unnamed if w is not widget]
         for cell, (run, widgets) in tuple(self._made.items()):
             left = [w for w in widgets if w is not widget]

@@ -1,5 +1,5 @@
-// How a cell is drawn by its value: a bar, a colour, up or down. In: the value and the range of its column's
-// shown rows. Out: classes, custom properties of CSS, and an arrow; never a text of somebody's.
+// How a cell is drawn by its value: a bar, a colour, up or down. Input: the value and the range of its
+// column's shown rows. Output: classes, CSS custom properties, and an arrow; never text from a value.
 import { isNull } from "./decode.js";
 
 /** @import { Column } from "./protocol.js" */
@@ -8,7 +8,7 @@ import { isNull } from "./decode.js";
 
 const percent = (/** @type {number} */ share) => `${Math.round(1000 * Math.min(1, Math.max(0, share))) / 10}%`;
 
-// A number that stays with a text, up to 360.
+// A number that is always the same for a text, up to 360.
 export function hueOf(/** @type {string} */ text) {
   let hash = 2166136261;
   for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 16777619);

@@ -1,11 +1,11 @@
-// A menu over the page: at the pointer, or at a cell. Arrows, Home and End move, Enter and Space choose, a letter
-// goes to the next item that begins with it, Escape and Tab leave; the focus goes back to where it was.
+// A menu over the page: at the pointer, or at a cell. Arrows, Home and End move, Enter and Space choose, a
+// letter moves to the next item that begins with it, Escape and Tab close; the focus returns to where it was.
 import { h } from "./common.js";
 
 /** @typedef {{ label: string, keys?: string, act: () => void, off?: boolean, danger?: boolean }} Item */
 /** @typedef {{ left: number, top: number, bottom: number }} Place */
 
-// Which item comes next for a key, of items that can be chosen; -1: none of this menu's keys.
+// The next item for a key, of the items that can be chosen; -1 if it is not a key of this menu.
 export function stepped(/** @type {string} */ key, /** @type {number} */ now, /** @type {string[]} */ labels) {
   const n = labels.length;
   if (key === "ArrowDown") return (now + 1) % n;
@@ -17,7 +17,7 @@ export function stepped(/** @type {string} */ key, /** @type {number} */ now, /*
   return from.find((i) => labels[i].toLowerCase().startsWith(key.toLowerCase())) ?? now;
 }
 
-// Items without what cannot be offered, and without lines that separate nothing.
+// The items without unavailable ones, and without needless separators.
 /** @param {(Item | "line" | null | false | undefined)[]} wanted @returns {(Item | "line")[]} */
 export function tidy(wanted) {
   /** @type {(Item | "line")[]} */
@@ -30,7 +30,8 @@ export function tidy(wanted) {
   return items;
 }
 
-// Shows a menu in `parent`; returns what closes it. `left` is told when it is closed: true if the focus was in it.
+// Shows a menu in `parent`; returns a function that closes it. `left` is called when it is closed: with true
+// if the focus was in it.
 /** @param {HTMLElement} parent @param {string} label @param {(Item | "line")[]} items @param {Place} place @param {(here: boolean) => void} left */
 export function openMenu(parent, label, items, place, left) {
   /** @type {HTMLButtonElement[]} */
@@ -46,7 +47,7 @@ export function openMenu(parent, label, items, place, left) {
     );
     if (item.keys) button.setAttribute("aria-keyshortcuts", item.keys.replace("⌘", "Meta+").replace("Ctrl", "Control"));
     if (!item.off) buttons.push(button);
-    // Not pointerenter: a menu that opens under a pointer at rest would take the focus from the keys.
+    // Not pointerenter: a menu that opens under a resting pointer would take the focus from the keyboard.
     button.addEventListener("pointermove", (event) => {
       if (!item.off && (event.movementX || event.movementY)) button.focus();
     });
@@ -93,7 +94,7 @@ export function openMenu(parent, label, items, place, left) {
   node.style.top = `${Math.max(4, above ? place.top - height : Math.min(place.bottom, innerHeight - height - 4)) / zoom}px`;
   (buttons[0] ?? node).focus();
   addEventListener("pointerdown", away, true);
-  addEventListener("wheel", away, { capture: true, passive: true }); // not scroll: rows that arrive above scroll too
+  addEventListener("wheel", away, { capture: true, passive: true }); // not scroll: rows that arrive above cause scroll events, too
   addEventListener("resize", close);
   document.addEventListener("visibilitychange", hidden);
   return close;

@@ -1,8 +1,8 @@
-"""A live table, or what it was at a moment of its recorded past: the time slider of grids and charts.
+"""A live table, or its state at a moment of its recorded past: the time slider of grids and charts.
 
-In: a ``FrameSource``, and a moment that somebody asks for. Out: a ``FrameSource`` for the view model, and
-what the slider draws. A moment is put together on another thread, one at a time: of those asked for
-meanwhile only the last is. The live table goes on underneath; nothing of a moment can be written.
+Input: a ``FrameSource``, and a moment that the user requests. Output: a ``FrameSource`` for the view model,
+and the state of the slider. Moments are computed on another thread, one at a time: of the moments requested
+meanwhile only the last one is computed. The live table continues to update; a moment cannot be edited.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from notebook_rt.widgets.sources import (
 from notebook_rt.widgets.state import cut
 
 MOST_LOST: Final = 60
-"""Gaps that the slider draws: the longest."""
+"""Maximum number of gaps that the slider draws: the longest ones."""
 CLOCK: Final = 10_000_000
-"""Microseconds after which views are told anew what time it is."""
+"""Microseconds after which the current time is sent to the views again."""
 LOOK: Final = 1.0
-"""Seconds after which it is looked again whether a past is recorded, and how far it reaches."""
+"""Seconds between two checks whether a past is recorded, and how far it reaches."""
 FORGOTTEN: Final = "That moment is forgotten by now. This is the table as it is."
 _NO_ROWS: Final = pd.DataFrame()
 
 
 class Moments:
-    """See the module. On the thread that the view model belongs to.
+    """See the module. Used on the view model's thread.
 
     Parameters
     ----------
     live
         The live table.
     act
-        Runs what may take its time, on another thread.
+        Runs slow work on another thread.
     changed
-        Asks for another look at the view model; called from that thread.
+        Requests another look at the view model; called from that thread.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Moments:
         self._wanted: int | None = None
         self._reading = False
         self._read: tuple[int, Moment | None, str] | None = None
-        """What the other thread has found, of which moment, or why it has not."""
+        """The other thread's result: the moment that was requested, and what was found, or the error."""
         self._why = ""
         self._answers = 0
         self._last_sent: dict[str, Any] | None = None
@@ -72,7 +72,7 @@ class Moments:
     # The slider
 
     def ask(self, when: int | None) -> None:
-        """Show the table as it was; None: as it is."""
+        """Show the table at a moment; None: the live table."""
         self._wanted, self._why = when, ""
         if when is None:
             self._shown = None
@@ -90,7 +90,7 @@ class Moments:
         def read() -> None:
             try:
                 self._read = (when, past.at(when), "")
-            except Exception as error:  # whoever looks is told
+            except Exception as error:  # the view gets the error
                 self._read = (when, None, cut(error))
             self._changed()
 
@@ -103,8 +103,9 @@ class Moments:
             self._wanted = None
 
     def refresh(self) -> bool:
-        """Take in what was read meanwhile, and what was forgotten; True: another moment is shown than at
-        the last call.
+        """Take the result of the other thread and drop a forgotten moment.
+
+        Return True if another moment is shown than after the last call.
         """
         read, self._read = self._read, None
         if read is not None:
@@ -124,7 +125,7 @@ class Moments:
         return moved
 
     def state(self) -> dict[str, Any] | None:
-        """What the slider draws; None: nothing is recorded."""
+        """Return the state of the slider; None if nothing is recorded."""
         past = self._live.past
         reach = None if past is None else past.reach()
         if reach is None:
@@ -150,7 +151,7 @@ class Moments:
 
     @property
     def shown(self) -> int | None:
-        """The moment that is shown; None: the live table."""
+        """The moment that is shown; None for the live table."""
         return None if self._shown is None else self._shown.when
 
     # As a source

@@ -1,4 +1,4 @@
-// What happened lately: a few calm lines, read out politely, never a stack of a hundred.
+// Recent events: a few calm lines, announced politely, never a stack of a hundred.
 import { h, keyed, setText, ago, widget } from "./common.js";
 import "./notes.css";
 

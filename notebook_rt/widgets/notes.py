@@ -1,7 +1,7 @@
 """The notes: merged, queued, failed, live again, unavailable; a few lines, never a hundred.
 
-In: a ``NoteSource``. Out: the latest lines that the user has not dismissed, newest first, and how
-many there were before.
+Input: a ``NoteSource``. Output: the latest lines that the user has not dismissed, newest first, and the
+number of earlier ones.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class NotesState:
         }
 
     def dismiss(self, word: Mapping[str, Any]) -> None:
-        """Show this note no more."""
+        """Do not show this note again."""
         note_id = word.get("id")
         if isinstance(note_id, int):
             self._dismissed.add(note_id)
 
 
 class NotesWidget(LiveWidget):
-    """What happened lately, read out politely."""
+    """Recent events, announced politely by screen readers."""
 
     _esm = built("notes.js")
     _css = built("notes.css")

@@ -1,11 +1,11 @@
-"""Which row stands where in a grid: sorted and filtered in the kernel, and bounded in cost.
+"""The order of a grid's rows: sorted and filtered in the kernel, with a limited cost.
 
-In: snapshots, what to sort and filter by, the time. Out: keys and positions for a window of rows.
-A sort of a large table costs more than a screen frame, and a live table changes all the time; so
-the order is computed anew only so often that it takes ``DUTY`` of one core, and between two
-computations the rows stand where they stood, with their values of now. While somebody has an
-editor open the order is held: nothing moves under the hand. A row that is deleted here keeps its
-place until that is written, and gets it back if it is not.
+Input: snapshots, what to sort and filter by, the time. Output: keys and positions for a window of rows.
+Sorting a large table takes longer than a screen frame, and a live table changes all the time. The order is
+therefore recomputed only so often that it takes ``DUTY`` of one core; between two computations the rows keep
+their places and show their current values. While an editor is open, the order is held: no row moves while the
+user types. A row that is deleted here keeps its place until the deletion is written, and gets it back if the
+deletion fails.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from notebook_rt.widgets.groups import Group, grouped, lines
 
 DUTY: Final = 0.08
 LOOKED: Final = 100
-"""Rows looked at above a row that keeps its place, for one that is still there."""
+"""Rows checked above a row that keeps its place, to find one that still exists."""
 Positions: TypeAlias = npt.NDArray[np.intp]
 NOTHING: Final = pd.DataFrame()
 _OPERATORS: Final = (">=", "<=", "!=", "=", ">", "<", ":")
@@ -45,7 +45,7 @@ class Term:
 
 
 def parse_terms(text: str, columns: Sequence[str]) -> list[Term]:
-    """The filter box's words: ``price>10 status=open acme``; a known column before an operator.
+    """Parse the filter box: ``price>10 status=open acme``; an operator must follow a known column.
 
     >>> parse_terms("price>10 acme", ["price"])
     [Term(column='price', operator='>', value='10'), Term(column=None, operator=':', value='acme')]
@@ -54,15 +54,15 @@ def parse_terms(text: str, columns: Sequence[str]) -> list[Term]:
 
 
 def _words(text: str, columns: Sequence[str]) -> tuple[list[str], bool]:
-    """The words, and whether every quotation mark is closed."""
+    """Return the words, and whether every quotation mark is closed."""
     try:
         return _joined(shlex.split(text), columns), True
-    except ValueError:  # a quote that is still being typed
+    except ValueError:  # a quote that is not finished yet
         return text.split(), False
 
 
 def _joined(words: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """A comparison that was typed with spaces, ``price > 10``, as one word."""
+    """Join a comparison that was typed with spaces, ``price > 10``, into one word."""
     found: list[str] = []
     rest = list(words)
     while rest:
@@ -76,7 +76,7 @@ def _joined(words: Sequence[str], columns: Sequence[str]) -> list[str]:
 
 
 def _term(word: str, columns: Sequence[str]) -> Term:
-    # The longest name first: one may begin with another, and have an operator in it.
+    # The longest name first: another name may be its prefix, and it may contain an operator.
     for name in sorted(columns, key=len, reverse=True):
         if word.startswith(name):
             rest = word[len(name) :]
@@ -87,7 +87,7 @@ def _term(word: str, columns: Sequence[str]) -> Term:
 
 
 def term_text(name: str, value: Any, pg_type: str = "") -> str:
-    """The word of the filter box that finds the rows that have this value, and no others.
+    """Return the filter box's word that matches exactly the rows with this value.
 
     >>> term_text("price", 9.5), term_text("name", "a b"), term_text("price", None)
     ('price=9.5', "'name=a b'", 'price=null')
@@ -96,7 +96,7 @@ def term_text(name: str, value: Any, pg_type: str = "") -> str:
 
 
 def misread(text: str, df: pd.DataFrame, columns: Sequence[str]) -> str:
-    """Why a filter does not do what it seems to say, in a sentence; empty if it does."""
+    """Return, as a sentence, why a filter does not do what it appears to; empty if it does."""
     words, closed = _words(text, columns)
     if not closed:
         return "A quotation mark is not closed"
@@ -108,7 +108,7 @@ def misread(text: str, df: pd.DataFrame, columns: Sequence[str]) -> str:
 
 
 def _unread(term: Term, columns: Sequence[str]) -> str:
-    """Of a word that is looked for as a text: whether it looks like something else."""
+    """Return a sentence if a word that is searched as a text looks like a comparison."""
     found = [(term.value.index(o), -len(o), o) for o in _OPERATORS[:-1] if o in term.value]
     name = term.value[: min(found)[0]] if found else ""
     if not name.isidentifier():
@@ -119,7 +119,7 @@ def _unread(term: Term, columns: Sequence[str]) -> str:
 
 
 def _unfit(term: Term, df: pd.DataFrame) -> str:
-    """Of a comparison with a column: whether its value is one of the column's type."""
+    """Return a sentence if the value of a comparison is not of the column's type."""
     assert term.column is not None
     series, value, name = column_of(df, term.column), term.value, _brief(term.column)
     if term.operator == ":" or value == "null" or pd.api.types.is_bool_dtype(series.dtype):
@@ -152,7 +152,7 @@ def _time(text: str, series: pd.Series[Any]) -> Any:
 
 
 def column_of(df: pd.DataFrame, name: str) -> pd.Series[Any]:
-    """A column, or a level of the index, as a series of positions."""
+    """Return a column, or a level of the index, as a series with one item per row."""
     if name in df.columns:
         series = df[name]
         return series.iloc[:, 0] if isinstance(series, pd.DataFrame) else series
@@ -160,13 +160,13 @@ def column_of(df: pd.DataFrame, name: str) -> pd.Series[Any]:
 
 
 def array_of(df: pd.DataFrame, name: str) -> Any:
-    """The values of a column, or of a level of the index."""
+    """Return the values of a column, or of a level of the index."""
     there = name in df.columns
     return column_of(df, name).array if there else df.index.get_level_values(name).array
 
 
 def _texts(series: pd.Series[Any]) -> pd.Series[Any]:
-    """A column as it is read in the grid."""
+    """Return a column as the grid shows it."""
     if isinstance(series.dtype, pd.StringDtype):
         return series
     if series.dtype == object:  # JSON, arrays, bytes, which need not be UTF-8
@@ -184,7 +184,7 @@ def _compared(series: pd.Series[Any], operator: str, value: str) -> npt.NDArray[
     other: Any = value
     if value == "null" and operator in ("=", "!="):
         null = np.asarray(series.isna(), dtype=bool)
-        if not pd.api.types.is_numeric_dtype(series.dtype):  # a text may say so
+        if not pd.api.types.is_numeric_dtype(series.dtype):  # a text column may contain this word
             null = null | np.asarray(
                 _texts(series).str.casefold().eq("null").fillna(False), dtype=bool
             )
@@ -194,7 +194,7 @@ def _compared(series: pd.Series[Any], operator: str, value: str) -> npt.NDArray[
     elif pd.api.types.is_numeric_dtype(series.dtype):
         other = _number(value)
         if other is None:
-            return np.ones(len(series), dtype=bool)  # misread says so
+            return np.ones(len(series), dtype=bool)  # misread reports it
         if not pd.api.types.is_float_dtype(series.dtype) and _WHOLE.fullmatch(value):
             other = int(value)
     elif pd.api.types.is_datetime64_any_dtype(series.dtype):
@@ -216,7 +216,7 @@ def _compared(series: pd.Series[Any], operator: str, value: str) -> npt.NDArray[
 
 
 def keep(df: pd.DataFrame, terms: Sequence[Term], columns: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Which rows every term accepts."""
+    """Return which rows match every term."""
     mask = np.ones(len(df), dtype=bool)
     for term in terms:
         if term.column is None:
@@ -232,12 +232,12 @@ def keep(df: pd.DataFrame, terms: Sequence[Term], columns: Sequence[str]) -> npt
 
 
 def sort(df: pd.DataFrame, positions: Positions, by: Sequence[tuple[str, bool]]) -> Positions:
-    """``positions`` sorted by columns, stable, nulls last; ``True`` is ascending."""
+    """Return ``positions`` sorted by columns, stable, nulls last; ``True`` is ascending."""
     for name, ascending in reversed(by):
         array = column_of(df, name).array.take(positions)
         try:
             ranks = array.argsort(ascending=ascending, kind="stable", na_position="last")
-        except TypeError:  # JSON values have no order among themselves
+        except TypeError:  # JSON values cannot be compared
             texts = pd.array([str(value) for value in array], dtype="str")
             ranks = texts.argsort(ascending=ascending, kind="stable", na_position="last")
         positions = positions[ranks]
@@ -246,7 +246,7 @@ def sort(df: pd.DataFrame, positions: Positions, by: Sequence[tuple[str, bool]])
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows that were asked for, of an order."""
+    """Rows of an order that were requested."""
 
     index: pd.Index[Any]
     positions: Positions | None
@@ -256,43 +256,44 @@ class _Rows:
 
 
 class Order:
-    """The rows of a grid, in the order asked for.
+    """The rows of a grid, in the requested order.
 
     Parameters
     ----------
     clock
-        Seconds; measures what a computation costs.
+        Returns seconds; measures the cost of a computation.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.by: tuple[tuple[str, bool], ...] = ()
         self.filter = ""
         self.trouble = ""
-        """Why the filter does not do what it seems to say."""
+        """Why the filter does not do what it appears to."""
         self.group = ""
-        """The column that the rows are grouped by; empty: none."""
+        """The column that the rows are grouped by; empty if none."""
         self.groups: list[tuple[Group, Positions]] = []
-        """The groups, in their order, with their rows as ``_positions`` has them."""
+        """The groups, in their order, with their rows as in ``_positions``."""
         self._sizes: dict[Group, int] = {}
         self._closed: set[Group] = set()
         self._every: Positions | None = None
-        """All rows that the filter takes, those of closed groups too; None: ``_positions`` has them."""
+        """All rows that match the filter, including those of closed groups; None: the same as ``_positions``.
+        """
         self.version = 0
-        """Counts the orders that were computed."""
+        """Number of orders that were computed."""
         self.stale = False
-        """A newer order is due once its cost allows."""
+        """Whether a newer order is due once its cost allows."""
         self._clock = clock
         self._df: pd.DataFrame | None = None
         self._leaving = NOTHING
         self._index: pd.Index[Any] = pd.RangeIndex(0)
-        """The rows of the snapshot that was ordered, and after them those that are leaving."""
+        """The rows of the snapshot that was ordered, followed by those that are leaving."""
         self._ordered: pd.Index[Any] = self._index
-        """The former alone."""
+        """Only the rows of the snapshot."""
         self._places: dict[Hashable, None] = {}
-        """In the plain order: who is leaving, or has come back, and so has a place of its own."""
+        """In the plain order: the rows that are leaving, or have come back, and so have their own place."""
         self._same_keys = True
         self._window: _Rows | None = None
-        """The rows that were asked for last: most often only their values have changed since."""
+        """The rows that were requested last: usually only their values have changed since."""
         self._positions: Positions | None = None
         self._not_before = 0.0
         self._asked = True
@@ -302,7 +303,7 @@ class Order:
 
     @property
     def leaving(self) -> int:
-        """How many of the rows are leaving."""
+        """Number of the rows that are leaving."""
         there = len(self._ordered)
         return (
             len(self._index) - there
@@ -321,7 +322,7 @@ class Order:
             self.group, self._closed, self._asked = name, set(), True
 
     def renew(self) -> None:
-        """Forget where rows stood: the next ``refresh`` takes in another table."""
+        """Forget the places of rows: the next ``refresh`` gets another table."""
         self._asked, self._places = True, {}
 
     def toggle(self, group: Group) -> None:
@@ -330,20 +331,20 @@ class Order:
         self._asked = True
 
     def is_open(self, group: Group) -> bool:
-        """Whether a group's rows are shown."""
+        """Return whether a group's rows are shown."""
         return group not in self._closed
 
     @property
     def count(self) -> int:
-        """How many rows the filter takes, those of closed groups too."""
+        """Number of rows that match the filter, including those of closed groups."""
         return len(self) if self._every is None else len(self._every)
 
     def rows_of(self, group: Group) -> int:
-        """How many rows a group has."""
+        """Return the number of rows in a group."""
         return self._sizes.get(group, 0)
 
     def wait(self) -> float:
-        """Seconds until a stale order may be computed."""
+        """Return the seconds until a stale order may be computed."""
         return max(0.0, self._not_before - self._clock()) if self.stale else float("inf")
 
     def refresh(
@@ -354,12 +355,12 @@ class Order:
         held: bool,
         leaving: pd.DataFrame = NOTHING,
     ) -> bool:
-        """Take a snapshot in, and rows that keep their place without being in it.
+        """Take a new snapshot, and rows that keep their place without being in it.
 
         Returns
         -------
         bool
-            Rows may stand elsewhere now.
+            Whether rows may have moved.
         """
         left = leaving is not self._leaving and not leaving.index.equals(self._leaving.index)
         if df is self._df and not (left or self._asked or (self.stale and not held)):
@@ -405,7 +406,7 @@ class Order:
     def _group_rows(
         self, df: pd.DataFrame, positions: Positions, by: Sequence[tuple[str, bool]]
     ) -> None:
-        """Put the rows under headings: the groups by their value, the rows in each as they are sorted."""
+        """Put the rows under headings: the groups by their value, the rows in each in the requested order."""
         up = dict(by).get(self.group, True)
         within = [(name, ascending) for name, ascending in by if name != self.group]
         self._every = sort(df, positions, [(self.group, up), *within])
@@ -414,14 +415,14 @@ class Order:
         self._positions = lines(self.groups, self._closed, len(self._index))
 
     def _all(self) -> Positions:
-        """The rows without headings, those of closed groups too."""
+        """Return the rows without headings, including those of closed groups."""
         found = self._every if self._every is not None else self._positions
         return np.arange(len(self._index), dtype=np.intp) if found is None else found
 
     def _with_places(self, index: pd.Index[Any]) -> Positions | None:
-        """The order of the snapshot, but who is leaving or has come back stands where it stood.
+        """Return the snapshot's order, except that rows that are leaving or have come back keep their places.
 
-        That is behind the row that it stood behind. None: as the snapshot has it.
+        Such a row stays after the row that it followed. None: the snapshot's order.
         """
         leaving = self._leaving.index.tolist()
         back = [key for key in self._places if key in index]
@@ -443,7 +444,7 @@ class Order:
         return np.insert(others, places, own[np.argsort(stood, kind="stable")])
 
     def _behind(self, row: int, index: pd.Index[Any], others: Positions) -> int:
-        """How many of ``others`` stand before what stood in ``row``: up to the one above it."""
+        """Return how many of ``others`` come before the former content of ``row``: up to the one above it."""
         for above in range(row - 1, max(row - LOOKED, 0) - 1, -1):
             (found,) = index.get_indexer(self.keys(above, above + 1)) if above < len(self) else [-1]
             place = int(np.searchsorted(others, found))
@@ -452,7 +453,7 @@ class Order:
         return min(row, len(others))
 
     def rows(self, first: int, last: int) -> tuple[list[Hashable], Positions]:
-        """The keys of rows ``first`` to ``last`` (excluded), and where they are in the snapshot.
+        """Return the keys of rows ``first`` to ``last`` (excluded), and their positions in the snapshot.
 
         A row that is gone meanwhile, or leaving, has position -1.
         """
@@ -490,13 +491,13 @@ class Order:
         return keys, found
 
     def shown(self) -> Positions | None:
-        """Where the rows shown are in the snapshot, without order; None: all of it."""
+        """Return the positions of the shown rows in the snapshot, unordered; None: all rows."""
         if self._positions is None or self._df is None:
             return None
         return self._there(self._all())
 
     def shown_of(self, number: int) -> Positions:
-        """Where the rows of a group are in the snapshot."""
+        """Return the positions of a group's rows in the snapshot."""
         return self._there(self.groups[number][1])
 
     def _there(self, positions: Positions) -> Positions:
@@ -507,30 +508,30 @@ class Order:
         return found[found >= 0]
 
     def keys(self, first: int, last: int) -> pd.Index[Any]:
-        """The keys of rows ``first`` to ``last`` (excluded)."""
+        """Return the keys of rows ``first`` to ``last`` (excluded)."""
         if self._positions is None:
             return self._index[first:last]
         where = self._positions[first:last]
         return self._index[where[where < len(self._index)]]
 
     def find(self, keys: pd.Index[Any]) -> Positions:
-        """In which rows ``keys`` stand, ascending; those that are not shown left out."""
+        """Return the rows in which ``keys`` are shown, ascending, without those that are not shown."""
         rows = self._find(keys)
         return np.sort(rows[rows >= 0])
 
     def _find(self, keys: pd.Index[Any]) -> Positions:
-        """In which row each of ``keys`` stands; -1: in none."""
+        """Return the row of each of ``keys``; -1 if it is not shown."""
         slots = np.asarray(self._index.get_indexer(keys), dtype=np.intp)
         if self._positions is None:
             return slots
-        where = np.full(len(self._index) + 1, -1, dtype=np.intp)  # one more, for those not there
+        where = np.full(len(self._index) + 1, -1, dtype=np.intp)  # one more, for missing keys
         real = np.flatnonzero(self._positions < len(self._index))
         where[self._positions[real]] = real
         return where[slots]
 
 
 def keys_as(keys: Sequence[Hashable], index: pd.Index[Any]) -> pd.Index[Any]:
-    """``keys`` as an index that compares with ``index``."""
+    """Return ``keys`` as an index that compares with ``index``."""
     if not keys:
         return index[:0]
     if isinstance(index, pd.MultiIndex):

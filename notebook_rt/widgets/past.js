@@ -1,16 +1,16 @@
-// The time slider of a table whose past is recorded: at its right end the live table, elsewhere what it was. One
-// question is on its way at a time, and only the last of those that come up meanwhile is asked.
+// The time slider of a table with a recorded past: the live table at its right end, earlier states elsewhere.
+// Only one request is pending at a time, and of those that come up meanwhile only the last is sent.
 import { timeText } from "./cell.js";
 import { ago, h, setText } from "./common.js";
 import "./past.css";
 
 /** @import { Past } from "./protocol.js" */
 
-const PATIENCE = 5000; // milliseconds after which another question is asked though none was answered
-const STEPS = 500; // at least so many from end to end
+const PATIENCE = 5000; // milliseconds after which another request is sent even without a reply
+const STEPS = 500; // minimum number of steps from end to end
 const TODAY = 10; // characters of a date
 
-// Asks the kernel for moments, one at a time.
+// Requests moments from the kernel, one at a time.
 export class Travel {
   #say;
   #clock;
@@ -25,7 +25,7 @@ export class Travel {
     this.#say = say;
     this.#clock = clock;
   }
-  // Whether what is shown is not yet what was asked for.
+  // Whether the shown moment is not yet the requested one.
   get pending() {
     return this.#wanted !== null || (this.#flying && this.#clock() - this.#since < PATIENCE);
   }
@@ -33,7 +33,7 @@ export class Travel {
     this.#wanted = { at };
     this.#next();
   }
-  // How many questions the kernel has answered.
+  // Takes the number of requests that the kernel has answered.
   heard(/** @type {number} */ answers) {
     if (answers === this.#answers) return;
     this.#answers = answers;
@@ -50,14 +50,14 @@ export class Travel {
   }
 }
 
-// How far the slider goes at once, in milliseconds: 1, 2 or 5 of something.
+// The step of the slider in milliseconds: 1, 2 or 5 times a power of ten.
 export function stepOf(/** @type {number} */ span) {
   const least = Math.max(span / STEPS, 10);
   const ten = 10 ** Math.floor(Math.log10(least));
   return [1, 2, 5, 10].map((n) => n * ten).find((step) => step >= least - 1e-9) ?? 10 * ten;
 }
 
-// A moment as somebody reads it: today's without the date; with tenths of a second where they matter.
+// A moment as readable text: today's without the date; with tenths of a second if they matter.
 export function momentText(/** @type {number} */ micros, /** @type {number} */ now, fine = false) {
   const text = timeText(Math.floor(micros / 1e5) * 1e5, false);
   const [day, time] = [text.slice(0, TODAY), text.slice(TODAY + 1)];
@@ -65,21 +65,21 @@ export function momentText(/** @type {number} */ micros, /** @type {number} */ n
   return day === timeText(now, false).slice(0, TODAY) ? short : `${day} ${short}`;
 }
 
-// Where a gap is drawn, in percent from the left, and how wide.
+// The position of a gap, in percent from the left, and its width.
 /** @returns {[left: number, width: number]} */
 export function gapPlace(/** @type {[since: number, until: number | null, ...rest: unknown[]]} */ [since, until], /** @type {number} */ began, /** @type {number} */ now) {
   const at = (/** @type {number} */ micros) => (100 * Math.min(Math.max(micros - began, 0), now - began)) / Math.max(now - began, 1);
   return [at(since), at(until ?? now) - at(since)];
 }
 
-// `may` is asked before the live table is left.
+// `may` is called before the live table is left.
 export function timeSlider(/** @type {(at: number | null) => void} */ say, may = () => true) {
   const travel = new Travel(say);
   const from = h("span", { class: "nrt-past-from nrt-soft" });
   const gaps = h("span", { class: "nrt-past-gaps", "aria-hidden": "true" });
   const told = h("span", { class: "nrt-hear", id: `nrt-${Math.random().toString(36).slice(2)}` });
   const input = h("input", { type: "range", class: "nrt-past-range", min: "0", "aria-label": "Show the table as it was", "aria-describedby": told.id });
-  const at = h("span", { class: "nrt-past-at" }); // both in one place, so that the slider stays as long as it is
+  const at = h("span", { class: "nrt-past-at" }); // both in one place, so that the slider keeps its length
   const live = h("button", { type: "button", class: "nrt-button nrt-past-live", onclick: () => travel.ask(null) });
   const note = h("p", { class: "nrt-note", role: "status" });
   const bar = h("div", { class: "nrt-past", role: "group", "aria-label": "Time" }, h("span", { class: "nrt-past-when" }, from, at), h("span", { class: "nrt-past-track" }, gaps, input), told, live);
@@ -89,7 +89,7 @@ export function timeSlider(/** @type {(at: number | null) => void} */ say, may =
   let received = 0;
   let dragging = false;
   /** @type {{ began: number, now: number, step: number } | null} */
-  let scale = null; // stands still while somebody drags
+  let scale = null; // does not change during a drag
 
   const now = () => (past ? past.now + (Date.now() - received) * 1000 : 0);
   const measure = () => {
@@ -97,7 +97,7 @@ export function timeSlider(/** @type {(at: number | null) => void} */ say, may =
     scale = { began: past.began, now: Math.max(now(), past.began + 1e6), step: stepOf((now() - past.began) / 1000) };
   };
   const most = () => (scale ? Math.ceil((scale.now - scale.began) / 1000 / scale.step) * scale.step : 1);
-  // The moment of a place on the slider; null: the live table.
+  // The moment at the slider's position; null for the live table.
   const meant = () => (!scale || Number(input.value) * 1000 >= scale.now - scale.began ? null : scale.began + Number(input.value) * 1000);
 
   function label(/** @type {number | null} */ moment) {
@@ -152,7 +152,7 @@ export function timeSlider(/** @type {(at: number | null) => void} */ say, may =
     travel.ask(moment);
   });
   input.addEventListener("pointerdown", () => {
-    paint(); // by the time of now, which then stands still, as does the width: another moment may be wider
+    paint(); // with the current time, then fixed, like the width: another moment's text may be wider
     bar.style.width = `${bar.offsetWidth}px`;
     dragging = true;
   });

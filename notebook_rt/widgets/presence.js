@@ -1,4 +1,5 @@
-// Who is there: initials in stable colours, you first, idle ones faded, how many more.
+// The people who are present: initials in stable colours, the user first, idle ones faded, and the number of
+// further ones.
 import { h, keyed, setText, ago, disclosure, widget } from "./common.js";
 import "./presence.css";
 

@@ -1,7 +1,7 @@
-"""The presence list. In: a ``PresenceSource``. Out: people, you first, in stable colours.
+"""The presence list. Input: a ``PresenceSource``. Output: people, the user first, in stable colours.
 
-A colour is one of ten, chosen by a hash of the person's id that is the same in every kernel and on
-every day; all ten keep their contrast with white letters.
+A colour is one of ten, chosen by a hash of the person's id that is the same in every kernel and on every day;
+all ten have enough contrast with white letters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HUES = 10
 
 
 def initials(name: str) -> str:
-    """Two letters at most: of the first and the last word that begin with a letter or a digit."""
+    """Return at most two letters: of the first and the last word that begin with a letter or a digit."""
     words = [word for word in name.replace("_", " ").replace("-", " ").split() if word[0].isalnum()]
     if not words:
         return "?"
@@ -30,12 +30,12 @@ def initials(name: str) -> str:
 
 
 def in_order(people: Sequence[Person]) -> list[Person]:
-    """You, then those awake, then the idle; each by name."""
+    """Sort people: the user, then the active, then the idle; each by name."""
     return sorted(people, key=lambda p: (not p.you, p.idle, p.name.casefold(), p.id))
 
 
 def presence_state(people: Sequence[Person]) -> dict[str, Any]:
-    """What ``presence.js`` draws."""
+    """Return what ``presence.js`` draws."""
     order = in_order(people)
     return {
         "total": len(order),
@@ -56,14 +56,14 @@ def presence_state(people: Sequence[Person]) -> dict[str, Any]:
 
 
 def presence_text(people: Sequence[Person]) -> str:
-    """One line: how many, and the first names."""
+    """Return one line: the number of people, and the first names."""
     order = in_order(people)
     names = ", ".join(cut(p.name, 40) + (" (you)" if p.you else "") for p in order[:FACES])
     return f"{len(people)} here: {names}" if people else "Nobody here"
 
 
 def presence_html(people: Sequence[Person]) -> str:
-    """The static form."""
+    """Return the static form."""
     rows = [
         (p.name + (" (you)" if p.you else ""), "idle" if p.idle else "") for p in in_order(people)
     ]

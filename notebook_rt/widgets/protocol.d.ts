@@ -1,12 +1,12 @@
-// The messages between kernel and browser, both ways (docs/design/widget-protocol.md says what they mean).
+// The messages between kernel and browser, in both directions (explained in docs/design/widget-protocol.md).
 
-/** Where an array stands in the message's buffer: offset and length in bytes. */
+/** The position of an array in the message's buffer: offset and length in bytes. */
 export type Span = [offset: number, length: number];
 export type Kind = "number" | "bool" | "instant" | "local" | "text";
 export type Value = number | string;
 export type Shape = "text" | "json" | "number" | "integer" | "bool" | "date" | "timestamp" | "timestamptz";
 
-/** Cells of one column: 64-bit floats, or UTF-8 texts one after another with the byte where each ends. */
+/** Cells of one column: 64-bit floats, or concatenated UTF-8 texts with the byte where each ends. */
 export interface Cells {
   kind: Kind;
   flags: Span;
@@ -27,28 +27,28 @@ export interface Column {
   format: string;
   /** How cells are drawn; or texts to colours. */
   style: "" | "bar" | "color" | "updown" | Record<string, string>;
-  /** The function of its total; empty: it has none. */
+  /** The function of its total; empty if it has none. */
   total: string;
 }
 
 export type Sort = [column: number, ascending: boolean][];
 export type Run = [first: number, last: number];
-/** Row in the window, column (-1: the whole row), kind, and what belongs to the kind. */
+/** Row in the window, column (-1: the whole row), kind, and further data of the kind. */
 export type MarkSent = [row: number, column: number, kind: MarkKind, ...more: any[]];
 export type MarkKind = "sending" | "pending" | "failed" | "conflict";
 
-/** What goes with a window; in `cells` only what has changed. */
+/** Sent with a window; in `cells` only what has changed. */
 export interface Around {
   total?: number;
   sort?: Sort;
   filter?: string;
-  /** Why the filter does not do what it seems to say. */
+  /** Why the filter does not do what it appears to. */
   trouble?: string;
-  /** Lowest and highest value of a column, of the rows shown. */
+  /** Minimum and maximum of a column over the rows shown. */
   ranges?: [column: number, low: number, high: number][];
   totals?: [column: number, value: number | string | null][];
-  /** How many rows there are without headings; the column that they are grouped by, empty: none; and the headings in
-   * the window. */
+  /** The number of rows without headings; the column that they are grouped by, empty if none; and the headings
+   * in the window. */
   rows?: number;
   group?: string;
   groups?: [line: number, text: string, rows: number, open: boolean, totals: [column: number, value: number | string | null][]][];
@@ -62,35 +62,35 @@ export interface Around {
   past?: Past | null;
 }
 
-/** A time in which changes may be missing; until null: it goes on. */
+/** A time in which changes may be missing; until null: ongoing. */
 export type Lost = [since: number, until: number | null, reason: string];
-/** What the time slider draws; times in microseconds since 1970, by the server's clock. Null: nothing is recorded. */
+/** The time slider's data; times in microseconds since 1970, by the server's clock. Null: nothing recorded. */
 export interface Past {
   began: number;
   now: number;
-  /** The moment that is shown; null: the live table. */
+  /** The moment that is shown; null for the live table. */
   at: number | null;
   gaps: Lost[];
-  /** The gap in which the moment lies, and the latest moment before at which the table was known. */
+  /** The gap that contains the moment, and the latest earlier moment at which the table was known. */
   gap: [...Lost, known: number] | null;
-  /** Why the moment that was asked for is not shown. */
+  /** Why the requested moment is not shown. */
   why: string;
-  /** How many questions were answered. */
+  /** Number of answered requests. */
   answers: number;
 }
 
 export interface Head {
   name: string;
-  /** The caption above the grid, in place of the name; empty: the name. */
+  /** The caption above the grid, instead of the name; empty: the name. */
   title: string;
   columns: Column[];
   height: number;
   add: boolean;
   remove: boolean;
-  /** How many columns stay at the left, and how many are hidden. */
+  /** Number of columns that stay at the left, and of hidden ones. */
   pinned: number;
   hidden: number;
-  /** Which layout of columns this is: every word says by which it counts. */
+  /** The number of this column layout: a view's messages refer to columns by it. */
   layout: number;
 }
 
@@ -105,7 +105,7 @@ export type WindowMessage = { t: "window" } & Filled;
 export type CellsMessage = { t: "cells"; cols: ({ c: number; rows: Span } & Cells)[] } & Around;
 /** A part of a file, in the buffer; or why there is none. */
 export type FileReply = { kind: "file"; part: number; parts: number; name?: string; rows?: number; why?: string };
-/** What a cell was or what happened to a row, the newest first; or why nothing is known, and below it the code that
+/** The history of a cell or a row, newest first; or why nothing is known, and below that the code that
  * records. */
 export interface HistoryReply {
   kind: "history";
@@ -118,13 +118,13 @@ export interface HistoryReply {
 export interface Happened {
   kind: "snapshot" | "insert" | "update" | "delete" | "gap";
   at: number;
-  /** Whether the time is that of the commit; else it was read then. */
+  /** Whether the time is that of the commit; else that of a read. */
   heard?: boolean;
   who?: string;
-  /** The column's place, and those of the old and the new value in it. */
+  /** The column's position, and those of the old and the new value in it. */
   cells?: [column: number, old: number | null, now: number | null][];
   more?: number;
-  /** Of a gap. */
+  /** For a gap. */
   until?: number | null;
   why?: string;
 }
@@ -197,16 +197,16 @@ export interface Notes {
   earlier: number;
   lines: Note[];
 }
-/** Each widget has some of the parts; a status bar's may be null. */
+/** Each widget has some of the parts; in a status bar they may be null. */
 export type StateMessage = { t: "state"; health: Health; queue: Queue; presence: Presence; notes: Notes };
 
 export type ChartMessage = { t: "chart"; spec: any; name: string; names: string[]; cols: Cells[]; label: string; foot: string; note: string; past: Past | null };
 export type DataMessage = { t: "data"; cols: Cells[]; label: string; foot: string; note: string; past: Past | null };
 export type NoteMessage = { t: "note"; note: string; past: Past | null };
 
-/** `ack`: it asks to be acknowledged. */
+/** `ack`: it requests an acknowledgement. */
 export type Numbered<M> = M & { seq: number; whole: boolean; ack: boolean; to?: string };
-/** What a widget draws. */
+/** The messages that a widget draws. */
 export type Drawn = GridMessage | WindowMessage | CellsMessage | ReplyMessage | StateMessage | ChartMessage | DataMessage | NoteMessage;
 /** Not numbered, not acknowledged. */
 export type Unnumbered =
@@ -215,7 +215,7 @@ export type Unnumbered =
   | { t: "static"; html: string };
 export type FromKernel = Numbered<Drawn | { t: "beat" }> | Unnumbered;
 
-/** Words of a view; every one carries `view`, the view's name, and of a grid `layout`, by which its columns count. */
+/** Messages of a view; each has `view`, its name, and for a grid `layout`, to which its columns refer. */
 export type ToKernel =
   | { t: "look" | "leave" | "visible" | "hidden" | "online" | "offline" }
   | { t: "ack"; seq: number }
@@ -248,7 +248,7 @@ export type ToKernel =
 export type Choice = "mine" | "theirs";
 
 export type Say = (word: ToKernel) => void;
-/** What of anywidget's model is used here. */
+/** The part of anywidget's model that is used here. */
 export interface Model {
   send(content: unknown): void;
   on(event: string, listener: (...args: any[]) => void): void;

@@ -1,10 +1,10 @@
-"""The one thread that carries every widget's messages, and runs every word from a browser.
+"""The single thread that sends every widget's messages and handles every message from a browser.
 
-The kernel's own loop stands still while a cell runs and its threads may be any of several
-(design/notebooks.md, "Threads and loops"), so nothing live happens there: a comm handler only puts what it
-was given into this thread's queue. View models are therefore touched by this thread alone and need
-no locks. What may take its time (a retry, an edit that writes the queue's file) goes on to one
-more thread, in order, so that a slow disk stops no picture.
+The kernel's own loop is blocked while a cell runs, and its handlers may run on any of several threads
+(design/notebooks.md, "Threads and loops"), so no work is done there: a comm handler only puts its message
+into this thread's queue. View models are therefore used by this thread only and need no locks. Slow work (a
+retry, an edit that writes the queue's file) is passed to one more thread, in order, so that a slow disk does
+not delay drawing.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from notebook_rt.widgets.transport import Budget, Link
 log = logging.getLogger("notebook_rt.widgets")
 Send: TypeAlias = Callable[[dict[str, Any], tuple[bytes, ...]], object]
 REST_SECONDS = 5.0
-"""Seconds that a widget whose model raised is left alone."""
+"""Seconds that a widget whose model raised is not called."""
 
 
 class Pump:
-    """Carries messages from links to comms.
+    """Sends messages from links to comms.
 
     Parameters
     ----------
     clock
-        Seconds, monotonic.
+        Returns seconds, monotonic.
     """
 
     def __init__(
@@ -54,20 +54,20 @@ class Pump:
         return len(self._links)
 
     def add(self, link: Link, send: Send) -> None:
-        """Carry ``link``'s messages by ``send`` from now on."""
+        """Send ``link``'s messages with ``send`` from now on."""
         self.call(lambda: self._links.__setitem__(link, send))
 
     def remove(self, link: Link) -> None:
-        """Carry no more for ``link``."""
+        """Stop sending for ``link``."""
         self.call(lambda: (self._links.pop(link, None), self._resting.pop(link, None)))
 
     def mark(self, link: Link) -> None:
-        """``link``'s model has something new; safe from any thread, cheap when nobody looks."""
+        """Note that ``link``'s model has something new; safe from any thread, cheap without visible views."""
         if link.mark(self.now()):
             self._notify()
 
     def now(self) -> float:
-        """The clock all leases and budgets go by, in seconds."""
+        """Return the time of the clock that all leases and budgets use, in seconds."""
         return self._clock()
 
     def call(self, fn: Callable[[], object]) -> None:
@@ -76,7 +76,7 @@ class Pump:
         self._notify()
 
     def act(self, fn: Callable[[], object]) -> None:
-        """Run ``fn`` after the others given here, on a thread that may wait."""
+        """Run ``fn`` after the earlier ones, on a thread that may wait."""
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="notebook_rt-actions")
         self._worker.submit(self._guarded, fn)
@@ -89,7 +89,7 @@ class Pump:
                 self._thread = threading.Thread(
                     target=self._run, name="notebook_rt-widgets", daemon=True
                 )
-                with suppress(RuntimeError):  # from Python 3.12 on, once it is ending
+                with suppress(RuntimeError):  # from Python 3.12 on, at interpreter shutdown
                     self._thread.start()
 
     def _run(self) -> None:
@@ -101,7 +101,7 @@ class Pump:
                 self._woken = False
 
     def step(self) -> float | None:
-        """Do what is due; seconds until something will be, or None."""
+        """Do what is due; return the seconds until the next step, or None."""
         while self._calls:
             self._guarded(self._calls.popleft())
         now = self.now()

@@ -1,6 +1,6 @@
-"""The queue count, opening into its list. In: a ``QueueSource``. Out: what waits, and why.
+"""The queue count, which opens into its list. Input: a ``QueueSource``. Output: what waits, and why.
 
-What a user asks for here (retry, discard) runs on the worker thread, never on the kernel's.
+User actions here (retry, discard) run on the worker thread, never on the kernel's.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from notebook_rt.widgets.sources import OnViewer, QueuedWrite, QueueSource
 from notebook_rt.widgets.state import Handler, StateModel, cut
 
 LOOK = 2.0
-"""Seconds between two looks: another kernel may write to the same file."""
+"""Seconds between two reads: another kernel may write to the same file."""
 SHOWN = 50
-"""Writes listed at most; those that need the user come first."""
+"""Maximum number of writes listed; those that need the user come first."""
 _FIRST = {"failed": 0, "asking": 1, "parked": 2, "sending": 3, "waiting": 4}
 
 
 def queue_state(writes: Sequence[QueuedWrite]) -> dict[str, Any]:
-    """What ``queue.js`` draws."""
+    """Return what ``queue.js`` draws."""
     shown = sorted(writes, key=lambda write: _FIRST[write.state])[:SHOWN]
     return {
         "total": len(writes),
@@ -41,7 +41,7 @@ def queue_state(writes: Sequence[QueuedWrite]) -> dict[str, Any]:
 
 
 def queue_handlers(source: QueueSource) -> Mapping[str, Handler]:
-    """Retry and discard, by the id that the list was given."""
+    """Return the handlers of retry and discard, by the id in the list."""
     return {
         "retry": lambda word: pump.act(lambda: source.retry(str(word.get("id")))),
         "discard": lambda word: pump.act(lambda: source.discard(str(word.get("id")))),
@@ -49,7 +49,7 @@ def queue_handlers(source: QueueSource) -> Mapping[str, Handler]:
 
 
 def queue_text(writes: Sequence[QueuedWrite]) -> str:
-    """One line: how many, and how many need somebody."""
+    """Return one line: the number of writes, and of those that need a decision."""
     failed = sum(write.state in ("failed", "asking") for write in writes)
     if not writes:
         return "All saved"
@@ -57,14 +57,14 @@ def queue_text(writes: Sequence[QueuedWrite]) -> str:
 
 
 def queue_html(writes: Sequence[QueuedWrite]) -> str:
-    """The static form: the line and the list, without what would be written."""
+    """Return the static form: the line and the list, without the values."""
     rows = [(write.what, write.state, write.why) for write in writes[:SHOWN]]
     table = static_table(("what", "state", "why"), rows) if rows else ""
     return f"<p><b>{queue_text(writes)}</b></p>{table}"
 
 
 class QueueWidget(LiveWidget):
-    """How many writes are unsent, opening to the list of them."""
+    """The number of unsent writes, opening to the list of them."""
 
     _esm = built("queue.js")
     _css = built("queue.css")

@@ -1,4 +1,4 @@
-// The rows of the window that the kernel has sent: values, flags, marks, by place and by name.
+// The rows of the window that the kernel has sent: values, flags, marks, by position and by name.
 import { ROW_MARK, decodeColumn, decodeInts } from "./decode.js";
 
 /** @import { Around, CellsMessage, GridMessage, MarkKind, WindowMessage } from "./protocol.js" */
@@ -20,13 +20,13 @@ export class Rows {
   /** @type {Read | null} */
   sample = null; // a row of wide values, for the widths of the columns
   /** @type {Draft | null} */
-  draft = null; // a row that is being typed, behind the last one
+  draft = null; // the new row, after the last one
 
   get size() {
     return this.at.size;
   }
 
-  // The whole window anew.
+  // Replaces the whole window.
   fill(/** @type {GridMessage | WindowMessage} */ content, /** @type {DataView} */ buffer, /** @type {Format[]} */ formats) {
     const rids = decodeInts(content.rids, buffer);
     const columns = content.cols.map((column) => decodeColumn(column, buffer));
@@ -52,7 +52,7 @@ export class Rows {
     this.mark(content);
   }
 
-  // Keeps a draft at a place, in these rows too; null: none any more.
+  // Keeps a draft at a position, in these rows too; null removes it.
   keep(/** @type {Draft | null} */ draft, /** @type {number} */ at) {
     if (this.draft && this.at.get(this.draft.at) === this.draft) this.at.delete(this.draft.at);
     this.named.delete(0);
@@ -63,7 +63,7 @@ export class Rows {
     this.named.set(0, draft);
   }
 
-  // Marks and gone rows are small lists of the whole window; returns the places they touch.
+  // Marks and deleted rows are small lists for the whole window; returns the positions that they change.
   mark(/** @type {Around} */ content) {
     /** @type {Set<number>} */
     const touched = new Set();
@@ -104,7 +104,7 @@ export class Rows {
     return touched;
   }
 
-  // The cells that changed: which they are, and whether a format has changed with them.
+  // Applies the changed cells; returns them, and whether a format has changed.
   /** @returns {[cells: [row: number, column: number][], again: boolean]} */
   patch(/** @type {CellsMessage} */ content, /** @type {DataView} */ buffer, /** @type {Format[]} */ formats) {
     /** @type {[number, number][]} */

@@ -1,4 +1,4 @@
-// What is selected: by pointer and keyboard, told to the kernel, copied as tab separated text.
+// The selection: by pointer and keyboard, reported to the kernel, copied as tab-separated text.
 
 import { readTime } from "./times.js";
 
@@ -28,12 +28,13 @@ export function selecting(/** @type {View} */ view) {
     view.say({ t: "select", rows: runs.length ? [runs[0][0], runs[runs.length - 1][1]] : [0, -1] });
   }
 
-  // Where the selected rows stand now, as the kernel says; none: it cannot follow so many.
+  // Takes the current positions of the selected rows from the kernel; none if they are too many to follow.
   function follow(/** @type {Run[]} */ runs) {
     selection = selection && runs.length ? { ...selection, runs } : null;
   }
 
-  // Deletes the selected rows: those that are here by name, so that it is these though rows move meanwhile.
+  // Deletes the selected rows: those that are here by name, so that they are the right ones even if rows move
+  // meanwhile.
   function remove() {
     if (!selection || !table.head.remove) return;
     /** @type {number[]} */
@@ -53,7 +54,7 @@ export function selecting(/** @type {View} */ view) {
     }
   }
 
-  // From where the selection began to here.
+  // Extends the selection from its start to here.
   function extend(/** @type {number} */ row, /** @type {number} */ cell) {
     if (!selection) return;
     const [r, c] = selection.from;
@@ -64,14 +65,16 @@ export function selecting(/** @type {View} */ view) {
   const find = (/** @type {Event} */ event) => (screen.drawn ? screen.grid.getCellFromEvent(event) : null);
   const closest = (/** @type {Event} */ event, /** @type {string} */ selector) => /** @type {Element} */ (event.target).closest(selector);
   holder.addEventListener("pointerdown", (event) => {
-    // SlickGrid puts the page's text selection back after a click: a caret in a code cell would take the focus.
+    // SlickGrid restores the page's text selection after a click: a caret in a code cell would take the
+    // focus.
     if (!closest(event, "input, textarea, select")) getSelection()?.removeAllRanges();
     const cell = event.button === 0 && !event.shiftKey && !focus.editing ? find(event) : null;
     dragging = Boolean(cell);
     if (cell) select([[cell.row, cell.row]], cell.cell, cell.cell, [cell.row, cell.cell]);
   });
   holder.addEventListener("pointerover", (event) => {
-    // What is in a cell may be replaced under a pressed button, so the cell itself meets the pointer, and has its hint.
+    // The content of a cell may be replaced under a pressed button, so the cell itself gets the pointer
+    // events, and has the tooltip.
     const over = /** @type {HTMLElement | null} */ (closest(event, ".slick-cell"));
     if (over) over.title = /** @type {HTMLElement | null} */ (over.querySelector(".nrt-v"))?.title ?? "";
     const cell = dragging && event.buttons & 1 ? find(event) : null;
@@ -93,7 +96,7 @@ export function selecting(/** @type {View} */ view) {
     );
   }
 
-  // Tab separated text, put down from the first selected cell on; one value fills what is selected.
+  // Pastes tab-separated text from the first selected cell on; a single value fills the selection.
   function paste(/** @type {string} */ text) {
     const top = table.at(selection?.runs[0][0]);
     if (!selection || !top) return;
@@ -102,7 +105,7 @@ export function selecting(/** @type {View} */ view) {
     if (cells.length === 1 && cells[0].length === 1 && many()) {
       cells = Array(first[1] - first[0] + 1).fill(Array(right - left + 1).fill(cells[0][0]));
     }
-    // A time without a zone is meant as it is shown: in this browser's.
+    // A time without a zone is read as it is shown: in this browser's zone.
     cells = cells.map((line) => line.map((value, n) => {
       return (table.head.columns[left + n]?.shape === "timestamptz" && readTime("timestamptz", value)) || value;
     }));
@@ -126,7 +129,7 @@ export function selecting(/** @type {View} */ view) {
     return runs.length > 1 || runs[0][0] !== runs[0][1] || left !== right;
   }
 
-  // How many rows are selected.
+  // Number of selected rows.
   const rows = () => selection?.runs.reduce((sum, [first, last]) => sum + last - first + 1, 0) ?? 0;
 
   return {

@@ -1,7 +1,7 @@
-"""A session as the status widgets read it: its health, who is present, its queue, its notes.
+"""Adapters that present a session to the status widgets: health, presence, queue, notes.
 
-In: what ``handles.py`` names. Out: the protocols of ``sources.py``. The widgets read from a thread of
-their own, so nothing here may wait.
+Input: the protocols of ``handles.py``. Output: the protocols of ``sources.py``. The widgets read from a
+thread of their own, so nothing here may wait.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from notebook_rt.widgets.sources import (
 
 NOTES_KEPT: Final = 200
 VERIFY_SECONDS: Final = 30.0
-"""The longest that a comparison of all tables is waited for."""
+"""Maximum seconds to wait for a comparison of all tables."""
 LATELY: Final = 12
-"""Ticks of a trend, a minute, in which the lag that is shown was measured."""
+"""The shown lag must be from this many last ticks of its trend, a minute."""
 _SAID: Final = (
     "last_error",
     "status",
@@ -43,7 +43,7 @@ _SAID: Final = (
     "messages_this_hour",
     "messages_a_month",
 )
-"""Metrics that the panel says in sentences, and those that it shows by themselves."""
+"""Metrics that the panel shows in sentences, or separately."""
 LABELS: Final = {
     "uptime_s": "time connected",
     "broadcast_tables": "tables whose changes the database broadcasts",
@@ -83,12 +83,12 @@ LABELS: Final = {
     "unknown": "messages of a kind that is not known",
     "callback_errors": "errors in your callbacks",
 }
-"""What the panel calls a metric, in the order in which it lists them."""
+"""The panel's names of the metrics, in the order in which it lists them."""
 _NAMES: Final = ("name", "username", "user_name", "display_name", "full_name", "email", "user")
 
 
 class SessionHealth:
-    """``Session.health`` and its metrics."""
+    """Adapter for ``Session.health`` and its metrics."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -157,7 +157,7 @@ def _trends(health: Health) -> list[Trend]:
 
 
 def _took(milliseconds: float) -> str:
-    """How long something took.
+    """Return a duration as text.
 
     >>> _took(1024.0), _took(17_024.0)
     ('1,024 ms', '17 s')
@@ -166,7 +166,7 @@ def _took(milliseconds: float) -> str:
 
 
 def _written(name: str, value: Any) -> str:
-    """The value of a metric with its unit.
+    """Return the value of a metric with its unit.
 
     >>> _written("lag_p50_ms", 44.2), _written("audit_share", 0.125), _written("uptime_s", 750.0)
     ('44 ms', '12%', '12 min')
@@ -181,7 +181,7 @@ def _written(name: str, value: Any) -> str:
 
 
 class PeoplePresent:
-    """``Channel.presence``. A name is the first of the usual fields; idle is what they say."""
+    """Adapter for ``Channel.presence``. A name is the first of the usual fields; so is the idle state."""
 
     def __init__(self, presence: Presence) -> None:
         self._presence = presence
@@ -208,12 +208,12 @@ def _name(meta: Mapping[str, Any], key: str) -> str:
 
 
 def _idle(metas: Sequence[Mapping[str, Any]]) -> bool:
-    """Everywhere: somebody with one busy tab is not idle."""
+    """Return whether all tabs are idle: a person with one busy tab is not."""
     return bool(metas) and all(m.get("idle") or m.get("status") in ("idle", "away") for m in metas)
 
 
 class SessionQueue:
-    """``Session.queue``: its DataFrame as a list."""
+    """Adapter for ``Session.queue``: its DataFrame as a list."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
@@ -222,7 +222,7 @@ class SessionQueue:
     def writes(self) -> Sequence[QueuedWrite]:
         try:
             df = self._queue.df.reset_index()
-        except NotebookRTError:  # closed: as it was
+        except NotebookRTError:  # closed: the last known list
             return self._latest
         df = df[["id", "what", "state", "why", "attempts", "at", "values"]]
         self._latest = [
@@ -248,7 +248,7 @@ def _json(values: Mapping[str, Any]) -> str:
 
 
 class SessionNotes:
-    """What the session finds worth a line, kept for a while."""
+    """The session's notes, kept for a while."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -259,7 +259,7 @@ class SessionNotes:
         return list(self._notes)
 
     def on_note(self, fn: Callable[[], object]) -> Unsubscribe:
-        # The listeners' list belongs to the loop thread; what is called there must be quick.
+        # The list of listeners belongs to the loop thread; callbacks there must be quick.
         project = self._session._project
 
         def note(kind: str, text: str) -> None:

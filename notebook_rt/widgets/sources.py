@@ -1,10 +1,9 @@
-"""What a widget needs of the thing it shows: values to draw, and a word when they changed.
+"""The interfaces between the widgets and what they show: values to draw, and a notification of changes.
 
-The widgets know nothing of sessions, sockets or queues. Each takes a *source*: a small protocol of
-this module. ``adapters.py`` makes sources of live tables, ``sessions.py`` of a session; the tests make
-them of a few lines of memory. A source's callback takes no argument and may be called from any
-thread, as often as it likes: it only says "look again", and the transport decides when
-(``transport.py``).
+The widgets do not depend on sessions, sockets or queues. Each takes a *source*: a small protocol of this
+module. ``adapters.py`` makes sources of live tables, ``sessions.py`` of a session; the tests make them from a
+few lines of memory. A source's callback takes no argument and may be called from any thread, at any rate: it
+only requests another look, and the transport decides when (``transport.py``).
 """
 
 from __future__ import annotations
@@ -37,13 +36,14 @@ Health: TypeAlias = Literal[
     "connecting",
     "closed",
 ]
-"""The states of docs/design/promises.md, plus the two a session is in before and after it lives."""
+"""The states of docs/design/promises.md, plus the two of a session before and after its lifetime."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """A measure of the last five minutes: what it is, its latest value with the unit, a number for each
-    5 s (None: nothing was measured).
+    """A measure over the last five minutes.
+
+    It has a name, a meaning, the latest value with its unit, and a number for each 5 s (None: not measured).
     """
 
     name: str
@@ -54,11 +54,11 @@ class Trend:
 
 @dataclass(frozen=True, slots=True)
 class HealthReport:
-    """How the connection is doing: ``latency`` in ms, ``metrics`` as short names to values."""
+    """The state of the connection: ``latency`` in ms, ``metrics`` as short names to values."""
 
     state: Health
     sentences: Sequence[str] = ()
-    """What is wrong, since when, what is done about it, what to do."""
+    """What is wrong, since when, what is being done about it, what the user can do."""
     audits: str = ""
     """The last audit and the next, in a sentence or two."""
     latency: float | None = None
@@ -73,7 +73,7 @@ class HealthReport:
 
 @dataclass(frozen=True, slots=True)
 class QueuedWrite:
-    """One entry of the queue: what it would do, and why it has not."""
+    """One entry of the queue: what it does, and why it has not been sent."""
 
     id: str
     what: str
@@ -86,7 +86,7 @@ class QueuedWrite:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody present: ``id`` is stable for the person and gives the colour."""
+    """A person who is present: ``id`` is stable for the person and determines the colour."""
 
     id: str
     name: str
@@ -96,7 +96,7 @@ class Person:
 
 
 Right: TypeAlias = Literal["insert", "update", "delete"]
-"""What a login may do to a table."""
+"""A right of a login on a table."""
 NoteKind: TypeAlias = Literal[
     "merged", "conflict", "queued", "failed", "live", "unavailable", "limit", "info"
 ]
@@ -104,7 +104,7 @@ NoteKind: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that happened and is worth a line."""
+    """An event to show as a line."""
 
     id: int
     kind: NoteKind
@@ -114,10 +114,10 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """What two people changed: what it was, what I wrote, what they wrote.
+    """A conflict between two people's changes: the original, my and their value.
 
-    A cell, or with ``column`` None a row that one of them deleted: ``base``, ``mine`` and ``theirs`` are
-    then columns to values, and None for the side that deleted it.
+    It is about a cell, or, if ``column`` is None, about a row that one of them deleted: ``base``, ``mine``
+    and ``theirs`` are then columns to values, and None for the side that deleted it.
     """
 
     key: Hashable
@@ -126,12 +126,12 @@ class Conflict:
     mine: object
     theirs: object
     lost: bool = False
-    """Nobody else needs to have changed it: the answer to my write was lost."""
+    """Perhaps no other person changed it: the answer to my write was lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A time in which changes may have been lost, in microseconds since 1970; ``until`` None: it goes on."""
+    """A time in which changes may have been lost, in microseconds since 1970; ``until`` None: ongoing."""
 
     since: int
     until: int | None
@@ -140,7 +140,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """From when on a past is recorded, what time it is, by the same clock, and what is not known."""
+    """The start of a recorded past, the current time by the same clock, and the gaps."""
 
     began: int
     now: int
@@ -149,8 +149,10 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A table as it was; ``lost`` is the time without knowledge in which the moment lies, and ``known`` the
-    latest moment before at which the table was known.
+    """A table at an earlier moment.
+
+    ``lost`` is the gap that contains the moment, and ``known`` the latest moment before it at which the table
+    was known.
     """
 
     when: int
@@ -164,15 +166,16 @@ class PastSource(Protocol):
     """The recorded past of a table. Moments are microseconds since 1970, by the server's clock."""
 
     def reach(self) -> Reach | None:
-        """How far it reaches; None: nothing is recorded yet. Never waits."""
+        """Return how far it reaches; None if nothing is recorded yet. Never waits."""
 
     def at(self, when: int) -> Moment:
-        """The table as it was; at the earliest known moment, or now, if ``when`` is outside. It may take
-        its time.
+        """Return the table at a moment; it may take its time.
+
+        If ``when`` is outside the past, use the earliest known moment, or now.
         """
 
     def steps(self, key: Hashable) -> Sequence[Step]:
-        """What happened to a row, the oldest first. It may take its time."""
+        """Return what happened to a row, oldest first. It may take its time."""
 
 
 class HealthSource(Protocol):
@@ -183,7 +186,7 @@ class HealthSource(Protocol):
     def on_health(self, fn: Callable[[], object]) -> Unsubscribe: ...
 
     def verify(self, done: Callable[[str], object]) -> object:
-        """Compare every table with the server, and call ``done`` with what was found, in a sentence."""
+        """Compare every table with the server, and call ``done`` with the result, as a sentence."""
 
 
 class QueueSource(Protocol):
@@ -199,7 +202,7 @@ class QueueSource(Protocol):
 
 
 class PresenceSource(Protocol):
-    """Who is there."""
+    """The people who are present."""
 
     def people(self) -> Sequence[Person]: ...
 
@@ -207,7 +210,7 @@ class PresenceSource(Protocol):
 
 
 class NoteSource(Protocol):
-    """What happened lately, oldest first."""
+    """Recent events, oldest first."""
 
     def notes(self) -> Sequence[Note]: ...
 
@@ -232,20 +235,21 @@ class FrameSource(Protocol):
 
     @property
     def undeclared(self) -> str:
-        """Why not all of its columns are known yet; empty: they are."""
+        """Why some of its columns are not known yet; empty if all are known."""
 
     @property
     def fields(self) -> Sequence[Column]:
-        """Every column that can be shown, the key's first; one of the key is ``filled`` if it is made
-        where it is not given.
+        """Every column that can be shown, the key's first.
+
+        A column of the key is ``filled`` if it is made when it is not given.
         """
 
     def fields_of(self, df: pd.DataFrame) -> Sequence[Column]:
-        """As `fields`, of a snapshot that was just taken: another would cost, and may have other columns."""
+        """Like `fields`, for an existing snapshot: another costs time, and may have other columns."""
 
     @property
     def past(self) -> PastSource | None:
-        """What is recorded of its past; None: nothing."""
+        """Its recorded past; None if nothing is recorded."""
 
     @property
     def why_no_past(self) -> str:
@@ -255,60 +259,62 @@ class FrameSource(Protocol):
     def editable(self) -> bool: ...
 
     def may(self, right: Right) -> bool:
-        """Whether this login may write so, as far as is known; never waits."""
+        """Return whether this login has the right, as far as is known; never waits."""
 
     def on_change(self, fn: Callable[[], object]) -> Unsubscribe: ...
 
     def edit(self, key: Hashable, values: Mapping[str, Any], shown: Mapping[str, Any]) -> object:
-        """Change cells of a row; ``shown`` is what those showed that were typed into, where it is known."""
+        """Change cells of a row; ``shown`` are the values that the edited cells showed, if known."""
 
     def insert(self, values: Mapping[str, Any]) -> Hashable:
-        """Insert a row, and give its key."""
+        """Insert a row, and return its key."""
 
     def delete(self, key: Hashable, after: float) -> object:
-        """Delete a row; it is sent after so many seconds."""
+        """Delete a row; it is sent after ``after`` seconds."""
 
     def leaving(self) -> pd.DataFrame:
-        """The rows that ``df`` has no more though that is not final: deleted here and not there yet, as
-        ``df`` had them; deleted there and edited here, undecided, as the edits would leave them.
+        """Return the rows that are no longer in ``df`` although that is not final.
+
+        Those deleted here and not yet on the server, as ``df`` had them; and those deleted on the server and
+        edited here, with the conflict open, as the edits would leave them.
         """
 
     def forget_columns(self) -> object:
-        """What ``fields`` say has refused something: it may be old."""
+        """Note that ``fields`` have made an edit be refused: they may be outdated."""
 
     def batch(self) -> AbstractContextManager[None]:
-        """What is edited in the block is kept, shown and sent as one; nothing of it if it raises."""
+        """Store, show and send the edits of the block together; none of them if it raises."""
 
     def undo(self) -> bool:
-        """Take back the last edit that has not left; False: there is nothing to take back."""
+        """Undo the last edit that has not been sent; return False if there is none."""
 
     def marks(self) -> Mapping[tuple[Hashable, str], tuple[str, str]]:
-        """Cells with a local edit: ``(key, column)`` to ``("pending"|"failed"|"conflict", why)``."""
+        """Return cells with a local edit: ``(key, column)`` to ``("pending"|"failed"|"conflict", why)``."""
 
     def conflicts(self) -> Sequence[Conflict]: ...
 
     def resolve(
         self, key: Hashable, column: str | None, choice: Literal["mine", "theirs"]
     ) -> object:
-        """Decide a conflict; ``column`` None: all that are open of the row."""
+        """Decide a conflict; ``column`` None: all open ones of the row."""
 
 
 OnViewer: TypeAlias = Callable[
     [Literal["online", "offline", "visible", "hidden", "seen", "unseen"]], object
 ]
-"""Told what the browser tells: its network, its tab, and whether a view of the widget is seen."""
+"""Called with the browser's reports: its network, its tab, and whether a view of the widget is visible."""
 
 
 def _quiet(fn: Callable[[], object], *_: object) -> None:
-    """A listener that only says "look again", whatever it is told."""
+    """A listener that ignores its arguments and only requests another look."""
     fn()
 
 
 def listen(
     subscribe: Callable[[Callable[..., object]], Unsubscribe], fn: Callable[[], object]
 ) -> Unsubscribe:
-    """Have ``fn()`` called whatever ``subscribe`` tells; of what is closed, never."""
-    # A partial has no code of its own: two widgets in two cells are never taken for one run twice.
+    """Subscribe ``fn``, called without arguments; do nothing if the object is closed."""
+    # A partial has no code of its own: two widgets in two cells are not mistaken for one that ran twice.
     try:
         return subscribe(partial(_quiet, fn))
     except ClosedError:

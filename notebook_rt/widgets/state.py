@@ -1,8 +1,8 @@
-"""The view model of every widget whose whole state is small: send it when it differs.
+"""The view model of every widget whose whole state is small: sends it when it differs.
 
-In: functions that read sources into JSON values. Out: one whole message whenever the values differ
-from those last sent. Texts that come from others are cut to a length, so that a message stays small
-whatever somebody calls themselves.
+Input: functions that read sources into JSON values. Output: one whole message whenever the values differ from
+the last ones sent. Texts from other people are cut to a maximum length, so that a message stays small,
+however long a person's name is.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ LONG = 400
 
 
 def cut(text: object, length: int = LONG) -> str:
-    """``text``, at most ``length`` characters of it."""
+    """Return at most ``length`` characters of ``text``."""
     whole = str(text)
     return whole if len(whole) <= length else whole[: length - 1] + "…"
 
 
 def sentence(text: str) -> str:
-    """``text`` with a capital letter at its beginning."""
+    """Return ``text`` with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
 class StateModel:
-    """Named parts, each read by a function; what the user asks for goes to a named handler.
+    """Named parts, each read by a function; user actions are passed to named handlers.
 
     Parameters
     ----------
     parts
         Name in the message to the function that reads it, as JSON values.
     handlers
-        The ``t`` of a view's word to what is done with it.
+        The ``t`` of a view's message to its handler.
     look
-        Seconds after which to read again though nobody said that anything changed: for what has
-        no event of its own (a metric, a silence, another kernel on the same queue).
+        Seconds after which to read again even without a notification: for what has no event of its own (a
+        metric, a silence, another kernel on the same queue).
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """The status bar: health, queue and people in one line and one widget.
 
-In: the three sources, any of which may be missing. Out: the parts' own states, in one message.
+Input: the three sources, any of which may be missing. Output: the states of the parts, in one message.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from notebook_rt.widgets.state import StateModel
 
 
 class StatusBar(LiveWidget):
-    """One line that says how things are."""
+    """One line with the state of the session."""
 
     _esm = built("statusbar.js")
     _css = built("statusbar.css")

@@ -1,4 +1,5 @@
-// Dates and times as the grid shows them, to be typed as they are shown; and back, as the kernel reads them.
+// Dates and times, typed in the form in which the grid shows them; and converted to the form that the kernel
+// reads.
 import { timeText } from "./cell.js";
 
 /** @import { Shape } from "./protocol.js" */
@@ -7,7 +8,7 @@ const WRITTEN = /^\s*(\d{4,5})-(\d\d?)-(\d\d?)(?:[ T]+(\d\d?):(\d\d)(?::(\d\d)(?
 
 export const isTime = (/** @type {Shape} */ shape) => shape === "date" || shape === "timestamp" || shape === "timestamptz";
 
-// What the editor begins with: the kernel's text as the cell shows it. What is no time stays as it is.
+// The editor's initial text: the kernel's text in the cell's form. A text that is not a time is unchanged.
 export function shownTime(/** @type {Shape} */ shape, /** @type {string} */ text) {
   if (shape === "timestamp") return text.replace("T", " ");
   if (shape !== "timestamptz") return text;
@@ -17,7 +18,8 @@ export function shownTime(/** @type {Shape} */ shape, /** @type {string} */ text
   return timeText(Math.floor(ms / 1000) * 1e6 + micros, false);
 }
 
-// What was typed, as the kernel reads it: a time without a zone is meant in this browser's. Null: it is no time.
+// A typed text in the form that the kernel reads: a time without a zone is in this browser's zone. Null if it
+// is not a time.
 /** @returns {string | null} */
 export function readTime(/** @type {Shape} */ shape, /** @type {string} */ text) {
   const found = WRITTEN.exec(text);

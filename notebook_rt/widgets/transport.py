@@ -1,11 +1,11 @@
-"""From a view model to the browser, at the browser's pace. One for all widgets; pure.
+"""Sends from a view model to the browser, at the browser's pace. Shared by all widgets; pure.
 
-A comm has no back-pressure: above some hundred messages a second the browser falls behind without
-bound and updates are lost (design/notebooks.md, "The comm"). So every widget has a ``Link``, which asks its
-``ViewModel`` for one coalesced message when there is something new **and** somebody looks **and**
-fewer than two messages are on their way **and** the budgets of the widget and of the notebook
-allow it. A view that comes back gets one whole state. In: changes, words from views, the time.
-Out: messages. The thread that carries them is ``pump.py``; tests play it all with made-up times.
+A comm has no back-pressure: above some hundred messages a second the browser falls behind without limit and
+updates are lost (design/notebooks.md, "The comm"). So every widget has a ``Link``, which requests one
+coalesced message from its ``ViewModel`` when there is something new **and** a view is visible **and** fewer
+than two messages are on their way **and** the budgets of the widget and of the notebook allow it. A view that
+returns gets one whole state. Input: changes, messages from views, the time. Output: messages. The thread that
+sends them is in ``pump.py``; the tests run all this with simulated times.
 """
 
 from __future__ import annotations
@@ -22,56 +22,56 @@ NOTEBOOK_RATE = 100.0
 NOTEBOOK_BYTES = 2_000_000.0
 MAX_UNACKED = 2
 STREAM = 0.1
-"""Seconds after a message in which what changes is of a stream."""
+"""A change within this many seconds after a message belongs to a stream."""
 GATHER = 0.008
-"""Seconds that a change of a stream waits for those that come with it, half a frame of the screen: else
-a burst is two messages, its first changes and, 33 ms later, the rest."""
+"""Seconds that a change in a stream waits for further ones, half a frame of the screen: otherwise a burst is
+two messages, its first changes and, 33 ms later, the rest."""
 BEAT = 10.0
-"""Seconds of silence after which a looking view is told that the kernel still lives."""
+"""Seconds of silence after which a visible view gets a sign that the kernel is alive."""
 LISTEN = 0.1
-"""Seconds after which a link that waits for a view asks again whether it can hear one: nobody tells
-it that a cell has started, and what was drawn just before is acknowledged only after that cell."""
+"""Seconds between two checks of a waiting link whether it can receive acknowledgements. The start of a cell
+has no event, and what was drawn just before is acknowledged only after that cell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What goes over the comm: JSON, and binary beside it. ``whole`` stands by itself."""
+    """What goes over the comm: JSON, and binary buffers. ``whole``: it does not depend on earlier ones."""
 
     content: Mapping[str, Any]
     buffers: tuple[bytes, ...] = ()
     whole: bool = False
     to: str | None = None
-    """The one view it is for; None for all."""
+    """The view that it is for; None for all."""
 
     @property
     def size(self) -> int:
-        """Bytes on the wire, near enough for a budget (the JSON is counted by its repr)."""
+        """Approximate bytes on the wire, close enough for a budget (the JSON is counted by its repr)."""
         return len(repr(self.content)) + sum(map(len, self.buffers)) + 400
 
 
 class ViewModel(Protocol):
-    """State in, at most one round of messages out."""
+    """Takes state; returns at most one round of messages."""
 
     def whole(self, view: str) -> Sequence[Message]:
-        """All that the fresh ``view`` must know."""
+        """Return everything that the new ``view`` needs."""
 
     def update(self) -> Sequence[Message]:
-        """What changed since the last call; empty if nothing a view would see."""
+        """Return what changed since the last call; empty if nothing that a view would show."""
 
     def received(self, view: str, content: Mapping[str, Any]) -> None:
-        """A word of the user from ``view``: a click, a scroll, an edit."""
+        """Handle a user action from ``view``: a click, a scroll, an edit."""
 
     def view_closed(self, view: str) -> None:
-        """``view`` looks no more."""
+        """Note that ``view`` is no longer visible."""
 
     def wants(self) -> float:
-        """Seconds after which to ask again though nothing changed; infinite for never."""
+        """Return the seconds after which to call again even without changes; infinite for never."""
 
 
 class Budget:
-    """Messages and bytes a second for the whole notebook, as two leaky buckets.
+    """Messages and bytes per second for the whole notebook, as two leaky buckets.
 
-    A message's size is known only once it is made, so the bytes may go into debt once.
+    A message's size is known only after it was made, so the bytes may go into debt once.
     """
 
     def __init__(self, rate: float = NOTEBOOK_RATE, bandwidth: float = NOTEBOOK_BYTES) -> None:
@@ -83,7 +83,7 @@ class Budget:
         self._at = 0.0
 
     def wait(self, now: float) -> float:
-        """Seconds until a message may leave."""
+        """Return the seconds until a message may be sent."""
         passed = max(0.0, now - self._at)
         self._at = now
         self._messages = min(self._burst, self._messages + passed * self._rate)
@@ -96,20 +96,20 @@ class Budget:
 
 
 class Link:
-    """One widget's way to its views.
+    """One widget's connection to its views.
 
     Parameters
     ----------
     model
-        What is shown.
+        The view model.
     budget
         Shared by the widgets of a notebook.
     eyes
-        Told ``online``, ``offline``, ``visible``, ``hidden`` as the browser says them, and
-        ``seen`` and ``unseen`` when the first view looks and the last one stops.
+        Called with ``online``, ``offline``, ``visible``, ``hidden`` when the browser reports them, and with
+        ``seen`` and ``unseen`` when the first view becomes visible and the last one stops.
     deaf
-        Tells whether no acknowledgement can be heard now: a cell runs, and its host hands on
-        nothing from the browser meanwhile.
+        Returns whether no acknowledgement can be received now: a cell runs, and its host forwards nothing
+        from the browser meanwhile.
     """
 
     def __init__(
@@ -129,11 +129,11 @@ class Link:
         self._fresh: list[str] = []
         self._sent_at = float("-inf")
         self._marked_at = float("-inf")
-        """When the first change came of those that were not sent yet."""
+        """When the first of the unsent changes arrived."""
         self._again = float("inf")
 
     def mark(self, now: float) -> bool:
-        """Something changed; True if that is worth waking the pump for."""
+        """Note a change; return True if the pump should be woken for it."""
         if self.dirty:
             return False
         self._marked_at = now
@@ -141,7 +141,7 @@ class Link:
         return len(self.leases) > 0
 
     def due(self, now: float) -> float | None:
-        """When to call ``take`` next; None: not before something happens."""
+        """Return when to call ``take`` next; None: not before the next event."""
         if not self.leases:
             return None
         beat = self._sent_at + BEAT
@@ -149,13 +149,13 @@ class Link:
             return min(beat, self._again)
         if not self._deaf() and self.leases.unacked >= MAX_UNACKED and not self._fresh:
             return now + LISTEN
-        # While nothing can be heard, the pace alone has to do: a browser keeps up with more.
+        # While nothing can be received, only the rate limits apply: a browser can handle more.
         together = self._marked_at - self._sent_at < STREAM
         gathered = self._marked_at + GATHER if together else now
         return max(self._sent_at + 1 / WIDGET_RATE, gathered, now + self._budget.wait(now))
 
     def take(self, now: float) -> list[tuple[dict[str, Any], tuple[bytes, ...]]]:
-        """The messages to send now, numbered."""
+        """Return the messages to send now, numbered."""
         if self._deaf():
             self.leases.excuse(now)
         else:
@@ -169,22 +169,22 @@ class Link:
         messages: list[Message] = []
         fresh = [view for view in dict.fromkeys(self._fresh) if view in self.leases]
         dirty = self.dirty or self._again <= now
-        self.dirty = False  # before the model reads: what comes from now on marks it again
+        self.dirty = False  # before the model reads: a later change sets it again
         if dirty and len(fresh) < len(self.leases):
             messages += self.model.update()
         for view in fresh:
             messages += self.model.whole(view)
-        self._fresh = []  # only now: a model that raises is asked again
+        self._fresh = []  # only now: a model that raises is called again
         self._again = now + self.model.wants()
         return [self._stamp(message, now) for message in messages]
 
     def receive(self, content: Mapping[str, Any], now: float) -> bool:
-        """Take a view's word in; True if the pump should look at this link now."""
+        """Handle a view's message; return True if the pump should check this link now."""
         view, kind = str(content.get("view", "")), content.get("t")
         if not view:
             return False
         if kind == "look":
-            # A view that has nothing yet says it again.
+            # A view that has nothing yet repeats this.
             fresh = self.leases.renew(view)
             self._seen(view, fresh)
             if not fresh:

@@ -1,7 +1,7 @@
-"""What somebody typed into a cell, as the value of its column; or a sentence that says why not.
+"""Converts a text typed into a cell to a value of its column, or to a sentence that explains the problem.
 
-In: a text (None for null) and the column's PostgreSQL type. Out: a Python value as ``LiveFrame.edit``
-takes it. What the value may be in its column is the frame's to refuse, and then the server's.
+Input: a text (None for null) and the column's PostgreSQL type. Output: a Python value as ``LiveFrame.edit``
+takes it. Whether the column accepts the value is checked by the frame, and then by the server.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ _GROUPS: Final = re.compile(r"[,_\s]")
 _GROUPED: Final = re.compile(
     r"[-+]?\d{1,3}(?:(?:,\d{2,3})*,\d{3}|(?:\s\d{3})+)(\.\d*)?(e[-+]?\d+)?", re.IGNORECASE
 )
-"""Thousands by commas (India's are of two digits but for the last) or by spaces, as ``editors.js`` has it."""
+"""Thousands separated by commas (India's in groups of two digits except the last) or spaces, as in
+``editors.js``."""
 _EXAMPLE: Final = {"a whole number": "1,000", "a number": "1,000.5"}
 _TRUE: Final = frozenset({"true", "t", "yes", "y", "on", "1"})
 _FALSE: Final = frozenset({"false", "f", "no", "n", "off", "0"})
 
 
 def parse_typed(column: Column, text: str | None) -> Any:
-    """The value that ``text`` means in ``column``.
+    """Return the value of ``text`` in ``column``.
 
     Raises
     ------
     ValueError
-        With a sentence for the person who typed.
+        With a sentence for the user.
 
     >>> parse_typed(Column("price", "float8"), "1,250.5")
     1250.5
@@ -73,9 +74,9 @@ def _numeric(text: str, kind: str) -> Decimal:
 
 
 def _digits(text: str, what: str) -> str:
-    """The number without what groups its thousands; a comma anywhere else is not left out.
+    """Return the number without thousands separators; a comma anywhere else is an error.
 
-    “1,5” is one and a half to whoever writes a decimal comma, and 15 to nobody.
+    “1,5” is one and a half to users of a decimal comma, and never 15.
     """
     digits = text.strip().replace("−", "-")
     if not _GROUPS.search(digits):
