@@ -223,7 +223,7 @@ def test_two_migrations_with_writes_between_end_in_the_new_columns(
 
 
 @pytest.mark.parametrize(
-    ("step", "times", "poll_interval"), [("settle", 1, 60.0), ("go_on", 2, 0.5)]
+    ("step", "times", "poll_interval"), [("take_row", 1, 60.0), ("continue_from", 2, 0.5)]
 )
 def test_an_exception_while_columns_move_is_read_over_at_once(
     stack: LocalStack,

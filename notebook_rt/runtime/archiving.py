@@ -29,7 +29,7 @@ AHEAD: Final = 5_000_000
 class Recorded(Protocol):
     """The part of a recording that `Archiving` uses."""
 
-    def read(self, look: Callable[[Past], T]) -> T:
+    def read(self, fn: Callable[[Past], T]) -> T:
         """Return ``schedule(past)`` for the past up to now. From any thread."""
 
     def now(self) -> int:

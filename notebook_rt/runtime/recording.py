@@ -94,11 +94,11 @@ class Recording:
         """Whether the server's time is known."""
         return self.driver.services.rest.server_clock.is_known
 
-    def read(self, look: Callable[[Past], T]) -> T:
-        """Return ``schedule(past)`` for the past up to now. From any thread; ``schedule`` may take its time."""
+    def read(self, fn: Callable[[Past], T]) -> T:
+        """Return ``fn(past)`` for the past up to now. From any thread; ``fn`` may take long."""
         with self.lock:
             self._drain()
-            return look(self._past)
+            return fn(self._past)
 
     # Events ---------------------------------------------------------------------------------------
 

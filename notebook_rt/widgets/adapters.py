@@ -73,13 +73,13 @@ class PastOf:
         return Reach(began, max(self.recording.now(), last), lost)
 
     def at(self, when: int) -> Moment:
-        def look(past: Past) -> recorded.Moment:
+        def read(past: Past) -> recorded.Moment:
             reach = self._reaches(past)
             if reach is None:
                 raise HistoryError("nothing is recorded any more")
             return past.at(min(max(when, reach.began), reach.now))
 
-        found = self.recording.read(look)
+        found = self.recording.read(read)
         df = found.snapshot(self.recording.driver.dtype_backend)
         known = {column.name: column for column in found.schema.columns}
         names = [str(name) for name in (*df.index.names, *df.columns)]
@@ -91,10 +91,10 @@ class PastOf:
         return Moment(found.when, df, fields, lost, gap.known(found.when))
 
     def steps(self, key: Hashable) -> Sequence[Step]:
-        def look(past: Past) -> Sequence[Step]:
+        def read(past: Past) -> Sequence[Step]:
             return [] if past.schema is None else steps_of(past, past.schema.coerce_key(key))
 
-        return self.recording.read(look)
+        return self.recording.read(read)
 
 
 class _ReadOnly:
