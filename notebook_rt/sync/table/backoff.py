@@ -1,7 +1,7 @@
-"""When a table in error is asked for again. Pure.
+"""Decide when to retry a table in error. Pure.
 
-A table that is dropped and made anew, published or granted after all, comes back by itself: it is asked
-for again after a pause that doubles from try to try, up to a minute.
+A table that was dropped and created again, or is published or granted after all, recovers automatically:
+it is retried after a pause that doubles with each attempt, up to a minute.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ MENDABLE: Final = (
     RefusedError,
     UnknownKeyError,
 )
-"""What somebody may mend in the database, and a few requests find out. A refused login is not among
-them (a new token begins anew), nor what only reading the whole table shows."""
+"""Errors that can be fixed in the database, and that a few requests detect. A refused login is not
+among them (a new token starts the table again), nor an error that only reading the whole table shows."""
 LONGEST: Final = 60.0
-"""Seconds of the longest pause; a table that was shown for so long starts with the shortest again."""
+"""Seconds of the longest pause; a table that was shown for that long starts with the shortest again."""
 
 
 class Backoff:
@@ -49,12 +49,12 @@ class Backoff:
         self._shown_at: float | None = None
 
     def shown(self, now: float) -> None:
-        """There is something to show."""
+        """Record that the table is shown."""
         if self._shown_at is None:
             self._shown_at = now
 
     def failed(self, error: Exception, now: float) -> float | None:
-        """Seconds after which to ask again; None: no asking helps."""
+        """Return the seconds until the next attempt; None: a retry cannot help."""
         if self._shown_at is not None and now - self._shown_at >= LONGEST:
             self._tries = 0
         self._shown_at = None

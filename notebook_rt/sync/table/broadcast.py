@@ -1,16 +1,16 @@
-"""Following the log of a table's changes: which messages came, which were lost, what of them is news.
+"""Follow the log of a table's changes: which messages arrived, which were lost, and which changes are new.
 
 The database sends a transaction's changes at its commit, in numbered messages, and keeps them in a log
-(``broadcast.sql``, ``docs/design/broadcast.md``). In go messages, the answers of ``notebook_rt_head`` and
-``notebook_rt_since``, and the time; out come the changes to apply, in the log's order, and what to ask next.
+(``broadcast.sql``, ``docs/design/broadcast.md``). In: messages, the answers of ``notebook_rt_head`` and
+``notebook_rt_since``, and the time. Out: the changes to apply, in the log's order, and the next query.
 
-* **Numbers** show a loss: one that is still missing half a second after a later one came, or after the
-  head named it, is a reason to ask ``since``. What a number is missing for (a loss, a rollback) does
-  not matter: the log says what was committed.
-* **The position** is a snapshot of PostgreSQL's: what it sees is in the rows here. What committed
-  after it comes as a message, or from ``since``; what comes twice is known by the ids of the log.
-* **Order** is the log's, for each key: of two transactions that changed one key, the later one waited
-  for the other's lock before its entry had an id. Deletions count as any change.
+* **Numbers** show a loss: a number that is still missing half a second after a later one arrived, or after
+  the head named it, is a reason to query ``since``. Why it is missing (a loss, a rollback) does not
+  matter: the log contains what was committed.
+* **The position** is a PostgreSQL snapshot: the changes that it sees are in the rows here. Later commits
+  arrive as messages, or from ``since``; duplicates are recognized by the ids of the log.
+* **Order** is the log's order, for each key: of two transactions that changed one key, the later one
+  waited for the other's lock before its entry got an id. Deletions count like any change.
 """
 
 from __future__ import annotations
@@ -50,28 +50,28 @@ from notebook_rt.sync.table.horizon import Read
 EVENT: Final = "changes"
 """The event of its messages."""
 HOLE: Final = 0.5
-"""Seconds after which a number that is missing was lost: late ones were late by 2.1 ms at most."""
+"""Seconds after which a missing number counts as lost: late ones were late by at most 2.1 ms."""
 HEAD_PAUSE: Final = 2.0
-"""Seconds between two questions for the head, which show a loss that no later message shows."""
+"""Seconds between two queries for the head, which reveal a loss that no later message reveals."""
 PAGE_BYTES: Final = 1_000_000
-"""Of an answer of ``since``."""
+"""The maximum of an answer of ``since``."""
 
 _TOO_LARGE: Final = "the row is larger than a message may be"
 
 
 class Hole(msgspec.Struct, frozen=True):
-    """Numbers that did not come."""
+    """A range of missing numbers."""
 
     low: int
     high: int
     since: float
-    """When it was seen that they are missing, monotonic seconds."""
+    """When they were found missing, in monotonic seconds."""
     expected: bool = False
-    """They were drawn before this join, as far as is known: they are asked for, and were not lost."""
+    """They were drawn before this join, as far as is known: they are queried, but were not lost."""
 
 
 class Numbers:
-    """Which of the messages' numbers have come; ``top``: those up to it are in what is read first."""
+    """Which message numbers have arrived; numbers up to ``top`` are in the first read."""
 
     def __init__(self, top: int = 0) -> None:
         self._top = top
@@ -79,7 +79,7 @@ class Numbers:
         self._joining = True
 
     def add(self, number: int, now: float) -> None:
-        """A message came."""
+        """Record an arrived number."""
         if number > self._top:
             self.expect(number - 1, now)
             self._top = number
@@ -93,17 +93,17 @@ class Numbers:
                 return
 
     def joined(self) -> None:
-        """What is missing now, or at the next message, was sent before the join."""
+        """Mark numbers missing now, or at the next message, as sent before the join."""
         self._joining = True
         self._holes = [replace(hole, expected=True) for hole in self._holes]
 
     def restart(self, now: float) -> None:
-        """Another series begins: what the one before had is in the log, as far as it is not here."""
+        """Begin another series: what is missing of the previous one is in the log."""
         self._top, self._joining = 0, True
         self._holes = [Hole(-1, -1, now, expected=True)]
 
     def expect(self, number: int, now: float) -> None:
-        """All up to ``number`` were drawn."""
+        """Record that all numbers up to ``number`` were drawn."""
         joining, self._joining = self._joining, False
         if number > self._top:
             self._holes.append(Hole(self._top + 1, number, now, joining))
@@ -111,26 +111,26 @@ class Numbers:
 
     @property
     def top(self) -> int:
-        """The highest that is known to have been drawn."""
+        """The highest number known to have been drawn."""
         return self._top
 
     def doubt(self, now: float) -> None:
-        """Something may have been lost under a number that is not missing any more."""
+        """Record that a change may be lost under a number that is no longer missing."""
         self._holes.append(Hole(0, -1, now, expected=True))
 
     def give_up(self, before: float) -> bool:
-        """What was missing already at this time is in the log as it was read since; whether numbers were."""
+        """Give up numbers missing before this time, as the log was read since; return whether any were."""
         settled = [hole for hole in self._holes if hole.since <= before]
         self._holes = [hole for hole in self._holes if hole.since > before]
         return any(hole.low <= hole.high for hole in settled)
 
     @property
     def lost_at(self) -> float:
-        """When the oldest hole is a loss; infinite without a hole."""
+        """When the oldest hole becomes a loss; infinite without a hole."""
         return min((hole.since for hole in self._holes), default=float("inf")) + HOLE
 
     def lost(self, now: float) -> bool:
-        """Whether a message was lost, that would have come in this join."""
+        """Return whether a message of this join was lost."""
         return any(hole.since + HOLE <= now and not hole.expected for hole in self._holes)
 
     @property
@@ -139,7 +139,7 @@ class Numbers:
 
 
 class Truncated(msgspec.Struct, frozen=True):
-    """A TRUNCATE: all rows go but those that are newer."""
+    """A TRUNCATE: all rows except newer ones are removed."""
 
     spared: frozenset[Key]
     at: float | None
@@ -147,31 +147,31 @@ class Truncated(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct):
-    """What is to be applied as one, in the order in which it was committed."""
+    """Changes to apply as one, in the order of their commits."""
 
     changes: list[tuple[Key, Change] | Truncated] = msgspec.field(default_factory=list)
     commit_time: float | None = None
-    """Of the latest change among them."""
+    """The commit time of the latest change."""
     overtaken: list[tuple[float, float]] = msgspec.field(default_factory=list)
-    """When changes were committed that come now, and the later ones of their rows that have come before."""
+    """Commit times of changes that arrive only now, and of later changes of their rows that came before."""
     unknown: bool = False
-    """Something changed, and the log does not know what: the table is to be read."""
+    """An unknown change that the log does not describe: the table must be read."""
 
 
 class Missed(msgspec.Struct, frozen=True):
-    """What the log had since a position."""
+    """The contents of the log since a position."""
 
     entries: Sequence[Entry]
     until: Position
     sent: Read
-    """The first of the answers."""
+    """The first answer."""
 
 
 class ChangeLog:
     """The log of one table as it is followed here.
 
-    ``phase``: when its head is looked at, in seconds after a multiple of ``HEAD_PAUSE``. The tables of a
-    session have the same, so that one question serves all of them.
+    ``phase`` is when its head is queried, in seconds after a multiple of ``HEAD_PAUSE``. All tables of a
+    session have the same phase, so that one query serves all of them.
     """
 
     def __init__(
@@ -179,42 +179,42 @@ class ChangeLog:
     ) -> None:
         self.topic = head.topic
         self.scope = head.scope
-        """The column whose value the topic is of; empty: it is of the whole table."""
+        """The column whose value selects the topic; empty: the topic covers the whole table."""
         self.key = head.key or ()
-        """The columns that rows are told by; empty: that is not known."""
+        """The columns that identify rows; empty: unknown."""
         self.position: Position | None = None
-        """What it sees is in the rows; None: they are to be read first."""
+        """The changes that it sees are in the rows; None: the rows must be read first."""
         self.complete_at = now
-        """When it was asked for the position: of what was committed before, all has come (monotonic)."""
+        """When the position was requested (monotonic): all earlier commits have arrived."""
         self.kept: list[Message] = []
-        """Messages that wait for the position."""
+        """Messages waiting for the position."""
         self.numbers = Numbers(head.n)
         self.ended: Absence | None = None
-        """Why there is nothing to follow any more; None while there is."""
+        """Why there is no log to follow any more; None while there is one."""
         self.restarted = False
-        """Whether the head said that another epoch began, or on another topic: that is a gap."""
+        """Whether the head reported another epoch or another topic, which is a gap."""
         self._phase = phase
         self.head_at = self._next_look(now)
-        """When the head is to be asked for."""
+        """When to query the head next."""
         self._unheard = True
-        """Whether numbers are given up at the next reading of the log: at first all up to the head's."""
+        """Whether numbers are given up at the next reading of the log: at first, all up to the head's."""
         self._late: frozenset[int] = frozenset()
-        """Transactions that were open when numbers were given up, of which some may be theirs: they are drawn
-        before the commit after ``set constraints all immediate``."""
+        """Transactions open when numbers were given up, which may have drawn them: after ``set constraints
+        all immediate``, numbers are drawn before the commit."""
         self._spec = spec
         self._visible_within = options.visible_within
         self._epoch, self._series = head.epoch, head.series
         self._found = Position.of(head.position)
         self._start: Position | None = self._found
-        """Where the first reading of the table begins: the position as the log was found."""
+        """The position at which the log was found; the first reading of the table starts there."""
         self._recent: deque[tuple[float, Message]] = deque()
-        """What came just now, and when: a read may not see it yet."""
+        """Recently arrived changes and when they arrived: a read may not see them yet."""
         self._parts: dict[int, dict[int, Message]] = {}
         self._taken: dict[Key, tuple[int, int, float | None]] = {}
-        """The entry that a key's row is from, its transaction, where the position does not see that, and when
-        it was committed."""
+        """For each key the entry of its row, the entry's transaction if the position does not see it, and the
+        commit time."""
         self._received: dict[int, int] = {}
-        """The entries that have come, and their transactions, where the position does not see these."""
+        """The arrived entries with their transactions, if the position does not see those."""
         self._truncated = 0
         """The entry of the latest TRUNCATE."""
         self._truncated_at: float | None = None
@@ -222,7 +222,7 @@ class ChangeLog:
     # Messages -----------------------------------------------------------------------------------
 
     def receive(self, message: Message, now: float) -> list[Entry]:
-        """A message came: the entries of its transaction, once all parts are here."""
+        """Take a message; return the entries of its transaction once all parts have arrived."""
         self._collect(message, now)
         if self.position is not None and self.position.sees(message.x):
             return []
@@ -252,13 +252,13 @@ class ChangeLog:
             self.numbers.restart(now)
 
     def is_of_another_epoch(self, message: Message) -> bool:
-        """Whether the numbers began anew, or rows are told by another key."""
+        """Return whether the numbers restarted, or rows are identified by another key."""
         return message.epoch != self._epoch
 
     def resume(self, epoch: str, position: str) -> bool:
-        """Follow from a position that another kernel had kept; whether it is one of this log's.
+        """Follow from a position stored by another kernel; return whether it belongs to this log.
 
-        That of a database that was restored from an older backup is behind what was kept.
+        The log of a database restored from an older backup is behind the stored position.
         """
         if not position or epoch != self._epoch or Position.of(position).high > self._found.high:
             return False
@@ -267,15 +267,15 @@ class ChangeLog:
 
     @property
     def kept_position(self) -> tuple[str, str]:
-        """What another kernel goes on from, the arguments of `resume`; empty: no position is known."""
+        """Return the arguments of `resume` for another kernel; empty: no position is known."""
         return self._epoch, "" if self.position is None else self.position.text
 
     def forget(self) -> None:
-        """The rows are not known to be as of any position: they are to be compared, and then followed."""
+        """Forget the position: the rows must be compared, and followed from there."""
         self.position = None
 
     def restart(self, now: float) -> None:
-        """All rows are read anew."""
+        """Prepare for reading all rows again."""
         self.forget()
         late = now - self._visible_within
         self.kept = [*(one for at, one in self._recent if at > late), *self.kept]
@@ -283,21 +283,21 @@ class ChangeLog:
         self._parts, self._taken, self._received = {}, {}, {}
 
     def keep(self, message: Message, now: float) -> None:
-        """A message came while there is no position."""
+        """Keep a message that arrived without a position."""
         self._collect(message, now)
         self.kept.append(message)
 
     def take_kept(self) -> list[Message]:
-        """What came while there was no position; what came late of numbers that began anew is left out."""
+        """Return the messages kept without a position, except late ones of numbers before a restart."""
         kept, self.kept = self.kept, []
         return [one for one in kept if not self.is_of_another_epoch(one)]
 
-    # What is news -------------------------------------------------------------------------------
+    # New changes -------------------------------------------------------------------------------
 
     def batch(
         self, entries: Iterable[Entry], keys_of: Callable[[Sequence[WireRow]], list[Key]]
     ) -> Batch:
-        """What of ``entries`` is newer than what was taken before."""
+        """Return the changes of ``entries`` that are newer than those taken before."""
         batch = Batch()
         entries = sorted(entries, key=lambda one: one.id)
         committed = _commit_times(entries)
@@ -314,7 +314,7 @@ class ChangeLog:
                 self._taken = later
                 batch.changes.append(Truncated(frozenset(later), at))
                 overtook = [one[2] for one in later.values() if one[2] is not None]
-                if overtook and at is not None and not heard:  # those rows were gone until then
+                if overtook and at is not None and not heard:  # those rows were removed until then
                     batch.overtaken.append((at, max(overtook)))
             elif entry.op == "T" and at is not None and not heard:
                 batch.overtaken.append((at, self._truncated_at or at))
@@ -335,27 +335,27 @@ class ChangeLog:
         return True
 
     def seen_by(self, position: Position) -> list[Key]:
-        """Of the keys that changed since the last position those whose latest change ``position`` sees."""
+        """Return the keys that changed since the last position and whose latest change ``position`` sees."""
         return [key for key, (_, x, _) in self._taken.items() if position.sees(x)]
 
-    # The head and the log, as they are read -----------------------------------------------------
+    # Reading the head and the log -----------------------------------------------------
 
     def adopt(self, position: Position) -> None:
-        """All that ``position`` sees is in the rows."""
+        """Record that all changes that ``position`` sees are in the rows."""
         self.position = position
         self._parts = {x: parts for x, parts in self._parts.items() if not position.sees(x)}
         self._taken = {key: one for key, one in self._taken.items() if not position.sees(one[1])}
         self._received = {one: x for one, x in self._received.items() if not position.sees(x)}
 
     def ask_head(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], Position | None]:
-        """The position of now; None: there is none any more. ``now`` is asked when it has come."""
+        """Query the current position; None: there is no log any more. ``now`` is called on arrival."""
         (read,) = yield [head_query(self._spec)]
         return self.take_head(read.page, now())
 
     def ask_head_together(
         self, now: Callable[[], float]
     ) -> Generator[Ask, Sequence[Read], Position | None]:
-        """As ``ask_head``, by a question that may be asked together with those of other tables."""
+        """Like ``ask_head``, with a query that can be combined with those of other tables."""
         known = {
             "topic": self.topic,
             "epoch": self._epoch,
@@ -368,19 +368,19 @@ class ChangeLog:
         if found is None or found.version != VERSION or found.heads.get("0", known) is None:
             return (
                 yield from self.ask_head(now)
-            )  # which says that it is over, or where it goes on
+            )  # which reports that it has ended, or where it continues
         head = found.heads.get("0")
         if head is not None:
             return self.take_head(msgspec.structs.replace(read.page, value=head), now())
         if (self.topic, self._epoch) != (known["topic"], known["epoch"]):
-            return None  # it was of another log
+            return None  # it belonged to another log
         return Position.of(found.position)
 
     def _next_look(self, now: float) -> float:
         return ((now - self._phase) // HEAD_PAUSE + 1) * HEAD_PAUSE + self._phase
 
     def take_head(self, page: Page, now: float) -> Position | None:
-        """The position that an answer to ``head_query`` says; None: there is nothing to follow any more."""
+        """Return the position in an answer to ``head_query``; None: there is no log to follow any more."""
         head, self.ended = read_head(page, self._spec.key)
         if head is None:
             return None
@@ -397,8 +397,8 @@ class ChangeLog:
         return Position.of(head.position)
 
     def begin(self, now: Callable[[], float]) -> Generator[Ask, Sequence[Read], Position | None]:
-        """The position at which a reading of the table that begins now starts to follow; None: there is
-        nothing to follow any more.
+        """Return the position from which a reading of the table that begins now is followed; None: there is
+        no log to follow any more.
         """
         start, self._start = self._start, None
         if start is None:
@@ -408,8 +408,8 @@ class ChangeLog:
     def read_since(
         self, position: Position, now: Callable[[], float], at_most: int | None = None
     ) -> Generator[Ask, Sequence[Read], Missed | None]:
-        """What the log has since ``position``; None: it does not reach so far back, or has more than about
-        ``at_most`` rows.
+        """Return the contents of the log since ``position``; None: it does not reach back that far, or has
+        more than about ``at_most`` rows.
         """
         entries: list[Entry] = []
         first: Read | None = None
@@ -425,7 +425,9 @@ class ChangeLog:
             first = first or read
             page = converted(read.page.value, Since)
             if page is None or page.epoch not in (None, self._epoch):
-                yield from self.ask_head(now)  # which says that it is over, or where it goes on
+                yield from self.ask_head(
+                    now
+                )  # which reports that it has ended, or where it continues
                 return None
             if page.too_old:
                 return None
@@ -439,7 +441,7 @@ class ChangeLog:
             asked |= {"p_until": page.until, "p_after": page.changes[-1].id}
 
     def took(self, missed: Missed) -> None:
-        """All that was missed is in the rows."""
+        """Record that all missed changes are in the rows."""
         self.adopt(missed.until)
         self.complete_at = missed.sent.sent_at
         given_up = self.numbers.give_up(missed.sent.sent_at - HOLE) or self._unheard
@@ -448,9 +450,9 @@ class ChangeLog:
         self._unheard = False
 
     def move_on(self, position: Position, asked_at: float, now: float) -> None:
-        """The head, asked for at ``asked_at``, is at ``position``; so are the rows, if nothing is missing."""
+        """Take the head, requested at ``asked_at``, as the position of the rows if none is missing."""
         over = {x for x in self._late if position.sees(x)}
-        if over:  # a number that was given up may have been theirs
+        if over:  # a number that was given up may be theirs
             self._late -= over
             self.numbers.doubt(now)
         if self.position is not None and not self.numbers.missing:
@@ -461,18 +463,18 @@ class ChangeLog:
 def _changes(
     entry: Entry, at: float | None, keys_of: Callable[[Sequence[WireRow]], list[Key]]
 ) -> Generator[tuple[Key, Change]]:
-    """What an entry tells of each of its rows."""
+    """Return the change of each row of an entry."""
     for key in keys_of(entry.gone) if entry.gone else ():
         yield key, Change("DELETE", None, None, (), at, exact=True)
     for rows, errors in ((entry.rows, ()), (entry.big, (_TOO_LARGE,))):
-        # What a statement changed twice, as a cascade within a table does, stands twice: the later counts.
+        # A row that a statement changed twice, as by a cascade in a table, is listed twice: the later counts.
         latest = dict(zip(keys_of(rows) if rows else (), rows, strict=True))
         for key, record in latest.items():
             yield key, Change("UPDATE", record, None, (), at, errors, exact=True)
 
 
 def _commit_times(entries: Iterable[Entry]) -> dict[int, float]:
-    """When transactions were committed: what their last entry, or their message, says."""
+    """Return the commit time of each transaction, from its last entry or its message."""
     found: dict[int, float] = {}
     for entry in entries:
         if entry.at is not None:
@@ -483,8 +485,8 @@ def _commit_times(entries: Iterable[Entry]) -> dict[int, float]:
 def _as_committed(
     changes: Sequence[tuple[Key, Change] | Truncated],
 ) -> list[tuple[Key, Change] | Truncated]:
-    """Changes in the order of their commits; those of one row, and those before a TRUNCATE and after it,
-    stay in that of the log.
+    """Sort changes by commit; changes of one row, and changes before and after a TRUNCATE, keep the order
+    of the log.
     """
     latest: dict[Key, float] = {}
     times: list[float] = []
