@@ -1,6 +1,7 @@
-"""What the SQL of broadcasts says: messages, heads and positions, as they are read; and how it is asked.
+"""Read the messages, heads and positions of the broadcast SQL, and build its queries.
 
-A message or an answer that is not as ``broadcast.sql`` makes it is none, and an `Absence` says why not.
+A message or an answer that does not have the form of ``broadcast.sql`` is rejected; an `Absence` contains the
+reason.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from notebook_rt.model.spec import TableSpec
 from notebook_rt.sync.events import OPTIONAL_SQL_SCHEMA, Page, Query
 
 VERSION: Final = 3
-"""Of ``broadcast.sql``: what its functions and messages mean."""
+"""The version of ``broadcast.sql``, which defines its functions and messages."""
 HEAD: Final = "notebook_rt_head"
 SINCE: Final = "notebook_rt_since"
 
@@ -24,28 +25,28 @@ T = TypeVar("T")
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """What one statement changed, or a part of that: an entry of the log."""
+    """An entry of the log: the changes of one statement, or a part of them."""
 
     id: int
     op: str
-    """``I``, ``U``: rows; ``D``: gone; ``T``: all rows are gone; ``R``: read the table again."""
+    """``I``, ``U``: rows; ``D``: deleted; ``T``: all rows are deleted; ``R``: read the table again."""
     x: int = 0
-    """The transaction; in a message the message's own says it."""
+    """The transaction; in a message, the message's own field contains it."""
     rows: list[dict[str, Any]] = []
     gone: list[dict[str, Any]] = []
     """Keys."""
     big: list[dict[str, Any]] = []
     """Keys of rows that are too large for a message."""
     at: float | None = None
-    """When it was written; of a transaction's last entry, when that was committed, to 10 ms. Seconds since
-    the epoch by the database's clock; in a message the message's own says it."""
+    """When it was written; for a transaction's last entry the commit time, within 10 ms. Seconds since the
+    epoch by the database's clock; in a message, the message's own field contains it."""
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A part of what one transaction changed, as it was broadcast."""
+    """A part of the changes of one transaction, as broadcast."""
 
     epoch: str
-    """Another one: the numbers began anew, or rows are told by another key."""
+    """A different epoch means that the numbers restarted, or that rows are identified by another key."""
     n: int
     x: int
     part: int
@@ -56,11 +57,11 @@ class Message(msgspec.Struct, frozen=True):
     topics: list[str] = []
     """Digests of the topics that the transaction has messages in, where there are several."""
     series: int | None = None
-    """Within the epoch; another one: the numbers of a value's topic began anew. None: it does not say."""
+    """Within the epoch; another one means that the numbers of a value's topic restarted. None: unknown."""
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What the log has at a moment: all that ``position`` sees has a number of at most ``n``."""
+    """The state of the log at a moment: all changes that ``position`` sees have numbers up to ``n``."""
 
     version: int
     topic: str
@@ -69,27 +70,27 @@ class Head(msgspec.Struct, frozen=True):
     n: int
     series: int
     scope: str = ""
-    """The column whose value the topic is of; empty: it is of the whole table."""
+    """The column whose value selects the topic; empty: the topic covers the whole table."""
     key: tuple[str, ...] | None = None
-    """The columns that the log tells rows by: the primary key, empty without one. None: older SQL, which
-    does not say."""
+    """The columns by which the log identifies rows: the primary key, empty without one. None: unknown,
+    with older SQL."""
 
 
 class Absence(msgspec.Struct, frozen=True):
-    """Why there is nothing to follow."""
+    """Why there is no log to follow."""
 
     reason: str
     scope: str = ""
-    """The column of whose values each is broadcast apart, where the filter does not say which one."""
+    """The column whose values are broadcast separately, if the filter does not select one."""
     key: tuple[str, ...] = ()
-    """The primary key, where the rows are to be told apart by another one."""
+    """The primary key, if the rows are identified by other columns."""
 
 
 class Heads(msgspec.Struct, frozen=True):
     version: int
     position: str
     heads: dict[str, dict[str, Any] | None]
-    """Those that are not what was known of them."""
+    """The logs whose state is not the known one."""
 
 
 class Since(msgspec.Struct, frozen=True):
@@ -97,24 +98,24 @@ class Since(msgspec.Struct, frozen=True):
     changes: list[Entry]
     more: bool
     epoch: str | None = None
-    """None: older SQL, which does not say."""
+    """None: unknown, with older SQL."""
     too_old: bool | None = None
     behind: int | None = None
 
 
 def read_message(payload: Any) -> Message | None:
-    """A broadcast's payload as a message; None: it is none."""
+    """Return a broadcast's payload as a message; None if it is not one."""
     return converted(payload, Message)
 
 
 def commit_time(payload: Any) -> float | None:
-    """When what a broadcast's payload tells was committed, where it says so."""
+    """Return the commit time in a broadcast's payload, if it contains one."""
     at = payload.get("at") if isinstance(payload, dict) else None
     return at if isinstance(at, int | float) else None
 
 
 def topic_digest(topic: str) -> str:
-    """A topic as messages name it to those who may not know its name."""
+    """Return the digest by which messages name a topic to clients that may not know its name."""
     return hashlib.md5(topic.encode(), usedforsecurity=False).hexdigest()[:8]
 
 
@@ -130,7 +131,7 @@ class Position(msgspec.Struct, frozen=True):
 
     text: str
     low: int
-    """All before were over."""
+    """All earlier transactions were over."""
     high: int
     """This one and all later ones had not begun."""
     open: frozenset[int]
@@ -146,12 +147,12 @@ class Position(msgspec.Struct, frozen=True):
         return cls(text, int(low), int(high), frozenset(map(int, filter(None, between.split(",")))))
 
     def sees(self, transaction: int) -> bool:
-        """Whether it was committed, or rolled back, by then."""
+        """Return whether the transaction was over: committed or rolled back."""
         return transaction < self.low or (transaction < self.high and transaction not in self.open)
 
 
 def head_query(spec: TableSpec) -> Query:
-    """Ask whether a table's changes are broadcast, and where its log is."""
+    """Query whether a table's changes are broadcast, and where its log is."""
     args = {f"p_{name}": value for name, value in named(spec).items()}
     return call(HEAD, args)
 
@@ -161,17 +162,17 @@ def call(function: str, args: Mapping[str, Any]) -> Query:
 
 
 def named(spec: TableSpec) -> dict[str, Any]:
-    """The table, and what its rows are equal to."""
+    """Return the table and the equality conditions on its rows."""
     names: dict[str, Any] = {"schema": spec.schema, "table": spec.table}
     if equal := spec.filter.equal:
-        names["equal"] = equal  # one of them may be the scope, and the value one that has a topic
+        names["equal"] = equal  # one of them may be the scope, and its value may have a topic
     return names
 
 
 def read_head(page: Page, key: tuple[str, ...] | None = None) -> tuple[Head | None, Absence | None]:
-    """The answer to ``head_query``; None where there is nothing to follow, and why.
+    """Read the answer to ``head_query``: the head, or None and the reason why there is no log to follow.
 
-    ``key``: what the user tells rows apart by; None: by what the log does.
+    ``key`` are the columns by which the user identifies rows; None: those of the log.
     """
     if page.refusal is not None or page.value is None:
         return None, _why(page)

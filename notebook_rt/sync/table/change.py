@@ -1,7 +1,7 @@
-"""What a change says by itself, before anybody looks at the rows that are here (promise 5).
+"""Read a change by itself, without the stored rows (promise 5).
 
-In goes a ``Change`` off the wire; out come its key, whether it is a whole row or the narrow frame of
-a filter's second binding, whether it moved a row to another key, and whether its values can be trusted.
+In: a ``Change`` from the wire. Out: its key, whether it is a whole row or the narrow frame of a filter's
+second binding, whether it moved a row to another key, and whether its values can be trusted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from notebook_rt.sync.table.nulls import Nulls
 
 
 class UnreadableError(Exception):
-    """A change without a readable key: something changed, but not known what."""
+    """A change without a readable key: an unknown row changed."""
 
 
 class UnknownColumnsError(Exception):
@@ -36,7 +36,7 @@ class UnknownColumnsError(Exception):
 
 
 class ChangeReader:
-    """How the changes of one table are to be read."""
+    """Reads the changes of one table."""
 
     def __init__(self, spec: TableSpec, schema: Schema, *, complete: bool = True) -> None:
         self.nulls = Nulls(schema)
@@ -54,12 +54,12 @@ class ChangeReader:
         streamed = {*schema.names, *spec.filter.columns}
         narrow = {*schema.key, *spec.filter.columns}
         self.by_bindings = bool(spec.filter) and spec.filter.to_realtime() is not None
-        """Whether the server's bindings carry the filter, so that a full frame vouches for it."""
+        """Whether the server's bindings have the filter, so that a full frame proves that the row matches."""
         self._narrow = narrow if self.by_bindings else None
         self._has_others = bool(streamed - narrow)
 
     def key_of(self, change: Change) -> Key:
-        """The key a change is about; raises UnreadableError where it has none."""
+        """Return the key of a change; raise `UnreadableError` if it has none."""
         record = change.old_record if change.kind == "DELETE" else change.record
         try:
             if record is None:
@@ -71,7 +71,7 @@ class ChangeReader:
                 if value is not None and not isinstance(value, (list, dict)):
                     return cast(Key, value)
             if any(record[name] is None for name in self._schema.key):
-                raise KeyError  # no key of a table has a null: the named columns are not the key
+                raise KeyError  # a key contains no null: the named columns are not the key
             return self._key_in(record)
         except KeyError:
             raise UnreadableError(f"a {change.kind} without its key") from None
@@ -86,7 +86,7 @@ class ChangeReader:
         return schema.key_of(schema.decode({name: record[name] for name in schema.key}, "socket"))
 
     def is_narrow(self, change: Change) -> bool:
-        """Whether this is the frame that only tells whether a row is still in the filter."""
+        """Return whether this is the frame that only shows whether a row still matches the filter."""
         return (
             self._narrow is not None
             and (self._has_others or not self.complete)
@@ -96,16 +96,16 @@ class ChangeReader:
         )
 
     def is_whole(self, change: Change) -> bool:
-        """Whether no column that is kept is missing."""
+        """Return whether it contains all kept columns."""
         record = change.record or {}
         return all(name in record for name in self._schema.names)
 
     def is_complete(self, change: Change) -> bool:
-        """Whether it tells the true value of every column that is kept."""
+        """Return whether it contains the true value of every kept column."""
         return self.is_whole(change) and not self.lossy(change)
 
     def lossy(self, change: Change) -> bool:
-        """Whether a value may not be the true one (docs/design/wire.md "Values"): the row must be read."""
+        """Return whether a value may be untrue (docs/design/wire.md "Values"): the row must be read."""
         if change.exact:
             return False
         record = change.record or {}
@@ -118,7 +118,7 @@ class ChangeReader:
         return any(lossy(types[name], record.get(name)) for name in self._may_be_lossy)
 
     def sure(self, record: WireRow) -> dict[str, Any]:
-        """The typed values of ``record`` that are certainly the true ones."""
+        """Return the typed values of ``record`` that are certainly true."""
         types, doubted, shaky = self._schema.types, self.nulls.uncertain, self._may_be_lossy
         told = {
             name: value
@@ -130,7 +130,7 @@ class ChangeReader:
         return self._schema.decode(told, "socket")
 
     def moves(self, change: Change) -> bool:
-        """Whether ``change`` is an UPDATE of the key itself."""
+        """Return whether ``change`` is an UPDATE of the key itself."""
         old, record = change.old_record, change.record
         if not old or record is None or change.kind != "UPDATE":
             return False
@@ -141,9 +141,9 @@ class ChangeReader:
         return self._key_in({**record, **old}) != self._key_in(record)
 
     def hides_key(self, change: Change) -> bool:
-        """Whether ``change`` is an UPDATE that does not tell which row, by its key, it was before.
+        """Return whether ``change`` is an UPDATE that does not contain the row's previous key.
 
-        So it is where rows are told apart by other columns than the server's replica identity.
+        That is so if rows are identified by other columns than the server's replica identity.
         """
         old = change.old_record
         if change.kind != "UPDATE" or not old:
@@ -151,7 +151,7 @@ class ChangeReader:
         return not old.keys() >= {*self._schema.key}
 
     def is_of(self, change: Change, row: Mapping[str, Any] | None) -> bool:
-        """Whether a change whose old values lack the key is certainly of ``row``, as it is here."""
+        """Return whether a change without the key in its old values certainly belongs to ``row``."""
         old = change.old_record
         if row is None or not old or not old.keys() <= self._schema.types.keys():
             return False
@@ -159,7 +159,7 @@ class ChangeReader:
         return all(equal(row.get(name), value) for name, value in before.items())
 
     def apart(self, change: Change) -> tuple[Change, Change]:
-        """An UPDATE of the key as a DELETE of the old one, and what says nothing of it any more."""
+        """Split an UPDATE of the key into a DELETE of the old key and the update without its old record."""
         record, old = change.record or {}, change.old_record or {}
         before = {name: old.get(name, record[name]) for name in self._schema.key}
         gone = replace(change, kind="DELETE", record=None, old_record=before, errors=())
@@ -167,10 +167,10 @@ class ChangeReader:
 
 
 def columns_differ(columns: tuple[Column, ...], known: Schema) -> bool:
-    """Whether a change names other columns than the known ones.
+    """Return whether a change contains other columns than the known ones.
 
-    A type of the project's own says nothing: a domain has its own name in a change, and in the
-    description that of the type below it.
+    A user-defined type is ignored: a domain has its own name in a change, but the name of its base type
+    in the description.
     """
     if {column.name for column in columns} != known.types.keys():
         return True

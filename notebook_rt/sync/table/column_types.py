@@ -1,10 +1,10 @@
-"""The types of columns that nobody describes, each as a comparison that cannot succeed tells it.
+"""Determine the types of undescribed columns, by comparisons that cannot succeed.
 
-A column is compared with a literal that its type cannot read: PostgreSQL names the type when it refuses,
-before it looks for a row. That is a request for each column, which is much for a wide table. So where rows
-have shown likely types, many columns are asked about at once, each with what its likely type can read and no
-other type that such values could be of: a request that is not refused has proven them all. The literal that
-is refused says of which column it was; its type is known then, and the others are asked about again.
+A column is compared with a literal that its type cannot read: PostgreSQL names the type in its refusal,
+before it reads a row. That takes one request per column, which is expensive for a wide table. So if rows
+suggest types, many columns are tested at once, each with a literal that its likely type can read and that
+no other type of such values can: a request that is not refused proves them all. A refused literal shows
+which column it belongs to; that type is then known, and the others are tested again.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from notebook_rt.sync.table.horizon import Read
 from notebook_rt.sync.table.queries import URL_ROOM
 
 AT_ONCE: Final = 8
-"""Requests that are under way at a time."""
+"""Maximum number of concurrent requests."""
 WIDE: Final = 2 * AT_ONCE
-"""Columns up to which each is asked about by itself."""
+"""The number of columns up to which each is tested separately."""
 FEWEST: Final = 3
-"""Columns that are asked about together."""
+"""Number of columns tested together."""
 _NO_VALUE: Final = "\\xnotebook_rt asks for the type"
-"""A literal of no type but text, and not of bytea either, which reads most texts as they are."""
+"""A literal that only text can read; bytea, which reads most texts as they are, cannot."""
 _NO_ARRAY: Final = '{"\\\\xnotebook_rt asks for the type"}'
 _TYPE_IN_ERROR: Final = re.compile(r"for (?:type|enum) (.+?)(?::|(?<=type json)(?: |$)|$)")
 _TYPE_WITHOUT_EQUALITY: Final = re.compile(r"operator does not exist: (.+?) = ")
@@ -44,17 +44,18 @@ _TYPE_WITHOUT_CAST: Final = re.compile(r"cannot cast type (.+) to ")
 
 
 class _Signature(msgspec.Struct, frozen=True):
-    """How a type is told from all others that have such values in JSON."""
+    """How to distinguish a type from all others with such values in JSON."""
 
     literals: Callable[[int], tuple[str, ...]]
-    """What it can read, and no other that also casts to ``cast``; by a number, which a refusal repeats."""
+    """A literal that it can read and no other type that also casts to ``cast``; by a number, which a refusal
+    repeats."""
     cast: str = ""
 
 
 LIKELY: Final[Mapping[str, _Signature]] = {
     "text": _Signature(lambda n: (f"{_NO_VALUE} {n}",)),
-    "bool": _Signature(lambda n: ("t",)),  # not jsonb, whose truth is written out
-    # Nothing but int4 casts to bool, except jsonb, which reads no sign; only the integers of 4 and 8
+    "bool": _Signature(lambda n: ("t",)),  # not jsonb, which writes true and false
+    # Only int4 casts to bool, and jsonb, which reads no sign; only the integers of 4 and 8
     # bytes to bit. Only float8 reads a hexadecimal number of this size, only numeric a decimal one.
     "int4": _Signature(lambda n: ("+1",), cast="bool"),
     "int8": _Signature(lambda n: (str(3_000_000_000 + n),), cast="bit"),
@@ -63,13 +64,13 @@ LIKELY: Final[Mapping[str, _Signature]] = {
     "jsonb": _Signature(lambda n: (f'{{"notebook_rt": {n}}}',)),
 }
 _PLAIN_TEXT: Final = re.compile(r"(?!true$|false$)[^\W\d_]|$")
-"""How a text begins that is probably of no type but text."""
+"""The beginning of a string that is probably of type text."""
 
 
 def typed(
     names: Sequence[str], rows: Sequence[WireRow]
 ) -> Generator[Ask, Sequence[Read], tuple[Column, ...]]:
-    """The columns of these names that there are, each with its type."""
+    """Return the existing columns with these names, each with its type."""
     types: dict[str, str | None] = {}
     if len(names) > WIDE:
         types |= yield from _of_likely_types(names, rows)
@@ -90,7 +91,7 @@ def typed(
 def _types(
     names: Sequence[str], value: str
 ) -> Generator[Ask, Sequence[Read], dict[str, str | None]]:
-    """The type of each column, as a comparison with ``value`` is refused."""
+    """Return the type of each column, as named by the refusal of a comparison with ``value``."""
     found: dict[str, str | None] = {}
     for start in range(0, len(names), AT_ONCE):
         some = names[start : start + AT_ONCE]
@@ -104,17 +105,17 @@ def _types(
 
 
 class _Group(msgspec.Struct, frozen=True):
-    """Columns that are probably all of one type."""
+    """Columns that probably have the same type."""
 
     pg_type: str
     names: Sequence[str]
     mixed: bool = False
-    """Whether types take turns in it."""
+    """Whether it contains several types in turn."""
     guessed_again: bool = False
-    """Whether it follows one of this type, among others of another."""
+    """Whether it follows a group of this type, among others."""
 
     def query(self) -> Query:
-        """A request that is refused unless all of them are of it."""
+        """Return a request that is refused unless all columns have the type."""
         likely = LIKELY[self.pg_type]
         cast = f"::{likely.cast}"
         selected = [column_name(one) + cast for one in self.names] if likely.cast else []
@@ -127,7 +128,7 @@ class _Group(msgspec.Struct, frozen=True):
         return Query((("select", select), *conditions, ("limit", "0")), refusable=True)
 
     def parts(self) -> Iterator[_Group]:
-        """In parts of which each fits into the address of a request."""
+        """Split it into parts that each fit into the URL of a request."""
         start, room = 0, URL_ROOM
         for place, name in enumerate(self.names):
             params = _Group(self.pg_type, [name]).query().params
@@ -139,7 +140,7 @@ class _Group(msgspec.Struct, frozen=True):
         yield replace(self, names=self.names[start:])
 
     def after(self, refusal: Exception, types: dict[str, str | None]) -> list[_Group]:
-        """What to ask next; ``types``: takes the type that the refusal tells."""
+        """Return the next groups to test; the type named by the refusal is added to ``types``."""
         reason, literals, names = _reason(refusal), LIKELY[self.pg_type].literals, self.names
         told = type_in(refusal)
         for place, name in enumerate(names):
@@ -160,7 +161,7 @@ class _Group(msgspec.Struct, frozen=True):
 
 
 def likely_type(values: Iterable[Json]) -> str | None:
-    """The type that a column with these values probably has; None: any.
+    """Return the type that a column with these values probably has; None: any.
 
     >>> likely_type([None, 3]), likely_type([1, 2.5]), likely_type(["soon"]), likely_type(["2024-01-02"])
     ('int4', 'numeric', 'text', None)
@@ -182,8 +183,8 @@ def likely_type(values: Iterable[Json]) -> str | None:
 def _of_likely_types(
     names: Sequence[str], rows: Sequence[WireRow]
 ) -> Generator[Ask, Sequence[Read], dict[str, str | None]]:
-    """The types of those columns whose values in ``rows`` make one likely, as far as that takes fewer
-    requests than to ask about each by itself.
+    """Return the types of the columns whose values in ``rows`` suggest one, as far as that takes fewer
+    requests than testing each separately.
     """
     guessed: dict[str, list[str]] = {}
     for name in names:
@@ -211,7 +212,7 @@ def _of_likely_types(
 
 
 def _comparison(name: str, value: str) -> Query:
-    """Refused with the type's name, or of text: then no row is looked at, not even to find none."""
+    """Return a request that is refused with the type's name, unless the type is text; it reads no rows."""
     condition = Condition(name, "eq", (value,)).to_rest()
     return Query((("select", column_name(name)), condition, ("limit", "0")), refusable=True)
 
@@ -221,8 +222,8 @@ def _reason(refusal: Exception) -> str:
 
 
 def type_in(refusal: Exception | None) -> str | None:
-    """The type that a refused comparison names; None: there is no such column; ``"[]"``: an array;
-    ``"?"``: it names none. Not refused: a text.
+    """Return the type that a refused comparison names; None: no such column; ``"[]"``: an array; ``"?"``: no
+    type is named. A comparison that is not refused means text.
     """
     if refusal is None:
         return "text"
@@ -234,18 +235,18 @@ def type_in(refusal: Exception | None) -> str | None:
         return type_name(found[1].strip('"'))
     if "malformed array literal" in reason:
         return "[]"
-    if "malformed" in reason:  # a range or a composite: PostgreSQL's text of it is what is kept
+    if "malformed" in reason:  # a range or a composite: its PostgreSQL text is kept
         return "text"
     if found := _TYPE_IN_ERROR.search(reason):
         name = type_name(found[1].strip('"'))
-        return "jsonb" if name == "json" else name  # json has no equality at all
+        return "jsonb" if name == "json" else name  # json has no equality operator
     if "invalid hexadecimal d" in reason:
         return "bytea"
     return "?"
 
 
 def type_name(text: str) -> str:
-    """A type's name in the socket's form; an enum loses its schema.
+    """Return a type's name in the socket's form; an enum loses its schema.
 
     >>> type_name("character varying"), type_name("public.mood"), type_name("public.mood[]")
     ('varchar', 'mood', '_mood')

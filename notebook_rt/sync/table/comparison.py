@@ -1,7 +1,7 @@
-"""What a comparison with the server finds, until it is applied as one (promises 3, 4, 10).
+"""Collect the results of a comparison with the server, to apply them as one (promises 3, 4, 10).
 
-In: pages of whole rows or of versions, answers by key, keys that are certainly gone, in whatever order
-they come. Out: what differs and is not explained by what was heard since, and the rows as they are there.
+In: pages of whole rows or of versions, answers by key, keys that are certainly deleted, in any order.
+Out: the differences that are not explained by changes received since, and the server's rows.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from notebook_rt.sync.table.horizon import Read, spanning
 from notebook_rt.sync.table.replica import Replica
 
 SUSPECTS: Final = 10
-"""Keys that came twice of which it is asked whether they are of several rows."""
+"""Number of duplicate keys that are checked for several rows."""
 
 
 class Comparison:
-    """What reads show to differ from the rows here; applied as one, at the end."""
+    """The differences between the rows read and the rows here; applied as one, at the end."""
 
     def __init__(self, replica: Replica) -> None:
         self.seen = 0
         self.unknown: list[Key] = []
-        """Keys whose row must be read to know it."""
+        """Keys whose row must be read."""
         self.differing = 0
         self.lost: list[Key] = []
-        """The keys that differed for no reason that is known here."""
+        """The keys that differed for no known reason."""
         self.order: list[Key] = []
-        """The keys as they came."""
+        """The keys in the order of their arrival."""
         self.twice: list[Key] = []
-        """The keys that came more than once: of a row that moved meanwhile, or of several rows."""
+        """The keys that arrived more than once: a row that moved meanwhile, or several rows."""
         self._replica = replica
         self._keys: set[Key] = set()
         self._all: list[Read] = []
         self._rows: dict[Key, tuple[Row | None, Read, object]] = {}
 
     def whole(self, read: Read) -> None:
-        """Take a page of whole rows; of a large table one whose ``xmin`` is the known one is as it is here.
+        """Take a page of whole rows. In a large table, a row with the known ``xmin`` counts as unchanged.
 
-        Of a small one each is compared, for a column that is made anew leaves ``xmin`` as it was.
+        In a small table, each row is compared, because recreating a column does not change ``xmin``.
         """
         replica, page = self._replica, read.page.rows
         replica.check_page(page)
         keys = self._note(read)
         many = len(replica.rows) > len(page)
-        if many and replica.window_read is None:  # else a row may have left it that has not changed
+        if many and replica.window_read is None:  # otherwise an unchanged row may have left it
             unlike = {*replica.versions.differing(keys, page), *replica.held()}
             pairs = zip(keys, page, strict=True)
             page = [row for key, row in pairs if key in unlike]
@@ -70,12 +70,12 @@ class Comparison:
         self.unknown += self._replica.versions.differing(self._note(read), read.page.rows)
 
     def by_key(self, keys: Sequence[Key], read: Read) -> None:
-        """Take the answer to a read of ``keys``: what is not in it is gone.
+        """Take the answer to a read of ``keys``: rows that are not in it are deleted.
 
         Raises
         ------
         DuplicateKeyError
-            If several rows have one key: they were read in one statement.
+            If several rows have one key, read by one statement.
         """
         schema, spec = self._replica.schema, self._replica.spec
         rows: dict[Key, tuple[Row | None, object]] = {}
@@ -97,47 +97,49 @@ class Comparison:
             self._rows[key] = (row, read, xmin)
 
     def absent(self) -> None:
-        """All keys have been seen: what is here and was not among them is gone."""
+        """Mark as deleted all rows here whose keys were not among the read ones."""
         if not self._all:
             return
         read = spanning(self._all)
         keys, mine = self._keys, list(self._replica.rows.keys())
-        if self._replica.window_read is not None:  # it alone tells of those that are alike its edge
+        if (
+            self._replica.window_read is not None
+        ):  # only the window decides about rows equal to its edge
             mine = list(dict.fromkeys([*mine, *self._replica.held()]))
         self.gone([key for key in mine if key not in keys], read)
 
     def gone(self, keys: Sequence[Key], read: Read) -> None:
-        """Take the word of ``read`` that these keys are gone."""
+        """Mark these keys as deleted, according to ``read``."""
         self._rows.update(dict.fromkeys(keys, (None, read, None)))
 
     def found(self, key: Key) -> Row | None:
-        """The row that was read under a key that was asked for; None: no row was."""
+        """Return the row read for a requested key; None if there is no such row."""
         return self._rows[key][0]
 
     def spans(self, read: Read) -> None:
-        """``read`` compared the whole table."""
+        """Record that ``read`` compared the whole table."""
         self._all.append(read.without_rows())
         self.seen = len(self._replica.rows)
 
     @property
     def began(self) -> float | None:
-        """Server time before which nothing can be missing from what was read."""
+        """Server time before which no change can be missing from the reads."""
         return min((read.page.server_time for read in self._all), default=None)
 
     @property
     def sent(self) -> int | None:
-        """The moment since when it was read what is compared; None: not of the whole table."""
+        """The moment since when the compared rows were read; None: not the whole table."""
         return min((read.sent for read in self._all), default=None)
 
     def apply(self, now: float) -> int:
-        """Settle what differs, and return in how many rows it did."""
+        """Apply the differences, and return the number of rows that differed."""
         replica = self._replica
         ops: list[Op] = []
         reserve: set[Key] = set()
         if replica.window is not None and self._all:
             replica.window.turn()
             reserve.update(self.order[replica.window.limit :] if replica.window.limit else ())
-        here = replica.rows.gather(self._rows)  # one by one they take three times as long
+        here = replica.rows.gather(self._rows)  # individually they take three times as long
         for key, (row, read, xmin) in self._rows.items():
             explained, mine = replica.is_open(key), here[key]
             op = replica.take_row(key, mine, row, read, now, xmin)
@@ -145,7 +147,7 @@ class Comparison:
                 ops.append(op)
                 window = replica.window_read
                 explained |= window is not None and window.turned(mine, row)
-                explained |= mine is None and key in reserve  # nobody has seen that it was missing
+                explained |= mine is None and key in reserve  # nobody has seen the row missing
                 if not explained:
                     self.lost.append(key)
         self.differing = len(ops)
@@ -171,7 +173,7 @@ class Comparison:
 
 
 def duplicate_keys(schema: Schema, page: Sequence[WireRow]) -> list[WireRow]:
-    """The first two rows that have one key, or one with a null in its key; else empty."""
+    """Return the first two rows with the same key, or one with a null in its key; empty if there are none."""
     found: dict[Key, WireRow] = {}
     for key, row in zip(schema.keys_of(page), page, strict=True):
         told = {name: value for name, value in row.items() if name != "xmin"}
@@ -184,5 +186,5 @@ def duplicate_keys(schema: Schema, page: Sequence[WireRow]) -> list[WireRow]:
 
 
 def are_whole(keys: Sequence[Key]) -> bool:
-    """Whether no key, and no part of one, is null."""
+    """Return whether no key, and no part of one, is null."""
     return not any(key is None or (isinstance(key, tuple) and None in key) for key in keys)

@@ -1,11 +1,11 @@
-"""A whole table compared in few requests, where the server has our SQL (promise 4, PERFORMANCE 4).
+"""Compare a whole table in few requests, if the server has our SQL (promise 4, PERFORMANCE 4).
 
-Both sides hash each row's key with its version (``xmin``) as seed, by PostgreSQL's own hash of the
-key's type (integers, uuid, text), and combine the hashes without regard to order, bucket by bucket.
-Equal buckets are equal; of those that differ the keys and versions are compared, and of these the
-rows are read. A large table is hashed by ranges of its key, one request after another, so that none
-lasts as long as a statement may; their buckets are put together. ``audit.sql`` has the functions,
-``notebook-rt doctor --sql`` prints them; without them keys and versions come in pages.
+Both sides hash each row's key with its version (``xmin``) as the seed, with PostgreSQL's own hash of the
+key's type (integers, uuid, text), and combine the hashes by bucket, independently of the order. Buckets with
+equal hashes are equal; for the others, the keys and versions are compared, and differing rows are read. A
+large table is hashed by ranges of its key, one request after another, so that none reaches the statement
+timeout; their buckets are combined. ``audit.sql`` contains the functions, ``notebook-rt doctor --sql`` prints
+them; without them, keys and versions are read in pages.
 """
 
 from __future__ import annotations
@@ -28,26 +28,24 @@ from notebook_rt.sync.table.replica import Replica
 from notebook_rt.sync.table.versions import Versions
 
 BUCKETS: Final = 1024
-"""A power of two; a table of a million rows has some thousand in each."""
+"""Number of buckets, a power of two; with a million rows, each has about a thousand."""
 FINE_BUCKETS: Final = 4096
-"""The same, where it is likely that a large table differs: the keys of fewer rows are told then, for
-more that is told of all.
-"""
+"""The same if a large table probably differs: a longer answer for all rows, but fewer keys to compare."""
 HASHED: Final = frozenset(("uuid", "text", "varchar"))
-"""The types of a key that are hashed, besides integers."""
+"""The key types that are hashed, in addition to integers."""
 CHUNK: Final = 16_384
-"""Keys hashed at a time, so that what lies between stays in the processor's cache."""
+"""Number of keys hashed at a time, so that intermediate values stay in the processor's cache."""
 DIGEST_ROWS: Final = 500_000
-"""Rows that are hashed in one request, at first: 0.2 s for a server at rest."""
+"""Initial number of rows hashed in one request: 0.2 s on an idle server."""
 SKIP_MOST: Final = 20_000
-"""Rows of unknown version that a digest may leave out; they are read by key."""
+"""Maximum number of rows of unknown version; a digest omits them, and they are read by key."""
 
 U32: Final = np.uint32
 Words = NDArray[np.uint32]
 
 
 def hash_int8(values: NDArray[np.int64], seeds: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """PostgreSQL's ``hashint8extended(value, seed)``, for whole columns."""
+    """Compute PostgreSQL's ``hashint8extended(value, seed)`` for whole columns."""
     raw = values.view(np.uint64)
     low, high = raw.astype(U32), (raw >> np.uint64(32)).astype(U32)
     word = low ^ np.where(values >= 0, high, ~high)
@@ -56,9 +54,9 @@ def hash_int8(values: NDArray[np.int64], seeds: NDArray[np.int64]) -> NDArray[np
 
 
 def hash_bytes(values: NDArray[np.uint8], seeds: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """PostgreSQL's ``hash_bytes_extended``, for rows of equally many bytes.
+    """Compute PostgreSQL's ``hash_bytes_extended`` for rows with the same number of bytes.
 
-    ``uuid_hash_extended`` is this of the 16 bytes, ``hashtextextended`` of the text in UTF-8.
+    ``uuid_hash_extended`` applies it to the 16 bytes, ``hashtextextended`` to the UTF-8 text.
     """
     count, length = values.shape
     whole = length // 12 * 12
@@ -68,7 +66,7 @@ def hash_bytes(values: NDArray[np.uint8], seeds: NDArray[np.int64]) -> NDArray[n
     a, b, c = _start(length, seeds)
     for place in range(0, whole // 4, 3):
         a, b, c = _mix(a + words[:, place], b + words[:, place + 1], c + words[:, place + 2])
-    rest = words[:, whole // 4 :]  # of c, the lowest byte is kept for the length
+    rest = words[:, whole // 4 :]  # the lowest byte of c is reserved for the length
     return _joined(*_final(a + rest[:, 0], b + rest[:, 1], c + (rest[:, 2] << U32(8))))
 
 
@@ -89,11 +87,11 @@ def _joined(high: Words, low: Words) -> NDArray[np.uint64]:
 
 
 Hasher: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.uint64]]
-"""Seeds in, the hashes of the same keys out."""
+"""Maps seeds to the hashes of the same keys."""
 
 
 def hasher(pg_type: str, keys: Sequence[Key] | NDArray[np.int64]) -> Hasher:
-    """How the server hashes ``keys`` of a column of ``pg_type``, one of ``HASHED``."""
+    """Return the server's hash function for ``keys`` of a column of ``pg_type``, one of ``HASHED``."""
     if kind(pg_type) == "int":
         values = np.asarray(keys, np.int64)
         parts = [slice(at, at + CHUNK) for at in range(0, max(len(values), 1), CHUNK)]
@@ -125,7 +123,7 @@ def _rot(x: Words, k: int) -> Words:
 
 
 def _mix(a: Words, b: Words, c: Words) -> tuple[Words, Words, Words]:
-    """Bob Jenkins' lookup3, as PostgreSQL's hashfn.c has it."""
+    """Bob Jenkins' lookup3, as in PostgreSQL's hashfn.c."""
     a = (a - c) ^ _rot(c, 4)
     c = c + b
     b = (b - a) ^ _rot(a, 6)
@@ -151,20 +149,20 @@ def _final(a: Words, b: Words, c: Words) -> tuple[Words, Words]:
 
 
 class Hashes:
-    """The hashes of what is here, kept while a comparison may have to begin again.
+    """The hashes of the rows here, kept while a comparison may have to restart.
 
-    A second confirmation of a join invalidates what the server has hashed: a change committed between
-    that and the confirmation may be in no message, and nothing tells it from the others but another
-    hash. It says nothing against the hashes that were made here, whose rows and versions are known.
+    A second confirmation of a join invalidates the server's hashes: a change committed between them and
+    the confirmation may be in no message, and only another hash reveals it. The hashes computed here, from
+    known rows and versions, remain valid.
     """
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """The comparison is done: they would take more memory than the versions."""
+        """Drop the hashes after a comparison, as they take more memory than the versions."""
         self._of: tuple[str, int] | None = None
-        """The key's type, and the number of buckets, of those that are kept; None: nothing is."""
+        """The key's type and the number of buckets of the kept hashes; None if there are none."""
         self._keys: Sequence[Key] | NDArray[np.int64] = []
         self._xmins = np.zeros(0, np.int64)
         self._buckets = np.zeros(0, np.int64)
@@ -173,7 +171,7 @@ class Hashes:
     def of(
         self, versions: Versions, pg_type: str, number: int
     ) -> tuple[Sequence[Key] | NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
-        """All keys, the bucket of each, and each bucket's digest."""
+        """Return all keys, the bucket of each, and the digest of each bucket."""
         keys, xmins = versions.arrays()
         if self._of == (pg_type, number) and _alike(keys, self._keys):
             others = np.flatnonzero(xmins != self._xmins)
@@ -212,7 +210,7 @@ def _some(
 class Digest:
     """One table's comparison by hash, in requests of about ``rows`` rows each.
 
-    ``likely``: that it differs. ``hashes``: what a comparison that was stopped has hashed here.
+    ``likely``: the table probably differs. ``hashes``: the hashes of a stopped comparison.
     """
 
     def __init__(
@@ -227,7 +225,7 @@ class Digest:
         self._hashes = hashes or Hashes()
         self._rows = rows
         self._number = FINE_BUCKETS if likely and len(replica.rows) > DIGEST_ROWS else BUCKETS
-        """Of buckets."""
+        """Number of buckets."""
         self._keys: Sequence[Key] | NDArray[np.int64] = []
         self._buckets = np.zeros(0, np.int64)
         """The bucket of each key."""
@@ -241,7 +239,7 @@ class Digest:
 
     @property
     def possible(self) -> bool:
-        """Whether its key is one column that can be hashed, and versions are known for most rows."""
+        """Return whether the key is one column that can be hashed, and most versions are known."""
         schema, replica = self.replica.schema, self.replica
         unknown = len(replica.rows) - len(replica.versions)
         pg_type = self._pg_type
@@ -255,15 +253,15 @@ class Digest:
         *,
         sure: bool = True,
     ) -> Generator[Ask, Sequence[Read], Sequence[Read]]:
-        """Compare; tell the keys whose row must be read, and those that are gone.
+        """Compare; report the keys whose rows must be read, and the deleted ones.
 
-        Returns the reads that are together the whole table. ``sure``: the server has the functions; else
-        nothing is hashed here, which takes a second for millions of rows, before it has answered.
+        Return the reads that together cover the whole table. ``sure``: the server has the functions;
+        otherwise no row is hashed here before it has answered, as that takes a second for millions of rows.
 
         Raises
         ------
         ReadRefusedError
-            If the server does not have the functions, or something else answers in their place.
+            If the server does not have the functions, or something else answers instead.
         """
         versions = self.replica.versions
         skip = versions.missing(self.replica.rows)
@@ -297,7 +295,7 @@ class Digest:
         theirs = dict(zip(found, versions_found, strict=True))
         for key in versions.unlike(list(theirs), list(theirs.values())):
             unknown(key)
-        if len(theirs) < len(found):  # several rows have one key: to be read, and told
+        if len(theirs) < len(found):  # several rows have one key: read and report them
             for key in [key for key, number in Counter(found).items() if number > 1]:
                 unknown(key)
         here = np.flatnonzero(np.isin(buckets, wanted)).tolist()
@@ -306,13 +304,13 @@ class Digest:
         return reads
 
     def of_no_rows(self, key: Key) -> Query:
-        """The hash of no row, by which the server shows whether it has the functions."""
+        """Return a query for the hash of no rows, which shows whether the server has the functions."""
         name = self.replica.schema.key[0]
         none = [Condition(name, operator, (str(key),)) for operator in ("gte", "lt")]
         return self._call("nrt_digest", {"skip": []}, none)
 
     def _ranges(self) -> list[list[Condition]]:
-        """The conditions of ranges of the key that are the whole table together."""
+        """Yield the conditions of key ranges that together cover the whole table."""
         name = self.replica.schema.key[0]
 
         def limit(operator: str, key: Key) -> Condition:
@@ -327,7 +325,7 @@ class Digest:
         ]
 
     def _digest(self) -> None:
-        """Hash what is here, while the server does the same."""
+        """Hash the rows here, while the server does the same."""
         self._keys, self._buckets, self._digests = self._hashes.of(
             self.replica.versions, self._pg_type, self._number
         )
@@ -359,10 +357,10 @@ class Digest:
 
 
 def is_digest(value: object) -> bool:
-    """Whether this is an answer of ``nrt_digest``, and of nothing else in its place."""
+    """Return whether this is an answer of ``nrt_digest``."""
     return isinstance(value, Mapping) and {"buckets", "rows", "digests"} <= value.keys()
 
 
 def _no_answer(function: str, error: Exception) -> ReadRefusedError:
-    """What answered in the place of ``function`` is not ours."""
+    """Return the error for an answer that is not of our ``function``."""
     return ReadRefusedError(ProtocolError(f"{function} gave what it never gives: {error!r:.100}"))

@@ -1,15 +1,14 @@
-"""Learning a table's columns and key (promise 9), from whoever tells.
+"""Determine a table's columns and key (promise 9), from any source.
 
-1. The server describes the table: by the optional SQL (``describe.sql``), which says all of it to the
-   login that has a grant on the table; or by the API's description, which a hosted project shows to
-   secret keys only.
-2. Else it is asked in other ways. A page of rows gives the names. A comparison that cannot succeed
-   gives each type, for PostgreSQL names it in the error (``column_types.py``). The key is proven,
-   candidate by candidate, by a request that writes nothing (``RestClient.proves_key``). NOT NULL,
-   defaults and an enum's labels stay unknown: what a column may hold is then the server's to say, when
-   it refuses a write. A table of which no row can be read has the columns that were named and those of
-   its key, until an event or a row names the others, or an edit asks for them by name.
-3. Else an error says that the key is not known, and what to do.
+1. The server describes the table: with the optional SQL (``describe.sql``), completely for a login with a
+   grant on the table; or with the API's description, which a hosted project shows to secret keys only.
+2. Otherwise the parts are found separately. A page of rows contains the names. A comparison that cannot
+   succeed reveals each type, because PostgreSQL names it in the error (``column_types.py``). Key candidates
+   are proven one by one with a request that writes nothing (``RestClient.proves_key``). NOT NULL, defaults
+   and an enum's labels stay unknown: the server decides about a column's values when it refuses a write. A
+   table without readable rows has the columns that were named and those of its key, until an event or a
+   row contains the others, or an edit names them.
+3. Otherwise an error explains that the key is unknown, and what to do.
 """
 
 from __future__ import annotations
@@ -49,43 +48,42 @@ from notebook_rt.sync.table.queries import Reads
 DESCRIBE: Final = "nrt_describe"
 """The function of ``describe.sql``."""
 SAMPLE: Final = 32
-"""Rows that are read to see which columns there are, and which of them tell rows apart."""
+"""Number of rows read to find the columns, and those that distinguish rows."""
 SINGLES: Final = 1 + AT_ONCE
 COMPOSITES: Final = 3 * AT_ONCE
-"""So many single columns, and so many sets of several, are tried as the key."""
+"""Maximum numbers of single columns and of sets of columns that are tried as the key."""
 WIDEST: Final = 5
-"""Columns of the widest key that is tried."""
+"""Number of columns of the widest key that is tried."""
 
 
 class Described(msgspec.Struct, frozen=True):
-    """What the server says of a table; without columns, it says nothing."""
+    """The server's description of a table; without columns, there is none."""
 
     columns: tuple[Column, ...] = ()
     key: tuple[str, ...] = ()
-    """In the order of the columns; empty: the table has no primary key."""
+    """The primary key in the order of the columns; empty: the table has none."""
     unique: tuple[tuple[str, ...], ...] = ()
-    """The columns of its unique constraints, where they are known."""
+    """The columns of its unique constraints, if known."""
     is_function: bool = False
-    """There is no such table, but a function of that name."""
+    """There is no such table, but a function with that name."""
     kind: str = ""
-    """PostgreSQL's ``relkind``: ``r`` a table, ``p`` a partitioned one, ``v`` a view; empty: not known."""
+    """PostgreSQL's ``relkind``: ``r`` a table, ``p`` a partitioned one, ``v`` a view; empty: unknown."""
     row_security: bool | None = None
-    """Whether policies decide which rows are seen; None: not known."""
+    """Whether policies restrict the visible rows; None: unknown."""
     policies: frozenset[str] = frozenset()
-    """What the asking role may do to some rows by a policy: ``select`` and so on, or ``*``; empty where that
-    is not known."""
+    """The commands that policies allow to this role: ``select`` and so on, or ``*``; empty if unknown."""
     published: bool | None = None
-    """Whether its changes are streamed; None: not known."""
+    """Whether its changes are streamed; None: unknown."""
     grants: tuple[str, ...] | None = None
-    """What this login may do with it (``select``, ``insert``, ...); None: not known."""
+    """The grants of this login (``select``, ``insert``, ...); None: unknown."""
     readable: tuple[str, ...] | None = None
-    """The columns that this login may read, where that is some of them; None: all, or not known."""
+    """The columns that this login may read, if not all; None: all, or unknown."""
     role: str = ""
-    """Of this login; empty: not known."""
+    """The role of this login; empty: unknown."""
     complete: bool = True
-    """False: no row was there to name the columns, and there may be others."""
+    """False if no row revealed the columns, so that there may be others."""
     first_keys: Read | None = None
-    """The first page of keys, where it was read while the key was proven."""
+    """The first page of keys, if it was read while the key was proven."""
 
 
 Steps: TypeAlias = Generator[Ask, Sequence[Read], "Described"]
@@ -97,27 +95,27 @@ def learn(
     page_size: int | None = None,
     found_log: Callable[[Read], tuple[str, ...] | None] | None = None,
 ) -> Flow:
-    """Ask for the schema and call ``done(kept, known, found)``: the projection, all columns, and what
-    else was said.
+    """Determine the schema and call ``done(kept, known, found)``: the projection, all columns, and the rest
+    of the description.
 
-    A round trip costs more than a request, so what the next step needs, if the usual answer comes, is
-    asked for beside each question: some rows beside the description; beside the proof of the key, the
-    first ``page_size`` keys (None: a load does not come next), which show a load where to begin.
-    With ``found_log`` it is asked, too, whether the table's changes are broadcast: called with the answer
-    to ``head_query`` before anything else; returns the columns that these tell rows by, which are the key
-    (empty: it does not say), or None where changes come another way.
+    A round trip costs more than a request, so each step also sends the queries that the next step
+    usually needs: some rows with the description; with the proof of the key, the first ``page_size`` keys
+    (None: no load follows), which show a load where to begin. ``found_log``, if given, is called first,
+    with the answer to ``head_query``, which shows whether the table's changes are broadcast; it returns the
+    columns by which these identify rows, which are the key (empty: unknown), or None if changes are
+    received in another way.
 
     Raises
     ------
     TableError
-        Out of the flow, where the table cannot be mirrored.
+        From the flow, if the table cannot be mirrored.
     """
     describe, some_rows = Query((), describe=(spec.table,)), replace(_some(), refusable=True)
     sample: Read | None = None
     heads = [] if found_log is None else [head_query(spec)]
     try:
         read, sample, *found_heads = yield [describe, some_rows, *heads]
-    except ReadRefusedError:  # perhaps of the rows only, which are not asked for yet
+    except ReadRefusedError:  # possibly of the rows only, which are not requested yet
         read, *found_heads = yield [describe, *heads]
     log_key = None if found_log is None else found_log(found_heads[0])
     found = described(read.page.value, spec.table)
@@ -130,7 +128,7 @@ def learn(
         key, role = spec.key or found.key, str(read.page.value.get("role") or "anon")
         raise SomeColumnsError(spec.schema, spec.table, role, found.readable, key)
     told = () if spec.key else log_key or ()
-    # A description without all of the key's columns is of before they were made.
+    # A description without all key columns is older than these columns.
     if not {column.name for column in found.columns}.issuperset(told):
         found = Described()
     if not found.columns:
@@ -148,18 +146,18 @@ def learn(
     done(_kept(spec, known), known, found)
 
 
-# What the server says ---------------------------------------------------------------------------
+# The server's description ---------------------------------------------------------------------------
 
 
 def described(value: Any, table: str) -> Described:
-    """What ``table`` is in the answer to ``Query.describe``."""
+    """Return the description of ``table`` in the answer to ``Query.describe``."""
     if isinstance(value, Mapping) and "tables" in value:
         return from_catalog(value, table)
     return from_description(value, table)
 
 
 def from_catalog(value: Mapping[str, Any], table: str) -> Described:
-    """What the function of ``describe.sql`` says of ``table``."""
+    """Return the description of ``table`` by the function of ``describe.sql``."""
     tables = value.get("tables")
     found = tables.get(table) if isinstance(tables, Mapping) else None
     if not isinstance(found, Mapping):
@@ -193,8 +191,8 @@ def from_catalog(value: Mapping[str, Any], table: str) -> Described:
 
 
 def readable(told: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The columns that a login may read, where those are some of what ``nrt_describe`` told of a table;
-    None: all, no column, or not known.
+    """Return the columns that a login may read, if they are some of those in ``nrt_describe``'s answer;
+    None: all, no column, or unknown.
     """
     every = _columns(told)
     some = tuple(str(one.get("name")) for one in every if one.get("readable"))
@@ -202,9 +200,9 @@ def readable(told: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _columns(told: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Of the columns that ``nrt_describe`` told, those that are still there.
+    """Return the columns in ``nrt_describe``'s answer that still exist.
 
-    It lists them as of its snapshot, but whether one is readable as of now: null where it was dropped
+    It lists the columns as of its snapshot, but their readability as of now: null for a column dropped
     meanwhile.
     """
     every = [one for one in told.get("columns") or () if isinstance(one, Mapping)]
@@ -219,7 +217,7 @@ class Watchable(msgspec.Struct, frozen=True):
 
 
 def listed(value: Any) -> list[Watchable] | None:
-    """Every table in the answer to a description of all; None if there is no such answer."""
+    """Return every table in a description of all tables; None if it is not such an answer."""
     if not isinstance(value, Mapping):
         return None
     tables = value.get("tables")
@@ -233,11 +231,11 @@ def listed(value: Any) -> list[Watchable] | None:
 
 
 _OPENAPI_INTEGERS: Final = {"int32": "int4", "int64": "int8"}
-"""OpenAPI's own words, which newer PostgRESTs use; a smallint is said to be ``int32`` too."""
+"""OpenAPI's type names, which newer PostgRESTs use; a smallint is also described as ``int32``."""
 
 
 def from_description(description: Any, table: str) -> Described:
-    """What an OpenAPI description says of ``table``."""
+    """Return the description of ``table`` in an OpenAPI document."""
     definitions = description.get("definitions") if isinstance(description, Mapping) else None
     found = definitions.get(table) if isinstance(definitions, Mapping) else None
     found = found if isinstance(found, Mapping) else {}
@@ -265,7 +263,7 @@ _NUMERIC: Final = re.compile(r"(?:numeric|decimal)\((\d+),\s*(-?\d+)\)")
 
 
 def numeric_digits(text: str) -> tuple[int, int] | None:
-    """The precision and scale that a type's name says; None: it says none.
+    """Return the precision and scale in a type's name; None if there are none.
 
     >>> numeric_digits("numeric(6,2)"), numeric_digits("numeric")
     ((6, 2), None)
@@ -274,7 +272,7 @@ def numeric_digits(text: str) -> tuple[int, int] | None:
     return None if found is None else (int(found[1]), int(found[2]))
 
 
-# What is found out otherwise ----------------------------------------------------------------------
+# Other sources ----------------------------------------------------------------------
 
 
 def _probed(
@@ -284,8 +282,10 @@ def _probed(
     told: tuple[str, ...],
     hidden: bool,
 ) -> Steps:
-    """``told``: the key, where it is known and not the user's; it needs no proof. ``hidden``: the API does
-    not expose the schema of the optional SQL.
+    """Find the columns and the key without a description.
+
+    ``told``: the key, if it is known and not given by the user; it needs no proof. ``hidden``: the API
+    does not expose the schema of the optional SQL.
     """
     rows = yield from _sample(spec, sample)
     names = tuple(rows[0]) if rows else ()
@@ -318,13 +318,13 @@ def _probed(
 
 
 def _wanted(spec: TableSpec, names: Sequence[str], key: Sequence[str] = ()) -> list[str]:
-    """The columns whose type is to be asked for."""
+    """Return the columns whose types are needed."""
     terms = tuple(term.column for term in spec.order)
     asked = (*(spec.columns or ()), *key, *spec.filter.columns, *terms, *spec.named)
     named = dict.fromkeys(asked)
     wanted = list(dict.fromkeys((*names, *named)))
     if spec.columns is not None and names:
-        # Of the others no type is needed: they are not kept.
+        # The types of other columns are not needed: these are not kept.
         wanted = [name for name in wanted if name in named or name == spec.watermark]
     return wanted
 
@@ -334,7 +334,7 @@ def _some(select: str = "*") -> Query:
 
 
 def _first_keys(spec: TableSpec, key: tuple[str, ...], page_size: int | None) -> Query | None:
-    """The first page of keys, if the likely ``key`` is so likely that an index has their order."""
+    """Return a query for the first page of keys, if ``key`` is so likely that an index has their order."""
     if page_size is None or key != ("id",) or spec.order or spec.limit is not None:
         return None
     schema = Schema((Column("id", "text"),), key)
@@ -343,7 +343,7 @@ def _first_keys(spec: TableSpec, key: tuple[str, ...], page_size: int | None) ->
 
 
 def _answer(query: Query | None) -> Generator[Ask, Sequence[Read], Read | None]:
-    """What ``query`` brings, if it is asked at all and not refused."""
+    """Return the answer to ``query``, if there is a query and it is not refused."""
     if query is None:
         return None
     (read,) = yield [query]
@@ -353,9 +353,9 @@ def _answer(query: Query | None) -> Generator[Ask, Sequence[Read], Read | None]:
 def _sample(
     spec: TableSpec, sample: Read | None
 ) -> Generator[Ask, Sequence[Read], Sequence[WireRow]]:
-    """Some rows, with all columns; with those asked for where a login may not read the others.
+    """Read some rows with all columns, or with the requested ones if a login may not read the others.
 
-    ``sample`` is the answer, if it has come already.
+    ``sample`` is the answer, if it has already arrived.
     """
     refused = None if sample is None else sample.page.refusal
     if sample is not None and refused is None:
@@ -378,10 +378,10 @@ def _sample(
 
 
 def _some_columns(spec: TableSpec, role: str) -> Generator[Ask, Sequence[Read], None]:
-    """Raise ``SomeColumnsError`` where a login that may not read what was asked for may read a part.
+    """Raise `SomeColumnsError` if a login may read only a part of the requested columns.
 
-    Of a table that says nothing of itself only columns of a known name can be tried: those that were
-    asked for or, where all were, those that keys are usually called.
+    Without a description, only columns with a known name can be tried: the requested ones or, if all
+    were requested, the usual names of keys.
     """
     asked = tuple(dict.fromkeys((*(spec.columns or ()), *(spec.key or ()))))
     likely = [key[0] for key in candidates(spec.table, (), ())][: 2 * AT_ONCE]
@@ -399,7 +399,7 @@ def _some_columns(spec: TableSpec, role: str) -> Generator[Ask, Sequence[Read], 
 
 
 def identifies_rows(rows: Iterable[WireRow], key: Sequence[str]) -> bool:
-    """Whether no two rows have the same ``key``, and no part of it is null."""
+    """Return whether no two rows have the same ``key``, and no part of it is null."""
     seen = set()
     for row in rows:
         values = [row.get(name) for name in key]
@@ -416,11 +416,11 @@ def _proven(
     told: tuple[str, ...],
     hidden: bool,
 ) -> Generator[Ask, Sequence[Read], tuple[str, ...]]:
-    """The primary key, of the candidates; ``told``: it is known."""
+    """Return the primary key among the candidates; ``told``: the key, if it is known."""
     if told:
         return tuple(name for name in names if name in told) if set(told) <= set(names) else told
     likely = list(candidates(spec.table, names, rows))
-    # Nearly always the first one is it; else the leading columns together, as keys are written.
+    # It is nearly always the first one; otherwise the leading columns together, as keys are usually defined.
     some = likely[:1]
     if some != [("id",)]:
         some += [key for key in likely if len(key) > 1][:1]
@@ -432,7 +432,7 @@ def _proven(
             if read.page.value is True:
                 return tuple(name for name in names if name in key) or key
         if reads[0].page.value is None and not tried:
-            break  # something between does not let the question through
+            break  # something in between does not forward the query
         tried += some
         some = list(islice(rest, AT_ONCE))
     if not tried and "id" in names and identifies_rows(rows, ("id",)):
@@ -454,9 +454,9 @@ _ENDINGS: Final = ("_id", "_uuid", "_key", "_code", "_no", "_slug")
 def candidates(
     table: str, names: Sequence[str], rows: Sequence[WireRow]
 ) -> Iterator[tuple[str, ...]]:
-    """The likely primary keys, likeliest first, of columns that tell ``rows`` apart.
+    """Yield the likely primary keys, the most likely first, of columns that distinguish ``rows``.
 
-    Without rows the names are not known either: the usual ones.
+    Without rows, the names are unknown too; the usual ones are tried.
 
     >>> row = {"sku": "a", "shop": 1, "price": 1.5}
     >>> list(candidates("goods", list(row), [row]))
@@ -473,7 +473,7 @@ def candidates(
     singles = ((name,) for name in able if identifies_rows(rows, (name,)))
     yield from islice(singles, SINGLES)
     yield from islice(_composites(able, places, rows), COMPOSITES)
-    # Truth and fractions are seldom part of a key, but may be.
+    # Booleans and fractions are rarely part of a key, but may be.
     whole = [name for name in names if not any(_is_no_key(row.get(name)) for row in rows)]
     for size in range(1, WIDEST + 1):
         leading = tuple(whole[:size])
@@ -501,7 +501,7 @@ def _may_be_key(value: Json) -> bool:
 def _composites(
     able: Sequence[str], places: Mapping[str, int], rows: Sequence[WireRow]
 ) -> Iterator[tuple[str, ...]]:
-    """Sets of several columns: two or three leading ones first, as keys are written, then likely pairs."""
+    """Yield sets of columns: first two or three leading ones, as keys usually are, then likely pairs."""
     in_order = sorted(able, key=places.__getitem__)
     leading = [tuple(in_order[:size]) for size in range(2, min(WIDEST, len(in_order)) + 1)]
     likely = able[: 2 * AT_ONCE]
@@ -530,7 +530,7 @@ def _known(spec: TableSpec, found: Described) -> Schema:
     for column in found.columns:
         pg_type = column.pg_type
         if not built_in(pg_type):
-            continue  # a domain, perhaps: what it is of is not told
+            continue  # possibly a domain: its base type is not described
         if column.name in spec.summed and kind(pg_type) not in NUMBERS:
             raise UnfitMergeError(spec.schema, spec.table, column.name, pg_type, "delta")
         if column.name in spec.united and kind(pg_type) not in ("array", "json"):
@@ -548,7 +548,7 @@ def _kept(spec: TableSpec, known: Schema) -> Schema:
 
 
 def named(error: Exception, spec: TableSpec) -> Exception:
-    """The server's refusal of a read as the error of this table that it is."""
+    """Return the server's refusal of a read as an error of this table."""
     code = getattr(error, "code", "")
     if code in ("42P01", "PGRST205"):
         return MissingTableError(spec.schema, spec.table, str(getattr(error, "hint", "")))

@@ -1,11 +1,11 @@
-"""Reading in several steps: a flow yields queries and is sent what they brought.
+"""Run procedures of several reads: a flow yields queries and receives their answers.
 
-A flow is a generator: ``reads = yield [query, ...]`` gives one ``Read`` per query, in order. A flow that
-has work to do which the next query does not need yields both (``Ahead``): while the server answers, it works.
-One whose queries depend on few of the answers yields a ``Pool``, which keeps several under way.
-``Flows`` carries them: it numbers the requests, tries again what may be tried again, and throws
-``ReadRefusedError`` into a flow whose request the server has refused for good. So each procedure (a snapshot,
-a reconciliation, an audit) is written from top to bottom, and still does nothing by itself.
+A flow is a generator: ``reads = yield [query, ...]`` returns one ``Read`` per query, in order. A flow with
+work that the next query does not depend on yields both (``Ahead``), to work while the server answers. A flow
+whose queries depend on few answers yields a ``Pool``, which keeps several under way. ``Flows`` runs them: it
+numbers the requests, retries those that may be retried, and throws ``ReadRefusedError`` into a flow whose
+request the server refused permanently. So each procedure (a snapshot, a reconciliation, an audit) is written
+from top to bottom, and still performs no I/O.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ from notebook_rt.sync.usage import Purpose
 
 BACKOFF_MAX: Final = 5.0
 SLOW: Final = 1.5
-"""Seconds after which an answer counts as slow: half of the statement timeout that anon has on a
-hosted project."""
+"""Seconds after which an answer counts as slow: half of the statement timeout of anon on a hosted
+project."""
 SENDING: Final = 0.001
-"""Seconds in which a request leaves; then there is time for other work."""
+"""Seconds until a request is sent; then there is time for other work."""
 
 
 class Ahead(msgspec.Struct, frozen=True):
-    """A query that is sent ahead of ``work``, which is done by the time its answer is given."""
+    """A query that is sent before ``work`` starts; the work is finished before its answer is processed."""
 
     query: Query
     work: Callable[[], None]
 
 
 class Pool(msgspec.Struct, eq=False):
-    """Queries of which several are under way at a time; the flow goes on when none is left.
+    """Queries of which several are under way at a time; the flow continues when none is left.
 
-    A server that answers slowly, says 429 or ends a statement is asked for fewer at a time, and for
-    one more with each answer that comes quickly.
+    If the server answers slowly, returns 429 or cancels a statement, fewer are sent at a time, and one
+    more after each fast answer.
     """
 
     take: Callable[[object, Read], None]
-    """Called with the tag of a query and what it brought; may add to ``waiting``."""
+    """Called with the tag of a query and its answer; may add to ``waiting``."""
     refused: Callable[[object, Exception], bool]
-    """Called with the tag of a query that the server refused; True: it was put back otherwise."""
+    """Called with the tag of a refused query; returns True if other queries were added instead."""
     most: int
-    """How many may be under way."""
+    """Maximum number under way."""
     waiting: deque[tuple[object, Query]] = msgspec.field(default_factory=deque)
-    """What is to be sent, in this order, each with its tag."""
+    """Queries to send, in this order, each with its tag."""
     at_once: int = 0
-    """How many are under way at a time just now."""
+    """Current limit of queries under way."""
     room: int = 0
-    """How many may be under way just now for the flow's own reasons."""
+    """Current limit set by the flow."""
 
     def __post_init__(self) -> None:
         self.at_once = self.room = self.most
 
     def fewer(self) -> None:
-        """The server has had enough."""
+        """Send fewer at a time."""
         self.at_once = max(1, self.at_once // 2)
 
     def more(self) -> None:
-        """The server answers quickly."""
+        """Send one more at a time."""
         self.at_once = min(self.most, self.at_once + 1)
 
 
@@ -99,21 +99,21 @@ class _Running(msgspec.Struct, eq=False):
 class _Request(msgspec.Struct):
     running: _Running
     place: object
-    """Of its answer among those of its step; or its tag in a pool."""
+    """The index of its answer in its step, or its tag in a pool."""
     query: Query
     sent: int
     sent_at: float
     asked_at: float
-    """When it was sent first."""
+    """When it was first sent."""
     retry_at: float | None = None
 
 
 def together(
     *flows: Generator[Ask, Sequence[Read], Any],
 ) -> Generator[Ask, Sequence[Read], list[Any]]:
-    """Carry several flows that yield lists of queries, one round trip for a step of all of them.
+    """Run several flows that yield lists of queries; a step of all of them takes one round trip.
 
-    Returns what each has returned.
+    Return the result of each.
     """
     results: list[Any] = [None] * len(flows)
     asked: dict[int, Sequence[Query]] = {}
@@ -140,7 +140,7 @@ def together(
 
 
 class Flows:
-    """The flows that are under way, by name."""
+    """The running flows, by name."""
 
     def __init__(self, horizon: Horizon, emit: Callable[[Effect], None]) -> None:
         self._horizon = horizon
@@ -149,18 +149,18 @@ class Flows:
         self._requests: dict[int, _Request] = {}
         self._number = 0
         self.failing: Exception | None = None
-        """Why the last request failed; None as soon as one succeeds."""
+        """Why the last request failed; None once one succeeds."""
         self.waited = 0.0
-        """Seconds spent waiting to try again, in all: no work."""
+        """Total seconds of waiting between attempts, which are not work."""
 
     def __contains__(self, name: str) -> bool:
         return name in self._running
 
     @property
     def unanswered_since(self) -> float | None:
-        """When the oldest request that has no answer yet was sent first; None: each has been answered.
+        """Return when the oldest unanswered request was first sent; None: all have been answered.
 
-        A failure that is tried again is no answer.
+        A failure that is retried is not an answer.
         """
         return min((one.asked_at for one in self._requests.values()), default=None)
 
@@ -168,11 +168,11 @@ class Flows:
         return bool(self._running)
 
     def serve(self, name: str, purpose: Purpose) -> None:
-        """The flow of that name, which calls this, reads for ``purpose`` from now on."""
+        """Set the purpose of the further reads of the flow that calls this."""
         self._running[name].purpose = purpose
 
     def start(self, name: str, flow: Flow, now: float) -> None:
-        """Begin ``flow``; nothing else of that name may be under way."""
+        """Start ``flow``; no other flow of that name may be running."""
         running = self._running[name] = _Running(name, flow, started=now)
         self._horizon.watching = True
         self._step(running, None)
@@ -185,7 +185,7 @@ class Flows:
         self._cancel(running)
         if (
             getgeneratorstate(running.flow) != GEN_RUNNING
-        ):  # else it is the flow itself that ends everything
+        ):  # otherwise the flow itself ends everything
             running.flow.close()
 
     def stop_all(self) -> None:
@@ -193,7 +193,7 @@ class Flows:
             self.stop(name)
 
     def fetched(self, event: Fetched) -> None:
-        """A request succeeded; goes on when the last one of its step has."""
+        """Handle a successful request; the flow continues after the last one of its step."""
         request = self._requests.pop(event.request, None)
         if request is None:
             return
@@ -213,7 +213,7 @@ class Flows:
             self._step(running, reads)
 
     def failed(self, event: FetchFailed, now: float) -> None:
-        """A request failed: tried again later, or for good."""
+        """Handle a failed request: retry it later, or give up."""
         request = self._requests.get(event.request)
         if request is None:
             return
@@ -252,7 +252,7 @@ class Flows:
         self._fill(running, pool)
 
     def _fill(self, running: _Running, pool: Pool) -> None:
-        """Send what may be sent; the flow goes on where nothing is left."""
+        """Send what may be sent; the flow continues if nothing is left."""
         while pool.waiting and running.under_way < min(pool.room, pool.at_once):
             tag, query = pool.waiting.popleft()
             running.under_way += 1
@@ -261,7 +261,7 @@ class Flows:
             self._step(running, [])
 
     def tick(self, now: float) -> None:
-        """Send again what is due, and do what there is time for."""
+        """Retry what is due, and do waiting work."""
         due = [n for n, r in self._requests.items() if r.retry_at is not None and r.retry_at <= now]
         for number in due:
             request = self._requests.pop(number)
@@ -271,7 +271,7 @@ class Flows:
                 self._worked(running)
 
     def retry_now(self) -> None:
-        """The network is back: what waits to be tried again is due now."""
+        """Retry waiting requests now, because the network is back."""
         for request in self._requests.values():
             if request.retry_at is not None:
                 request.retry_at = float("-inf")
@@ -283,7 +283,7 @@ class Flows:
         return min(times, default=None)
 
     def _worked(self, running: _Running) -> bool:
-        """Do what was left to do; False: the flow met its error instead of an answer."""
+        """Do the waiting work; return False if the flow received its error instead of an answer."""
         work, running.work = running.work, None
         if work is not None:
             try:

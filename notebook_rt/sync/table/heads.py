@@ -1,8 +1,7 @@
-"""The heads of all logs of a session in one question: what each table asks of its own, put together.
+"""Query the heads of all logs of a session with one request. Pure.
 
-In go the questions that several tables ask at one moment (``question``), out comes one for the server
-(``combined``); its answer is taken apart again into one for each (``answers``). Pure;
-``runtime/heads.py`` carries the question.
+In: the queries of several tables at one moment (``question``). Out: one query for the server
+(``combined``), whose answer is split into one for each table (``answers``). ``runtime/heads.py`` sends it.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from notebook_rt.sync.events import OPTIONAL_SQL_SCHEMA, Page, Query
 
 HEADS: Final = "notebook_rt_heads"
 MOST: Final = 100
-"""Tables in one question: each costs the server a look at a log."""
+"""Maximum number of tables in one query: each makes the server read a log."""
 
 
 def question(asked: Mapping[str, Any]) -> Query:
-    """Ask for the head of one log; ``asked`` says which, and what is known of it."""
+    """Return the query for the head of one log; ``asked`` contains its name and its known state."""
     return _of([dict(asked)])
 
 
 def combined(questions: Sequence[Query]) -> Query:
-    """One question in place of several."""
+    """Combine several queries into one."""
     return _of([one for each in questions for one in (each.args or {})["p_tables"]])
 
 
@@ -35,7 +34,7 @@ def _of(tables: list[dict[str, Any]]) -> Query:
 
 
 def answers(page: Page, count: int) -> list[Page]:
-    """The answer to a combined question, one for each; one that is not valid is the answer to each."""
+    """Split the answer to a combined query; an invalid answer is returned for each."""
     value = page.value
     if not (isinstance(value, dict) and isinstance(value.get("heads"), dict)):
         return [page] * count

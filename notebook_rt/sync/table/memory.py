@@ -1,4 +1,4 @@
-"""What a mirror knows that another one, in a kernel that starts later, goes on from."""
+"""The state of a mirror from which a mirror in a later kernel continues."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import msgspec
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """Server times, in seconds since the epoch, how far the watermark is believed, and the log's position."""
+    """Server times in seconds since the epoch, the state of the watermark, and the log's position."""
 
     since: float | None = None
-    """Nothing that was committed before is missing from the rows; None: it was never proven."""
+    """No earlier commit is missing from the rows; None: this was never proven."""
     heard: float | None = None
-    """What was committed until then may be in the rows already."""
+    """Commits until this time may already be in the rows."""
     believed: bool = False
-    """Whether no change was seen that did not move the watermark (``watermark.py``)."""
+    """Whether every received change moved the watermark (``watermark.py``)."""
     moved: bool = False
-    """Whether a change was seen that moved it."""
+    """Whether a received change moved it."""
     epoch: str = ""
-    """Of the log of changes that was followed (``broadcast.py``); empty: none was."""
+    """The epoch of the followed log of changes (``broadcast.py``); empty: none."""
     position: str = ""
-    """What it sees is in the rows; empty: there was no such position."""
+    """The changes that it sees are in the rows; empty: no position."""

@@ -1,7 +1,7 @@
-"""The values of a key's column as numbers, so that a span of them can be cut.
+"""Map the values of a key column to numbers, so that a span of them can be cut.
 
-In: a value, or a number and a type of PostgreSQL; the rows of a page. Out: the one for the other, in the
-same order.
+In: a value, or a number and a PostgreSQL type; the rows of a page. Out: the number or the value, in the same
+order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from notebook_rt.model.rows import Row, WireRow
 from notebook_rt.model.types import Schema, canonical, kind
 
 SAMPLES: Final = 16
-"""Rows of a page by which it is seen how its keys lie."""
+"""Number of rows of a page that are sampled for the distribution of its keys."""
 
 Numbers: TypeAlias = tuple[int, int]
 """A key of two columns as numbers."""
@@ -32,7 +32,7 @@ _MICROSECOND: Final = dt.timedelta(microseconds=1)
 
 
 def number(value: Any) -> int | None:
-    """A number that sorts as PostgreSQL sorts ``value``; None: it has no number.
+    """Return a number that sorts as PostgreSQL sorts ``value``; None: it has no number.
 
     >>> number(7), number("00000000-0000-0000-0000-0000000000ff"), number("x")
     (7, 255, None)
@@ -54,7 +54,7 @@ def number(value: Any) -> int | None:
 
 
 def from_number(pg_type: str, at: int) -> Any:
-    """The value of a column of ``pg_type`` whose `number` is ``at``; None: no value is so large."""
+    """Return the value of a column of ``pg_type`` whose `number` is ``at``; None: no value is that large."""
     name = canonical(pg_type)
     if at > _LARGEST.get(name, at):
         return None
@@ -74,7 +74,7 @@ def from_number(pg_type: str, at: int) -> Any:
 
 
 def is_numbered(pg_type: str) -> bool:
-    """Whether the values of ``pg_type`` have numbers."""
+    """Return whether the values of ``pg_type`` have numbers."""
     return canonical(pg_type) == "uuid" or kind(pg_type) in (
         "int",
         "timestamptz",
@@ -84,12 +84,12 @@ def is_numbered(pg_type: str) -> bool:
 
 
 def has_counted_runs(pg_type: str) -> bool:
-    """Whether the first and the last value of a column may tell how many there are of it."""
+    """Return whether a column's first and last value can indicate the number of values."""
     return is_numbered(pg_type) and canonical(pg_type) != "uuid"
 
 
 class KeyNumbers:
-    """The keys of a table in one order, typed and as numbers; a column is named by its place in the key."""
+    """The keys of a table in one order, typed and as numbers; columns are given by their place in the key."""
 
     def __init__(self, schema: Schema, order: Sequence[OrderBy]) -> None:
         self._schema = schema
@@ -97,38 +97,38 @@ class KeyNumbers:
         self.types = [schema.types.get(term.column, "text") for term in order]
 
     def row(self, row: WireRow) -> Row:
-        """The typed key of a row, by column."""
+        """Return the typed key of a row, by column."""
         return self._schema.decode({term.column: row[term.column] for term in self._order})
 
     def last(self, rows: Sequence[WireRow]) -> Row:
-        """The typed key of the last row."""
+        """Return the typed key of the last row."""
         return self.row(rows[-1])
 
     def of(self, row: Row | None) -> Row | None:
-        """What of a typed row is its key."""
+        """Return the key columns of a typed row."""
         return None if row is None else {term.column: row[term.column] for term in self._order}
 
     def number(self, row: Row | None, place: int) -> int | None:
-        """The number of one column; None: it has no number."""
+        """Return the number of one column; None: it has no number."""
         return None if row is None else number(row[self._order[place].column])
 
     def pair(self, row: Row | None) -> Numbers | None:
-        """A key of two columns as numbers; None: it is no such key."""
+        """Return a key of two columns as numbers; None: it is not such a key."""
         if row is None or len(self._order) != 2:
             return None
         first, second = self.number(row, 0), self.number(row, 1)
         return None if first is None or second is None else (first, second)
 
     def row_of(self, pair: Numbers) -> Row:
-        """The key of two columns that is such numbers, between two that there are."""
+        """Return the key of two columns with these numbers, between two existing keys."""
         return {
             term.column: from_number(pg_type, at)
             for term, pg_type, at in zip(self._order, self.types, pair, strict=True)
         }
 
     def sample(self, rows: Sequence[WireRow]) -> list[tuple[int, Numbers]]:
-        """Some rows of a page, the first and the last among them: which, and their keys; empty where the
-        key is not of two columns with numbers.
+        """Return a sample of a page, including the first and last row: places and keys. Empty if the key does
+        not have two columns with numbers.
         """
         found, last = [], len(rows) - 1
         for place in sorted({*range(0, last, max(1, last // SAMPLES)), last}):
@@ -139,11 +139,11 @@ class KeyNumbers:
         return found
 
     def has_more(self, place: int) -> bool:
-        """Whether the key has columns behind that one."""
+        """Return whether the key has columns after this one."""
         return place + 1 < len(self._order)
 
     def is_numbered(self, row: Row | None, place: int) -> bool:
-        """Whether that column has numbers, and the row one."""
+        """Return whether this column has numbers, and this row has one."""
         return is_numbered(self.types[place]) and self.number(row, place) is not None
 
     def is_text(self, place: int) -> bool:

@@ -1,7 +1,7 @@
-"""The REST reads of a mirror, as values: pages by key, rows by key, counts (promises 1, 2, 8).
+"""Build the REST reads of a mirror: pages by key, rows by key, counts (promises 1, 2, 8).
 
-In go the spec, the schema and where to go on; out come ``Query``s whose parameters PostgREST reads.
-Nothing is fetched here, and nothing but text is made of other people's values.
+In: the spec, the schema and the place to continue from. Out: ``Query``s with PostgREST's parameters. Nothing
+is fetched here, and values are only ever converted to text.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from notebook_rt.model.types import Schema, kind, to_rest
 from notebook_rt.sync.events import Query
 
 KEYS_PER_QUERY: Final = 500
-"""Rows asked for by key in one request; with ``URL_ROOM``, so that the URL stays short."""
+"""Maximum rows requested by key at once; with ``URL_ROOM``, so that the URL stays short."""
 URL_ROOM: Final = 4000
 _COMMA: Final = len("%2C")
 Count: TypeAlias = Literal["exact", "estimated"] | None
 
 
 class Reads(msgspec.Struct, frozen=True):
-    """How to read one table: with its filter, its projection, in an order that has no ties."""
+    """Builds the reads of one table: with its filter, its projection, in an order without ties."""
 
     spec: TableSpec
     schema: Schema
     page_size: int
     xmin: bool = False
-    """Ask for the system column ``xmin`` too: a version for every row of every table."""
+    """Whether to request the system column ``xmin`` too, a version of each row of every table."""
 
     def page(
         self,
@@ -47,10 +47,10 @@ class Reads(msgspec.Struct, frozen=True):
         count: Count = None,
         near: bool = False,
     ) -> Query:
-        """The page after the row ``after`` in ``order``; ``columns`` None: the whole rows.
+        """Return the page after the row ``after`` in ``order``; ``columns`` None: whole rows.
 
-        ``near``: few rows have the first column's value of ``after``; to pass over them in the index is
-        cheaper than the bitmap of both sides of the ``or``, which is sorted for each page.
+        ``near``: few rows share the value of ``after`` in the first column. Skipping them in the index is
+        cheaper than a bitmap of both sides of the ``or``, which is sorted for each page.
         """
         params = [("select", self._select(columns)), *self.spec.filter.to_rest(), *extra]
         if after is not None:
@@ -62,18 +62,18 @@ class Reads(msgspec.Struct, frozen=True):
         return Query(tuple(params), count=count)
 
     def by_key(self) -> tuple[OrderBy, ...]:
-        """The key's own order."""
+        """Return the order of the key."""
         return tuple(OrderBy(name) for name in self.schema.key)
 
     def by_order(self, order: Sequence[OrderBy]) -> tuple[OrderBy, ...]:
-        """``order`` with the key breaking ties."""
+        """Return ``order`` with the key as a tie-breaker."""
         named = {term.column for term in order}
         return (*order, *(term for term in self.by_key() if term.column not in named))
 
     def rows(
         self, keys: Sequence[Key], *, at_most: int, count: Count = None
     ) -> Iterator[tuple[Query, list[Key]]]:
-        """Reads of whole rows by key, with the filter; each with the keys that it asks for."""
+        """Yield reads of whole rows by key, with the filter, each with its requested keys."""
         most = min(at_most, KEYS_PER_QUERY)
         chunk: list[Key] = []
         room = URL_ROOM
@@ -88,17 +88,17 @@ class Reads(msgspec.Struct, frozen=True):
             yield self._rows(chunk, count), chunk
 
     def rows_at_once(self, key: Key, at_most: int) -> int:
-        """About how many rows with keys like ``key`` one read asks for."""
+        """Return about how many rows with keys like ``key`` one read requests."""
         return max(1, min(at_most, KEYS_PER_QUERY, URL_ROOM // self._size(key)))
 
     def count(self, extra: Sequence[tuple[str, str]] = ()) -> Query:
-        """How many rows there are, and nothing else."""
+        """Return a read of only the number of rows."""
         select = ",".join(column_name(name) for name in self.schema.key)
         params = [("select", select), *self.spec.filter.to_rest(), *extra]
         return Query(tuple(params), count="exact", head=True)
 
     def without_key(self) -> Query | None:
-        """One row whose named key has a null, which no page by key may show; None: there is no such."""
+        """Return a read of a row with a null in the given key, which pages may omit; None: impossible."""
         nullable = {column.name for column in self.schema.columns if column.nullable}
         cases = [f"{column_name(name)}.is.null" for name in self.spec.key or () if name in nullable]
         if not cases:
@@ -109,19 +109,19 @@ class Reads(msgspec.Struct, frozen=True):
         )
 
     def at_least(self, column: str, value: Any) -> tuple[str, str]:
-        """The parameter that asks for rows whose ``column`` is ``value`` or more."""
+        """Return the parameter for rows whose ``column`` is at least ``value``."""
         return Condition(column, "gte", (self._text(column, value),)).to_rest()
 
     def greater_than(self, column: str, value: Any) -> tuple[str, str]:
-        """The parameter that asks for rows whose ``column`` is greater than ``value``."""
+        """Return the parameter for rows whose ``column`` is greater than ``value``."""
         return Condition(column, "gt", (self._text(column, value),)).to_rest()
 
     def equal(self, column: str, value: Any) -> tuple[str, str]:
-        """The parameter that asks for rows whose ``column`` is ``value``."""
+        """Return the parameter for rows whose ``column`` is ``value``."""
         return Condition(column, "eq", (self._text(column, value),)).to_rest()
 
     def less_than(self, column: str, value: Any) -> tuple[str, str]:
-        """The parameter that asks for rows whose ``column`` is less than ``value``."""
+        """Return the parameter for rows whose ``column`` is less than ``value``."""
         return Condition(column, "lt", (self._text(column, value),)).to_rest()
 
     def with_xmin(self, xmin: bool) -> Reads:
@@ -149,7 +149,7 @@ class Reads(msgspec.Struct, frozen=True):
 
     @property
     def _has_list(self) -> bool:
-        """Whether keys can be asked for with ``in``: PostgreSQL has no list of arrays (42704)."""
+        """Return whether keys can be requested with ``in``: PostgreSQL has no list of arrays (42704)."""
         return len(self.schema.key) == 1 and kind(self.schema.types[self.schema.key[0]]) != "array"
 
     def _size(self, key: Key) -> int:
@@ -172,7 +172,7 @@ class Reads(msgspec.Struct, frozen=True):
         return Condition(column, "eq", (self._text(column, value),)).to_logic()
 
     def up_to(self, order: Sequence[OrderBy], row: Row) -> list[tuple[str, str]]:
-        """The parameters that ask for rows that do not come after ``row``, in an order by the key."""
+        """Return the parameters for rows that do not come after ``row`` in an order by the key."""
         if len(order) == 1:
             return [Condition(order[0].column, "lte", (self._bound(order[0], row),)).to_rest()]
         cases = []
@@ -190,11 +190,10 @@ class Reads(msgspec.Struct, frozen=True):
     def _after(
         self, order: Sequence[OrderBy], row: Row, near: bool = False
     ) -> list[tuple[str, str]]:
-        """``(a, b) > (x, y)`` for mixed directions: ``a > x or (a = x and b > y)``.
+        """Return ``(a, b) > (x, y)`` for mixed directions: ``a > x or (a = x and b > y)``.
 
-        Beside it ``a >= x``, where no null comes after ``x``: an index is then read from there, and
-        not from its beginning for each page (promise 15). Then ``a > x or b > y`` says the same, and
-        that is written where ``near``.
+        If no null comes after ``x``, ``a >= x`` is added: an index is then read from there, not from its
+        beginning for each page (promise 15). Then ``a > x or b > y`` is equivalent, and used with ``near``.
         """
         first = order[0]
         value = row[first.column]
@@ -221,7 +220,7 @@ class Reads(msgspec.Struct, frozen=True):
         return after
 
     def _beyond(self, term: OrderBy, value: Any) -> str | None:
-        """What comes after ``value`` in one column's order; None: nothing does."""
+        """Return the condition for values after ``value`` in one column's order; None: there are none."""
         name = column_name(term.column)
         if value is None:
             return f"{name}.not.is.null" if nulls_first(term) else None

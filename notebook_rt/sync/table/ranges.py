@@ -1,18 +1,18 @@
-"""A table cut into ranges of its key, so that several of its pages are on their way at a time.
+"""Cut a table into ranges of its key, so that several pages are requested at a time.
 
-In: the first page, and each further one as it comes. Out: the queries to send next, and the pages in
-the order of the key. Nothing is known of the table but what its pages show (promise 15): the rows of
-a page and the span of their keys give the density that the next ranges are cut by.
+In: the first page, and each further page on arrival. Out: the queries to send next, and the pages in the
+order of the key. The pages are the only information about the table (promise 15): the rows of a page and the
+span of their keys give the density by which the next ranges are cut.
 
-A run is all rows with one value in the first column of a key of several. Beside the first page,
-or where a page shows nothing but one run, the last key of the table is asked for, which gives the pages of a
-run on average. Short runs are read several to a range. One that is longer than most is a range of its
-own, whose first column is fixed, and it is cut by the next column in the same way, up to where other
-runs were seen to end; past that by as much as has come so far. Runs that are alike are cut into full pages
-wherever they end (``alike.py``). Where a column is no number (text), a look at the index finds the
-bounds: the key that comes so many rows after another.
+A run consists of all rows with one value in the first column of a composite key. With the first page, or if
+a page contains only one run, the last key of the table is requested, which gives the average number of pages
+of a run. Several short runs form a range. A run that is longer than most is a separate range, whose first
+column is fixed; it is cut by the next column in the same way, up to the point where other runs ended, and
+beyond it by as much as has been read so far. Uniform runs are cut into full pages wherever they end
+(``uniform.py``). If a column is not a number (text), probes of the index find the bounds: the key a given
+number of rows after another.
 
-Every range is right whatever the keys are like: bounds that were guessed badly cost requests, no rows.
+Ranges are correct for any keys: badly guessed bounds cost requests, never rows.
 """
 
 from __future__ import annotations
@@ -34,57 +34,57 @@ from notebook_rt.sync.table.span import PageRequest, Range
 from notebook_rt.sync.table.uniform import UniformRuns
 
 Take: TypeAlias = Callable[[Read], Callable[[], None] | None]
-"""Called with each page as it comes; what it returns, if anything, is called in the order of the pages."""
+"""Called with each page on arrival; the function it returns, if any, is called in the order of the pages."""
 FILL: Final = 0.9
-"""The share of a page that a range is cut for: one row too many costs a request of its own."""
+"""The share of a page for which a range is cut: one excess row costs another request."""
 DENSE: Final = 0.98
-"""From this share of the numbers of a range on, ranges are cut for full pages."""
+"""The density of a range from which ranges are cut for full pages."""
 EVEN: Final = 0.003
-"""The share of a page by which keys may be off a line and still be evenly spaced."""
+"""The share of a page by which evenly spaced keys may deviate from a line."""
 LOOK_PAGES: Final = 20
-"""The most pages between two looks at the index."""
+"""Maximum number of pages between two probes of the index."""
 LOOK_ROWS: Final = 50_000
-"""Rows of the index that one look may pass over: then all bounds of a small table are asked for
-together, and those of a large one one after the other."""
+"""Maximum rows of the index that a probe skips: so all bounds of a small table are requested together, and
+those of a large table one after the other."""
 AHEAD_PAGES: Final = 64
-"""Pages that may wait for one before them; then only what comes before them is asked for."""
+"""Maximum number of pages that wait for an earlier one; then only earlier pages are requested."""
 WALK_PAGES: Final = 8
-"""The most pages of a range of several runs: its last one is short, so it needs some full ones."""
+"""Maximum number of pages of a range of several runs; its last page is short, so it needs some full ones."""
 FEW: Final = 4
-"""So many numbers to a page, and ranges of a page each would be cut too short or too long."""
+"""The number of numbers per page up to which ranges of one page would be cut too short or too long."""
 ENDS: Final = 8
-"""Runs by whose ends it is guessed where others end."""
+"""Number of runs whose ends are used to predict the ends of others."""
 HALF: Final = 0.5
-"""From so many pages to a number on, what is known of runs on average says how to cut."""
+"""Pages per number from which the average of runs determines how to cut."""
 ALIKE_PAGES: Final = 16
-"""The most pages of runs that are cut as if all were alike: a page that goes over the end of one passes
-over all of it in the index, which costs as much as the short page that is spared.
+"""Maximum pages per run for cutting them as uniform: a page that crosses the end of a run skips all of it in
+the index, which costs as much as the short page that is saved.
 """
 SMALLEST: Final = 16
-"""Rows that a page is not made smaller than."""
+"""Minimum number of rows of a page."""
 
 
 class Ranges:
-    """One read of a whole table that has more than a page.
+    """One read of a whole table with more than a page.
 
     Parameters
     ----------
     first
-        The first page; or its keys, as they were before this read began.
+        The first page, or its keys as they were before this read began.
     got
-        How many rows of ``first`` count as read: all, or none.
+        How many rows of ``first`` count as read: all or none.
     limit
-        Rows of a full page.
+        Number of rows of a full page.
     total
-        About how many rows there are, as far as the server has said.
+        About how many rows there are, if the server has reported it.
     last
-        The last key of the table, where it was asked for beside the first page; None: it was not. It is
-        believed to tell how long runs are.
+        The last key of the table, if it was requested with the first page, else None. It indicates the
+        length of runs.
     take
         Called with each page.
     check
-        Called with the rows so far, and the last row of a range before and after a page; raises
-        where pages do not come to an end.
+        Called with the number of rows so far, and the last row of a range before and after a page; raises
+        if the pages do not end.
     """
 
     def __init__(
@@ -108,32 +108,32 @@ class Ranges:
         self._limit = limit
         self._total = total
         self._beyond = 0
-        """Ranges that may be cut now that all pages of which the server has said have come."""
+        """Ranges that may be cut now, because all pages that the server reported have arrived."""
         self._take = take
         self._check = check
         self._got = got
         self._keys = KeyNumbers(reads.schema, order)
         self._may_probe = True
         self._walk = max(1, min(WALK_PAGES, AHEAD_PAGES // most - 1))
-        """The most pages of a range that are asked for one after the other."""
+        """Maximum number of pages of a range that are requested one after the other."""
         self._first = self._keys.row(first.page.rows[0])
         self._sample = self._keys.sample(first.page.rows)
-        """Some rows of the first page, the first and the last of it among them: which, and what key."""
+        """A sample of the first page, including its first and last row: places and keys."""
         self._alike: UniformRuns | None = None
         self._highest: int | None = None
         """The number of the first column in the last row of the table, once known."""
         self._run_pages: float | None = None
-        """About how many pages there are for each number of the first column, once known."""
+        """About how many pages each number of the first column has, once known."""
         self._asked_last = self._spread = False
         self._ends: dict[int, deque[int]] = {}
-        """By column of the key, the numbers that the last runs were seen to end with."""
+        """For each key column, the numbers with which the last runs ended."""
         self._delivered: Row | None = None
-        """The last key that was handed on."""
+        """The last key that was passed on."""
         self._held: list[Range] = []
-        """Ranges that wait for the last key of the table."""
+        """Ranges waiting for the last key of the table."""
         self._waiting_pages = 0
         self._later: list[tuple[object, Query]] = []
-        """What is asked for when fewer pages wait."""
+        """Requests to send when fewer pages wait."""
         self.pool = Pool(self._took, self._refused, most)
         behind = Range(self._keys.last(first.page.rows))
         self._head: Range | None = behind
@@ -145,7 +145,7 @@ class Ranges:
             self._saw_last(last)
         self._go_on(behind, first.page.rows)
 
-    # What comes --------------------------------------------------------------------------------
+    # Arriving pages --------------------------------------------------------------------------------
 
     def _took(self, tag: object, read: Read) -> None:
         assert isinstance(tag, PageRequest)
@@ -178,7 +178,7 @@ class Ranges:
             self._go_on(span, rows)
 
     def _is_at_end(self, span: Range) -> bool:
-        """Whether no further row can be in a range whose last page was full."""
+        """Return whether a range whose last page was full can have no further row."""
         if span.up_to is not None and span.up_to == self._keys.of(span.after):
             return True
         if span.high is None or self._keys.has_more(span.depth):
@@ -187,7 +187,7 @@ class Ranges:
         return last is not None and last + 1 >= span.high
 
     def _refused(self, tag: object, error: Exception) -> bool:
-        """What takes too long or is too large is asked for less; else a refusal ends the read."""
+        """Request less of what takes too long or is too large; any other refusal ends the read."""
         assert isinstance(tag, PageRequest)
         if not isinstance(error, StatementTimeoutError | AnswerTooLargeError):
             return False
@@ -205,7 +205,7 @@ class Ranges:
         return True
 
     def _deliver(self) -> None:
-        """Hand on what has come in order so far."""
+        """Pass on the pages that have arrived in order so far."""
         while self._head is not None:
             head = self._head
             while head.came:
@@ -223,11 +223,10 @@ class Ranges:
         self._head_first()
 
     def _head_first(self) -> None:
-        """Ask first for what comes first: a page that is far ahead only waits for those before it.
+        """Request earlier pages first: a page that is far ahead only waits for those before it.
 
-        But for what is at the end, while few pages are kept waiting: it shows where the next ranges
-        begin, or that the table ends. While many are, nothing is asked for that comes after the first
-        of them.
+        Exception: pages at the end, while few pages wait, because they show where the next ranges begin,
+        or that the table ends. While many pages wait, no page after the first of them is requested.
         """
         most, many = self.pool.most, self._waiting_pages >= AHEAD_PAGES
         self.pool.room = min(most, max(1, AHEAD_PAGES + 2 * most - self._waiting_pages))
@@ -252,12 +251,12 @@ class Ranges:
             later = many and rank(one) >= first_waiting
             (self._later if later else self.pool.waiting).append(one)
 
-    # What to ask for next ----------------------------------------------------------------------
+    # The next requests ----------------------------------------------------------------------
 
     def _go_on(self, span: Range, rows: Sequence[WireRow]) -> None:
-        """A full page of ``span`` came, and there may be more: cut the rest, or go on with it."""
+        """Handle a full page of ``span`` with more to come: cut the rest, or continue with it."""
         if self._pages_left == 0:
-            self._total, self._beyond = None, 1  # there may be more than the server has said
+            self._total, self._beyond = None, 1  # there may be more than the server has reported
         elif self._beyond:
             self._beyond *= 2
         if span.pages is not None:
@@ -273,7 +272,7 @@ class Ranges:
                 if room < 2 or not self._cut_into_runs(span, self._last_number(span), room):
                     self._ask(span, soon=True)
                 return
-            # A text's place beside `up_to` is the server's to know; so is where the next run ends.
+            # Only the server knows a text's place relative to `up_to`, and where the next run ends.
             if is_numbered or (
                 span.up_to is None and span.behind is None and self._keys.is_text(span.depth)
             ):
@@ -287,7 +286,7 @@ class Ranges:
             self._ask(span, soon=True)
 
     def _room(self, span: Range) -> int:
-        """How many ranges ``span`` may become: enough to keep every request busy, and few at the end."""
+        """Return into how many ranges to cut ``span``: enough to use all requests, and few at the end."""
         room = 2 * self.pool.most - self._waiting_before(span)
         if span.is_open:
             room = max(room, self.pool.most)
@@ -302,18 +301,18 @@ class Ranges:
             room = min(room, self._beyond)
         if not span.run:
             return room
-        if self._ends.get(span.depth):  # it has passed where others end
+        if self._ends.get(span.depth):  # it has passed the point where others end
             return min(room, 2 * (span.past - 1))
-        # How long the run is, nobody knows; while all else waits, the guess may be a bold one.
+        # The length of the run is unknown; while everything else waits, a large guess is acceptable.
         return min(room, self.pool.most - 1 if self._held else max(2, span.full))
 
     @property
     def _pages_left(self) -> int | None:
-        """About how many pages are left, as far as the server has said."""
+        """Return about how many pages are left, if the server has reported it."""
         return None if self._total is None else max(0, -(-(self._total - self._got) // self._limit))
 
     def _has_few(self) -> bool:
-        """Whether there are fewer ranges than requests may be under way."""
+        """Return whether there are fewer ranges than allowed requests."""
         span, ranges = self._head, 0
         while span is not None and ranges < self.pool.most:
             ranges += not span.done
@@ -321,7 +320,7 @@ class Ranges:
         return ranges < self.pool.most
 
     def _waiting_before(self, span: Range) -> int:
-        """How many requests wait that are sent before those of ``span``."""
+        """Return how many waiting requests are sent before those of ``span``."""
         before, one = set[int](), self._head
         while one is not None and one is not span:
             before.add(id(one))
@@ -329,7 +328,7 @@ class Ranges:
         return sum(id(_asked(waiting).span) in before for waiting in self.pool.waiting)
 
     def _planned(self, but: Range) -> int:
-        """About how many pages the other ranges have left."""
+        """Return about how many pages the other ranges have left."""
         pages, span = 0, self._head
         while span is not None:
             if span is not but and not span.done:
@@ -337,10 +336,10 @@ class Ranges:
             span = span.next
         return pages
 
-    # Cut by numbers ------------------------------------------------------------------------------
+    # Cutting by numbers ------------------------------------------------------------------------------
 
     def _cut(self, span: Range, rows: Sequence[WireRow], most: int) -> bool:
-        """Cut what is left of ``span`` by the density of its last page; False: it cannot be."""
+        """Cut the rest of ``span`` by the density of its last page; return False if that is impossible."""
         first, last = (
             self._keys.number(self._keys.row(rows[0]), span.depth),
             self._last_number(span),
@@ -354,14 +353,14 @@ class Ranges:
         step = None if deeper else self._even_step(rows, span)
         per_page = FILL * self._limit / density if step is None else self._limit * step
         width, pages = max(1, int(per_page)), 1
-        if deeper and width < FEW:  # then a page's worth is cut badly
+        if deeper and width < FEW:  # then ranges of one page are cut badly
             pages = self._pages_in_a_row()
             width = max(1, int(pages * self._limit / density))
         return self._cut_at(span, last if deeper else last + 1, width, most, pages)
 
     def _even_step(self, rows: Sequence[WireRow], span: Range) -> float | None:
-        """How far the keys of a page are apart, so evenly that the next pages can be told from it;
-        None: they are not.
+        """Return the distance between the keys of a page, if it is even enough to predict the next pages;
+        otherwise None.
         """
         depth, count = span.depth, len(rows)
         places = [*range(0, count, max(1, count // SAMPLES)), count - 1]
@@ -380,20 +379,20 @@ class Ranges:
         return step if off <= EVEN * count else None
 
     def _cut_into_runs(self, span: Range, start: int, most: int) -> bool:
-        """Cut from the number ``start`` on into ranges of as many runs as are read one after another."""
-        assert self._run_pages is not None  # as known by now
+        """Cut from the number ``start`` on into ranges of as many runs as are read in succession."""
+        assert self._run_pages is not None  # as known so far
         width = max(1, int(self._pages_in_a_row() / self._run_pages))
         return self._cut_at(span, start, width, most, max(1, round(width * self._run_pages)))
 
     def _pages_in_a_row(self) -> int:
-        """How many pages a range of several runs may have: fewer near the end, so that all are busy."""
+        """Return the maximum pages of a range of several runs: fewer near the end, to use all requests."""
         left = self._pages_left
         most = self._walk if left is None else min(self._walk, left // self.pool.most)
         return max(1, most)
 
     def _cut_at(self, span: Range, start: int, width: int, most: int, pages: int | None) -> bool:
         """Cut ``span`` at each ``width`` numbers from ``start`` into at most ``most`` ranges, each of
-        about ``pages``; False: it has one at the most.
+        about ``pages``; return False if there is at most one.
         """
         pg_type = self._keys.types[span.depth]
         up_to = None if span.up_to is None else self._keys.number(span.up_to, span.depth)
@@ -405,7 +404,7 @@ class Ranges:
             if from_number(pg_type, bound) is None:
                 break
             if end is not None and bound + width // 2 >= end:
-                break  # a range of its own would be a short one
+                break  # a separate range would be short
             if last is not None and bound > last:
                 break
             bounds.append(bound)
@@ -424,7 +423,7 @@ class Ranges:
         pieces[-1].pages = None
         if left is not None and pages is not None:
             pieces[-1].pages = max(1, left - pages * len(bounds))
-        # The last piece first: what it shows is where the next ranges begin.
+        # The last piece first: it shows where the next ranges begin.
         self._ask(span, soon=True)
         if high is None:
             self._ask(pieces[-1], soon=True)
@@ -435,13 +434,13 @@ class Ranges:
 
     def _last_number(self, span: Range) -> int:
         last = self._keys.number(span.after, span.depth)
-        assert last is not None  # its column is numbered
+        assert last is not None  # its column has numbers
         return last
 
-    # Runs that are alike ---------------------------------------------------------------------------
+    # Uniform runs ---------------------------------------------------------------------------
 
     def _cut_uniform(self, span: Range, alike: UniformRuns, most: int) -> bool:
-        """Cut what is left of ``span`` into pages as they are if all runs are alike; False: it cannot be."""
+        """Cut the rest of ``span`` into pages of uniform runs; return False if that is impossible."""
         start, end = self._keys.pair(span.after), alike.end
         if span.up_to is not None:
             until = self._keys.pair(span.up_to)
@@ -456,7 +455,7 @@ class Ranges:
         pieces, column = [span], self._order[0].column
         for bound in bounds:
             before = pieces[-1]
-            assert before.after is not None  # the first one goes on, and others begin at a bound
+            assert before.after is not None  # the first one continues, and others begin at a bound
             piece = Range(bound, None, None, before.up_to, before.next, alike=True)
             before.up_to, before.next, before.pages, before.alike = bound, piece, 1, True
             if before.after[column] == bound[column]:
@@ -465,7 +464,7 @@ class Ranges:
         *whole, rest = pieces
         rest.full = span.full + len(whole)
         if rest.up_to is None:
-            self._ask(rest, soon=True)  # what it shows is where the next ranges begin
+            self._ask(rest, soon=True)  # it shows where the next ranges begin
         for piece in reversed(whole):
             self._ask(piece, soon=True)
         if rest.up_to is not None:
@@ -477,7 +476,7 @@ class Ranges:
             self._alike = None
 
     def _is_at_end_of_run(self, span: Range) -> bool:
-        """Whether the last row that was handed on, of ``span``, is the last one of a run set apart."""
+        """Return whether the last row passed on, of ``span``, is the last one of a separated run."""
         if span.alike or not span.run:
             return False
         return span.next is None or span.next.run != span.run
@@ -485,17 +484,17 @@ class Ranges:
     # Runs ----------------------------------------------------------------------------------------
 
     def _is_of_one_run(self, span: Range, rows: Sequence[WireRow]) -> bool:
-        """Whether all rows of a page have one value in the column of ``span``, and more follow in it."""
+        """Return whether a page has only one value in the column of ``span``, and more rows follow in it."""
         column = self._order[span.depth].column
         return self._keys.has_more(span.depth) and bool(rows[0][column] == rows[-1][column])
 
     def _has_short_runs(self, span: Range) -> bool:
-        """Whether the runs of ``span`` are known to be short, and what came of it does not deny it."""
+        """Return whether the runs of ``span`` are known to be short, and its pages do not contradict that."""
         short = self._run_pages is not None and HALF <= self._run_pages <= self._walk
         return short and not span.run and span.same <= 1 + 2 * (self._run_pages or 0.0)
 
     def _note_ends(self, span: Range, rows: Sequence[WireRow]) -> None:
-        """Note where the first runs of a page of several end: other runs may end there, too."""
+        """Note where the first runs of a page of several runs end: others may end there, too."""
         depth = span.depth
         if not self._keys.has_more(span.depth):
             return
@@ -508,14 +507,14 @@ class Ranges:
             self._ended(depth + 1, self._keys.row(rows[start - 1]))
 
     def _ended(self, depth: int, row: Row | None) -> None:
-        """A run whose rows differ in the column of ``depth`` ends with ``row``."""
+        """Note that a run whose rows differ in the column of ``depth`` ends with ``row``."""
         at = self._keys.number(row, depth)
         if at is not None:
             self._ends.setdefault(depth, deque(maxlen=ENDS)).append(at)
 
     def _likely_end(self, span: Range) -> int | None:
-        """The number that the run which ``span`` is of may well reach, as two of the last ones have;
-        None: not known, or it has passed that.
+        """Return the number that the run of ``span`` probably reaches, as two of the last runs did; None:
+        unknown, or it has passed that.
         """
         ends, last = self._ends.get(span.depth), self._keys.number(span.after, span.depth)
         if not (span.run and ends) or last is None:
@@ -524,7 +523,7 @@ class Ranges:
         return end if end > last else None
 
     def _set_run_apart(self, span: Range, rows: Sequence[WireRow], room: int) -> None:
-        """Make ``span`` the run that its last page is of, and of what is behind it another range."""
+        """Limit ``span`` to the run of its last page, and make another range of the rest."""
         column, value = self._order[span.depth].column, self._keys.row(rows[-1])
         at, rest = self._keys.number(value, span.depth), Range(None, high=span.high, run=span.run)
         known = None if span.run else self._run_pages
@@ -551,7 +550,7 @@ class Ranges:
         self._cut_or_ask(span, rows, min(room, self._room(span)))
 
     def _begin(self, rest: Range) -> None:
-        """Nothing of ``rest`` has been read, but of the run before it: cut it by what is known."""
+        """Cut ``rest``, of which nothing was read, by what is known from the run before it."""
         if rest.low is None or rest.run:
             self._ask(rest)
         elif not self._asked_last and self._left(rest) > 2:
@@ -572,12 +571,12 @@ class Ranges:
             return self._cut_into_runs(rest, low, room)
         if self._spread:
             return False
-        # The runs are far apart. Evenly, perhaps; where they are not, looks find them later.
+        # The runs are far apart, possibly evenly; if not, probes find them later.
         self._spread = True
         return self._cut_at(rest, low, -(-(self._highest - low + 1) // room), room, None)
 
     def _saw_last(self, rows: Sequence[WireRow]) -> None:
-        """The last key of the table has come: go on with what has waited for it."""
+        """Take the last key of the table, and continue with the ranges that waited for it."""
         last = self._keys.row(rows[0]) if rows else None
         self._highest = self._keys.number(last, 0)
         low, high = self._keys.number(self._first, 0), self._highest
@@ -590,20 +589,20 @@ class Ranges:
         for rest in held:
             self._begin(rest)
 
-    # Looks at the index ----------------------------------------------------------------------------
+    # Probes of the index ----------------------------------------------------------------------------
 
     def _is_worth_probing(self, span: Range) -> bool:
-        """Whether enough may be left of ``span`` to look for a bound in it."""
+        """Return whether enough of ``span`` may be left to probe for a bound."""
         open_end = span.up_to is None and (span.high is None or span.full >= 2)
         return self._may_probe and open_end and self._left(span) > 2
 
     def _left(self, span: Range) -> int:
-        """About how many pages are left of ``span``, which has no end but perhaps the table's."""
+        """Return about how many pages are left of ``span``, which ends at most at the table's end."""
         known = span.pages if span.pages is not None else self._pages_left
         return LOOK_PAGES if known is None else known
 
     def _probe(self, span: Range) -> None:
-        """Ask for the keys some pages further on."""
+        """Request the keys some pages ahead."""
         left = self._left(span)
         pages = min(max(1, -(-left // self.pool.most)), self._walk)
         step = pages * self._limit
@@ -623,7 +622,7 @@ class Ranges:
             self.pool.waiting.appendleft((PageRequest(span, 1, probe=place), query))
 
     def _take_probe(self, asked: PageRequest, rows: Sequence[WireRow]) -> None:
-        """A look has shown where a range may be cut; it is cut when all of them have."""
+        """Take a probe's bound; the range is cut once all its probes are answered."""
         span = asked.span
         span.probes[asked.probe] = self._keys.last(rows) if rows else None
         if len(span.probes) < span.probing:
@@ -677,7 +676,7 @@ class Ranges:
 
 
 def last_key(reads: Reads, order: Sequence[OrderBy]) -> Query:
-    """Asks for the last key of the table in ``order``, which is the key's own."""
+    """Return a query for the last key of the table in ``order``, the order of the key."""
     backwards = [OrderBy(term.column, desc=True) for term in order]
     return reads.with_xmin(False).page(backwards, columns=(), limit=1)
 

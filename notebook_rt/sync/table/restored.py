@@ -1,8 +1,8 @@
-"""Whether the database is the one whose rows are here, or an older one: restored from a backup.
+"""Detect whether the database was restored from an older backup.
 
-Such a one has rows as they were before. They are behind every cursor that would tell of them: the
-watermark's, and the position of a log, which counts transactions. So some rows are read, of which no
-change is known: those that changed last, for these are the first that a restored one lacks.
+A restored database has rows in an earlier state. No cursor reveals them: neither the watermark nor the
+position of a log, which counts transactions. So some rows without a known change are read: those that changed
+last, because a restored database lacks these first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from notebook_rt.sync.table.reading import SAMPLE, Paging, by_keys
 from notebook_rt.sync.table.replica import Replica
 
 LATEST: Final = 20
-"""Of so many rows that changed last one must be as it is here: the others may have been deleted."""
+"""Number of last changed rows of which one must be as it is here: the others may have been deleted."""
 
 Answer = Generator[Ask, Sequence[Read], bool]
 
@@ -30,10 +30,10 @@ Answer = Generator[Ask, Sequence[Read], bool]
 def goes_on(
     replica: Replica, reads: Reads, paging: Paging, changed: Set[Key], now: Callable[[], float]
 ) -> Answer:
-    """Whether nothing but ``changed``, of which all was read, has changed in the rows that there are.
+    """Return whether no existing rows except ``changed``, all of which were read, have changed.
 
-    By the watermark: if the latest other row that there still is has the same one, the backup is not
-    older than that row, and so has all others as they are here.
+    This follows from the watermark: if the latest other existing row has the same one, the backup is not
+    older than that row, and so all others are as they are here.
     """
     column = replica.watermark.column
     latest = replica.rows.latest(column, len(changed) + LATEST)
@@ -49,8 +49,8 @@ def goes_on(
 def is_as_followed(
     replica: Replica, reads: Reads, paging: Paging, now: Callable[[], float]
 ) -> Answer:
-    """Whether rows are as they are here, which has all that the log told; some rows from all over the
-    table, and the latest of one that has a watermark.
+    """Return whether rows are as they are here, with all changes of the log applied: a sample of the whole
+    table, and the latest rows if it has a watermark.
     """
     column = replica.watermark.column
     some = list(replica.some(len(replica.rows) // SAMPLE + 1))
@@ -68,9 +68,9 @@ def is_as_followed(
 def _read(
     replica: Replica, reads: Reads, paging: Paging, keys: Sequence[Key], now: Callable[[], float]
 ) -> Generator[Ask, Sequence[Read], tuple[dict[Key, Row | None], dict[Key, Row | None]]]:
-    """The rows as they are here, and as they are there; what differs is taken."""
+    """Return the rows here and those of the server; differences are applied."""
     comparison = Comparison(replica)
-    # Whether the server lets versions through may not be known yet, and they are not wanted.
+    # It may be unknown whether the server supports versions, and they are not needed.
     yield from by_keys(reads, replace(paging, xmin=False), keys, comparison)
     mine: dict[Key, Row | None] = {**replica.rows.gather(keys)}
     theirs = {key: comparison.found(key) for key in keys}

@@ -1,24 +1,24 @@
-"""A whole table compared in few requests, by filters and counts alone (promises 3, 4; docs/design/disk.md).
+"""Compare a whole table in few requests, with filters and counts alone (promises 3, 4; docs/design/disk.md).
 
-A *run* is a stretch of integers that are keys here, whose rows have one ``xmin``: what was inserted
-together is few of them. The server is asked for the keys of all rows that are in no run as they are
-here, then for the number of those that are. An integer is the key of one row at most, and a row with the
-``xmin`` that it had is as it was: so the number is the one expected only if each of these rows is there
-still. Where it is less, what is missing is searched for, and what is left is claimed and counted again.
+A *run* is a range of integers that are keys here and whose rows have the same ``xmin``; rows inserted
+together form few runs. The server is queried for the keys of all rows that are not in a run as claimed, and
+for the number of rows that are. An integer is the key of at most one row, and a row with an unchanged
+``xmin`` is unchanged: so the number is the expected one only if each of these rows still exists. If it is
+less, the missing rows are searched, and the remaining ones are claimed and counted again.
 
-Both are asked for at the same time, for what is claimed is of neither answer: a row that changes between
-is missing in the number, or among the others, or it changed after this began.
+Both queries are sent at the same time: a row that changes in between is missing in the number, or among
+the others, or it changed after the comparison began.
 
-The search proves nothing, so it may be quick: it counts rows whatever their ``xmin``, which an index
-alone can tell, and has a page of keys with each count, whose place says how many rows are missing before
-it. What is on none of them is gone; that nothing else is, the last count says.
+The search proves nothing, so it may be fast: it counts rows regardless of their ``xmin``, which an index
+alone can answer, and reads a page of keys with each count; the page's position shows how many rows are
+missing before it. Keys on none of the pages are deleted; the last count proves that no others are.
 
-That holds whatever transactions, row policies and other pages did meanwhile: what is claimed of a row is
-what was read of that row. For the same reason what is gone stays gone: no later row has the key and the
+This holds despite concurrent transactions, row policies and other pages, because the claim about a row is
+what was read of that row. For the same reason a deleted row stays deleted: no later row has the key and the
 ``xmin`` of an earlier one.
 
-A gap may open meanwhile: a join is confirmed a second time. What was read before it is then worth no less
-as a search: what is left is claimed, counted and looked at once more, behind the gap.
+A gap may open meanwhile, when a join is confirmed a second time. Earlier reads remain useful as a search:
+the remaining rows are claimed, counted and compared once more, after the gap.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from notebook_rt.sync.table.queries import URL_ROOM, Reads
 from notebook_rt.sync.table.replica import Replica
 
 SHORTEST: Final = 8
-"""Rows that make a run; fewer are read by their keys, which is shorter than to say what they are."""
+"""Minimum number of rows of a run; fewer are read by key, which is a shorter request."""
 BRIDGED: Final = 8
-"""Other integers that may lie between two parts of one run; each is named."""
+"""Maximum number of other integers between two parts of a run; each is listed."""
 SEARCHES: Final = 5
-"""How often less than is claimed may be counted in one range, before pages are compared."""
+"""How often a range may have fewer rows than claimed before pages are compared."""
 REPEATS: Final = 2
-"""How often a range is compared once more for gaps that open meanwhile."""
+"""How often a range is compared again because a gap opened meanwhile."""
 
 _MOST: Final = 2**63 - 1
 
@@ -59,20 +59,20 @@ Run: TypeAlias = tuple[int, int, int]
 
 
 class Range(msgspec.Struct, frozen=True, eq=False):
-    """A part of the table by its key, and what is claimed of it."""
+    """A range of the table's key, and the claims about its rows."""
 
     first: int | None
-    """Its lowest key; None: it has no such end."""
+    """Its lowest key; None: unbounded."""
     end: int | None
-    """The lowest key behind it; None: it has no such end."""
+    """The lowest key after it; None: unbounded."""
     runs: Sequence[Run]
     spared: Ints
-    """Keys within the runs of which nothing is claimed."""
+    """Keys within the runs without a claim."""
     claimed: Ints
-    """The keys of all other rows in the runs."""
+    """The keys of all other rows in the runs, which are claimed."""
 
     def part(self, claimed: Ints) -> Range:
-        """The part that ``claimed``, some of its claimed keys in their order, reach over."""
+        """Return the part that spans ``claimed``, some of its claimed keys in order."""
         if not len(claimed):
             return replace(self, claimed=claimed)
         low, high = int(claimed[0]), int(claimed[-1])
@@ -85,17 +85,17 @@ class Range(msgspec.Struct, frozen=True, eq=False):
         return Range(low, high + 1, runs, spared, claimed)
 
     def within(self, reads: Reads) -> list[tuple[str, str]]:
-        """The parameters that ask for rows of this range."""
+        """Return the parameters for the rows of this range."""
         return _between(reads, self.first, self.end)
 
     def like(self, name: str) -> list[tuple[str, str]]:
-        """The parameters that ask for rows that are as claimed."""
+        """Return the parameters for rows that are as claimed."""
         spared = _one_of(name, self.spared)
         but = [] if spared is None else [replace(spared, negated=True).to_rest()]
         return [*but, ("and", f"({self._tree(name)})")]
 
     def unlike(self, name: str) -> list[tuple[str, str]]:
-        """The parameters that ask for all other rows."""
+        """Return the parameters for all other rows."""
         if not self.runs:
             return []
         spared, tree = _one_of(name, self.spared), self._tree(name)
@@ -109,7 +109,7 @@ class Range(msgspec.Struct, frozen=True, eq=False):
 
 
 def _tree(name: str, runs: Sequence[Run], least: int | None, most: int | None) -> str:
-    """That a row is in one of ``runs``, by halves; its key is known to be in these limits."""
+    """Return the condition that a row is in one of ``runs``, by bisection; its key is within these limits."""
     if len(runs) > 1:
         right = runs[len(runs) // 2 :]
         start, left = right[0][0], runs[: len(runs) // 2]
@@ -138,20 +138,20 @@ def _between(reads: Reads, first: int | None, end: int | None) -> list[tuple[str
 
 
 class Runs:
-    """The runs of one table as it is here, in ranges of at most some ``rows`` rows each."""
+    """The runs of the rows here, in ranges of at most about ``rows`` rows each."""
 
     def __init__(self, replica: Replica, rows: int) -> None:
         self.replica = replica
         self.name = replica.schema.key[0]
         keys, xmins = replica.versions.arrays()
-        ints = np.asarray(keys, np.int64)  # sorted, for each is an integer
+        ints = np.asarray(keys, np.int64)  # sorted, because each is an integer
         self._ints, self._xmins = ints, xmins
         self.ranges, short = self._cut(ints, xmins, rows)
         self.others = short.tolist() + replica.versions.missing(replica.rows)
-        """The keys here of which nothing is claimed."""
+        """The keys here without a claim."""
 
     def _cut(self, ints: Ints, xmins: Ints, rows: int) -> tuple[list[Range], Ints]:
-        """All integers, in ranges that claim the rows of these keys; and the keys that are in no run."""
+        """Return ranges over all integers that claim the rows of these keys, and the keys outside runs."""
         firsts = np.flatnonzero(
             np.concatenate([[True], (np.diff(ints) != 1) | (np.diff(xmins) != 0)])
         )
@@ -170,7 +170,7 @@ class Runs:
         claimed: NDArray[np.bool_],
         rows: int,
     ) -> Iterator[Range]:
-        """Ranges of at most ``rows`` rows that fit each into the address of a request."""
+        """Yield ranges of at most ``rows`` rows, each small enough for the URL of a request."""
         first, last, xmin = ints[firsts], ints[firsts + lengths - 1], xmins[firsts]
         between = (first[1:] - last[:-1] - 1).view(np.uint64)  # also over more than 2^63
         bridged = (xmin[1:] == xmin[:-1]) & (between <= BRIDGED)
@@ -200,11 +200,11 @@ class Runs:
             yield Range(least, end, runs, spared[within], ints[start:stop][claimed[start:stop]])
 
     def requests(self, page_rows: int) -> int:
-        """How many requests it takes, if nothing has changed."""
+        """Return the number of requests if nothing has changed."""
         return 2 * len(self.ranges) + len(self.others) // page_rows
 
     def recut(self, within: Range, claimed: Ints) -> tuple[list[Range], Ints]:
-        """``within`` in ranges that claim the rows of these keys only; and those of them that are in none."""
+        """Split ``within`` into ranges that claim only these keys; return also the keys outside them."""
         if not len(claimed):
             return [replace(within, runs=[], spared=claimed, claimed=claimed)], claimed
         xmins = self._xmins[self._ints.searchsorted(claimed)]
@@ -221,10 +221,10 @@ class Runs:
         unknown: Callable[[Sequence[Key]], None],
         gone: Callable[[Sequence[Key], Read], None],
     ) -> Generator[Ask, Sequence[Read], Sequence[Read] | None]:
-        """Compare; tell the keys whose row must be read, and those that are gone.
+        """Compare; report the keys whose rows must be read, and the deleted ones.
 
-        Returns the reads that were of all rows; None: a count does not fit, or it would take as many requests
-        as pages of all rows.
+        Return the reads that cover all rows; None: a count does not fit, or it would take as many requests
+        as reading all pages.
         """
         began = self.replica.horizon.moment()
         proof = _Comparison(self, reads, at_once, page_rows, unknown, gone)
@@ -245,39 +245,39 @@ class _Check(msgspec.Struct, eq=False):
 
     range: Range
     seen: set[int] = msgspec.field(default_factory=set)
-    """The keys of rows that are others."""
+    """The keys of rows that are not as claimed."""
     gone: set[int] = msgspec.field(default_factory=set)
-    """Keys that a search has found no row of."""
+    """Keys without a row, according to a search."""
     others: Sequence[Read] = ()
-    """The pages that have shown which rows are others."""
+    """The pages of the other rows."""
     shown: set[Key] = msgspec.field(default_factory=set)
-    """The keys on them."""
+    """The keys on these pages."""
     count: Read | None = None
-    """The answer that has shown how many are as claimed; None: nothing is claimed."""
+    """The answer with the number of rows as claimed; None: there are no claims."""
     missing: int = 0
-    """By how many these are too few."""
+    """The number of missing rows."""
     under_way: int = 0
-    """Requests, or rows of pages, that must have come before it goes on."""
+    """Number of requests, or sequences of pages, to wait for before it continues."""
     compared: bool = False
-    """Whether the others and the number were asked for together."""
+    """Whether the others and the number were requested together."""
     searches: int = 0
     repeats: int = 0
 
     @property
     def proof(self) -> list[Read]:
-        """What has shown its rows: the others, and how many are as claimed."""
+        """Return the reads that prove its rows: the others and the number as claimed."""
         return [*self.others, *([] if self.count is None else [self.count])]
 
 
 class _Part(msgspec.Struct, frozen=True, eq=False):
-    """Some of the keys that a range should have, in which the server has fewer."""
+    """Some of a range's expected keys, of which the server has fewer."""
 
     keys: Ints
     missing: int
 
 
 class _Comparison:
-    """One comparison: each range by itself, and what it needs next as soon as it is known."""
+    """One comparison: each range is compared separately, with its next request as soon as it is known."""
 
     def __init__(
         self,
@@ -297,12 +297,12 @@ class _Comparison:
         self.pool = Pool(self._answered, lambda tag, error: False, at_once)
         self.proven: list[_Check] = []
         self.stale: list[_Check] = []
-        """Ranges of which a later gap wants another look, when nothing else is to be asked: yet another gap
-        may open till then."""
+        """Ranges to compare again because of a later gap, once no other request is needed: yet another gap
+        may open until then."""
         self.failed = False
         pages = len(self.replica.rows) // page_rows
         self._left = max(pages // 2, 4 * len(runs.ranges))
-        """Requests that it may still take: where rows change as fast as they are counted, no count fits."""
+        """Remaining number of requests: if rows change as fast as they are counted, no count fits."""
         for one in runs.ranges:
             self._compare(_Check(one))
 
@@ -321,10 +321,10 @@ class _Comparison:
         self.failed = True
         self.pool.waiting.clear()
 
-    # What is as claimed, and what is not ------------------------------------------------------------
+    # Claimed and other rows ------------------------------------------------------------
 
     def recheck(self) -> bool:
-        """When nothing else is to be asked: look at what is older than the last gap; False: nothing is."""
+        """Compare again the ranges that are older than the last gap; return False if there are none."""
         proven, self.proven = self.proven, []
         for check in proven:
             if self._is_recent(check.proof) or check.repeats == REPEATS:
@@ -338,11 +338,11 @@ class _Comparison:
         return bool(self.pool.waiting)
 
     def _is_recent(self, reads: Sequence[Read]) -> bool:
-        """Whether all of them were sent since the last gap."""
+        """Return whether all reads were sent since the last gap."""
         return all(self.replica.horizon.is_behind_gaps(read.sent) for read in reads)
 
     def _compare(self, check: _Check) -> None:
-        """Ask which rows are others, and how many are as claimed."""
+        """Query which rows are not as claimed, and how many are."""
         check.others, check.shown = (), set()
         check.compared, check.under_way = True, 1
         self._ask_for_others(check, None)
@@ -368,7 +368,7 @@ class _Comparison:
             self._counted(check)
 
     def _count(self, check: _Check) -> None:
-        """Ask how many rows are as claimed; which ones, where they fit on a page."""
+        """Query how many rows are as claimed; if they fit on a page, which ones."""
         check.count, check.missing = None, 0
         claimed = check.range.claimed
         if not len(claimed):
@@ -400,7 +400,7 @@ class _Comparison:
         self._counted(check)
 
     def _counted(self, check: _Check) -> None:
-        """When both are known: what is claimed is proven, or searched for what is missing."""
+        """Once both answers are known, the claims are proven, or missing rows are searched."""
         check.under_way -= 1
         if check.under_way or self.failed:
             return
@@ -420,10 +420,10 @@ class _Comparison:
             self._reduce(check, compare=not check.compared)
 
     def _reduce(self, check: _Check, *, compare: bool = False) -> None:
-        """Count what is not known to be another or gone; ``compare``: and see once more which are others.
+        """Reduce the claims to rows not known to be changed or deleted, and count again; with ``compare``,
+        query the others again, too.
 
-        What others there were was seen of the whole range, but what was lost before a later gap may have
-        come since.
+        The others were read for the whole range, but changes lost before a later gap may be newer.
         """
         recent = self._is_recent(check.proof)
         others = _ints({*check.gone, *check.seen, *self.replica.versions.forgotten})
@@ -440,10 +440,10 @@ class _Comparison:
                 self._count(part)
                 self._counted(part)
 
-    # What is missing ----------------------------------------------------------------------------
+    # Missing rows ----------------------------------------------------------------------------
 
     def _search(self, check: _Check, told: Ints, missing: int) -> None:
-        """See which of the rows that are claimed are gone; more than ``missing``, if others came."""
+        """Find the claimed rows that are deleted; more than ``missing`` if others were inserted."""
         rows, claimed = self.replica.rows, check.range.claimed
         known = {key for key in check.seen if key not in self.replica.versions.forgotten}
         known.update(cast("int", key) for key in told.tolist() if key in rows)
@@ -472,7 +472,7 @@ class _Comparison:
     def _take_part(self, check: _Check, part: _Part, count: int, offset: int, read: Read) -> None:
         keys, counted = part.keys[:count], read.page.count
         there = _ints(self.replica.keys_of(read.page.rows))
-        if counted is None:  # fewer rows are left than were to be passed over
+        if counted is None:  # fewer rows are left than the offset
             if offset:
                 self._read_part(check, part, count, 0)
             else:
@@ -480,7 +480,7 @@ class _Comparison:
             self._searched(check)
             return
         if len(there) != min(self.page_rows, max(0, counted - offset)):
-            self._fail()  # cut short, it would hide rows
+            self._fail()  # a page that is cut short would hide rows
             return
         missing = count - counted
         self._narrow(check, part.keys[count:], part.missing - missing)
@@ -501,23 +501,23 @@ class _Comparison:
         self._searched(check)
 
     def _narrow(self, check: _Check, keys: Ints, missing: int) -> None:
-        """Go on where rows are missing: by thirds, less the page that is read between two of them."""
+        """Continue where rows are missing: by thirds, minus the page that is read between two of them."""
         if missing <= 0 or not len(keys):
             return
         third = max(0, len(keys) - self.page_rows) // 3
         count = len(keys) - third
-        offset = min(third, max(0, count - missing - 1))  # of so many rows one is there
+        offset = min(third, max(0, count - missing - 1))  # among this many rows, one exists
         self._read_part(check, _Part(keys, missing), count, offset)
 
     def _searched(self, check: _Check) -> None:
-        """When all is: count what is claimed still, by itself."""
+        """After the search, count the remaining claims separately."""
         check.under_way -= 1
         if not check.under_way and not self.failed:
             self._reduce(check)
 
 
 def are_possible(replica: Replica) -> bool:
-    """Whether rows have one integer for a key, and nearly all a known version."""
+    """Return whether the key is one integer, and nearly all rows have a known version."""
     key, types = replica.schema.key, replica.schema.types
     known = len(replica.versions)
     return len(key) == 1 and kind(types[key[0]]) == "int" and known * 10 > len(replica.rows) * 9

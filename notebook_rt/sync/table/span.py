@@ -1,4 +1,4 @@
-"""Part of a table in its key's order, and what is asked of it: the words of ``ranges.py``."""
+"""A part of a table in the order of its key, and the requests for it: the data types of ``ranges.py``."""
 
 from __future__ import annotations
 
@@ -12,57 +12,56 @@ from notebook_rt.model.rows import Row
 
 
 class Range(msgspec.Struct, eq=False):
-    """Part of the key's order. Its pages are asked for one after the other."""
+    """A part of the key's order. Its pages are requested one after the other."""
 
     after: Row | None
-    """Its last row that was read; None: the first is yet to come."""
+    """The last row read; None: none yet."""
     low: int | None = None
-    """The number that its column begins at; None: it begins after ``after``."""
+    """The number at which its column begins; None: it begins after ``after``."""
     high: int | None = None
-    """The number that its column ends before; None: no end is known."""
+    """The number before which its column ends; None: unknown."""
     up_to: Row | None = None
-    """The last row that it may have."""
+    """The last row that it may contain."""
     next: Range | None = None
     run: Row = msgspec.field(default_factory=dict)
-    """The leading columns of the key that have one value in all its rows. Its column is the next."""
+    """The leading key columns with one value in all its rows. Its column is the next one."""
     behind: Any = None
-    """The value of its column that all its rows come after, where that is not a number."""
+    """The value after which all its rows come in its column, if that is not a number."""
     came: deque[tuple[Row, Callable[[], None] | None]] = msgspec.field(default_factory=deque)
-    """Its pages that wait for those of ranges before it: the last row of each, and what is done then."""
+    """Its pages that wait for earlier ranges: the last row of each, and the callback."""
     full: int = 0
-    """About how many full pages came before the next one, in a row or in the ranges before it that it
-    was cut from."""
+    """About how many full pages preceded the next one, consecutively or in the ranges it was cut from."""
     past: int = 0
-    """How many of these came after it had passed where other runs end."""
+    """How many of these came after the point where other runs end."""
     same: int = 0
-    """How many of these, up to the last, had one value of its column only, and the same."""
+    """How many of these, up to the last, had only one and the same value in its column."""
     pages: int | None = None
-    """About how many pages are left of it, where that is known better than of the table."""
+    """About how many pages of it are left, if that is known better than for the table."""
     probes: dict[int, Row | None] = msgspec.field(default_factory=dict)
-    """What the looks for its bounds have shown so far; None: it ends before."""
+    """The results of the probes for its bounds so far; None: it ends before."""
     probing: int = 0
-    """How many looks are under way or waiting."""
+    """Number of probes under way or waiting."""
     alike: bool = False
-    """It begins where `UniformRuns` has told, and may go from one run to the next."""
+    """Whether it begins at a bound of `UniformRuns`, and may continue from one run to the next."""
     done: bool = False
 
     @property
     def depth(self) -> int:
-        """The place of its column in the key: all before it have one value."""
+        """The place of its column in the key; all earlier columns have one value."""
         return len(self.run)
 
     @property
     def is_open(self) -> bool:
-        """Whether it ends where the table does."""
+        """Return whether it ends at the end of the table."""
         return self.next is None and self.high is None and self.up_to is None
 
 
 class PageRequest(msgspec.Struct, frozen=True):
-    """What a request of the pool is: a page of a range, or a look for where to cut it."""
+    """The meaning of a request of the pool: a page of a range, or a probe for a place to cut it."""
 
     span: Range
     limit: int
     probe: int = 0
-    """Which look for a bound of the range it is; 0: it is a page."""
+    """The number of the probe for a bound of the range; 0: it is a page."""
     last: bool = False
-    """It asks for the last key of the table, which tells how to cut the range."""
+    """Whether it requests the last key of the table, which shows how to cut the range."""

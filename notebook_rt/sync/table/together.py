@@ -1,13 +1,13 @@
-"""Which messages of several tables are applied as one: those of one transaction, as far as they come.
+"""Group the messages of several tables that belong to one transaction, to apply them as one. Pure.
 
-The database sends a transaction's changes in a topic for each table (``broadcast.sql``), and says in each
-message which topics those are; one of a whole table does not name the topics of values, which come before it
-and name it. In go the messages of all topics of a session as they come, and the time;
-out come the messages to apply now, as one. Pure.
+The database sends a transaction's changes in one topic for each table (``broadcast.sql``), and each message
+lists these topics; the message of a whole table does not list the topics of values, which come before it and
+list it. In: the messages of all topics of a session in order of arrival, and the time. Out: the messages to
+apply now, as one.
 
-A message waits for the others of its transaction, and what comes behind it waits with it, so that the
-tables are seen as of one commit. A part that was lost delays the others by `PATIENCE`; then its log is
-to be read, and until that was the tables are as of different commits.
+A message waits for the others of its transaction, and later messages wait with it, so that the tables show
+one commit. A lost part delays the others by `PATIENCE`; then its log must be read, and until then the tables
+show different commits.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import msgspec
 from notebook_rt.sync.table.broadcast_answers import topic_digest
 
 PATIENCE: Final = 0.2
-"""Seconds that a transaction's messages wait for the others: they are sent one behind the other."""
+"""Seconds for which a transaction's messages wait for the others, which are sent in succession."""
 PATIENCE_MAX: Final = 0.4
-"""Seconds that a message waits at most, whatever comes before it; less than `broadcast.HOLE`."""
+"""Maximum seconds for which a message waits; less than `broadcast.HOLE`."""
 REMEMBERED: Final = 256
-"""Transactions that are over: a message of theirs that comes late or once more waits for nothing."""
+"""Number of finished transactions to remember: their late or repeated messages do not wait."""
 
 
 class Sent(NamedTuple):
@@ -36,7 +36,7 @@ class Sent(NamedTuple):
 
 
 class _Part(msgspec.Struct, frozen=True):
-    """Of a message what is needed here (``broadcast.Message``)."""
+    """The fields of a message that are needed here (``broadcast.Message``)."""
 
     x: int
     part: int
@@ -47,7 +47,7 @@ class _Part(msgspec.Struct, frozen=True):
 class _Transaction(msgspec.Struct):
     began: float
     topics: Collection[str]
-    """Those of its topics that are followed here."""
+    """Its topics that are followed here."""
     parts: dict[str, set[int]] = msgspec.field(default_factory=dict)
     lasts: dict[str, int] = msgspec.field(default_factory=dict)
 
@@ -58,7 +58,7 @@ class _Transaction(msgspec.Struct):
 
     @property
     def missing(self) -> set[str]:
-        """Topics of which parts are still to come."""
+        """Return the topics whose parts have not arrived."""
         return {
             topic
             for topic in self.topics
@@ -70,29 +70,29 @@ class _Waiting(NamedTuple):
     at: float
     sent: Sent
     transaction: int | None
-    """Of several tables; None: of one."""
+    """The transaction, if it has several tables; None: one table."""
 
 
 class Together:
-    """See the module."""
+    """Groups messages by transaction; see the module docstring."""
 
     def __init__(self) -> None:
         self._waiting: list[_Waiting] = []
         self._open: dict[int, _Transaction] = {}
-        """Of which messages are still to come."""
+        """Transactions with messages still to come."""
         self._over: deque[int] = deque(maxlen=REMEMBERED)
         self._lost: set[str] = set()
 
     @property
     def due(self) -> float | None:
-        """When to ask `take` again, monotonic seconds; None: nothing waits."""
+        """Return when to call `take` again, in monotonic seconds; None: nothing waits."""
         if not self._waiting:
             return None
         waits = [one.began + PATIENCE for one in self._open.values()]
         return min([*waits, self._waiting[0].at + PATIENCE_MAX])
 
     def add(self, sent: Sent, followed: Collection[str], now: float) -> Sequence[Sent]:
-        """A message came; ``followed``: the topics whose messages come. Returns what is to be applied."""
+        """Take a message, with the topics that are followed; return the messages to apply."""
         x = self._see(sent, followed, now)
         if x is None and not self._waiting:
             return (sent,)
@@ -100,7 +100,7 @@ class Together:
         return self.take(now)
 
     def _see(self, sent: Sent, followed: Collection[str], now: float) -> int | None:
-        """Which transaction of several tables a message is of."""
+        """Return the transaction of several tables to which a message belongs."""
         if not isinstance(sent.payload, dict) or not (self._open or sent.payload.get("topics")):
             return None
         try:
@@ -123,7 +123,7 @@ class Together:
         self._over.append(x)
 
     def take(self, now: float) -> Sequence[Sent]:
-        """What is to be applied now, as one."""
+        """Return the messages to apply now, as one."""
         for x in [x for x, one in self._open.items() if one.began + PATIENCE <= now]:
             self._lost |= self._open[x].missing
             self._end(x)
@@ -135,8 +135,8 @@ class Together:
         return [one.sent for one in waiting[:end]]
 
     def _before_open(self, end: int, held: Collection[int]) -> int:
-        """How many messages can go before the first of a transaction in ``held``, without parting another
-        one.
+        """Return how many messages precede the first of a transaction in ``held``, without splitting another
+        transaction.
         """
         while True:
             first = next(
@@ -148,12 +148,12 @@ class Together:
             held, end = {x for x in later if x is not None}, first
 
     def take_lost(self) -> Collection[str]:
-        """Topics of which a part did not come in time: their logs are to be read."""
+        """Return the topics whose part did not arrive in time: their logs must be read."""
         lost, self._lost = self._lost, set()
         return lost
 
     def take_all(self) -> Sequence[Sent]:
-        """Everything that waits, to be applied now: what follows is of another order."""
+        """Return all waiting messages, to apply them before an event of another kind."""
         for x in list(self._open):
             self._end(x)
         waiting, self._waiting = self._waiting, []

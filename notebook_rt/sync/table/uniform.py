@@ -1,12 +1,12 @@
-"""Runs that are alike, as those of many sensors that measure at the same times: where their pages end.
+"""Predict where the pages of uniform runs end, as those of many sensors that measure at the same times.
 
-In: the first page of a table keyed by two columns, its last key, and about how many rows there are. Out:
-a key for each place between the first row and the last, or nothing where the page is not as
-runs that are alike would have it.
+In: the first page of a table with a key of two columns, its last key, and an estimate of the number of rows.
+Out: a key for each place between the first row and the last, or nothing if the page contradicts uniform
+runs.
 
-A run is all rows with one value in the first column. Runs are alike where each number of that column has
-one, all have as many rows, and their rows lie evenly over the same span of the second column. Pages of
-such a table can be told beforehand, also those that go over the end of a run.
+A run consists of all rows with one value in the first column. Runs are uniform if each number of that column
+has one, all have the same number of rows, and their rows are evenly distributed over the same span of the
+second column. The pages of such a table can be predicted, including those that cross the end of a run.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ import msgspec
 from notebook_rt.sync.table.numbers import Numbers
 
 NEAR: Final = 0.05
-"""The share of a page by which its rows may lie elsewhere than told."""
+"""The share of a page by which its rows may deviate from the prediction."""
 ROOM: Final = 0.02
-"""The share of a page that is left free at least: one row too many costs a request of its own."""
+"""The minimum share of a page that is left free: one excess row costs another request."""
 TIMES_OFF: Final = 3
-"""As many times as the rows of the first page lie off is left free where that is more."""
+"""The factor of the first page's deviation that is left free, if that is more."""
 LEAST: Final = 30
-"""Rows of a page that is large enough to judge by."""
+"""Minimum number of rows of a page for a judgment."""
 MISSES: Final = 4
-"""So many ranges more that were cut badly than well, and runs are not alike after all."""
+"""The excess of badly cut over well cut ranges at which runs are no longer considered uniform."""
 
 
 class UniformRuns(msgspec.Struct):
-    """How the keys of a table lie, if its runs are alike; see `seen`."""
+    """The distribution of the keys of a table with uniform runs; see `seen`."""
 
     first: int
     """The number of the first run."""
@@ -40,30 +40,30 @@ class UniformRuns(msgspec.Struct):
     high: int
     """Where each run ends in it."""
     extent: float
-    """How many numbers of the second column a run takes."""
+    """The span of a run in numbers of the second column."""
     rows: float
-    """Of a run."""
+    """Number of rows of a run."""
     fill: float
-    """The share of a page that a range may be cut for."""
+    """The share of a page for which a range may be cut."""
     end: float
     """The place of the last row."""
     missed: int = 0
-    """How many more ranges were cut badly than well."""
+    """The excess of badly cut over well cut ranges."""
 
     @classmethod
     def seen(
         cls, page: Sequence[tuple[int, Numbers]], last: Numbers, rows: float
     ) -> UniformRuns | None:
-        """What the first page and the last key tell; None: the page is not as it would be then.
+        """Derive the distribution from the first page and the last key; None: the page contradicts it.
 
         Parameters
         ----------
         page
-            Some rows of the page, the first and the last of it among them: which one, and its key.
+            A sample of the page, including its first and last row: places and keys.
         last
             The last key of the table.
         rows
-            Of a run, on average.
+            The average number of rows of a run.
         """
         (_, (first, low)), (count, _) = page[0], page[-1]
         extent = (last[1] - low) * rows / (rows - 1) if rows > 1 else 0.0
@@ -78,20 +78,20 @@ class UniformRuns(msgspec.Struct):
         return runs
 
     def place(self, key: Numbers) -> float:
-        """Where the row with that key is, in runs from the beginning of the first one."""
+        """Return the position of a key, in runs from the beginning of the first one."""
         return key[0] - self.first + min(1.0, max(0.0, (key[1] - self.low) / self.extent))
 
     def key(self, place: float) -> Numbers:
-        """The key at ``place``."""
+        """Return the key at ``place``."""
         run = int(place)
         return self.first + run, min(self.high, self.low + int((place - run) * self.extent))
 
     def step(self, limit: int) -> float:
-        """How far a range of one page of ``limit`` rows goes."""
+        """Return the extent of a range of one page of ``limit`` rows."""
         return self.fill * limit / self.rows
 
     def judge(self, rows: int, limit: int) -> bool:
-        """A range that was cut for one page has brought so many rows first: whether to go on so."""
+        """Record the rows on the first page of a range cut for one page; return whether to continue."""
         well = self.fill * limit / 2 <= rows < limit
         self.missed = max(0, self.missed + (-1 if well else 1))
         return self.missed < MISSES

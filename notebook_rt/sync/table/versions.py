@@ -1,7 +1,7 @@
-"""What is known of each row's ``xmin``: an equality version that every table has (docs/design/facts.md).
+"""Track each row's ``xmin``, a version that every table has (docs/design/facts.md).
 
-Two reads of a key with the same ``xmin`` saw the same row. Changes do not carry it, so a row that a
-change touched has none until it is read again.
+Two reads of a key with the same ``xmin`` saw the same row. Changes do not contain it, so a row touched by a
+change has no known version until it is read again.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from notebook_rt.model.rows import Key, Rows, WireRow
 from notebook_rt.model.xmins import Ints, Xmins, integers, places
 
 MANY: Final = 20_000
-"""Integers from which on they are kept in arrays, once all are asked for."""
+"""Number of integers from which on they are stored in arrays, once all are requested."""
 FEW: Final = 8
-"""Keys up to which they are looked up one by one."""
+"""Number of keys up to which they are looked up individually."""
 
 
 class Versions:
     """Key to ``xmin``, for the rows whose last state came from a read.
 
-    What is in the dict is in no array: there its ``xmin`` is -1, as of a key that has changed.
+    An entry of the dict has the ``xmin`` -1 in the arrays, like a key that has changed.
     """
 
     def __init__(self) -> None:
         self._xmin: dict[Key, int] = {}
         self._sorted = Xmins.of(self._xmin)
         self._left = 0
-        """Sorted keys whose ``xmin`` is not known there."""
+        """Sorted keys whose ``xmin`` is unknown."""
         self.forgotten: set[Key] = set()
         """The keys that have changed since `watch`."""
         self._watching = False
 
     def resume(self, known: Xmins) -> None:
-        """Take what another kernel knew of the same rows."""
+        """Take the versions of another kernel for the same rows."""
         self._xmin = dict(known.others)
         self._sort(known.ints, known.values.copy())
 
@@ -46,23 +46,23 @@ class Versions:
         self._left = int(np.count_nonzero(values < 0))
 
     def known(self) -> Xmins:
-        """A copy of all that is known."""
+        """Return a copy of all known versions."""
         return Xmins(self._sorted.ints, self._sorted.values.copy(), dict(self._xmin))
 
     def of(self, keys: Iterable[Key]) -> dict[Key, int]:
-        """What is known of ``keys``."""
+        """Return the known versions of ``keys``."""
         keys = list(keys)
         pairs = zip(keys, self._sorted.gather(keys), strict=True)
         return {key: xmin for key, xmin in pairs if xmin is not None}
 
     def note(self, key: Key, xmin: object) -> None:
-        """A read brought ``key`` with this ``xmin`` (None: the read did not ask)."""
+        """Record a read of ``key`` with this ``xmin`` (None: not requested)."""
         self._drop(key)
         if isinstance(xmin, (int, str)):
             self._xmin[key] = int(xmin)
 
     def note_page(self, keys: Sequence[Key], page: Sequence[WireRow]) -> None:
-        """A page brought ``keys``, if it asked with their ``xmin``."""
+        """Record a page of ``keys``, with their ``xmin`` if requested."""
         versions: list[Any] = [row.get("xmin") for row in page]
         if set(map(type, versions)) <= {str}:
             if len(self._sorted.ints):
@@ -73,7 +73,7 @@ class Versions:
                 self.note(key, xmin)
 
     def without(self, keys: Iterable[Key]) -> list[Key]:
-        """Those of ``keys`` whose version is not known."""
+        """Return those of ``keys`` whose version is unknown."""
         if not len(self._sorted.ints):
             return list(filterfalse(self._xmin.__contains__, keys))
         keys = list(keys)
@@ -81,7 +81,7 @@ class Versions:
         return [key for key, xmin in pairs if xmin is None]
 
     def missing(self, rows: Rows) -> list[Key]:
-        """The keys of ``rows`` whose version is not known."""
+        """Return the keys of ``rows`` whose version is unknown."""
         here, known = rows.integers(), self.arrays()[0]
         if here is None or not isinstance(known, np.ndarray):
             return self.without(rows.keys())
@@ -91,7 +91,7 @@ class Versions:
         return unknown
 
     def forget(self, keys: Collection[Key]) -> None:
-        """``keys`` have changed, to unknown versions."""
+        """Record that ``keys`` have changed, to unknown versions."""
         self._drop_all(keys)
         if self._watching:
             self.forgotten.update(keys)
@@ -104,7 +104,7 @@ class Versions:
                 self._left += 1
 
     def _drop_all(self, keys: Collection[Key]) -> None:
-        """As `_drop`, of many: one by one they take three times as long."""
+        """Like `_drop`, for many keys: individually they take three times as long."""
         wanted = integers(keys) if len(self._sorted.ints) and len(keys) > FEW else None
         if wanted is None:
             for key in keys:
@@ -119,21 +119,21 @@ class Versions:
             self._xmin.pop(key, None)
 
     def watch(self) -> None:
-        """Note from now on which keys change."""
+        """Record the changed keys from now on."""
         self.forgotten.clear()
         self._watching = True
 
     def unwatch(self) -> None:
-        """Note that no longer."""
+        """Stop recording the changed keys."""
         self.forgotten.clear()
         self._watching = False
 
     def is_same(self, key: Key, xmin: object) -> bool:
-        """Whether a read of this ``xmin`` shows the row that is here."""
+        """Return whether a read with this ``xmin`` shows the row that is here."""
         return isinstance(xmin, (int, str)) and self._sorted.get(key) == int(xmin)
 
     def differing(self, keys: Sequence[Key], page: Sequence[WireRow]) -> list[Key]:
-        """Those of ``keys`` that a page has brought with another ``xmin`` than is known."""
+        """Return those of ``keys`` that have another ``xmin`` on the page than the known one."""
         versions: list[Any] = [row.get("xmin") for row in page]
         if set(map(type, versions)) <= {str}:
             return self.unlike(keys, list(map(int, versions)))
@@ -141,15 +141,15 @@ class Versions:
         return [key for key, xmin in told if not self.is_same(key, xmin)]
 
     def unlike(self, keys: Sequence[Key], xmins: Sequence[int]) -> list[Key]:
-        """Those of ``keys`` of which another version is known than these, or none."""
+        """Return those of ``keys`` whose known version differs from these, or is unknown."""
         known = self._sorted.gather(keys)
-        if known == xmins:  # most pages: told at once
+        if known == xmins:  # most pages: decided at once
             return []
         pairs = zip(keys, known, xmins, strict=True)
         return [key for key, mine, theirs in pairs if mine != theirs]
 
     def arrays(self) -> tuple[Sequence[Key] | Ints, Ints]:
-        """All keys, and their versions; integers as an array that is sorted."""
+        """Return all keys and their versions; integers as a sorted array."""
         found = integers(self._xmin)
         ints, values = self._sorted.known()
         if found is None:

@@ -1,8 +1,8 @@
-"""A column such as ``updated_at`` as a version: believed until a change shows that it lies.
+"""Use a column such as ``updated_at`` as a version, until a change shows that it is unreliable.
 
-Many tables have one that no trigger keeps, or that clients fill with their own clocks. It is
-believed only while every change seen moved it, to about the time of its commit (promise 3); once
-disbelieved, always, and rows are compared instead.
+In many tables no trigger maintains it, or clients fill it from their own clocks. It is trusted only while
+every received change moved it to about the time of its commit (promise 3). Once distrusted, it stays so, and
+rows are compared instead.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from notebook_rt.model.types import Schema, decode, kind
 from notebook_rt.sync.events import Change
 
 OVERLAP: Final = 60.0
-"""Seconds that a reconciliation looks back behind its cursor: a transaction that began earlier and
-commits later hides behind it (docs/design/facts.md)."""
+"""Seconds before its cursor from which a reconciliation reads: a transaction that began earlier and
+commits later is behind the cursor (docs/design/facts.md)."""
 _AHEAD: Final = 5.0
 
 
 class Watermark:
-    """The version column of one table, if it has one."""
+    """The version column of one table, if any."""
 
     def __init__(self, column: str | None, schema: Schema) -> None:
         pg_type = schema.types.get(column or "")
@@ -31,24 +31,24 @@ class Watermark:
         self.pg_type = pg_type or ""
         self.believed = usable
         self.moved = False
-        """Whether a change was seen that moved it to the time of its commit."""
+        """Whether a received change moved it to the time of its commit."""
 
     def value_at(self, server_time: float) -> Any:
-        """The typed value of the column for a moment of server time."""
+        """Return the typed value of the column for a moment of server time."""
         at = dt.datetime.fromtimestamp(server_time, dt.UTC)
         return at if kind(self.pg_type) == "timestamptz" else at.replace(tzinfo=None)
 
     def moves_on(self, record: WireRow | None, row: Row | None) -> bool:
-        """Whether ``record`` is certainly a later version of ``row``."""
+        """Return whether ``record`` is certainly a later version of ``row``."""
         if not self.believed or record is None or row is None or self.column not in record:
             return False
         theirs, mine = self._moment(record), _seconds(row.get(self.column))
         return theirs is not None and mine is not None and theirs > mine
 
     def check(self, change: Change) -> None:
-        """Lose faith if a change did not move the column to about the time of its commit.
+        """Distrust the column if a change did not move it to about the time of its commit.
 
-        What is off by less than the overlap, a reconciliation finds all the same.
+        A deviation below the overlap does not matter: a reconciliation still finds the row.
         """
         record = change.record
         if not self.believed or record is None or self.column not in record:
@@ -57,11 +57,11 @@ class Watermark:
         if theirs is None:
             self.believed = False  # it can be null
         elif change.commit_time is not None:
-            # else a change did not move it to its own time
+            # otherwise a change did not move it to its own time
             self.believed = self.moved = -OVERLAP < theirs - change.commit_time < _AHEAD
 
     def check_page(self, page: Iterable[WireRow]) -> None:
-        """Lose faith if it can be null: such rows are behind every cursor."""
+        """Distrust the column if it can be null: such rows are behind every cursor."""
         if self.believed and any(row.get(self.column) is None for row in page):
             self.believed = False  # it can be null
 

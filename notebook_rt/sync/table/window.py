@@ -1,12 +1,12 @@
 """The first rows of an order: a table with a limit (promise 8).
 
-A few rows more than asked are kept, so that one that leaves is followed by one that is here. The
-*edge* is the last row that was read: what sorts behind it is not kept, and nothing is known of it.
+A few more rows than requested are kept, so that a row that leaves is replaced by a known one. The *edge* is
+the last row read: rows that sort after it are not kept, and unknown.
 
-Text has a collation, so the place of a row is known here only by the terms before the first text. A
-row that came or changed its place is looked up among the others: where one is alike in these terms,
-or the edge is, the server is asked. By ``price.desc`` with a key of text that is only for rows of
-one price; by a text, for every row.
+Text has a collation, so the place of a row is known here only by the terms before the first text. A row that
+is new or has moved is compared with the others: if another row, or the edge, is equal in these terms, the
+server is queried. With ``price.desc`` and a key of text, that concerns only rows of one price; with an order
+by text, every row.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from notebook_rt.model.types import Schema, equal
 SPARE_SHARE: Final = 0.25
 SPARE_LEAST: Final = 10
 COUNTED_MOST: Final = 2000
-"""Rows of which it is counted which are alike; of more the server is asked after every move, for to
-begin to count takes 7 µs a row."""
+"""Maximum number of rows for which equal ones are counted, as starting to count takes 7 µs a row; with
+more, the server is queried after every move."""
 _NAN: Final = object()
-"""Stands for NaN, which PostgreSQL takes for one value."""
+"""Represents NaN, which PostgreSQL treats as one value."""
 
 
 class Alike:
-    """Which rows are alike in the terms of an order that are known here.
+    """Tracks which rows are equal in the terms of an order that are known here.
 
     Parameters
     ----------
     order
-        All terms, of which the first ``known`` are known here.
+        All terms; the first ``known`` of them are known here.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Alike:
             self.put(key, row)
 
     def put(self, key: Key, row: Row | None) -> bool:
-        """``row`` is now under ``key``; True: it came, or may have another place."""
+        """Record that ``row`` is now at ``key``; return whether it is new or may have moved."""
         before = self._values.pop(key, None)
         if before is not None:
             self._counts[before[: self._known]] -= 1
@@ -63,7 +63,7 @@ class Alike:
         return values != before
 
     def has(self, key: Key) -> bool:
-        """Whether another row is as that of ``key``."""
+        """Return whether another row equals that of ``key``."""
         values = self._values.get(key)
         return values is not None and self._counts[values[: self._known]] > 1
 
@@ -75,7 +75,7 @@ def _comparable(value: Any) -> Any:
 
 
 class Window:
-    """Which rows of an ordered table are kept, and whether their order is known here."""
+    """Decides which rows of an ordered table are kept, and whether their order is known here."""
 
     def __init__(self, spec: TableSpec, schema: Schema) -> None:
         named = {term.column for term in spec.order}
@@ -86,12 +86,12 @@ class Window:
         if spec.limit is not None:
             self.size = spec.limit + max(SPARE_LEAST, int(spec.limit * SPARE_SHARE))
         self.known = known_here(self.order, schema.types)
-        """The first terms, by which places are known here."""
+        """The first terms, which determine the known places."""
         self.sortable = len(self.known) == len(self.order)
         self.alike: Alike | None = None
-        """The rows that are kept, unless all terms are known here; None: not counted, or too many."""
+        """The kept rows, unless all terms are known here; None: not counted, or too many."""
         self.edge: Row | None = None
-        """The last row kept; None: nothing lies behind."""
+        """The last row kept; None: there are no rows after it."""
         self.last_edge: Row | None = None
         """The edge before the last turn."""
         self.next_edge: Row | None = None
@@ -99,17 +99,17 @@ class Window:
         self.stale = False
         """Whether the window, or the order that only the server knows, must be read again."""
         self._unranked: set[Key] = set()
-        """The rows that had no place in the order that was read last."""
+        """The rows without a place in the order that was read last."""
         self.missed: set[Key] | None = None
-        """While the window is being read: keys whose change was judged by the old edge."""
+        """During a read of the window: keys whose change was judged by the old edge."""
 
     @property
     def wanted(self) -> bool:
-        """Whether rows, or their order, depend on this at all."""
+        """Whether the rows or their order depend on the window."""
         return self.limit is not None or not self.sortable
 
     def holds(self, row: Row) -> bool | None:
-        """Whether ``row`` belongs to the window; None: only the server knows."""
+        """Return whether ``row`` belongs to the window; None: only the server knows."""
         return self._within(row, self.edge)
 
     def _within(self, row: Row, edge: Row | None) -> bool | None:
@@ -129,7 +129,7 @@ class Window:
         return all(term.column in row for term in self.order)
 
     def moves(self, old: Row | None, row: Row) -> bool:
-        """Whether ``row`` may change its place in an order that only the server knows."""
+        """Return whether ``row`` may have moved in an order that only the server knows."""
         if self.sortable:
             return False
         if old is None:
@@ -138,16 +138,16 @@ class Window:
         return any(not equal(old.get(name), row[name]) for name in names)
 
     def moved(self, rows: Mapping[Key, Row | None]) -> None:
-        """These rows have changed: must the server say where one of them belongs?"""
+        """Take changed rows: the server may have to be queried for the place of one of them."""
         if self.alike is not None:
             moved = [key for key, row in rows.items() if self.alike.put(key, row)]
             self.stale |= any(map(self.alike.has, moved))
 
     def ranked(self, keys: Iterable[Key], shown: Iterable[Key]) -> None:
-        """The server's order was read: of ``keys``, while ``shown`` are here.
+        """Take the server's order of ``keys``, while ``shown`` are here.
 
-        A row without a place has come, or come back as it was, since the order was read: it is read
-        again. Once for the same rows, for what a policy has hidden meanwhile has no place either.
+        A row without a place was added, or restored, since the order was read, which is then read again;
+        only once for the same rows, because a row hidden by a policy has no place either.
         """
         unranked = set(shown).difference(keys)
         new = unranked - self._unranked
@@ -155,22 +155,22 @@ class Window:
         self._unranked = unranked
 
     def passed_over(self, key: Key) -> None:
-        """A change of ``key`` was ignored, for it lies behind the edge."""
+        """Record that a change of ``key`` was ignored because it is after the edge."""
         if self.missed is not None:
             self.missed.add(key)
 
     def turn(self) -> None:
-        """The window was read: from now on its edge holds."""
+        """Use the edge of the window that was just read."""
         self.last_edge, self.edge = self.edge, self.next_edge
 
     def turned(self, mine: Row | None, row: Row | None) -> bool:
-        """Whether the turn of the edge may be all that made ``row`` come or ``mine`` leave."""
+        """Return whether the new edge alone may have made ``row`` enter or ``mine`` leave."""
         if row is None:
             return mine is not None and not self._within(mine, self.edge)
         return mine is None and not self._within(row, self.last_edge)
 
     def check_size(self, rows: int) -> None:
-        """Rows came and went: is the window still full, and not too full?"""
+        """Check the number of rows: the window may be too small or too large."""
         if self.limit is None or self.edge is None or self.size is None:
             return
         if rows < self.limit or rows > 2 * self.size + 100:
@@ -178,13 +178,13 @@ class Window:
 
 
 def _compare(mine: Any, theirs: Any, term: OrderBy) -> int | None:
-    """-1, 0, 1 as ``mine`` comes before, with, after ``theirs``; None: the server knows."""
+    """Return -1, 0 or 1 if ``mine`` comes before, with or after ``theirs``; None: only the server knows."""
     if mine is None or theirs is None:
         sign = int(mine is None) - int(theirs is None)
         return -sign if nulls_first(term) else sign
     try:
         if mine != mine or theirs != theirs:
-            sign = int(mine != mine) - int(theirs != theirs)  # NaN sorts behind every number
+            sign = int(mine != mine) - int(theirs != theirs)  # NaN sorts after every number
         else:
             sign = int(mine > theirs) - int(mine < theirs)
     except TypeError:
