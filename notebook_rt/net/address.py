@@ -1,8 +1,8 @@
-"""What somebody gives as a project's URL and key, read before anything is sent.
+"""Read a project's URL and key as given by the user, before anything is sent.
 
-In: a text as it was copied, from a dashboard, another library or an environment variable. Out: the
-URL without what does not belong to it, the key, or an error that says what was given instead. A key
-that was given as the URL is never repeated, and neither is a database's password.
+In: a string copied from a dashboard, another library or an environment variable. Out: the normalized URL, the
+key, or an error that describes what was given instead. A key given as the URL, or a database's password, is
+never repeated.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 from notebook_rt.errors import NoKeyError, NoProjectError, UnreachableError
 
 _AROUND: Final = "\ufeff\u200b\u200e\u200f \t\r\n\"'`“”‘’«»<>,;"
-"""What stands around a text where it is copied from: quotes of a file, a comma, invisible characters."""
+"""Characters around a copied string: quotes of a file, a comma, invisible characters."""
 _INTERFACE: Final = re.compile(r"/(rest|realtime|auth|storage|functions|graphql)/v1(/.*)?\Z")
 _REF: Final = re.compile(r"[a-z]{20}")
-"""A project's reference, the first word of its host; twenty letters."""
+"""A project's reference, the first label of its host; twenty letters."""
 _DASHBOARD: Final = re.compile(
     r"(?:https?://)?(?:(?:www\.)?supabase\.(?:com|io)|app\.supabase\.(?:com|io))"
     r"(?:/dashboard)?(?:/project/([a-z0-9]+))?(?![\w.-])"
@@ -30,10 +30,10 @@ _DATABASE: Final = re.compile(
     r"postgres(?:ql)?://|(?:https?://)?(?:db\.[a-z]{20}\.supabase|[\w.-]+\.pooler\.supabase)\."
 )
 _DATABASE_REF: Final = re.compile(r"\b(?:db\.|postgres\.)([a-z]{20})\b")
-"""Of a direct connection (``db.REF.supabase.co``) or of a pooler's user (``postgres.REF``)."""
+"""The reference in a direct connection (``db.REF.supabase.co``) or a pooler's user (``postgres.REF``)."""
 _KEY: Final = re.compile(r"(https?://|Bearer\s+)?(eyJ|sb_)", re.ASCII)
 _SECRET: Final = re.compile(r"eyJ|sb_|@|[?#]", re.ASCII)
-"""In a text that is no address: what follows may be a key or a password."""
+"""In a string that is not an address: the rest may be a key or a password."""
 _NO_HOST: Final = re.compile(r"[^\w.:\[\]-]|:\Z")
 _NAMES_PROJECT: Final = re.compile(
     r"SUPABASE_(.*_)?(URL|KEYS?|REF|PROJECT_ID)\Z|(^|_)(ANON|SERVICE_ROLE)_KEY\Z", re.IGNORECASE
@@ -47,7 +47,7 @@ _KEY_WORDS: Final = re.compile(r"[A-Za-z0-9_.+/-]+", re.ASCII)
 
 
 class SupabaseClient(Protocol):
-    """What is used of a client that ``supabase.create_client`` or ``acreate_client`` made."""
+    """The used part of a client created by ``supabase.create_client`` or ``acreate_client``."""
 
     supabase_url: Any
     supabase_key: str
@@ -56,18 +56,18 @@ class SupabaseClient(Protocol):
 
 
 def is_client(given: object) -> bool:
-    """Whether ``given`` is a client of the ``supabase`` package, sync or async."""
+    """Return whether ``given`` is a client of the ``supabase`` package, sync or async."""
     return all(hasattr(given, name) for name in SupabaseClient.__annotations__)
 
 
 def environment_url(environment: Mapping[str, str], *, has_key: bool = False) -> str | None:
-    """``$SUPABASE_URL``, or None where nothing names a project.
+    """Return ``$SUPABASE_URL``, or None if no project is given.
 
     Raises
     ------
     NoProjectError
         If it is not set, but another variable looks like a project's, or a key was given
-        (``has_key``): whoever did that means that project, and must not write into another database.
+        (``has_key``): the user means that project, and must not write into another database.
     """
     if url := environment.get("SUPABASE_URL", "").strip():
         return url
@@ -78,12 +78,12 @@ def environment_url(environment: Mapping[str, str], *, has_key: bool = False) ->
 
 
 def environment_key(environment: Mapping[str, str], url: str) -> str:
-    """``$SUPABASE_KEY``.
+    """Return ``$SUPABASE_KEY``.
 
     Raises
     ------
     NoKeyError
-        If it is not set; it names the variables that look like a project's key.
+        If it is not set; the error lists variables that look like a project's key.
     """
     if key := environment.get("SUPABASE_KEY", "").strip():
         return key
@@ -95,7 +95,7 @@ def environment_key(environment: Mapping[str, str], url: str) -> str:
 
 
 def _projects(environment: Mapping[str, str]) -> list[str]:
-    """The names of the variables that look like a project's."""
+    """Return the names of variables that look like a project's."""
     return sorted(
         name
         for name, value in environment.items()
@@ -104,21 +104,21 @@ def _projects(environment: Mapping[str, str]) -> list[str]:
 
 
 def is_secret(key: str, role: str) -> bool:
-    """Whether ``key``, whose token names ``role``, passes every policy."""
+    """Return whether ``key``, whose token contains ``role``, bypasses every policy."""
     return key.startswith("sb_secret_") or (not key.startswith("sb_") and role == "service_role")
 
 
 def project_url(url: object) -> str:
-    """``url`` with a scheme, and without a slash or one of the interfaces' paths at its end.
+    """Return ``url`` with a scheme, and without a slash or a path of an interface at its end.
 
-    ``url`` is a text or a URL object of another library; a project's reference alone is completed.
+    ``url`` is a string or a URL object of another library; a project's reference alone is completed.
 
     >>> project_url("abc.supabase.co/"), project_url("wss://abc.supabase.co/realtime/v1/websocket")
     ('https://abc.supabase.co', 'https://abc.supabase.co')
     >>> project_url("abcdefghijklmnopqrst")
     'https://abcdefghijklmnopqrst.supabase.co'
     """
-    if not isinstance(url, str) and not hasattr(url, "scheme"):  # yarl, httpx and pydantic have it
+    if not isinstance(url, str) and not hasattr(url, "scheme"):  # for yarl, httpx and pydantic
         raise TypeError(f"the URL of a project must be a string, not {type(url).__name__}")
     text = str(url).strip(_AROUND).rstrip("/")
     if not text:
@@ -147,7 +147,7 @@ def project_url(url: object) -> str:
         text = f"https://{text}"
     text = re.sub(r"\Aws(s?)://", r"http\1://", text, flags=re.IGNORECASE)
     shown = "the project" if _SECRET.search(text) else text
-    if "?" in text or "#" in text:  # every path would be put behind it, and it may hold a key
+    if "?" in text or "#" in text:  # every path would be appended to it, and it may contain a key
         raise UnreachableError(shown, "a query or a fragment has no place in the URL of a project")
     text = _INTERFACE.sub("", text)
     try:
@@ -155,7 +155,7 @@ def project_url(url: object) -> str:
         (parts.hostname or "").encode("idna")
     except ValueError:
         raise UnreachableError(shown, "this is not the URL of a Supabase project") from None
-    if "@" in parts.netloc:  # it would be in errors, and in the queue's file
+    if "@" in parts.netloc:  # it would appear in errors and in the queue's file
         host = parts.netloc.rpartition("@")[2]
         raise UnreachableError(host, "a user and a password have no place in the URL: give the key")
     host = parts.hostname or ""
@@ -163,12 +163,12 @@ def project_url(url: object) -> str:
         raise UnreachableError(shown, "this is not the URL of a Supabase project")
     if len(text.split()) != 1:
         raise UnreachableError(shown, "this is not the URL of a Supabase project")
-    # One project has one address: the queue's file is named after it.
+    # A project has one address: the queue's file is named after it.
     return f"{parts.scheme}://{parts.netloc.lower()}{parts.path}"
 
 
 def is_loopback(url: str) -> bool:
-    """Whether ``url`` is on this machine: no proxy has a business with what goes there.
+    """Return whether ``url`` is on this machine, for which no proxy is used.
 
     >>> is_loopback("http://localhost:54321"), is_loopback("http://127.0.0.1.example.com")
     (True, False)
@@ -183,15 +183,15 @@ def is_loopback(url: str) -> bool:
 
 
 def proxies(url: str) -> dict[str, None] | None:
-    """What ``httpx`` takes as ``mounts`` for a client of ``url``; None: what the environment says.
+    """Return ``httpx``' ``mounts`` for a client of ``url``; None: the proxies of the environment.
 
-    A proxy of the environment would read the key and the passwords of a stack on this machine.
+    A proxy of the environment could read the key and the passwords of a stack on this machine.
     """
     return {"http://": None, "https://": None, "all://": None} if is_loopback(url) else None
 
 
 def warn_if_readable(url: str, stacklevel: int) -> None:
-    """Warn of a project whose key and passwords everybody on the way can read."""
+    """Warn if the key and the passwords of a project are sent without encryption."""
     if urlsplit(url).scheme == "http" and not is_loopback(url):
         warnings.warn(
             f"the key, the passwords and the rows of {url} go over the network in clear, to a proxy "
@@ -201,7 +201,7 @@ def warn_if_readable(url: str, stacklevel: int) -> None:
 
 
 def project_key(key: object, url: str) -> str:
-    """``key`` as a header takes it."""
+    """Return ``key`` in a form valid for a header."""
     if not isinstance(key, str | None):
         raise TypeError(f"the key of a project must be a string, not {type(key).__name__}")
     text = (key or "").strip(_AROUND)

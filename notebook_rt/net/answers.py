@@ -1,8 +1,8 @@
-"""What an answer over HTTP says, and what may be taken for the server's (promise 13): pure.
+"""Read HTTP answers, and decide whether they come from the server (promise 13). Pure.
 
-In: status, headers and bytes. Out: an ``Answer``, and of one that is no success its named error. A
-proxy, a login page and a broken gateway answer 200 too: what does not have the form of a REST answer is
-an error: no row is taken from it, no row counts as gone, and no write as done or refused.
+In: status, headers and bytes. Out: an ``Answer``, or a named error if it is not a success. A proxy, a login
+page or a broken gateway may also answer 200: an answer without the form of a REST answer is an error, from
+which no row is taken or considered deleted, and no write considered done or refused.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _BAD_FILTER: Final = {
     *("PGRST100", "PGRST103", "PGRST108", "22P02", "22007", "22008", "22003", "42804")
 }
 _INSTEAD: Final = {401, 403, 407, 451, 511}
-"""What a proxy, a firewall or a login page answers in the project's place, with a page for browsers."""
+"""Statuses with which a proxy, a firewall or a login page answers instead of the project."""
 _SERVER: Final = 60
-"""Characters that are quoted of the name that a server gives itself."""
+"""Maximum number of characters quoted of a server's own name."""
 _RIGHTS: Final = {"POST": "insert", "PATCH": "update", "DELETE": "delete"}
 
 
 def read_answer(
     status: int, headers: Mapping[str, str], content: bytes, now: float, exact_numbers: bool = False
 ) -> Answer:
-    """An answer as it came; ``now``, in seconds since the epoch, serves where it has no date."""
+    """Return a received answer; ``now``, in seconds since the epoch, replaces a missing date."""
     body: Any = None
     json = False
     if content:
@@ -65,15 +65,15 @@ def read_answer(
 
 
 def answered_at(header: str | None, now: float) -> float:
-    """A ``Date`` header in seconds since the epoch; ``now`` where it is missing or invalid."""
+    """Return a ``Date`` header in seconds since the epoch; ``now`` if it is missing or invalid."""
     date = http_date(header or "")
     return float(int(now)) if date is None else date
 
 
 def row_range(header: str | None) -> tuple[int, int | None] | None:
-    """How many rows an answer says it has, and how many there are in all (None: it does not say).
+    """Return the number of rows in an answer and in total (None: unknown), according to its header.
 
-    None if there is no ``Content-Range``, which PostgREST gives with each of its answers.
+    None if there is no ``Content-Range``, which PostgREST sends with each answer.
 
     >>> row_range("5-14/1500"), row_range("*/*")
     ((10, 1500), (0, None))
@@ -87,7 +87,7 @@ def row_range(header: str | None) -> tuple[int, int | None] | None:
 
 
 def not_rows(answer: Answer, *, counted: bool = False) -> str | None:
-    """Why a success is no answer to a read of a table's rows; None: it is one."""
+    """Return why a success is not an answer to a read of a table's rows; None: it is one."""
     body, said = answer.body, answer.shown
     if not isinstance(body, list) or not set(map(type, body)) <= {dict}:
         return "its answer is no list of rows"
@@ -103,7 +103,7 @@ def not_rows(answer: Answer, *, counted: bool = False) -> str | None:
 
 
 def no_supabase(what: str, answer: Answer) -> str | None:
-    """Why an answer that is no success comes from no Supabase project; None: it may."""
+    """Return why an error answer is not from a Supabase project; None: it may be."""
     status, by = answer.status, f" with {answer.error_fields['message']}" if answer.page else ""
     said = f"it answers {status} to {what}{by}"
     if by and status in _INSTEAD:
@@ -118,7 +118,7 @@ def no_supabase(what: str, answer: Answer) -> str | None:
 
 
 def not_written(request: Request, answer: Answer) -> str | None:
-    """Why an answer to one of the queue's requests is not the server's; None: it is."""
+    """Return why an answer to a request of the queue is not the server's; None: it is."""
     if not 200 <= answer.status < 300:
         return no_supabase(str(request), answer)
     if request.method == "GET" or "return=representation" in request.prefer:
@@ -132,7 +132,7 @@ def not_written(request: Request, answer: Answer) -> str | None:
 
 
 def named_error(what: str, answer: Answer, url: str) -> NotebookRTError:
-    """The error of an answer that is not a success, whatever it was about."""
+    """Return the error for an answer that is not a success, for any request."""
     words, status, why = answer.error_fields, answer.status, by_status(answer.status)
     if (not_supabase := no_supabase(what, answer)) is not None:
         return UnreachableError(url, not_supabase, status=status)
@@ -140,7 +140,7 @@ def named_error(what: str, answer: Answer, url: str) -> NotebookRTError:
     if why.kind == "rate_limit":
         return RateLimitedError(what, answer.retry_after, message)
     if why.kind == "auth":
-        if code == "PGRST303" or message == "JWT expired":  # the code is newer than the words
+        if code == "PGRST303" or message == "JWT expired":  # the code is newer than the message
             return TokenExpiredError(url, message)
         return AuthError("key or token", url, message)
     if code == "57014":
@@ -155,7 +155,7 @@ def named_error(what: str, answer: Answer, url: str) -> NotebookRTError:
 def table_error(
     request: Request, answer: Answer, url: str, table: str, role: str
 ) -> NotebookRTError:
-    """The error of an answer that is not a success, of a request about ``table``."""
+    """Return the error for an answer that is not a success, for a request about ``table``."""
     words, code, schema = answer.error_fields, answer.code, request.schema
     error = named_error(str(request), answer, url)
     message = words.get("message", "")
@@ -168,7 +168,7 @@ def table_error(
         return PermissionDeniedError(schema, table, role, right, message)
     if not isinstance(error, RefusedError):
         return error
-    # 42883 stands for an operator, too: a type without equality, which is no table that is missing.
+    # 42883 also means an operator: a type without equality, which is not a missing table.
     if code in _NO_TABLE and not message.startswith("operator"):
         return MissingTableError(
             schema, table, words.get("hint", ""), exposed=code != "PGRST106", url=url
@@ -181,13 +181,13 @@ def table_error(
 
 
 def _called(request: Request) -> str:
-    """The function that a request calls; empty: it calls none."""
+    """Return the function that a request calls; empty if it calls none."""
     _, called, name = request.path.partition("/rest/v1/rpc/")
     return urllib.parse.unquote(name) if called else ""
 
 
 def _quoted(message: str) -> str:
-    """The column an error is about: its last word in quotes, or ``column t.x does not exist``."""
+    """Return the column that an error concerns: the last quoted word, or ``column t.x does not exist``."""
     for quote in ("'", '"'):
         if message.count(quote) >= 2:
             return message.split(quote)[1]

@@ -1,7 +1,7 @@
-"""``httpx``, as far as a project's HTTP client is made of it.
+"""The parts of the HTTP client that use ``httpx``.
 
-A module of its own because it takes a fifth as long to import as pandas: ``http.py`` imports it with the
-first request, on a thread beside, so that a kept table is shown before.
+A separate module, because importing ``httpx`` takes a fifth of the time of importing pandas: ``http.py``
+imports it with the first request, on another thread, so that a kept table is shown before.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from notebook_rt.model.http import Request
 from notebook_rt.net.address import is_loopback, proxies
 
 FAILURES: Final = (httpx.TransportError, httpx.DecodingError, httpx.InvalidURL, OSError)
-"""What is raised where a request gets no answer."""
+"""Exceptions raised if a request gets no answer."""
 _CHUNK: Final = 1024 * 1024
 """Bytes decompressed at a time."""
 
 
 def new_client(url: str, timeout: httpx.Timeout, max_answer_bytes: int) -> httpx.AsyncClient:
-    """A client of ``url`` whose answers have bounds."""
+    """Create a client for ``url``."""
 
     async def bound(response: httpx.Response) -> None:
         response.stream = BoundedStream(response, max_answer_bytes)
@@ -36,11 +36,11 @@ def new_client(url: str, timeout: httpx.Timeout, max_answer_bytes: int) -> httpx
         base_url=url,
         timeout=timeout,
         limits=httpx.Limits(max_connections=20, max_keepalive_connections=10),
-        follow_redirects=False,  # a password goes where the user said, nowhere else
+        follow_redirects=False,  # passwords are sent only to the user's URL
         # An encoding that nobody asked for, or several on top of one another, which a few bytes can
         # blow up to any size, is refused.
         headers={"Accept-Encoding": "gzip"},
-        # A hook, not a transport: with one, httpx does not look at the proxies of the environment.
+        # A hook, not a transport: with a transport, httpx ignores the proxies of the environment.
         event_hooks={"response": [bound]},
         mounts=proxies(url),
         verify=_trust(url),
@@ -48,29 +48,31 @@ def new_client(url: str, timeout: httpx.Timeout, max_answer_bytes: int) -> httpx
 
 
 def _trust(url: str) -> ssl.SSLContext:
-    """Whose certificates a client of ``url`` accepts.
+    """Return the TLS context for a client of ``url``.
 
-    Reading the authorities takes 40 ms of the processor: a process does it once, for all its sessions,
-    and not at all for a stack on this machine.
+    Reading the certificate authorities takes 40 ms of the processor: a process does it once for all its
+    sessions, and not at all for a stack on this machine.
     """
     if urlsplit(url).scheme == "http" and is_loopback(url):
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks certificates, and trusts nobody
+        return ssl.SSLContext(
+            ssl.PROTOCOL_TLS_CLIENT
+        )  # checks certificates, and trusts no authority
     return _authorities(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
 
 
 @functools.lru_cache(maxsize=1)
 def _authorities(file: str | None, folder: str | None) -> ssl.SSLContext:
-    """The authorities that ``httpx`` finds, which are others where the environment names others."""
+    """Return a TLS context with the authorities that ``httpx`` uses, which the environment may set."""
     return httpx.create_ssl_context()
 
 
 def reason(error: Exception) -> str:
-    """What to say of a transport error, some of which say nothing themselves."""
+    """Return a message for a transport error, some of which have no message."""
     if isinstance(error, httpx.ConnectTimeout):
         return "no answer when connecting"
     if isinstance(error, httpx.TimeoutException | TimeoutError):
         return "no answer in time"
-    if "WRONG_VERSION_NUMBER" in str(error):  # OpenSSL's word for an answer that is no TLS
+    if "WRONG_VERSION_NUMBER" in str(error):  # OpenSSL's message for an answer that is not TLS
         return "what answers there speaks no TLS (https://); is it http://?"
     return str(error) or type(error).__name__
 
@@ -80,9 +82,9 @@ def timeouts(seconds: float, connect_seconds: float) -> httpx.Timeout:
 
 
 class Leaving:
-    """Whether a request has begun to leave for the server (httpx' ``trace`` extension).
+    """Records whether the sending of a request to the server has begun (httpx' ``trace`` extension).
 
-    Whatever fails before is certain: the name, the connection, TLS, a proxy's tunnel, the wait for a
+    A failure before that had no effect: the name, the connection, TLS, a proxy's tunnel, the wait for a
     free connection. ``taken`` is called with the first event: the request has a connection.
     """
 
@@ -92,7 +94,7 @@ class Leaving:
         self._taken: Callable[[], object] | None = taken
 
     def has_one(self) -> None:
-        """The request has a connection, or needs none any more."""
+        """Record that the request has a connection, or needs none any more."""
         taken, self._taken = self._taken, None
         if taken is not None:
             taken()
@@ -100,7 +102,9 @@ class Leaving:
     async def __call__(self, event: str, info: Mapping[str, Any]) -> None:
         self.has_one()
         if event.endswith("send_request_headers.started"):
-            self.began = self.began or info["request"].method != b"CONNECT"  # that is the proxy's
+            self.began = (
+                self.began or info["request"].method != b"CONNECT"
+            )  # that is the proxy's request
 
 
 async def exchange(
@@ -111,7 +115,7 @@ async def exchange(
         request.method,
         request.path,
         params=httpx.QueryParams(list(request.params)) if request.params else None,
-        # A schema's name may be one that ASCII, httpx' encoding of headers, does not have.
+        # A schema's name may contain characters outside ASCII, httpx' encoding of headers.
         headers=[(name.encode(), value.encode()) for name, value in headers.items()],
         json=request.body,
         extensions={"trace": leaving},
@@ -119,12 +123,12 @@ async def exchange(
 
 
 class BoundedStream(httpx.AsyncByteStream):
-    """A response's body, decompressed, of at most ``most`` bytes."""
+    """A response's decompressed body, limited to ``most`` bytes."""
 
     def __init__(self, response: httpx.Response, most: int) -> None:
         assert isinstance(response.stream, httpx.AsyncByteStream)
         self.received = 0
-        """Bytes that came over the wire."""
+        """Number of bytes received over the wire."""
         self._inner = response.stream
         self._most = most
         request = response.request

@@ -1,7 +1,7 @@
-"""Who we are to the server: the project's key and, after signing in, a user's access token.
+"""The credentials sent to the server: the project's key and, after sign-in, a user's access token.
 
-Shared by REST, the socket and the queue's worker, so that a refreshed token reaches all of them at
-once. Neither value is ever shown: not in a repr, a log line or an error.
+REST, the socket and the queue's worker share them, so that all use a refreshed token at once. Neither value
+is ever shown in a repr, a log line or an error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from typing import Any, Final
 
 _TOKEN: Final = re.compile(r"[!-~]+")
-"""What an HTTP header can carry as one word."""
+"""Characters allowed in a token of an HTTP header."""
 _OF_ONE_TOKEN: Final = frozenset(
     (
         *("sub", "role"),  # told apart
@@ -23,8 +23,8 @@ _OF_ONE_TOKEN: Final = frozenset(
         "user_metadata",
     )
 )
-"""Claims that say nothing of whose rows are read: those of one token or one signing-in, of Supabase's own
-logins and of the others that a project may take, and what users set themselves, by which no policy can go."""
+"""Claims that do not affect which rows are visible: those of a single token or sign-in, of Supabase's and
+other logins that a project may accept, and those that users set themselves, which policies must not use."""
 
 
 class Credentials:
@@ -39,9 +39,9 @@ class Credentials:
 
     @property
     def bearer(self) -> str | None:
-        """What goes into ``Authorization``: the user's token, else a key of the old (JWT) kind.
+        """The value of ``Authorization``: the user's token, otherwise a key of the old (JWT) kind.
 
-        A key of the new kind (``sb_publishable_…``) is no token and goes into ``apikey`` only.
+        A key of the new kind (``sb_publishable_…``) is not a token, and is sent only as ``apikey``.
         """
         if self.access_token is not None:
             return self.access_token
@@ -49,8 +49,8 @@ class Credentials:
 
     @property
     def spoken(self) -> str:
-        """What the channels are told: whoever signs out is the key again, and a null would change
-        nothing (``docs/design/wire.md``, "Tokens").
+        """The token sent to channels: after sign-out it is the key, because a null would change nothing
+        (``docs/design/wire.md``, "Tokens").
         """
         return self.access_token or self.key
 
@@ -63,7 +63,7 @@ class Credentials:
 
     @property
     def role(self) -> str:
-        """The PostgreSQL role this login has, as far as the token, or the kind of the key, says."""
+        """The PostgreSQL role of this login, according to the token or the kind of the key."""
         if self.bearer is None and self.key.startswith("sb_secret_"):
             return "service_role"
         role = claims(self.bearer).get("role")
@@ -71,16 +71,16 @@ class Credentials:
 
     @property
     def login(self) -> str:
-        """Whose requests these are: the user's id, or the key's role."""
+        """The owner of the requests: the user's id, or the key's role."""
         subject = claims(self.bearer).get("sub")
         return subject if isinstance(subject, str) else self.role
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """Whose rows are read, and with which grants: another token of the same login has the same.
+        """Identifies the visible rows and the grants; equal for all tokens of the same login.
 
-        Besides the user and the role, policies may go by anything that a token claims: an organisation, a
-        tenant in ``app_metadata``, an address. So all of that counts, but for what is each token's own.
+        In addition to the user and the role, policies may use any claim of a token: an organisation, a
+        tenant in ``app_metadata``, an address. So all claims count, except those specific to each token.
         """
         said = claims(self.access_token)
         told = {name: value for name, value in said.items() if name not in _OF_ONE_TOKEN}
@@ -91,34 +91,34 @@ class Credentials:
 
     @property
     def owner(self) -> str:
-        """`identity` as one text: whose what is kept on a disk is."""
+        """`identity` as one string: the owner of data stored on disk."""
         return "\n".join(self.identity)
 
     @property
     def key_role(self) -> str:
-        """The role that a key of the old (JWT) kind names; of a key of the new kind, nothing."""
+        """The role in a key of the old (JWT) kind; empty for a key of the new kind."""
         return str(claims(self.key).get("role", ""))
 
     @property
     def key_expires_at(self) -> float | None:
-        """Seconds since the epoch at which a key of the old kind ends; of the new kind, None."""
+        """When a key of the old kind expires, in seconds since the epoch; None for the new kind."""
         expiry = claims(self.key).get("exp")
         return float(expiry) if isinstance(expiry, int | float) else None
 
     @property
     def expires_at(self) -> float | None:
-        """Seconds since the epoch at which the user's token ends."""
+        """When the user's token expires, in seconds since the epoch."""
         expiry = claims(self.access_token).get("exp")
         return float(expiry) if isinstance(expiry, int | float) else None
 
 
 def checked_token(token: object) -> str:
-    """``token``, if it can be one.
+    """Return ``token`` if its form is valid.
 
     Raises
     ------
     TypeError, ValueError
-        If it cannot. Neither shows it.
+        If it is invalid. The error does not contain it.
     """
     if not isinstance(token, str):
         what = "None (set_auth(None) is the key again)" if token is None else type(token).__name__
@@ -129,12 +129,12 @@ def checked_token(token: object) -> str:
 
 
 def check_jwt(token: str) -> None:
-    """Refuse what is no JWT where a user's token is given; it is not shown.
+    """Refuse a user's token that is not a JWT, without showing it.
 
     Raises
     ------
     ValueError
-        If it is another text.
+        If it is another string.
     """
     if not claims(token):
         raise ValueError(
@@ -144,7 +144,7 @@ def check_jwt(token: str) -> None:
 
 
 def claims(token: str | None) -> dict[str, Any]:
-    """What a JWT says of itself, unverified (verifying is the server's business); else empty.
+    """Return a JWT's claims, unverified (the server verifies them); empty if it is not a JWT.
 
     >>> claims("not a token")
     {}

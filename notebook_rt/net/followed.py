@@ -1,9 +1,8 @@
-"""The login of a client of the ``supabase`` package that a user brought, taken over and followed.
+"""Adopt and follow the login of a user's client of the ``supabase`` package.
 
-In: the client, sync or async, and the event loop that its owner runs. Out: its present access token,
-a fresh one when ours ends, and a call whenever somebody signs in or out there. Nothing but the
-client's public attributes is used. The client refreshes its own token; a session never spends its
-refresh token, which can be used once.
+In: the client, sync or async, and the event loop of its owner. Out: its current access token, a fresh one
+when ours expires, and a call after each sign-in or sign-out there. Only the client's public attributes are
+used. The client refreshes its own token; a session never uses its refresh token, which can be used only once.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class FollowedClient:
     ----------
     client : supabase.Client or supabase.AsyncClient
     timeout : float
-        Seconds that an async client is given for a fresh token.
+        Maximum seconds to wait for a fresh token of an async client.
     """
 
     def __init__(self, client: SupabaseClient, timeout: float) -> None:
@@ -41,21 +40,21 @@ class FollowedClient:
 
     @property
     def token(self) -> str | None:
-        """The user's access token that the client sends now; None where it sends its key only.
+        """The user's access token that the client sends now; None if it sends only its key.
 
-        The client keeps it in the headers of its options, whoever signed in.
+        The client keeps it in the headers of its options for any kind of sign-in.
         """
         header = self._client.options.headers.get("Authorization", "")
         token = header.removeprefix("Bearer ").strip()
         return None if not token or token == self._client.supabase_key else token
 
     def fresh(self) -> str:
-        """A token that has not ended, from any thread but the client's own loop.
+        """Return a valid token; from any thread except that of the client's loop.
 
         Raises
         ------
         UnreachableError
-            If the client gives none.
+            If the client does not return one.
         """
         try:
             session: Any = self._client.auth.get_session()
@@ -63,8 +62,8 @@ class FollowedClient:
                 session = self._awaited(session)
         except NotebookRTError:
             raise
-        except Exception as error:  # the client and its HTTP library raise what they like
-            # Not as its cause: a traceback prints that with the server's words as they came.
+        except Exception as error:  # the client and its HTTP library may raise anything
+            # Not as the cause: a traceback would print the server's message unescaped.
             raise UnreachableError(_CLIENT, f"{type(error).__name__}: {error}") from None
         if session is None:
             raise UnreachableError(_CLIENT, "no user is signed in there any more")
@@ -78,16 +77,16 @@ class FollowedClient:
         try:
             return future.result(self._timeout)
         except TimeoutError:
-            if not future.cancel():  # it is the client's own
+            if not future.cancel():  # it is the client's own token
                 raise
             raise UnreachableError(_CLIENT, f"no answer in {self._timeout:g} s") from None
 
     def listen(self, changed: Callable[[], object]) -> None:
-        """Call ``changed``, a bound method that is held weakly, after each sign-in, refresh and
-        sign-out. It is called on the thread in which that happens, and must be quick.
+        """Call ``changed``, a weakly referenced bound method, after each sign-in, refresh and sign-out, on
+        the thread of that event. It must be quick.
 
-        The listener stays in the client when its session is gone: the client's list of listeners is
-        not safe to change while another thread goes through it.
+        The listener stays registered after its session has ended: the client's list of listeners must
+        not be changed while another thread iterates over it.
         """
         reference = weakref.WeakMethod(changed)
 

@@ -1,8 +1,8 @@
 """The HTTP client of one project: a ``Request`` in, an ``Answer`` or a named error out.
 
-Tables, the queue and signing in all go through here. HTTP/1.1 with connections kept alive; no redirect
-is followed; no proxy reads what stays on this machine; an answer has bounds in bytes and in time. A
-refused token is refreshed once and the request repeated.
+Tables, the queue and sign-in use it. It speaks HTTP/1.1 with keep-alive, follows no redirects, uses no proxy
+for this machine, and limits an answer's bytes and time. A refused token is refreshed once, and the request
+repeated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class NoAnswerError(UnreachableError):
-    """The request got no answer. ``sent``: it may have reached the server and had its effect."""
+    """The request got no answer. ``sent``: it may have reached the server and taken effect."""
 
     def __init__(self, url: str, reason: str, *, sent: bool) -> None:
         super().__init__(url, reason)
@@ -33,26 +33,26 @@ class NoAnswerError(UnreachableError):
 
 
 class CancelledUnsentError(asyncio.CancelledError):
-    """A request was cancelled before any of it left for the server."""
+    """A request was cancelled before any part of it was sent."""
 
 
 class HttpClient:
-    """See the module.
+    """The HTTP client of one project; see the module docstring.
 
     Parameters
     ----------
     url : str
-        The project's, without ``/rest/v1``.
+        The project's URL, without ``/rest/v1``.
     refresh : async callable, optional
-        Given the access token that the server refused, gets a new one; True: there is one, try again.
+        Called with the refused access token to get a new one; returns True if the request can be retried.
     seconds : float
-        The longest from the beginning of a request to the end of its answer.
+        Maximum time from the start of a request to the end of its answer.
     chunk_seconds, connect_seconds : float, optional
-        The longest that a piece of the answer, or a connection, may take.
+        Maximum time for a chunk of the answer, or for a connection.
     usage : Usage, optional
-        Told of the bytes of each request.
+        Counts the bytes of each request.
     login : str, optional
-        Whose requests these are; once another user has signed in, none is sent.
+        The login of these requests; once another user has signed in, none is sent.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class HttpClient:
             max_answer_bytes,
         )
         self._client: httpx.AsyncClient | None = None
-        """Made with the first request."""
+        """Created with the first request."""
         self._opening: asyncio.Future[httpx.AsyncClient] | None = None
         self._choosing = asyncio.Lock()
-        """Held by the request that is given a connection: of several at once httpx gives all the same one,
-        and all but one look through the connections anew, a fifth of what an audit takes."""
+        """Held by the request that is assigned a connection. Otherwise httpx assigns the same connection to
+        several requests, and all but one search again, which takes a fifth of an audit's time."""
         self._closed = False
-        """It was closed before it was made."""
+        """Whether it was closed before the client was created."""
 
     async def aclose(self) -> None:
         if self._client is None:
@@ -98,7 +98,7 @@ class HttpClient:
             await self._client.aclose()
 
     async def _open(self) -> httpx.AsyncClient:
-        """The client; made on a thread beside, where ``httpx`` is imported and certificates are read."""
+        """Return the client, created on another thread that imports ``httpx`` and reads the certificates."""
         if self._client is None and not self._closed:
             if self._opening is None:
                 making = asyncio.to_thread(_new_client, self.url, *self._limits)
@@ -126,14 +126,14 @@ class HttpClient:
     ) -> Answer:
         """Send one request; any status is an answer.
 
-        ``renew``: if the token is refused, once more with a new one, where there is one.
+        ``renew``: if the token is refused, retry once with a new one, if there is one.
 
         Raises
         ------
         NoAnswerError
-            If none came.
+            If there is no answer.
         AnswerTooLargeError
-            If it has more bytes than it may have.
+            If the answer exceeds the limit of bytes.
         """
         token = self.credentials.access_token
         answer = await self._send(request, exact_numbers, purpose)
@@ -161,14 +161,14 @@ class HttpClient:
         sent = time.monotonic()
         leaving = Leaving(self._choosing.release)
         try:
-            # httpx' own limit is for each chunk; a server that drips would hold a request for ever.
+            # httpx' own limit applies to each chunk; a slow server could hold a request forever.
             async with asyncio.timeout(self._seconds):
                 await self._choosing.acquire()
                 try:
                     response = await exchange(client, request, headers, leaving)
                 finally:
                     leaving.has_one()
-        # Not as its cause: a traceback prints that with the server's words as they came.
+        # Not as the cause: a traceback would print the server's message unescaped.
         except FAILURES as error:
             raise NoAnswerError(self.url, reason(error), sent=leaving.began) from None
         except asyncio.CancelledError:

@@ -1,10 +1,10 @@
-"""Who the project is used as: signs in, and gets a fresh access token before the present one ends.
+"""Manage the login of a project: sign in, and get a fresh access token before the current one expires.
 
-In: credentials, or a token, or a function that gives one. Out: the token, told to the project, which
-tells its socket, its tables and its queue. Everything here runs on the loop thread.
+In: credentials, a token, or a function that returns one. Out: the token, for the project's socket, tables and
+queue. Everything here runs on the loop thread.
 
-Each login is a turn; what an earlier one still waits for (a slow function, a refresh under way) comes
-too late to count.
+Each login is numbered as a turn; late results of an earlier turn (a slow function, a running refresh) are
+ignored.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from notebook_rt.quoting import printable
 from notebook_rt.sync.connection.metrics import Metrics
 
 Token = str | Callable[[], str | Awaitable[str]] | None
-"""An access token, or a function that gives a fresh one (called again when it ends)."""
+"""An access token, or a function that returns a fresh one (called again when it expires)."""
 
 AGAIN_SECONDS: Final = 5.0
-"""The shortest wait before a fresh token is asked for again, when none could be had."""
+"""The shortest wait before the next attempt to get a fresh token, after a failure."""
 
 
 class User(dict[str, Any]):
-    """Who is signed in, as the server describes them.
+    """The signed-in user, as the server describes them.
 
-    The repr names them alone: a cell that ends with ``rt.sign_in(...)`` writes it into the notebook.
+    The repr contains only the name: a cell that ends with ``rt.sign_in(...)`` writes it into the notebook.
     """
 
     def __repr__(self) -> str:
@@ -60,11 +60,11 @@ class Login:
     Parameters
     ----------
     taken : async callable
-        Told the token of another login; None: there is only the key.
+        Called with the token of another login; None: only the key is used.
     refreshed : async callable
-        Told a fresh token of the same login.
+        Called with a fresh token of the same login.
     clock : callable
-        Seconds since the epoch, as the server has them.
+        Returns the server's time in seconds since the epoch.
     """
 
     def __init__(
@@ -96,14 +96,14 @@ class Login:
         self._follow_lock = asyncio.Lock()
 
     def follow(self, client: FollowedClient) -> None:
-        """Use whatever login ``client`` has, until `sign_in` or `set_auth` says another one."""
+        """Use the login of ``client``, until `sign_in` or `set_auth` sets another one."""
         self._next_turn()
         self._followed = client
         client.listen(self._client_changed)
-        self._client_changed()  # somebody may have signed in since its token was read
+        self._client_changed()  # its login may have changed since its token was read
 
     def _client_changed(self) -> None:
-        """Called on the thread of the client."""
+        """Handle a change of the client's login, on the client's thread."""
         with contextlib.suppress(ClosedError):
             self._thread.post(self._take_over_soon)
 
@@ -111,7 +111,7 @@ class Login:
         self._thread.spawn(self._take_over(), "take over a client's login")
 
     async def _take_over(self) -> None:
-        async with self._follow_lock:  # one after the other: the last one reads what is true now
+        async with self._follow_lock:  # one after the other: the last one reads the current state
             if (client := self._followed) is None:
                 return
             token, before = client.token, self._credentials.access_token
@@ -126,7 +126,7 @@ class Login:
 
     @property
     def user(self) -> Mapping[str, Any] | None:
-        """Who is signed in: as the server described them, else what the token says."""
+        """The signed-in user, as described by the server, otherwise by the token."""
         token = self._credentials.access_token
         if token is None:
             return None
@@ -137,7 +137,7 @@ class Login:
         return User(id=said.get("sub"), **{name: said[name] for name in names if name in said})
 
     async def sign_in(self, way: Way) -> Mapping[str, Any]:
-        """Sign in; gives the user. Without a session in the answer there is no other login yet."""
+        """Sign in and return the user. Without a session in the answer, the login does not change yet."""
         turn = self._next_turn()
         auth = self._client()
         try:
@@ -154,7 +154,7 @@ class Login:
         return user
 
     async def ask(self, way: Way) -> None:
-        """What changes no login."""
+        """Send a request that does not change the login."""
         auth = self._client()
         try:
             await self._asked(way, auth)
@@ -162,7 +162,7 @@ class Login:
             await auth.close()
 
     async def sign_out(self) -> None:
-        """Back to the key, and the server forgets this session if it can be reached."""
+        """Return to the key; the server ends the session if it can be reached."""
         self._next_turn()
         auth, self._auth = self._auth, None
         await self._switch(None)
@@ -203,11 +203,11 @@ class Login:
                 checked_token(session.access_token)
             return answer
         except (theirs.AuthRetryableError, TimeoutError) as error:
-            # Not as its cause: a traceback prints that with the server's words as they came.
+            # Not as the cause: a traceback would print the server's message unescaped.
             raise UnreachableError(self._url, str(error) or "no answer in time") from None
         except theirs.AuthError as error:
             raise _refused(self._url, error) from None
-        except ValueError:  # pydantic's ValidationError is one
+        except ValueError:  # pydantic's ValidationError is a ValueError
             reason = f"what answers there is no Supabase; {BETWEEN}"
             raise UnreachableError(self._url, reason) from None
 
@@ -226,7 +226,7 @@ class Login:
         return self._turn
 
     async def _switch(self, token: str | None, *, auth: Any = None, source: Any = None) -> None:
-        """Another login: what the last one waits for is given up once there is the new token."""
+        """Start another login; requests of the previous one are given up once there is the new token."""
         last, self._auth, self._token_source = self._auth, auth, source
         refreshing, self._refreshing = self._refreshing, None
         try:
@@ -236,13 +236,13 @@ class Login:
             await _give_up(refreshing, last)
 
     async def refresh(self, refused: str | None = None) -> bool:
-        """Get a new access token in place of the one that was ``refused``; False: it cannot be had.
+        """Get a new access token instead of the ``refused`` one; return False if that fails.
 
-        Whoever asks while one is being got waits for that one: a refresh token can be used once, and
-        a storm of refused requests is one question.
+        Concurrent callers wait for the same refresh: a refresh token can be used once, and many refused
+        requests cause one refresh.
         """
         if refused is not None and refused != self._credentials.access_token:
-            return True  # it was got meanwhile
+            return True  # another caller got it meanwhile
         if self._refreshing is None:
             self._refreshing = self._thread.spawn(self._refresh(), "refresh the token")
             self._refreshing.add_done_callback(self._refresh_done)
@@ -269,7 +269,7 @@ class Login:
             self._report_failed(f"no answer in {seconds:g} s")
         except NotebookRTError as error:
             self._report_failed(str(error))
-        except Exception as error:  # supabase_auth and the user's function raise what they like
+        except Exception as error:  # supabase_auth and the user's function may raise anything
             self._report_failed(repr(error))
         got = self._credentials.access_token != before
         self._plan_refresh(again=not got)
@@ -279,16 +279,16 @@ class Login:
         if self._auth is not None:
             answer = await self._auth.refresh_session()
             return None if answer.session is None else answer.session.access_token
-        assert self._token_source is not None  # _refresh looked
+        assert self._token_source is not None  # checked in _refresh
         return await _ask(self._token_source)
 
     def _report_failed(self, reason: str) -> None:
         self._counters.last_error = f"the access token could not be refreshed: {reason}"
 
     def _plan_refresh(self, again: bool = False) -> None:
-        """Before the token ends, and when that gave none (``again``) once more and once more.
+        """Schedule a refresh before the token expires; after a failure (``again``), the next attempt.
 
-        A token that has ended by this clock is left to be refused: it may be the clock that is wrong.
+        A token that has expired by this clock is used until it is refused: the clock may be wrong.
         """
         if self._refresh_timer is not None:
             self._refresh_timer.cancel()
@@ -308,7 +308,7 @@ class Login:
         self._thread.spawn(self.refresh(), "refresh the token")
 
     async def stop(self) -> None:
-        """Ask for no token any more."""
+        """Stop refreshing the token."""
         self._next_turn()
         auth, self._auth, self._token_source = self._auth, None, None
         self._plan_refresh()
@@ -316,7 +316,7 @@ class Login:
 
 
 def _subject(token: str | None) -> object:
-    """Whose token it is; None without a token, or where it does not say."""
+    """Return the user of a token; None without a token, or if it does not contain one."""
     return claims(token).get("sub")
 
 
@@ -328,7 +328,7 @@ async def _give_up(refreshing: asyncio.Task[bool] | None, auth: Any) -> None:
 
 
 def _refused(url: str, error: Any) -> NotebookRTError:
-    """An answer that signs nobody in: the server's refusal, or that there is no such server now."""
+    """Return the error for an answer without a session: a refusal, or a server that is not available."""
     response = getattr(error.__cause__, "response", None)
     if response is None:
         return LoginError(url, error.message)
@@ -337,7 +337,7 @@ def _refused(url: str, error: Any) -> NotebookRTError:
     if answer.page and (not_supabase := no_supabase(what, answer)) is not None:
         return UnreachableError(url, not_supabase, status=status)
     in_json = error.name != "AuthUnknownError"
-    # Where it is no JSON, the message is what the client says of it, not the server.
+    # If it is not JSON, the message is the client library's, not the server's.
     said = error.message if in_json else answer.error_fields.get("message", "") * answer.page
     match by_status(status).kind:
         case "rate_limit":
@@ -345,7 +345,7 @@ def _refused(url: str, error: Any) -> NotebookRTError:
             return RateLimitedError(what, wait, said, again=False)
         case "server":
             return ServerError(what, status, said, again=False)
-        case "auth" if error.code is None:  # what stands before the logins' server has said it
+        case "auth" if error.code is None:  # sent by a proxy in front of the login server
             return AuthError("key", url, said)
     if not in_json or (status == 404 and error.code is None):
         reason = f"it answers {status} to {what}: this is no Supabase project"
@@ -354,17 +354,17 @@ def _refused(url: str, error: Any) -> NotebookRTError:
 
 
 async def _ask(source: Callable[[], str | Awaitable[str]]) -> object:
-    """Call the user's function, on a thread of its own: it may take long, and must delay no heartbeat."""
+    """Call the user's function on a separate thread: it may take long, and must not delay heartbeats."""
 
     def ask() -> object:
         try:
             token = source()
             return asyncio.run(_awaited(token)) if inspect.isawaitable(token) else token
         except Exception as error:
-            if isinstance(error, StopIteration):  # no future can carry it
+            if isinstance(error, StopIteration):  # a future cannot carry it
                 raise RuntimeError("there is no further token") from error
             raise
-        except BaseException as error:  # sys.exit() would end the network thread's loop
+        except BaseException as error:  # sys.exit() would end the loop of the network thread
             raise RuntimeError(f"the token function ended with {error!r}") from error
 
     return await asyncio.to_thread(ask)

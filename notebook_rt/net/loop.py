@@ -1,11 +1,11 @@
 """One background thread with one asyncio loop for every session of the process.
 
-A cell that runs for a minute must not stop heartbeats or ingestion, so nothing live runs on the
-kernel's own loop (``docs/design/notebooks.md``, "Threads and loops"). The user's thread hands work over with
-``call`` and ``submit``; waiting there is waiting on a lock, so Ctrl-C works. The thread starts with
-the first session, is a daemon, and is wound up at exit: sessions close, tasks are cancelled and
-awaited, nothing is printed. Nothing that a task raises ends it. After a fork the child starts its own;
-the parent's is forgotten.
+A cell that runs for a minute must not stop heartbeats or the processing of changes, so nothing live runs on
+the kernel's loop (``docs/design/notebooks.md``, "Threads and loops"). The user's thread submits work with
+``call`` and ``submit`` and waits on a lock, so Ctrl-C works. The thread is a daemon, starts with the first
+session, and is shut down at exit: sessions are closed, tasks are cancelled and awaited, nothing is printed.
+An exception of a task does not end it. After a fork, the child starts its own thread and forgets the
+parent's.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ P = ParamSpec("P")
 logger = logging.getLogger("notebook_rt")
 
 EXIT_SECONDS = 2.0
-"""The longest that closing everything may hold up the end of the process."""
+"""Maximum seconds by which closing may delay the end of the process."""
 
 IMPORT_SECONDS = 20.0
-"""How much longer, while the thread loads a library, as at a session's beginning: a thread that ends with
-Python in the middle of that keeps the lock of all imports, for which Python then waits for ever."""
+"""Additional seconds while the thread imports a library, as at the start of a session: a thread that ends
+during an import keeps the import lock, for which Python then waits forever."""
 
 LOOK_SECONDS = 0.5
-"""How often who waits looks for a Ctrl-C: one that came as the wait began does not end it."""
+"""Seconds between two checks for Ctrl-C while waiting: one at the beginning of the wait does not end it."""
 
 PAUSE_SECONDS = 0.01
-"""How often a `WakingLock` wakes the loop at most."""
+"""Minimum seconds between two wake-ups of the loop by a `WakingLock`."""
 
 SLOW_SECONDS = 5.0
-"""A longer turn of the loop is told of under ``python -X dev``; the first ones load libraries."""
+"""Longer turns of the loop are logged under ``python -X dev``; the first ones import libraries."""
 
 
 def _into(future: Future[T], fn: Callable[[], T]) -> None:
-    """Call ``fn``; what comes of it is the future's."""
+    """Call ``fn`` and set its result or exception on the future."""
     if future.set_running_or_notify_cancel():
         try:
             result = fn()
@@ -60,9 +60,9 @@ def _into(future: Future[T], fn: Callable[[], T]) -> None:
 
 
 class _Daemons(ThreadPoolExecutor):
-    """A daemon thread for each call: what asyncio does beside the loop, such as asking for a host's
-    address. Python waits at exit for the threads of an ordinary pool, and would for a name server
-    that does not answer and for a user's token function that sleeps.
+    """Runs each call on a daemon thread: asyncio's blocking calls, such as resolving a host name. Python
+    waits at exit for the threads of an ordinary pool, and so would wait for a name server that does not
+    answer, and for a sleeping token function of the user.
     """
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -71,13 +71,13 @@ class _Daemons(ThreadPoolExecutor):
         name = "notebook_rt-beside"
         try:
             threading.Thread(target=_into, args=given, name=name, daemon=True).start()
-        except RuntimeError as error:  # from Python 3.12 on, once it is ending
+        except RuntimeError as error:  # from Python 3.12 on, during its shutdown
             raise ConnectionAbortedError("Python is ending") from error
         return future
 
 
 class LoopThread:
-    """The thread and its loop. Use ``shared()``: there is one a process."""
+    """The thread and its loop. Use ``shared()``: there is one per process."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -85,7 +85,7 @@ class LoopThread:
         self.loop.set_default_executor(_Daemons())
         self.pid = os.getpid()
         self.at_exit: dict[int, Callable[[], Awaitable[None]]] = {}
-        """What to await before the loop ends, by the ``id`` of its owner."""
+        """Functions to await before the loop ends, by the ``id`` of their owner."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._run, name="notebook_rt", daemon=True)
         self._thread.start()
@@ -100,8 +100,8 @@ class LoopThread:
             self.loop.close()
 
     def _run_until_stopped(self) -> bool:
-        """False: asyncio let an exception through (``SystemExit`` of a user's function), and there is
-        more to do for every other session.
+        """Run the loop. Return False if asyncio let an exception through (``SystemExit`` of a user's
+        function), while other sessions still need the loop.
         """
         try:
             self.loop.run_forever()
@@ -116,7 +116,7 @@ class LoopThread:
         return threading.current_thread() is self._thread
 
     def spawn(self, coro: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-        """Start a task from the loop's thread, keep it alive, and log it if it fails."""
+        """Start a task from the loop's thread, keep it alive, and log its failure."""
         task = self.loop.create_task(coro, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -128,9 +128,9 @@ class LoopThread:
             logger.error("%s failed", task.get_name(), exc_info=error)
 
     def post(self, fn: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Run ``fn`` on the loop soon, from any thread; its result is not wanted."""
+        """Run ``fn`` on the loop soon, from any thread, without a result."""
         self._check()
-        with contextlib.suppress(RuntimeError):  # the loop ended between the check and here
+        with contextlib.suppress(RuntimeError):  # the loop ended after the check
             self.loop.call_soon_threadsafe(lambda: fn(*args, **kwargs))
 
     def submit(self, coro: Coroutine[Any, Any, T]) -> Future[T]:
@@ -138,13 +138,13 @@ class LoopThread:
         try:
             self._check()
             return asyncio.run_coroutine_threadsafe(coro, self.loop)
-        except BaseException:  # Ctrl-C comes when it likes
+        except BaseException:  # Ctrl-C can come at any time
             coro.close()
             raise
 
     def call(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``fn`` on the loop and give back its result: how the user's thread reads and writes
-        what belongs to the loop. On the loop itself, just call it.
+        """Run ``fn`` on the loop and return its result; used by the user's thread to access the loop's
+        state. On the loop's thread, call it directly.
         """
         if self.here:
             return fn(*args, **kwargs)
@@ -159,12 +159,12 @@ class LoopThread:
             raise
 
     def wait(self, coro: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """Run ``coro`` on the loop and wait for it; interrupted (Ctrl-C), it is cancelled.
+        """Run ``coro`` on the loop and wait for it; Ctrl-C cancels it.
 
         Raises
         ------
         TimeoutError
-            If it took longer than ``timeout`` seconds; it is cancelled then.
+            If it took longer than ``timeout`` seconds; it is then cancelled.
         """
         if self.here:
             coro.close()
@@ -188,7 +188,7 @@ class LoopThread:
             raise ClosedError("the network thread")
 
     def stop(self) -> None:
-        """Close every session, cancel and await what is left, end the thread."""
+        """Close every session, cancel and await the remaining tasks, and end the thread."""
         if self.pid != os.getpid() or not self._thread.is_alive():
             return
 
@@ -203,7 +203,7 @@ class LoopThread:
                 await asyncio.wait(rest, timeout=EXIT_SECONDS / 2)
             for task in (*closings, *rest):
                 if task.done() and not task.cancelled():
-                    task.exception()  # looked at: asyncio has nothing to complain of at exit
+                    task.exception()  # retrieved, so that asyncio logs nothing at exit
 
         self.loop.set_exception_handler(lambda loop, context: None)
         with contextlib.suppress(Exception):
@@ -216,7 +216,7 @@ class LoopThread:
 
 
 def _imports(thread: threading.Thread) -> bool:
-    """Whether a thread is just loading a module."""
+    """Return whether a thread is importing a module."""
     frame = sys._current_frames().get(thread.ident or 0)
     while frame is not None and "importlib._bootstrap" not in frame.f_code.co_filename:
         frame = frame.f_back
@@ -224,12 +224,12 @@ def _imports(thread: threading.Thread) -> bool:
 
 
 class WakingLock:
-    """A reentrant lock, and what is to be done on the loop once it is released: one wake for all of it.
+    """A reentrant lock with calls to make on the loop after its release, by one wake-up for all of them.
 
-    An edit is put into the queue's file and shown under one lock; the worker and the listeners are told
-    of both by one wake, when both have happened. A loop of edits asks thousands of times a second: what
-    is asked for within `PAUSE_SECONDS` is done once, since to wake the loop each time would cost both
-    threads a byte through a pipe, and Python's lock handed back and forth.
+    An edit is stored in the queue's file and shown under one lock; one wake-up then notifies the worker
+    and the listeners of both. A series of edits makes thousands of requests a second: requests within
+    `PAUSE_SECONDS` are combined, because each wake-up costs both threads a byte through a pipe, and a
+    transfer of the GIL.
     """
 
     def __init__(self, thread: LoopThread) -> None:
@@ -240,7 +240,7 @@ class WakingLock:
         self._request_lock = threading.Lock()
         self._asked: dict[Callable[[], object], None] = {}
         self._busy = False
-        """The loop is being woken, or was less than `PAUSE_SECONDS` ago."""
+        """Whether the loop is being woken, or was within the last `PAUSE_SECONDS`."""
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -257,7 +257,7 @@ class WakingLock:
             self._wake()
 
     def soon(self, fn: Callable[[], object]) -> None:
-        """Call ``fn`` on the loop, once for all who ask for it; from any thread, with the lock or not."""
+        """Call ``fn`` on the loop, once for several requests; from any thread, with or without the lock."""
         with self._request_lock:
             self._asked[fn] = None
         if self._holder != threading.get_ident():
@@ -271,7 +271,7 @@ class WakingLock:
         if self._thread.here:
             self._thread.loop.call_soon(self._run)
             return
-        with contextlib.suppress(ClosedError):  # the loop has ended: nobody is left to be told
+        with contextlib.suppress(ClosedError):  # the loop has ended: there is nobody to notify
             self._thread.post(self._run)
 
     def _run(self) -> None:
@@ -293,7 +293,7 @@ _shared: LoopThread | None = None
 
 
 def shared() -> LoopThread:
-    """The process' loop thread, started if there is none."""
+    """Return the process' loop thread; start it if there is none."""
     global _shared
     with _lock:
         if _shared is None or _shared.pid != os.getpid() or not _shared._thread.is_alive():
@@ -302,7 +302,7 @@ def shared() -> LoopThread:
 
 
 after_exit: list[Callable[[], object]] = []
-"""Called when the process ends, behind the end of the loop."""
+"""Called when the process ends, after the end of the loop."""
 
 
 def _stop_shared() -> None:

@@ -1,7 +1,7 @@
-"""The channel registry: one channel a topic, counted, within the limit, joined at a pace.
+"""The channel registry: one channel per topic, counted, within the limit, joined at a limited pace.
 
-``sync/connection/joins.py`` decides; this carries it out over the ``Socket`` and tells each topic's owner (a
-table, a ``Channel``) what becomes of it. An owner hears only of the join that is current.
+It carries out the decisions of ``sync/connection/joins.py`` over the ``Socket``, and notifies each topic's
+owner (a table, a ``Channel``) of the result. An owner is notified only about its current join.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from notebook_rt.options import Options
 from notebook_rt.sync.connection.joins import Effect, Evicted, Join, Joins, Leave, Priority
 from notebook_rt.sync.events import Binding, Change
 
-if TYPE_CHECKING:  # what carries the socket is imported when it is opened (supervisor.py)
+if TYPE_CHECKING:  # the implementation of the socket is imported when it is opened (supervisor.py)
     from notebook_rt.net.websocket.socket import Socket
     from notebook_rt.net.websocket.topic import SocketChannel
 
@@ -38,7 +38,7 @@ _RATE_LIMITED = (
 RATE_LIMITED_WAIT = 30.0
 _TOKEN_REFUSED = ("InvalidJWTToken", "InvalidJWTExpiration", "MalformedJWT", "JwtSignatureError")
 _EXPIRED = "Token has expired"
-"""The server has only these words for a token that has ended, by its clock."""
+"""The server's only message for a token that has expired by its clock."""
 
 
 CHANGES_ONLY: Final[Mapping[str, Any]] = {
@@ -50,7 +50,7 @@ CHANGES_ONLY: Final[Mapping[str, Any]] = {
 
 
 class Owner(Protocol):
-    """Who a topic belongs to. Called on the loop."""
+    """The owner of a topic. Its methods are called on the loop."""
 
     def config(self) -> Mapping[str, Any]:
         """The join's ``config`` without the bindings."""
@@ -60,13 +60,13 @@ class Owner(Protocol):
     def joined(self, channel: SocketChannel) -> None: ...
 
     def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
-        """The channel is gone, or could not be joined; with an error, the server refused it."""
+        """Handle that the channel is gone or could not be joined; with an error, the server refused it."""
 
     def evicted(self) -> None:
-        """There is no place for this channel now."""
+        """Handle that there is no place for this channel now."""
 
     def token_refused(self, error: AuthError) -> None:
-        """The server does not take the access token for a join, and no other one can be had."""
+        """Handle that the server refuses the access token for a join, and that there is no other token."""
 
     def change(self, change: Change | None) -> None: ...
 
@@ -80,9 +80,9 @@ class Owner(Protocol):
 
 
 class Place:
-    """An owner's place in the registry: a subscription for each handle on it, or none of them.
+    """An owner's place in the registry: a subscription for each of its handles, or none.
 
-    Who has more of them, and of a higher priority, keeps its channel when there are too few.
+    Owners with a higher priority and more subscriptions keep their channels if there are too few.
     """
 
     def __init__(self, registry: Registry, topic: str, owner: Owner, priority: Priority) -> None:
@@ -94,7 +94,7 @@ class Place:
 
     @property
     def crowded(self) -> bool:
-        """Whether it is wanted, and others take all channels that there may be; from any thread."""
+        """Whether a channel is wanted, but all allowed channels are in use by others; from any thread."""
         return self.taken and self._registry.state_of(self._topic) == "evicted"
 
     def take(self) -> None:
@@ -105,31 +105,31 @@ class Place:
                 self._registry.want(self._topic, self._owner, priority)
 
     def leave(self) -> None:
-        """Give it up; the channel is left."""
+        """Unsubscribe all handles; the channel is left."""
         if self.taken:
             self.taken = False
             for priority in self._priorities:
                 self._registry.unwant(self._topic, priority)
 
     def move(self, topic: str, owner: Owner) -> None:
-        """Another topic, and who owns it there; not while this one is taken."""
+        """Set another topic and its owner; not while the current one is subscribed."""
         self._topic, self._owner = topic, owner
 
     def share(self, priority: Priority) -> None:
-        """One more handle."""
+        """Add a handle."""
         self._priorities.append(priority)
         if self.taken:
             self._registry.want(self._topic, self._owner, priority)
 
     def unshare(self, priority: Priority) -> None:
-        """One less, and not the last."""
+        """Remove a handle that is not the last."""
         self._priorities.remove(priority)
         if self.taken:
             self._registry.unwant(self._topic, priority)
 
 
 class _Entry:
-    """One topic: hears its channel, keeps the machine and the owner informed."""
+    """One topic: listens to its channel, and informs the state machine and the owner."""
 
     def __init__(self, registry: Registry, topic: str, owner: Owner) -> None:
         self.registry = registry
@@ -139,7 +139,7 @@ class _Entry:
         self.token_error: AuthError | None = None
         """Why the token was refused at the last join, until one succeeds."""
         self._expired = False
-        self.change = owner.change  # nothing to add: straight to who wants them
+        self.change = owner.change  # passed directly to the owner
         self.broadcast = owner.broadcast
         self.presence = owner.presence
 
@@ -195,7 +195,7 @@ class _Entry:
 
 
 class Registry:
-    """All channels of a session. Lives on the loop thread."""
+    """All channels of a session. Used on the loop thread."""
 
     def __init__(
         self,
@@ -207,19 +207,19 @@ class Registry:
     ) -> None:
         self.url = url
         self.socket: Socket | None = None
-        """From the first time on that it was opened."""
+        """The socket, from its first opening on."""
         self.needed = asyncio.Event()
-        """Set once somebody will want a channel."""
+        """Set once a channel will be wanted."""
         self.joins = Joins(options, random)
         self._spawn = spawn
         self._closed_by_server = closed_by_server
         self._entries: dict[str, _Entry] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._lost = ""
-        """Why the socket could not be opened, or is gone; empty while it is open and before it was tried."""
+        """Why the socket could not be opened or is gone; empty while open, and before the first attempt."""
 
     def want(self, topic: str, owner: Owner, priority: Priority) -> None:
-        """One more subscriber of ``topic``. The first brings the owner."""
+        """Add a subscriber of ``topic``. The first one supplies the owner."""
         if topic not in self._entries:
             self._entries[topic] = _Entry(self, topic, owner)
             if self._lost:
@@ -228,7 +228,7 @@ class Registry:
         self.carry_out(self.joins.want(topic, priority, time.monotonic()))
 
     def unwant(self, topic: str, priority: Priority) -> None:
-        """One less; with the last the channel is left."""
+        """Remove a subscriber; with the last one, the channel is left."""
         self.carry_out(self.joins.unwant(topic, priority, time.monotonic()))
         if topic not in self.joins.topics():
             self._entries.pop(topic, None)
@@ -238,11 +238,11 @@ class Registry:
         self.carry_out(self.joins.rejoin(topic, time.monotonic()))
 
     def retry_now(self) -> None:
-        """Whatever waits to be joined again is due now, and from zero."""
+        """Retry all waiting joins now, with the backoff reset."""
         self.carry_out(self.joins.retry_now(time.monotonic()))
 
     def connected(self, connected: bool, reason: str) -> None:
-        """The socket opened, or is gone."""
+        """Handle that the socket has opened or is gone."""
         self._lost = "" if connected else reason
         if not connected:
             for entry in list(self._entries.values()):
@@ -257,16 +257,16 @@ class Registry:
             entry.owner.gap(reason)
 
     async def push_token(self) -> None:
-        """Tell every joined channel of the access token of now; later joins carry it anyway."""
+        """Send the current access token to every joined channel; later joins contain it."""
         if self.socket is None:
-            return  # it opens with the token that there is then
+            return  # it opens with the token of that time
         self.socket.access_token = self.socket.credentials.spoken
         for entry in list(self._entries.values()):
             if entry.channel is not None and entry.channel.is_joined:
                 await self._push_token(entry.channel)
 
     def push_token_if_it_changed(self, channel: SocketChannel) -> None:
-        """Between its join and the answer there is nobody to tell."""
+        """Send the token to one channel, unless its join is unanswered."""
         if channel.joined_as != channel.socket.access_token:
             self._spawn(self._push_token(channel), "tell a channel of the token")
 
@@ -277,7 +277,7 @@ class Registry:
             )
 
     def token_refused(self) -> None:
-        """No other token can be had: tell whose join was refused for it."""
+        """Notify the owners whose joins were refused that there is no other token."""
         for entry in list(self._entries.values()):
             if entry.token_error is not None:
                 entry.owner.token_refused(entry.token_error)
@@ -290,7 +290,7 @@ class Registry:
 
     @property
     def shortage(self) -> str:
-        """That more channels are wanted than there may be, and what to do; from any thread."""
+        """A sentence about wanting more channels than allowed, and what to do; from any thread."""
         most = self.joins.options.max_channels
         return (
             f"more channels are wanted than Options.max_channels allows, {most:g}; raise it (a connection "
@@ -298,11 +298,11 @@ class Registry:
         )
 
     def channels(self) -> dict[str, str]:
-        """Topic to state; from any thread."""
+        """Return the state of each topic; from any thread."""
         return {topic: self.state_of(topic) for topic in list(self._entries)}
 
     def state_of(self, topic: str) -> Literal["out", "joining", "joined", "evicted"]:
-        """From any thread; a topic that nobody wants is ``out``."""
+        """Return the state of a topic, ``out`` if nobody wants it; from any thread."""
         return self.joins.state_of(topic)
 
     def carry_out(self, effects: list[Effect]) -> None:
@@ -312,7 +312,7 @@ class Registry:
                 continue
             match effect:
                 case Join(topic):
-                    assert self.socket is not None  # `connected` was told
+                    assert self.socket is not None  # `connected` was reported
                     channel = self.socket.open_channel(topic, entry.owner.config(), entry)
                     entry.channel = channel
                     self._spawn(channel.subscribe_to(entry.owner.bindings()), f"join {topic}")

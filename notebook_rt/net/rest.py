@@ -1,7 +1,6 @@
-"""REST, as the mirror needs it: a ``Query`` in, a ``Page`` or a named error out.
+"""The REST client of mirrors: a ``Query`` in, a ``Page`` or a named error out.
 
-What the server says in an error's body becomes one of ``errors.py`` by its code and status
-(``answers.py``).
+An error's body becomes a class of ``errors.py`` by its code and status (``answers.py``).
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from notebook_rt.sync.usage import Purpose, Usage
 from notebook_rt.tracebacks import fresh
 
 _PLANNED = {"PGRST204", "PGRST115", "42501", "42703", "42601"}
-"""What is answered to a PUT whose filters are the primary key, and whose body has no key."""
+"""The answer to a PUT whose filters are the primary key, and whose body has no key."""
 _NO_COLUMN = ""
-"""A column that no table can have: PostgreSQL knows no empty name."""
+"""A column that no table can have: PostgreSQL has no empty names."""
 SLOW_ANSWER_FACTOR = 4
-"""How many times ``request_timeout`` a request may take whose answer has begun to come."""
+"""The factor of ``request_timeout`` that a request may take once its answer has begun to arrive."""
 
 
 class RestClient:
@@ -48,9 +47,9 @@ class RestClient:
     Parameters
     ----------
     url : str
-        The project's, without ``/rest/v1``.
+        The project's URL, without ``/rest/v1``.
     refresh, usage : optional
-        As `HttpClient` takes them.
+        As for `HttpClient`.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class RestClient:
         self.server_clock = self.http.server_clock
         self._reads = asyncio.Semaphore(options.reads_at_once)
         self.clock = self.server_clock.reader(time.monotonic, time.time)
-        """Seconds since the epoch, in server time as far as its ``Date`` headers tell."""
+        """Return the server's time, estimated from its ``Date`` headers, in seconds since the epoch."""
         self._descriptions: dict[str, asyncio.Task[Page | NotebookRTError]] = {}
         self._closed: set[str] = set()
         """Schemas whose description this key may not read."""
@@ -97,12 +96,12 @@ class RestClient:
     ) -> Page:
         """Read a page of ``table`` (or of ``query.of``), or call the function ``query.rpc``.
 
-        ``purpose`` is what its bytes are counted as.
+        Its bytes are counted for ``purpose``.
 
         Raises
         ------
         NotebookRTError
-            By name; ``model.classify`` says whether trying again can help.
+            A specific subclass; ``model.classify`` decides whether a retry can help.
         """
         if query.of is not None:
             schema, table = query.of
@@ -143,20 +142,20 @@ class RestClient:
         )
 
     def _not_supabase(self, reason: str) -> UnreachableError:
-        """The error of a success (2xx) that did not come from the REST interface (promise 13)."""
+        """Return the error for a success (2xx) that is not from the REST interface (promise 13)."""
         return UnreachableError(self.url, f"{reason}; {BETWEEN}")
 
     async def describe(self, schema: str, tables: Sequence[str] | None) -> Page:
-        """What the server says of ``tables`` (None: of all).
+        """Read the server's description of ``tables`` (None: all tables).
 
-        By the optional SQL, else by the API's description; ``value`` is None where a project has no such
-        SQL and shows its description to secret keys only, as a hosted one does. ``refusal`` is why the SQL
-        was not asked, where the API does not expose its schema.
+        It comes from the optional SQL, otherwise from the API's description; ``value`` is None if a project
+        has no such SQL and shows its description to secret keys only, as a hosted one does. ``refusal`` is
+        why the SQL was not queried, if the API does not expose its schema.
         """
         asked = {"source_schema": schema, "sources": None if tables is None else list(tables)}
         query = Query((), rpc=DESCRIBE, args=asked)
         if not is_secret(self.credentials.key, self.credentials.key_role):
-            self._reading(schema)  # a word of refusal, as a rule, which costs no round trip beside
+            self._reading(schema)  # usually a refusal, which costs no additional round trip
         hidden: NotebookRTError | None = None
         try:
             page = await self.fetch(OPTIONAL_SQL_SCHEMA, DESCRIBE, query)
@@ -172,12 +171,12 @@ class RestClient:
         return found if hidden is None else replace(found, refusal=hidden)
 
     async def proves_key(self, schema: str, table: str, columns: Sequence[str]) -> bool | None:
-        """Whether ``columns`` are the primary key of ``table``; None: the server does not say.
+        """Return whether ``columns`` are the primary key of ``table``; None: the server does not show it.
 
-        PostgREST plans a PUT only if its filters are exactly the primary key (else PGRST105), before
-        it looks at a right or sends a statement. This one could write nothing if it were carried out:
-        its body has a column that no table can have, so that its plan fails too (PGRST204), and lacks
-        the key, so that no row of it is the one that the URL names.
+        PostgREST plans a PUT only if its filters are exactly the primary key (otherwise PGRST105), before
+        it checks rights or sends a statement. This PUT could not write anything even if it were executed:
+        its body has a column that no table can have, so that its plan fails too (PGRST204), and lacks the
+        key, so that none of its rows is the one in the URL.
         """
         params = tuple((column_name(name), "eq.") for name in columns)
         prefer = "return=minimal, tx=rollback"
@@ -190,10 +189,10 @@ class RestClient:
             return False
         if by_status(answer.status).kind in ("auth", "rate_limit", "server"):
             raise table_error(request, answer, self.url, table, self.credentials.role)
-        return None  # a gateway that lets no PUT through, in whatever words
+        return None  # a gateway that does not forward PUT, with any message
 
     async def _describe(self, schema: str) -> Page:
-        """The API's OpenAPI description. Read once for all tables that ask in the same moment."""
+        """Return the API's OpenAPI description, read once for all tables that request it together."""
         reading = self._reading(schema)
         if reading is None:
             return _UNDESCRIBED
@@ -206,7 +205,7 @@ class RestClient:
         return found
 
     def _reading(self, schema: str) -> asyncio.Task[Page | NotebookRTError] | None:
-        """The description as it is being read; None where it is known to be closed."""
+        """Return the task that reads the description; None if this key may not read it."""
         if schema in self._closed:
             return None
         reading = self._descriptions.get(schema)
@@ -217,17 +216,17 @@ class RestClient:
         return reading
 
     async def _read_description(self, schema: str) -> Page | NotebookRTError:
-        """An error is returned, not raised: its caller may have gone."""
+        """Read the description; return an error instead of raising it, as the caller may be gone."""
         accept = "application/openapi+json, application/json"
         request = Request("GET", "/rest/v1/", schema=schema, accept=accept)
         try:
-            # A key that may not read it is no token that has expired: nothing is refreshed for it.
+            # A key without access is not an expired token: no token is refreshed for it.
             answer = await self.request(request, renew=False)
             value = answer.body
             if not isinstance(value, dict) or not isinstance(value.get("definitions"), dict):
                 raise self._not_supabase("it does not describe its tables")
         except NotebookRTError as error:
-            # A gateway of one's own may say no with a page, and let the rest through.
+            # A self-hosted gateway may refuse it with a page, and forward the rest.
             page = isinstance(error, UnreachableError) and error.status in (401, 403)
             if classify(error).kind not in ("refused", "auth") and not page:
                 return error
@@ -245,9 +244,9 @@ class RestClient:
         renew: bool = True,
         purpose: Purpose = "read",
     ) -> Answer:
-        """Send one request; an answer that is no success becomes its named error.
+        """Send one request; an answer that is not a success becomes a named error.
 
-        ``table`` is what it is about, if it is about one; the rest is as `HttpClient.send` takes it.
+        ``table`` is the table that it concerns, if any; the other parameters are those of `HttpClient.send`.
         """
         answer = await self._send(
             request, exact_numbers=exact_numbers, renew=renew, purpose=purpose
@@ -261,15 +260,15 @@ class RestClient:
     async def _send(self, request: Request, **how: Any) -> Answer:
         try:
             return await self.http.send(request, **how)
-        except NoAnswerError as error:  # whether it was sent is the queue's business
+        except NoAnswerError as error:  # whether it was sent matters to the queue only
             raise UnreachableError(
                 error.url, error.reason
-            ) from None  # a cause is printed as it came
+            ) from None  # a cause would be printed unescaped
 
 
 _UNDESCRIBED = Page((), None, 0.0)
 
 
 def _segment(name: str) -> str:
-    """A name as one path segment: a hostile one stays one segment."""
+    """Encode a name as one path segment, even a hostile one."""
     return urllib.parse.quote(name, safe="")

@@ -1,11 +1,11 @@
-"""The connection of a session: carries out what ``sync/connection/supervisor.py`` decides.
+"""The connection of a session: carries out the decisions of ``sync/connection/supervisor.py``.
 
-Opens and closes the socket, beats, keeps the one timer, tells the registry and whoever listens when
-the state changes. Everything here runs on the loop thread.
+It opens and closes the socket, sends heartbeats, runs the only timer, and notifies the registry and the
+listeners of state changes. Everything here runs on the loop thread.
 
-What carries the socket (``websocket/``, the ``realtime`` package with pydantic) takes a third as long to
-import as pandas. So it is imported with the first socket, on a thread beside, and behind the tables that
-are read from the disk: the two would share one core.
+Importing the socket's implementation (``websocket/``, the ``realtime`` package with pydantic) takes a third
+of the time of importing pandas. So it is imported with the first socket, on another thread, and after the
+tables that are read from the disk: the two would share one core.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 CARRIER: Final = "notebook_rt.net.websocket.socket"
 UNASKED_SECONDS: Final = 0.25
-"""How long a process' first session waits to be asked for something before it opens its socket."""
+"""Seconds for which a process' first session waits for a request before it opens its socket."""
 
 
 class Connection:
@@ -63,21 +63,21 @@ class Connection:
     Parameters
     ----------
     refresh : async callable
-        Gets a new access token; True if there is one.
+        Gets a new access token; returns True if there is one.
     clock : callable
-        Seconds since the epoch, as the server has them.
+        Returns the server's time in seconds since the epoch.
     on_state : callable
-        Told each new state and why.
+        Called with each new state and its reason.
     on_latency : callable
-        Told each heartbeat's round trip, in seconds.
+        Called with each heartbeat's round trip, in seconds.
     usage : Usage
         Counts the frames.
     on_silence : callable
-        Told that ``silent`` holds, again and again, or does not any more.
+        Called repeatedly while ``silent`` is true, and when it no longer is.
     on_limit : callable
-        Told when the rate of messages comes near its limit.
+        Called when the rate of messages comes near its limit.
     known : callable
-        Given why the socket could not be opened, says it as is known of this server.
+        Converts the reason why the socket could not be opened, with the knowledge about this server.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Connection:
         return self.registry.socket
 
     def keep_exact_numbers(self) -> None:
-        """A table keeps ``numeric`` as Decimal."""
+        """Keep ``numeric`` as Decimal, because a table needs it."""
         self._exact_numbers = True
         if self.socket is not None:
             self.socket.exact_numbers = True
@@ -135,20 +135,20 @@ class Connection:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing comes, and an answer is later than is usual on this connection. From any thread."""
+        """Whether no frame arrives and an answer is later than usual on this connection. From any thread."""
         return self.machine.silent and self.traffic.last_frame_at <= self.machine.received_at
 
     def start(self) -> None:
         self._feed(Start())
 
     def retry(self, cause: str) -> None:
-        """Try now, from zero: ``"network"``, ``"visible"``, ``"user"`` or ``"token"``."""
+        """Retry now, with the backoff reset: ``"network"``, ``"visible"``, ``"user"`` or ``"token"``."""
         if cause in ("network", "visible", "user", "token"):
-            self._feed(Retry(cause))  # type: ignore[arg-type]  # just looked
+            self._feed(Retry(cause))  # type: ignore[arg-type]  # just checked
             self.registry.retry_now()
 
     async def stop(self) -> None:
-        """Close the socket properly, and stay closed."""
+        """Close the socket properly, and keep it closed."""
         ws = None if self.socket is None else self.socket.ws
         self._feed(Stop())
         for task in (self._opening, self._refreshing):
@@ -160,12 +160,12 @@ class Connection:
             await ws.wait_closed()
 
     async def set_token(self, token: str | None) -> None:
-        """A new access token: told to the channels, and a reason to try again."""
+        """Send a new access token to the channels, and retry with it."""
         self.credentials.access_token = token
         await self.registry.push_token()
         self.retry("token")
 
-    # What the socket tells (SocketListener)
+    # Called by the socket (SocketListener)
 
     def socket_closed(self, code: int | None, reason: str, here: bool) -> None:
         if self.machine.socket is not None:
@@ -182,15 +182,15 @@ class Connection:
         self.registry.gap(reason)
 
     def _channel_closed(self, for_the_token: bool) -> None:
-        """A token past its end closes every channel (docs/design/wire.md); a new one must be had first."""
+        """Get a new token first, because an expired one closes every channel (docs/design/wire.md)."""
         expires_at = self.credentials.expires_at
         if for_the_token or (expires_at is not None and expires_at <= self._clock() + 5):
             self._refresh_soon()
 
-    # Carrying out
+    # Effects
 
     def _feed(self, event: Event) -> None:
-        # Carrying out an effect may feed again (a listener that closes): one after the other.
+        # An effect may cause another event (a listener that closes): one after the other.
         self._fed.append(event)
         if self._feeding:
             return
@@ -198,7 +198,7 @@ class Connection:
         try:
             while self._fed:
                 now, wall = time.monotonic(), time.time()
-                # Every frame is a sign of life, not only a heartbeat's answer.
+                # Every frame is a sign of life, not only the answer to a heartbeat.
                 self.machine.received_at = max(self.machine.received_at, self.traffic.last_frame_at)
                 for effect in self.machine.handle(self._fed.pop(0), now, wall):
                     self._carry_out(effect)
@@ -247,7 +247,7 @@ class Connection:
             self._feed(Opened(number))
 
     async def _carrier(self) -> Socket:
-        """The socket, to be opened; what carries it is imported, if it is not yet."""
+        """Return a socket to open; import its implementation if necessary."""
         if self.socket is None:
             if CARRIER not in sys.modules:
                 with contextlib.suppress(TimeoutError):

@@ -1,7 +1,7 @@
-"""The ways to sign in: what a user gives, as calls of Supabase's own client.
+"""The ways to sign in: a user's arguments as calls of Supabase's own client.
 
-In: an address and a password, a code, a link, or nothing. Out: a function that is given the client
-of `/auth/v1` and gives its answer; or an error that says what is missing, before anything is sent.
+In: an address and a password, a code, a link, or nothing. Out: a function that is called with the client of
+`/auth/v1` and returns its answer; or an error that describes what is missing, before anything is sent.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 Way = Callable[[Any], Awaitable[Any]]
-"""Given an ``AsyncGoTrueClient``; gives an ``AuthResponse``."""
+"""Called with an ``AsyncGoTrueClient``; returns an ``AuthResponse``."""
 
 
 def sign_in(
@@ -22,7 +22,7 @@ def sign_in(
     link: str | None = None,
     anonymous: bool = False,
 ) -> Way:
-    """The one way that is meant; raises TypeError or ValueError where none or several are."""
+    """Return the way that the arguments select; raise TypeError or ValueError if none or several match."""
     given = [name for name, one in (("link", link), ("anonymous", anonymous)) if one]
     given += ["email" if email else "phone"] if email or phone else []
     if len(given) > 1 or (email and phone) or (password and code):
@@ -37,7 +37,7 @@ def sign_in(
     if password:
         return lambda auth: auth.sign_in_with_password({**who, "password": password})
     if code:
-        code = "".join(code.split())  # as it stands in a mail
+        code = "".join(code.split())  # as written in a mail
         kind = "email" if email else "sms"
         return lambda auth: auth.verify_otp({**who, "token": code, "type": kind})
     (address,) = who.values()
@@ -50,7 +50,7 @@ def sign_in(
 def sign_up(
     email: str | None, password: str | None, phone: str | None, data: Mapping[str, Any] | None
 ) -> Way:
-    """A new user with a password."""
+    """Sign up a new user with a password."""
     who = _who(email, phone, "sign_up", "sign_up(email, password)")
     if not password:
         raise TypeError("sign_up needs an address and a password: sign_up(email, password)")
@@ -59,7 +59,7 @@ def sign_up(
 
 
 def send_code(email: str | None, phone: str | None, create_user: bool) -> Way:
-    """A code, and a link beside it where it goes by mail."""
+    """Request a code, with a link in addition if it is sent by mail."""
     who = _who(email, phone, "send_code", "send_code(email)")
     asked = {**who, "options": {"should_create_user": create_user}}
     return lambda auth: auth.sign_in_with_otp(asked)
@@ -87,7 +87,7 @@ def _who(email: str | None, phone: str | None, call: str, ways: str) -> dict[str
 
 
 def _by_link(link: str) -> Way:
-    """The link of a mail, or the address of the page that it has led to."""
+    """Use the link of a mail, or the address of the page to which it led."""
     try:
         parts = urlsplit(link.strip())
     except ValueError:

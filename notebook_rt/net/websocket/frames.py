@@ -1,8 +1,8 @@
 """One websocket frame of the server, decoded once: a ``Change`` for a table, or a ``Frame``.
 
-Nearly all frames of a live table are changes, so those are decoded in one pass by a typed decoder.
-Whatever that decoder does not take (a number past float's range, an envelope it has never seen) is
-decoded again, slowly and leniently: a frame is lost to us only if it is no JSON at all.
+Nearly all frames of a live table are changes, so these are decoded in one pass by a typed decoder. Frames
+that it rejects (a number beyond the range of float, an unknown envelope) are decoded again, slowly and
+leniently: a frame is lost only if it is not JSON.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from notebook_rt.sync.events import Change
 
 _MARK: Final = b'"postgres_changes"'
 _BROADCAST: Final = b'"realtime:nrt:'
-"""The topics on which the database broadcasts tables' changes begin so."""
+"""The prefix of the topics on which the database broadcasts tables' changes."""
 _KINDS: Final = frozenset({"INSERT", "UPDATE", "DELETE"})
 _CHANGE_EVENTS: Final = _KINDS | {"postgres_changes", "TRUNCATE"}
-"""Events that tell of changes; by the kinds themselves a join of the old style is told."""
+"""Events that contain changes; joins of the old style use the kinds themselves."""
 _KEYS: Final = frozenset({"topic", "event", "payload", "ref", "join_ref"})
 
 
 _UNREADABLE: Final = (ValueError, TypeError, KeyError, ArithmeticError, RecursionError)
-"""What decoding may raise; ``msgspec.DecodeError`` is a ValueError."""
+"""Exceptions of decoding; ``msgspec.DecodeError`` is a ValueError."""
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -40,17 +40,17 @@ class Frame(msgspec.Struct, frozen=True):
     payload: Any
     ref: str | None
     unknown_keys: int = 0
-    """Keys of the envelope that this version does not know."""
+    """Number of unknown keys in the envelope."""
 
 
 class ChangeFrame(msgspec.Struct, frozen=True):
     topic: str
     change: Change | None
-    """None: the change is of a kind that we do not know, so something may be lost."""
+    """None: a change of an unknown kind, so a change may be lost."""
 
 
 class UnknownFrame(msgspec.Struct, frozen=True):
-    """A frame of another protocol, or no JSON."""
+    """A frame of another protocol, or one that is not JSON."""
 
     perhaps_a_change: bool
 
@@ -79,7 +79,7 @@ _EXACT: Final = msgspec.json.Decoder(_Envelope, float_hook=Decimal)
 
 
 def decode_frame(frame: bytes, exact_numbers: bool = False) -> Frame | ChangeFrame | UnknownFrame:
-    """Decode one frame; never raises, whatever the bytes are."""
+    """Decode one frame; never raises, for any bytes."""
     if _MARK in frame:
         try:
             envelope = (_EXACT if exact_numbers else _FAST).decode(frame)
@@ -100,7 +100,7 @@ def _leniently(frame: bytes, exact_numbers: bool) -> Frame | ChangeFrame | Unkno
         of_a_table = _MARK in frame or _BROADCAST in frame
         message = decode_json(frame, exact_numbers and of_a_table)
     except _UNREADABLE:
-        # A binary broadcast of a 2.0.0 client reaches us as broken JSON (docs/design/wire.md): no change.
+        # A binary broadcast of a 2.0.0 client arrives as broken JSON (docs/design/wire.md): not a change.
         return UnknownFrame(b"postgres_changes" in frame)
     if not isinstance(message, dict):  # protocol 2.0.0 has its event in an array
         events = message if isinstance(message, list) else ()
@@ -156,7 +156,7 @@ def _change(
 
 @lru_cache(maxsize=1024)
 def _columns(raw: bytes) -> tuple[Column, ...]:
-    """The same table sends the same columns with every change."""
+    """Cache the columns, which are the same in every change of a table."""
     columns = tuple(Column(c["name"], c["type"]) for c in msgspec.json.decode(raw))
     if not all(isinstance(c.name, str) and isinstance(c.pg_type, str) for c in columns):
         raise TypeError("a column whose name or type is not a string")
@@ -165,6 +165,6 @@ def _columns(raw: bytes) -> tuple[Column, ...]:
 
 @lru_cache(maxsize=64)
 def _seconds(timestamp: str) -> float:
-    """All changes of a transaction have one timestamp."""
+    """Cache the timestamp, which is the same in all changes of a transaction."""
     moment = dt.datetime.fromisoformat(timestamp)
     return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()

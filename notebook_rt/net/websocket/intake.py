@@ -1,13 +1,13 @@
-"""A websocket connection that hands each message on in the turn of the loop in which it came.
+"""A websocket connection that passes on each message in the turn of the loop in which it arrives.
 
-``websockets`` puts messages into a queue that a task takes them out of, one at a time. Here
-``process_event``, its own hook for subclasses, hands them straight to ``on_message``. To cut whole frames
-out of the bytes before ``websockets`` sees them was quicker, and not worth its lines
-(``docs/design/performance.md``, "Decided by measuring").
+``websockets`` puts messages into a queue, from which a task takes them one at a time. Here ``process_event``,
+its hook for subclasses, passes them directly to ``on_message``. Cutting whole frames out of the bytes before
+``websockets`` reads them was faster, but not worth its code (``docs/design/performance.md``, "Decided by
+measuring").
 
-Back-pressure stays where it belongs: a turn reads one chunk of TCP, and its changes are applied before
-the next (``runtime/driver.py``), so what cannot be applied stays in the server's and the kernel's buffers.
-There messages that stream in also wait for a few more, at most 6 ms (``sync/connection/gathering.py``).
+Back-pressure is preserved: a turn reads one chunk of TCP, and its changes are applied before the next one
+(``runtime/driver.py``), so excess data stays in the buffers of the server and the operating system. There,
+streaming messages also wait for a few more, at most 6 ms (``sync/connection/gathering.py``).
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from notebook_rt.sync.connection.gathering import Gathering
 logger = logging.getLogger("notebook_rt")
 
 MAX_ASIDE: Final = 10_000
-"""Frames in a row that end no message (pings, parts) before the connection is closed: parts of 1 KiB
-make up a message of 10 MiB. A server that sends them without end would keep the loop busy, and fill
-the memory with what they are answered with where it does not read."""
+"""Number of consecutive frames that end no message (pings, fragments) at which the connection is closed;
+fragments of 1 KiB allow a message of 10 MiB. A server that sends them endlessly would keep the loop busy,
+and fill the memory with answers if it does not read them."""
 _STEP: Final = 16_384
-"""Bytes that ``websockets`` is given at a time: 8,000 empty frames at most before they are counted."""
+"""Bytes passed to ``websockets`` at a time: at most 8,000 empty frames before they are counted."""
 
 
 class Intake(ClientConnection):
-    """``data_received`` is asyncio's, ``process_event`` is ``websockets``' own hook for subclasses."""
+    """``data_received`` is called by asyncio; ``process_event`` is a hook of ``websockets``."""
 
     def __init__(self, *args: Any, on_message: Callable[[bytes], None], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.on_message = on_message
         self._parts: list[bytes] = []
         self._deferred = 0
-        """Frames since the last whole message."""
+        """Number of frames since the last whole message."""
         self._ending = False
         self._gathering = Gathering()
         self._messages = 0
-        """Whole messages in this turn."""
+        """Number of whole messages in this turn."""
         self._resting: asyncio.TimerHandle | None = None
-        """What ends the pause in which TCP is not read; None: it is read."""
+        """The timer that ends a pause of reading TCP; None: no pause."""
 
     def data_received(self, data: bytes) -> None:
-        """Take what came over TCP."""
+        """Process data from TCP."""
         now = self.loop.time()
         self._messages = 0
         for at in range(0, len(data), _STEP):
@@ -60,7 +60,7 @@ class Intake(ClientConnection):
             self.transport.pause_reading()
             self._resting = self.loop.call_at(now + pause, self._read_on)
         if self.protocol.state is State.CLOSING and not self._ending:
-            # Nothing counts any more, but websockets waits for the server to close TCP, for ever.
+            # Nothing matters any more, but websockets would wait forever for the server to close TCP.
             self._ending = True
             self.loop.call_later(self.close_timeout or 0.0, self.transport.abort)
 
@@ -70,14 +70,14 @@ class Intake(ClientConnection):
             self.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """TCP has ended."""
+        """Handle the end of TCP."""
         if self._resting is not None:
             self._resting.cancel()
             self._resting = None
         super().connection_lost(exc)
 
     def process_event(self, event: Any) -> None:
-        """Take a frame from ``websockets``: text goes on, the rest is the base class' business."""
+        """Handle a frame from ``websockets``: pass on text, and leave the rest to the base class."""
         self._deferred += 1
         if self._deferred > MAX_ASIDE and self.protocol.state is State.OPEN:
             self.protocol.fail(CloseCode.POLICY_VIOLATION, f"{MAX_ASIDE} frames without a message")
@@ -101,5 +101,5 @@ class Intake(ClientConnection):
         self._messages += 1
         try:
             self.on_message(data)
-        except Exception:  # nothing of ours may break the protocol below
+        except Exception:  # our exceptions must not break the protocol
             logger.exception("a message could not be taken in")

@@ -1,8 +1,8 @@
-"""The one socket of a session: opened once when it is told to, its frames handed to their channels.
+"""The socket of a session: opened on request, its frames passed to their channels.
 
-One try to connect and no reconnecting (``sync/connection/supervisor.py`` decides), frames up to 8 MiB,
-each decoded once, changes handed straight to their table, heartbeats with a ref and a read answer,
-nothing buffered behind our back. What carries the protocol below is in ``upstream.py``.
+One attempt to connect and no reconnecting (``sync/connection/supervisor.py`` decides), frames up to 8 MiB,
+each decoded once, changes passed directly to their table, heartbeats with a ref and a checked answer, no
+hidden buffering. The underlying protocol is in ``upstream.py``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from notebook_rt.sync.usage import Counts, Usage
 
 logger = logging.getLogger("notebook_rt")
 _quiet = logging.getLogger("notebook_rt.websockets")
-"""Given to ``websockets``, whose debug log shows the URL (with the key) and every frame (with tokens)."""
+"""Logger for ``websockets``, whose debug log has the URL (with the key) and every frame (with tokens)."""
 _quiet.setLevel(logging.WARNING)
 logging.getLogger("realtime").addHandler(logging.NullHandler())
 
@@ -52,35 +52,35 @@ COUNTS: Final[Mapping[str, Counts]] = {
     "presence_diff": "presence",
     "presence_state": "presence",
 }
-"""The events that count toward a plan's limits, beside changes."""
+"""The events that count toward a plan's limits, in addition to changes."""
 CLOSE_SECONDS: Final = 1.0
-"""The longest that the server may take to say good-bye."""
+"""Maximum seconds for the server's part of the closing handshake."""
 
 
 class _Connect(connect):
-    """Goes where the user said: a redirect would take the tokens of every join to somebody else."""
+    """Connects without following redirects, which would send the tokens of every join to another server."""
 
     def process_redirect(self, exc: Exception) -> Exception | str:
         return exc
 
 
 class SocketListener(Protocol):
-    """Who owns the socket: told what happens to it. Called on the loop, must not raise."""
+    """The owner of the socket. Its methods are called on the loop, and must not raise."""
 
     def socket_closed(self, code: int | None, reason: str, here: bool) -> None:
-        """The socket is gone; ``here``: this side closed it, for what the server sent."""
+        """Handle that the socket is gone; ``here``: this side closed it because of what the server sent."""
 
     def heartbeat_answered(self, ref: str) -> None: ...
 
     def frame_unreadable(self, reason: str) -> None:
-        """An unreadable frame may have been a change of any table."""
+        """Handle an unreadable frame, which may have been a change of any table."""
 
     def limit_near(self) -> None:
-        """The rate of messages has come near the limit of the plan."""
+        """Handle that the rate of messages is near the limit of the plan."""
 
 
 class Socket(Carrier):
-    """A client of one project. ``open`` makes one try; the listener hears when it ends."""
+    """A client of one project. ``open`` makes one attempt; the listener is notified of the end."""
 
     def __init__(
         self,
@@ -97,14 +97,14 @@ class Socket(Carrier):
         self.credentials = credentials
         self.listener = listener
         self.exact_numbers = False
-        """Set when a table keeps ``numeric`` as Decimal."""
+        """Whether a table keeps ``numeric`` as Decimal."""
         self.usage = Usage(options.plan) if usage is None else usage
         self.traffic = Traffic() if traffic is None else traffic
         self.access_token: str | None = credentials.spoken
         self._watching: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Try once to open a socket.
+        """Make one attempt to open a socket.
 
         Raises
         ------
@@ -119,8 +119,8 @@ class Socket(Carrier):
                 close_timeout=CLOSE_SECONDS,
                 max_size=self.options.max_frame_bytes,
                 compression=None,
-                create_connection=partial(Intake, on_message=self._dispatch),  # type: ignore[arg-type]  # a factory is all it is called as
-                ping_interval=None,  # the protocol's own heartbeat sees more: the server, not TCP
+                create_connection=partial(Intake, on_message=self._dispatch),  # type: ignore[arg-type]  # used as a factory only
+                ping_interval=None,  # the protocol's heartbeat checks more: the server, not only TCP
                 logger=_quiet,
                 proxy=None if is_loopback(self.project_url) else True,
             )
@@ -140,7 +140,7 @@ class Socket(Carrier):
         )
 
     def detach(self) -> ClientConnection | None:
-        """Let go of the socket, without a word to the listener; what is left is to close it."""
+        """Detach the socket without notifying the listener, and return it to be closed."""
         ws, self.ws = self.ws, None
         task, self._watching = self._watching, None
         if task is not None:
@@ -149,13 +149,13 @@ class Socket(Carrier):
         return ws
 
     async def _watch(self, ws: ClientConnection) -> None:
-        """Wait for the end of the socket, and tell of it."""
+        """Wait for the end of the socket, and notify the listener."""
         await ws.wait_closed()
         if self.ws is ws:
             self.ws = None
             self._watching = None
             self.orphan_channels()
-            # Sent and not answered to: the server broke the protocol or a limit, and we hung up.
+            # Sent and not answered: the server broke the protocol or a limit, and this side closed it.
             protocol = ws.protocol
             here = protocol.close_sent is not None and not protocol.close_rcvd_then_sent
             close = protocol.close_sent if here else protocol.close_rcvd
@@ -168,7 +168,7 @@ class Socket(Carrier):
         self.traffic.last_frame_at = time.monotonic()
         try:
             self._take(raw)
-        except Exception as error:  # nothing that is read may be lost without a gap (promise 3)
+        except Exception as error:  # no frame that was read may be lost without a gap (promise 3)
             logger.exception("a frame of %d bytes", len(raw))
             self.listener.frame_unreadable(f"a frame that could not be taken: {error!r:.200}")
 
@@ -202,7 +202,7 @@ class Socket(Carrier):
             self.listener.limit_near()
 
     async def transmit(self, fields: Mapping[str, Any]) -> None:
-        """Send now; with no socket, nothing is kept for later: that is the queue's work.
+        """Send now. Without a socket nothing is kept for later, which is the queue's task.
 
         Raises
         ------
@@ -222,7 +222,7 @@ class Socket(Carrier):
             self.listener.limit_near()
 
     async def beat(self, ref: str) -> None:
-        with contextlib.suppress(ConnectionError):  # the receive loop hears of that too
+        with contextlib.suppress(ConnectionError):  # the receive loop detects that too
             await self.transmit(
                 {"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": ref}
             )
@@ -230,14 +230,14 @@ class Socket(Carrier):
     def open_channel(
         self, topic: str, config: Mapping[str, Any], listener: ChannelListener
     ) -> SocketChannel:
-        """The channel of ``topic`` (without ``realtime:``), registered but not joined."""
+        """Return the channel of ``topic`` (without ``realtime:``), registered but not joined."""
         return SocketChannel(self, f"realtime:{topic}", deepcopy(dict(config)), listener)
 
 
 async def hang_up(ws: ClientConnection) -> None:
-    """Close a socket, politely where the other side is there to hear it.
+    """Close a socket, with a closing handshake if the other side responds.
 
-    ``close`` first waits for room in the send buffer, for ever if the other end does not read.
+    ``close`` first waits for space in the send buffer, forever if the other side does not read.
     """
     try:
         with contextlib.suppress(TimeoutError):
@@ -248,7 +248,7 @@ async def hang_up(ws: ClientConnection) -> None:
 
 
 def _refused(url: str, error: InvalidStatus) -> NotebookRTError:
-    """The named error of a handshake that was answered with something else than 101."""
+    """Return the named error for a handshake with another answer than 101."""
     response = error.response
     said = {name: response.headers.get_all(name) for name in response.headers}
     headers = {name.lower(): values[0] for name, values in said.items() if len(values) == 1}

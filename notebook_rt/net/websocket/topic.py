@@ -1,8 +1,8 @@
-"""One topic on the socket: the ``realtime`` package's channel, joined when it is told to.
+"""One topic on the socket: the ``realtime`` package's channel, joined on request.
 
-In: the frames of its topic, handed on by ``socket.py``. Out: what its ``ChannelListener`` is told, and
-answers to what was asked. It never joins again by itself (``sync/connection/joins.py`` decides), and
-changes pass by the package's callbacks.
+In: the frames of its topic, from ``socket.py``. Out: calls of its ``ChannelListener``, and answers to
+requests. It never rejoins automatically (``sync/connection/joins.py`` decides), and changes bypass the
+package's callbacks.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from notebook_rt.sync.events import Binding, Change
 _EVENTS = ("broadcast", "phx_reply", "presence_state", "presence_diff", "system")
 """Events whose payload is an object."""
 _SAME = ("event", "schema", "table", "filter")
-"""What the server repeats of a binding."""
+"""The parts of a binding that the server repeats."""
 _SYSTEM_KEYS = frozenset({"message", "status", "extension", "channel"})
 
 
 class ChannelListener(Protocol):
-    """Who owns a channel. Called on the loop, must not raise."""
+    """The owner of a channel. Its methods are called on the loop, and must not raise."""
 
     def channel_joined(self) -> None: ...
 
     def channel_failed(self, reason: str) -> None:
-        """The join was refused or not answered, or the channel crashed."""
+        """Handle a refused or unanswered join, or a crash of the channel."""
 
     def channel_closed(self) -> None:
-        """The server closed the channel (``phx_close`` with this join's ref)."""
+        """Handle that the server closed the channel (``phx_close`` with this join's ref)."""
 
     def system(self, payload: Mapping[str, Any]) -> None: ...
 
     def change(self, change: Change | None) -> None:
-        """A change; None where it could not be understood."""
+        """Handle a change; None if it could not be decoded."""
 
     def broadcast(self, payload: Mapping[str, Any]) -> None: ...
 
     def presence(self, event: str, payload: Mapping[str, Any]) -> None:
-        """After the package's bookkeeping took it in."""
+        """Handle a presence frame, after the package has processed it."""
 
 
 class SocketChannel(CarriedChannel):
-    """One topic. ``subscribe_to`` again as often as needed; nothing happens by itself."""
+    """One topic. Call ``subscribe_to`` as often as needed; nothing happens automatically."""
 
     def __init__(
         self, carrier: Carrier, topic: str, config: dict[str, Any], listener: ChannelListener
@@ -58,7 +58,7 @@ class SocketChannel(CarriedChannel):
         self._asked: list[dict[str, Any]] = []
 
     async def subscribe_to(self, bindings: tuple[Binding, ...]) -> None:
-        """Join, or join again, with these bindings; the listener hears the answer."""
+        """Join, or join again, with these bindings; the listener is notified of the answer."""
         self._asked = [_wire(binding) for binding in bindings]
         config = {**self._config, "postgres_changes": self._asked}
         self.joined_as = self.socket.access_token
@@ -77,7 +77,7 @@ class SocketChannel(CarriedChannel):
             self.listener.channel_failed("the server streams other changes than were asked for")
 
     def _is_as_asked(self, response: Any) -> bool:
-        """Whether the server has taken the bindings as they were sent; an older one does not say."""
+        """Return whether the server has confirmed the bindings as sent; older servers do not confirm them."""
         taken = response.get("postgres_changes") if isinstance(response, dict) else None
         if not isinstance(taken, list):
             return True
@@ -87,9 +87,9 @@ class SocketChannel(CarriedChannel):
         )
 
     def receive(self, event: str, payload: Any, ref: str | None) -> int:
-        """Take any frame of this topic but a change; gives how much of it is not known.
+        """Handle any frame of this topic except a change; return the number of unknown parts.
 
-        What a newer server says besides is ignored: a frame that tells nothing known tells nothing.
+        Unknown parts from a newer server are ignored; a frame with only unknown parts has no effect.
         """
         if event in _EVENTS and not isinstance(payload, dict):
             return 1
@@ -108,7 +108,7 @@ class SocketChannel(CarriedChannel):
                 known = fields.get("status") in ("ok", "error")
                 return len(fields.keys() - _SYSTEM_KEYS) + (not known)
             case "phx_close":
-                # Joining a topic twice: the old join's close comes after the new join's ok.
+                # After a topic is joined twice, the old join's close arrives after the new join's ok.
                 if ref is None or ref == self.join_push.ref:
                     self.closed()
                     self.listener.channel_closed()
@@ -122,14 +122,14 @@ class SocketChannel(CarriedChannel):
     def _answered(self, ref: str | None, payload: Mapping[str, Any]) -> int:
         status = payload.get("status")
         if status not in ("ok", "error"):
-            return 1  # such as one that says that the answer is still to come
+            return 1  # for example one that announces a later answer
         if ref is not None:
             self.take_answer(ref, status == "ok", payload.get("response"))
         return 0
 
 
 def _wire(binding: Binding) -> dict[str, Any]:
-    """A binding as a join carries it."""
+    """Return a binding in the form of a join."""
     fields = {
         "event": binding.event,
         "schema": binding.schema,

@@ -1,4 +1,4 @@
-"""What has come over a session's socket, counted; there before the socket is."""
+"""Counters of a session's socket; they exist before the socket."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ class Traffic(msgspec.Struct):
     frames: int = 0
     bytes_received: int = 0
     last_frame_at: float = 0.0
-    """By the monotonic clock, in seconds."""
+    """In monotonic seconds."""
     unknown: int = 0
-    """Frames, events, statuses and keys that this version does not know; they are ignored."""
+    """Number of unknown frames, events, statuses and keys, which are ignored."""

@@ -1,35 +1,35 @@
-"""All that is overridden of ``realtime``, or reached into: nothing else of this package imports it.
+"""All overrides of ``realtime``, and all uses of its private parts: no other module imports it.
 
-The package stays the carrier of the protocol: its URL, refs, pushes that wait for an answer, presence. What
-it does badly for a table that must be true (``docs/design/facts.md``, "What realtime-py does") it is not
-asked to do: it neither connects nor receives, joins nothing by itself and calls no user code. Before its
-upper bound is raised (``pyproject.toml``) this table is read, and ``tests/net/test_upstream.py`` reads
-it: each name is there, and no other that is private is used. ``./do bounds next`` tries the next release.
+The package carries the protocol: its URL, refs, pushes that wait for an answer, presence. It is not used for
+what would make a table wrong (``docs/design/facts.md``, "What realtime-py does"): it neither connects nor
+receives, joins nothing automatically and calls no user code. Check this list before raising its upper bound
+(``pyproject.toml``); ``tests/net/test_upstream.py`` checks that each name exists, and that no other private
+name is used. ``./do bounds next`` tests the next release.
 
 ``AsyncRealtimeClient.is_connected``
-    Overridden: the socket is opened here, with one try, and frames of up to 8 MiB cut out as they come.
-    Wanted: a client over a socket that is given to it.
+    Overridden: the socket is opened here, with one attempt; frames of up to 8 MiB are read on arrival.
+    Wanted: a client that uses a given socket.
 ``AsyncRealtimeClient.send``
-    Overridden: with no socket it keeps messages, and sends them when one is back, whatever has changed
-    meanwhile. Wanted: an error where there is no socket.
+    Overridden: without a socket it keeps messages, and sends them once there is one, regardless of changes
+    meanwhile. Wanted: an error if there is no socket.
 ``AsyncRealtimeClient._make_ref``
-    Refs of what wants no answer are counted with those of pushes. Wanted: a public counter.
+    Messages without an answer share the counter of refs with pushes. Wanted: a public counter.
 ``AsyncRealtimeClient.channels``
-    A frame is decoded once and handed to its channel; one that is left is forgotten at once. Wanted: a
+    A frame is decoded once and passed to its channel; a channel that is left is forgotten at once. Wanted: a
     hook for each frame, and leaving without an answer.
 ``AsyncRealtimeChannel.join_push``
-    Made anew for each join: ``subscribe`` can be called once, and then joins again by timers of its own.
-    Wanted: a join that may be repeated, and that nothing repeats.
+    Created for each join: ``subscribe`` can be called once, and then rejoins by its own timers. Wanted: a join
+    that may be repeated, and is not repeated automatically.
 ``AsyncRealtimeChannel.messages_waiting_for_ack``
-    Frames are decoded here, so answers are matched here; what waits is given up with its socket. Wanted:
-    a method that takes an answer, and one that gives all up.
+    Frames are decoded here, so answers are matched here; waiting pushes are given up with their socket.
+    Wanted: a method that takes an answer, and one that gives up all pushes.
 ``AsyncRealtimeChannel.state``
-    Set here, where joins and closes are heard of. Wanted: events in place of callbacks.
+    Set here, where joins and closes are handled. Wanted: events instead of callbacks.
 ``AsyncPush.send``, ``AsyncPush.receive``, ``AsyncPush.trigger``, ``AsyncPush.destroy``
     A push that waits for its answer, and can be given up. Wanted: a push that can be awaited.
 ``AsyncRealtimePresence._on_state_event``, ``AsyncRealtimePresence._on_diff_event``
-    The package keeps who is there, from frames that are decoded here. Wanted: a public method that takes
-    a presence frame.
+    The package tracks presence, from frames that are decoded here. Wanted: a public method that takes a
+    presence frame.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from websockets.asyncio.client import ClientConnection
 
 
 class Carrier(AsyncRealtimeClient):
-    """The package's client, over the socket ``ws``, which somebody else opens."""
+    """The package's client over the socket ``ws``, which is opened elsewhere."""
 
     def __init__(self, url: str, key: str, timeout: int) -> None:
         super().__init__(url, key, auto_reconnect=False, params={"apikey": key}, timeout=timeout)
@@ -59,18 +59,18 @@ class Carrier(AsyncRealtimeClient):
         return self.ws is not None
 
     async def send(self, message: Message | dict[str, Any]) -> None:
-        """What a push calls."""
+        """Called by a push."""
         await self.transmit(message if isinstance(message, dict) else dict(message))
 
     @abstractmethod
     async def transmit(self, fields: Mapping[str, Any]) -> None:
-        """Send now. Raises ConnectionError if the socket is gone."""
+        """Send now; raise ConnectionError if the socket is gone."""
 
     def next_ref(self) -> str:
         return self._make_ref()
 
     def orphan_channels(self) -> None:
-        """No answer will come any more to what was pushed on the socket that is gone."""
+        """Give up all pushes on the socket that is gone."""
         for channel in self.channels.values():
             channel.join_push.destroy()
             for push in channel.messages_waiting_for_ack.values():
@@ -80,7 +80,7 @@ class Carrier(AsyncRealtimeClient):
 
 
 class CarriedChannel(AsyncRealtimeChannel):
-    """The package's channel, joined, left and answered only from here."""
+    """The package's channel; only this module joins, leaves and answers it."""
 
     socket: Carrier
 
@@ -92,10 +92,10 @@ class CarriedChannel(AsyncRealtimeChannel):
 
     @abstractmethod
     def join_answered(self, status: str, response: Any) -> None:
-        """``ok``, ``error`` or ``timeout``, and what the server said."""
+        """Called with ``ok``, ``error`` or ``timeout``, and the server's answer."""
 
     async def send_join(self, payload: Mapping[str, Any]) -> None:
-        """Join, or join again; `join_answered` hears the answer. One that was left is not joined."""
+        """Join, or join again; `join_answered` gets the answer. A channel that was left is not joined."""
         if self.left:
             return
         self.join_push.destroy()
@@ -120,13 +120,13 @@ class CarriedChannel(AsyncRealtimeChannel):
         self.state = ChannelStates.JOINING
         try:
             await push.send()
-        except ConnectionError:  # who owns the socket hears of that too
-            push.destroy()  # or it would be missed later, when the topic is joined anew
+        except ConnectionError:  # the owner of the socket is notified, too
+            push.destroy()  # otherwise it would be missing when the topic is joined again
 
     def leave(self) -> Coroutine[Any, Any, None]:
-        """Leave: nothing of this channel is heard from now on, nor an answer to its join that is on its way.
+        """Leave: ignore everything of this channel from now on, including a pending answer to its join.
 
-        What is returned tells the server, and waits for no answer.
+        The returned coroutine notifies the server without waiting for an answer.
         """
         self.join_push.destroy()
         if self.socket.channels.get(self.topic) is self:
@@ -136,21 +136,21 @@ class CarriedChannel(AsyncRealtimeChannel):
 
     async def push_leave(self) -> None:
         if self.join_push.ref is None:
-            return  # its join was not sent, and will not be
+            return  # its join was not sent, and never will be
         push = AsyncPush(self, "phx_leave", {}, self.timeout)
         with contextlib.suppress(ConnectionError):
             await push.send()
         push.destroy()
 
     async def ask(self, event: str, payload: dict[str, Any], seconds: float) -> tuple[str, Any]:
-        """Push and wait for the server's answer: its status, and what it says.
+        """Push and wait for the server's answer: its status and its content.
 
         Raises
         ------
         ConnectionError
-            If the socket is gone, or goes.
+            If the socket is gone or closes.
         TimeoutError
-            If no answer came.
+            If there is no answer.
         """
         push = AsyncPush(self, event, payload, int(seconds) + 1)
         answer: asyncio.Future[tuple[str, Any]] = asyncio.get_running_loop().create_future()
@@ -171,7 +171,7 @@ class CarriedChannel(AsyncRealtimeChannel):
                 self.messages_waiting_for_ack.pop(push.ref, None)
 
     async def push_without_answer(self, event: str, payload: dict[str, Any]) -> None:
-        """Push; no answer is wanted. Raises ConnectionError if the socket is gone."""
+        """Push without waiting for an answer; raise ConnectionError if the socket is gone."""
         await self.socket.transmit(
             {
                 "topic": self.topic,
@@ -183,7 +183,7 @@ class CarriedChannel(AsyncRealtimeChannel):
         )
 
     def take_answer(self, ref: str, ok: bool, response: Any) -> None:
-        """Give an answer to the push that waits for it, if one does."""
+        """Pass an answer to the push that waits for it, if any."""
         push = self.messages_waiting_for_ack.pop(ref, None)
         if push is not None and ok:
             push.trigger(RealtimeAcknowledgementStatus.Ok, response)
@@ -192,7 +192,7 @@ class CarriedChannel(AsyncRealtimeChannel):
             push.trigger(RealtimeAcknowledgementStatus.Error, refusal)
 
     def keep_presence(self, event: str, payload: Mapping[str, Any]) -> bool:
-        """Take a presence frame; False: it is of a shape that the package does not know."""
+        """Take a presence frame; return False if the package does not know its form."""
         try:
             if event == "presence_state":
                 self.presence._on_state_event(dict(payload))
@@ -203,10 +203,10 @@ class CarriedChannel(AsyncRealtimeChannel):
         return True
 
     def closed(self) -> None:
-        """The server has closed the channel."""
+        """Record that the server has closed the channel."""
         self.join_push.destroy()
         self.state = ChannelStates.CLOSED
 
     def crashed(self) -> None:
-        """The channel has failed on the server."""
+        """Record that the channel has failed on the server."""
         self.state = ChannelStates.ERRORED
