@@ -1,7 +1,6 @@
-"""What messages advise for Python, as the command line has it: who reads them sits at a shell.
+"""Convert the advice in messages from Python to the command line.
 
-In go a session's words (health, a table's reason, the log), out come those that ``doctor`` and ``watch``
-print.
+In: a session's messages (health, a table's reason, the log). Out: those that ``doctor`` and ``watch`` print.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _SAID: Final = re.compile("|".join(rf"(?<![\w.]){re.escape(said)}(?![\w(.])" for
 
 
 def in_shell(text: str) -> str:
-    """``text`` with the queue's commands in place of its methods.
+    """Return ``text`` with the queue's commands instead of its methods.
 
     >>> in_shell("rt.queue.df lists it: rt.queue.retry() sends it again")
     '`notebook-rt queue list` lists it: `notebook-rt queue retry` sends it again'
@@ -40,7 +39,7 @@ def _say_in_shell(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def log_in_shell() -> Iterator[None]:
-    """Have the package's log say it so, too."""
+    """Convert the messages of the package's log, too."""
     logger = logging.getLogger("notebook_rt")
     logger.addFilter(_say_in_shell)
     try:

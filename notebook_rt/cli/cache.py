@@ -1,4 +1,4 @@
-"""``notebook-rt cache``: what is kept of live tables and their past on this disk, and how to be rid of it."""
+"""``notebook-rt cache``: list and delete the live tables and histories stored on this disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """List, clear, or say where it is."""
+    """List or clear the cache, or print its path."""
     match parsed.action:
         case "path":
             print(cache.root())
@@ -43,7 +43,7 @@ def _list() -> None:
 
 
 def _age(seconds: float) -> str:
-    """Seconds in the largest unit of which there is one.
+    """Format seconds in the largest fitting unit.
 
     >>> _age(59.0), _age(7_300.0)
     ('59 s', '2 h')

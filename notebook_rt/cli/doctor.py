@@ -1,7 +1,7 @@
-"""``notebook-rt doctor [TABLE…]``: what is there and what is wrong, each with the SQL that mends it.
+"""``notebook-rt doctor [TABLE…]``: check the installation, the project and its tables, with SQL fixes.
 
-Looks at this machine's packages and at the project of the environment, and opens the tables as a
-notebook would. Prints findings (``findings.py``), a line each, or JSON; the exit status is 1 if one is wrong.
+It checks this machine's packages and the project of the environment, and opens the tables as a notebook
+would. It prints findings (``findings.py``), a line each, or JSON; the exit status is 1 if one is wrong.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _MARKS: Final = {"ok": "✓", "note": "–", "wrong": "✗"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command takes."""
+    """Declare the arguments of the command."""
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="also check this table")
     parser.add_argument("--schema", default="public", help="the tables' schema (default: public)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
@@ -95,7 +95,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Look, and say what was found."""
+    """Run the checks and print the findings."""
     if parsed.remove and not (parsed.sql and parsed.tables):
         print("--remove needs --sql and at least one table", file=sys.stderr)
         return 2
@@ -129,9 +129,9 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _mend(found: Sequence[Finding], tables: Sequence[str]) -> None:
-    """Print SQL that can be run as it is: what is somebody's choice is a comment in it.
+    """Print SQL that can be run as it is; optional statements are comments in it.
 
-    What no SQL mends, and what is not known of these tables, is said on stderr.
+    Problems that SQL cannot fix, and unknown facts about these tables, are printed on stderr.
     """
     wrong = (finding.sql for finding in found if finding.level == "wrong" and finding.sql)
     print("\n".join(dict.fromkeys(wrong)))
@@ -169,7 +169,7 @@ def _found(schema: str, tables: Sequence[str]) -> Iterator[Finding]:
 
 
 def machine() -> Iterator[Finding]:
-    """What is installed."""
+    """Check the installed packages."""
     yield Finding("ok", "python", f"Python {sys.version.split()[0]} at {sys.executable}")
     for package, use in WANTED.items():
         try:
@@ -186,8 +186,8 @@ def machine() -> Iterator[Finding]:
 
 
 def kept() -> Iterator[Finding]:
-    """What is kept of tables on this disk, if anything is."""
-    from notebook_rt.disk import cache  # pandas and all: not for --help
+    """Report the tables stored on this disk, if any."""
+    from notebook_rt.disk import cache  # imports pandas: not for --help
 
     found = cache.entries()
     if found:
@@ -206,7 +206,7 @@ def kept() -> Iterator[Finding]:
 
 
 def _project(session: Session, name: str | None) -> Iterator[Finding]:
-    """Connect as a notebook would, and say how that went."""
+    """Connect as a notebook would, and report the result."""
     project = session._project
     yield Finding("ok", "project", f"URL: {session.url}" + (f", {name}" if name else ""))
     yield findings.of_key(
@@ -216,12 +216,12 @@ def _project(session: Session, name: str | None) -> Iterator[Finding]:
     until = time.monotonic() + CONNECT_SECONDS
     while session.status != "connected" and time.monotonic() < until:
         if session.metrics["retries"] >= CONNECT_RETRIES:
-            break  # it was refused again and again, not slow
+            break  # it was refused repeatedly, not slow
         time.sleep(0.05)
     connected = session.status == "connected"
     health = session.health
     words = f"connected: {health.reason}" if connected else health.reason
-    yours = bool(health.needs)  # only the user can decide about it
+    yours = bool(health.needs)  # only the user can decide
     yield Finding(("note" if yours else "ok") if connected else "wrong", "project", words)
 
 
@@ -264,14 +264,14 @@ def _tables(session: Session, schema: str, tables: Sequence[str]) -> Iterator[Fi
 
 
 def _broadcast(session: Session, schema: str, name: str) -> tuple[Head | None, Absence | None]:
-    """Where the database broadcasts the table's changes, or why it does not; two None: unanswered."""
-    from notebook_rt.model.spec import TableSpec  # pandas and all: not for --help
+    """Return where the database broadcasts the table's changes, or why it does not; two None: no answer."""
+    from notebook_rt.model.spec import TableSpec  # imports pandas: not for --help
     from notebook_rt.sync.table.broadcast_answers import head_query, read_head
 
     query = head_query(TableSpec(table=name, schema=schema))
     try:
         page = session._thread.wait(session._project.rest.fetch(schema, name, query))
-    except NotebookRTError:  # the SQL is not there; what else is wrong, opening the table says
+    except NotebookRTError:  # the SQL is missing; opening the table reports other problems
         return None, None
     return read_head(page) if page.value is not None else (None, None)
 
@@ -287,17 +287,17 @@ def _opened(
     noted: bool,
     broadcast: bool,
 ) -> Iterator[Finding]:
-    """Open the table as a notebook would; ``told``: what `of_table` has said of it already.
+    """Open the table as a notebook would; ``told`` contains what `of_table` has already reported.
 
-    ``noted``: so was that no change of the whole table is streamed to this login; ``broadcast``: that the
-    database broadcasts them.
+    ``noted``: it was reported that no changes of the whole table are streamed to this login; ``broadcast``:
+    the database broadcasts them.
     """
     try:
         with session.table(name, key=key, columns=columns) as table:
             table.wait(TABLE_SECONDS)
             yield from _row_limit(session, table, name)
             status, reason = _settled(table)
-            rows = f"{len(table):,} row{'s' * (len(table) != 1)}"  # raises what it fails with
+            rows = f"{len(table):,} row{'s' * (len(table) != 1)}"  # raises the error
             how = session.health.sources.get(table.name, "changes")
             by = f" by {how}" if how != "changes" else ""
             if broadcast and not by:
@@ -306,7 +306,7 @@ def _opened(
             words = f"{rows}, {status}{by}{': ' if reason and not again else ''}{'' if again else reason}"
             if status != "live":
                 yield Finding("wrong", name, words)
-            else:  # of one that shows no row it is not known whether it has any
+            else:  # without visible rows, it is unknown whether there are any
                 yield Finding("note" if reason else "ok", name, words)
     except NotebookRTError as error:
         if isinstance(error, NotPublishedError | NotBroadcastError) and (noted or broadcast):
@@ -325,8 +325,8 @@ def _opened(
 
 
 def _reads_id(session: Session, schema: str, name: str) -> bool:
-    """Whether this login may read the column ``id`` of the table, but not each of its columns."""
-    from notebook_rt.sync.events import Query  # pandas and all: not for --help
+    """Return whether this login may read the column ``id`` of the table, but not all columns."""
+    from notebook_rt.sync.events import Query  # imports pandas: not for --help
 
     rest = session._project.rest
     try:
@@ -340,14 +340,14 @@ def _reads_id(session: Session, schema: str, name: str) -> bool:
             return False
         return True
     except NotebookRTError:
-        pass  # what is wrong, opening it says
+        pass  # opening it reports the problem
     return False
 
 
 def _settled(table: LiveTable) -> tuple[str, str]:
-    """The status and its reason, once the table is live or in error, or has had its time.
+    """Return the status and its reason, once the table is live or in error, or after a timeout.
 
-    It is stale for a moment whenever live updates begin, which may be twice, so both are read at once.
+    It is stale for a moment whenever live updates start, which may happen twice, so both are read at once.
     """
     ends = time.monotonic() + TABLE_SECONDS
     while True:
@@ -358,12 +358,12 @@ def _settled(table: LiveTable) -> tuple[str, str]:
 
 
 def _behind(session: Session, schema: str, name: str, error: NotebookRTError) -> Iterator[Finding]:
-    """What else the table may lack, which the error comes before."""
+    """Report what else the table may lack, which the error precedes."""
     table = qualified(schema, name)
     refused = isinstance(error, PermissionDeniedError)
     if not (refused or isinstance(error, NoPrimaryKeyError | UnknownKeyError)):
         return
-    from notebook_rt.cli.published import published  # pandas and all: not for --help
+    from notebook_rt.cli.published import published  # imports pandas: not for --help
 
     if published(session, schema, name, TABLE_SECONDS) is False:
         yield Finding(
@@ -392,7 +392,7 @@ def _behind(session: Session, schema: str, name: str, error: NotebookRTError) ->
 
 
 def _row_limit(session: Session, table: LiveTable, name: str) -> Iterator[Finding]:
-    """Whether the project gives fewer rows a request than a page has."""
+    """Report whether the project returns fewer rows per request than a page has."""
     from notebook_rt.model.filters import column_name
     from notebook_rt.sync.events import Query
 

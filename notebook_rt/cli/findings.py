@@ -1,7 +1,7 @@
-"""What ``notebook-rt doctor`` makes of a project's answers: sentences, each with the SQL that mends it.
+"""The findings of ``notebook-rt doctor``: sentences about a project's answers, each with the SQL fix.
 
-In: a key, the difference of two clocks, what a project and its tables say of themselves
-(``describe.sql``). Out: findings.
+In: a key, the difference of two clocks, the descriptions of a project and its tables (``describe.sql``). Out:
+findings.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from notebook_rt.sync.table.broadcast_answers import Absence, Head
 
 SKEW_SECONDS: Final = 60.0
-"""From here on a clock that differs from the server's is worth a word."""
+"""Seconds from which a difference of the clocks is reported."""
 KEY_SECONDS: Final = 30 * 86_400.0
-"""A key that ends sooner is worth a word."""
+"""Seconds within which an expiring key is reported."""
 SHORT_TIMEOUT_SECONDS: Final = 2.0
-"""A statement timeout below it cuts reads of ordinary tables."""
+"""A shorter statement timeout cancels reads of ordinary tables."""
 NEEDED_SQL: Final = {
     "nrt_digest": "audits of a table in one or a few requests",
     "notebook_rt_write": "sums and calls that are sent exactly once",
@@ -36,23 +36,23 @@ KINDS_WITHOUT_CHANGES: Final = {
     "f": "a foreign table",
     "p": "partitioned, and only its partitions can be in the publication",
 }
-"""What streams no changes of its own, by PostgreSQL's ``relkind``."""
+"""Relations that stream no changes of their own, by PostgreSQL's ``relkind``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     level: Literal["ok", "note", "wrong"]
     about: str
     """``python``, ``project``, or a table's name."""
     text: str
     sql: str = ""
-    """What mends it, for the SQL editor."""
+    """The fix, for the SQL editor."""
 
 
 def of_key(key: str, key_role: str, role: str) -> Finding:
-    """What kind of key it is, without a letter of it."""
+    """Report the kind of the key, without showing it."""
     if key.startswith("sb_secret_") or key_role in ("service_role", "supabase_admin"):
         words = (
             "the key is a secret one: it reads and writes everything, whatever the policies say. It "
@@ -64,7 +64,7 @@ def of_key(key: str, key_role: str, role: str) -> Finding:
 
 
 def of_expiry(expires: float | None, now: float) -> Iterator[Finding]:
-    """Until when a key of the older kind is accepted; one of the new kind has no end."""
+    """Report until when a key of the older kind is valid; one of the new kind does not expire."""
     if expires is None:
         return
     try:
@@ -84,7 +84,7 @@ def of_expiry(expires: float | None, now: float) -> Iterator[Finding]:
 
 
 def of_clock(skew: float) -> Finding:
-    """How far this machine's clock is from the server's, in seconds."""
+    """Report the difference between this machine's clock and the server's, in seconds."""
     if abs(skew) < SKEW_SECONDS:
         return Finding("ok", "project", "this machine's clock and the server's agree")
     words = f"this machine's clock is {abs(skew):,.0f} s {'behind' if skew > 0 else 'ahead of'} the server's"
@@ -94,8 +94,8 @@ def of_clock(skew: float) -> Finding:
 
 
 def of_project(value: Mapping[str, Any] | None, *, hidden: bool = False) -> Iterator[Finding]:
-    """What the answer of ``nrt_describe`` says of the login; None: there is no such function, as far as
-    can be seen: not where the API does not expose its schema (``hidden``).
+    """Report on the login, from the answer of ``nrt_describe``. None: there is no such function, unless the
+    API does not expose its schema (``hidden``).
     """
     if hidden:
         yield Finding(
@@ -151,7 +151,7 @@ def of_project(value: Mapping[str, Any] | None, *, hidden: bool = False) -> Iter
 
 
 def _seconds(text: object) -> float | None:
-    """PostgreSQL's interval of a setting: ``3s``, ``1500ms``, ``2min``, ``0``."""
+    """Parse the interval of a PostgreSQL setting: ``3s``, ``1500ms``, ``2min``, ``0``."""
     units = {"": 0.001, "ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
     if not isinstance(text, str):
         return None
@@ -164,7 +164,7 @@ def _seconds(text: object) -> float | None:
 
 
 def of_broadcast(name: str, head: Head | None, absence: Absence | None) -> Iterator[Finding]:
-    """What the answer of ``notebook_rt_head`` says of a table."""
+    """Report on a table, from the answer of ``notebook_rt_head``."""
     if head is not None:
         words = "the database broadcasts its changes, so it need not be in the publication"
         yield Finding("ok", name, words)
@@ -186,12 +186,12 @@ def of_broadcast(name: str, head: Head | None, absence: Absence | None) -> Itera
 def of_table(
     schema: str, name: str, told: Mapping[str, Any], role: str, *, by_broadcast: bool = False
 ) -> Iterator[Finding]:
-    """What a table says of itself (``nrt_describe``) to a login of this role.
+    """Report on a table, from its description (``nrt_describe``) for a login of this role.
 
-    ``by_broadcast``: its changes come without the publication.
+    ``by_broadcast``: its changes are received without the publication.
 
-    The SQL of what is wrong changes who may do what and what is streamed, never the table's columns or
-    its key; that of a note may add a key or a trigger.
+    The SQL of a problem changes rights and streaming, never the table's columns or key; that of a note may
+    add a key or a trigger.
     """
     table = qualified(schema, name)
     kind = str(told.get("kind", "r"))
@@ -307,7 +307,7 @@ def not_joined(name: str) -> Finding:
 
 
 def some_columns(schema: str, name: str, role: str) -> Finding:
-    """What is said of a table of which some column is withheld, perhaps on purpose."""
+    """Report on a table with a column that this login may not read, possibly on purpose."""
     shown = json.dumps(name, ensure_ascii=False)
     return Finding(
         "note",
@@ -319,23 +319,23 @@ def some_columns(schema: str, name: str, role: str) -> Finding:
 
 
 def unique_columns(told: Mapping[str, Any]) -> list[str] | None:
-    """The columns of a unique constraint, which a table without a key can be opened by."""
+    """Return the columns of a unique constraint, by which a table without a key can be opened."""
     return next((list(map(str, names)) for names in told.get("unique") or () if names), None)
 
 
 def readable_columns(told: Mapping[str, Any]) -> tuple[str, ...] | None:
-    from notebook_rt.sync.table.discovery import readable  # pandas and all: not for --help
+    from notebook_rt.sync.table.discovery import readable  # imports pandas: not for --help
 
     return readable(told)
 
 
 def shows_rows(told: Mapping[str, Any]) -> bool:
-    """Whether some policy lets this login see rows, as far as is told."""
+    """Return whether a policy may show rows to this login, as far as is known."""
     policies = told.get("policies")
     return not told.get("row_security") or policies is None or bool({"select", "*"} & {*policies})
 
 
-# SQL that mends ---------------------------------------------------------------------------------
+# SQL fixes ---------------------------------------------------------------------------------
 
 
 def publish_sql(table: str) -> str:
@@ -348,7 +348,7 @@ UPDATES_REFUSED: Final = (
 
 
 def for_a_table(table: str, sql: str, *, updated: bool = False) -> str:
-    """A statement for what may be a view, which would make everything fail that is run along with it.
+    """Return a statement for a relation that may be a view, which would otherwise make the whole script fail.
 
     ``updated``: only for a table whose rows can be updated once they are published.
     """
@@ -369,7 +369,7 @@ def query_call(name: str) -> str:
 
 
 def new_key_sql(schema: str, name: str, columns: Collection[object]) -> str:
-    """The SQL that adds a column that is the primary key, called as no other one is."""
+    """Return the SQL that adds a primary key column with an unused name."""
     key = "id"
     while key in columns:
         key = f"row_{key}"
@@ -380,7 +380,7 @@ def new_key_sql(schema: str, name: str, columns: Collection[object]) -> str:
 
 
 def sql_of(words: str) -> str:
-    """The statement that an error says to run."""
+    """Return the statement that an error advises."""
     _, run, rest = words.partition("; run: ")
     if not run:
         return ""

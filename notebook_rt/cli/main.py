@@ -1,9 +1,9 @@
-# PYTHON_ARGCOMPLETE_OK: what global completion looks for
+# PYTHON_ARGCOMPLETE_OK: the marker for global completion
 """The command line: ``notebook-rt demo``, ``local``, ``doctor``, ``watch``, ``queue`` and ``cache``.
 
 ``demo`` opens JupyterLab with the example notebooks on the embedded stack; ``local`` runs that stack
-in the foreground; ``doctor`` says what this machine has and lacks, and prints the optional SQL;
-``queue`` shows what waits to be sent when no kernel runs; ``cache``, what is kept of tables.
+in the foreground; ``doctor`` checks this machine and the project, and prints the optional SQL; ``queue``
+shows the unsent writes when no kernel runs; ``cache`` shows the stored tables.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ PACKAGE = Path(__file__).parent.parent
 CHECKOUT_NOTEBOOKS = PACKAGE.parent / "notebooks"
 INSTALLED_NOTEBOOKS = PACKAGE / "_notebooks"
 ANNOUNCEMENTS = "@jupyterlab/apputils-extension:announcements"
-"""What asks over a newcomer's first notebook whether there shall be news of Jupyter's."""
+"""The extension that asks over a newcomer's first notebook whether to show Jupyter's news."""
 
 ACTIONS = ("list", "show", "retry", "discard", "export")
-"""Of ``notebook-rt queue``."""
+"""The actions of ``notebook-rt queue``."""
 
 CACHE_ACTIONS = ("list", "clear", "path")
-"""Of ``notebook-rt cache``."""
+"""The actions of ``notebook-rt cache``."""
 
 GRACE_SECONDS = 15.0
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` that names the command, action or option that a mistyped one is most like."""
+    """An ``ArgumentParser`` that suggests the command, action or option most similar to a mistyped one."""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         choices = [] if action.choices is None else list(map(str, action.choices))
@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def _command(self, name: str | None) -> argparse.ArgumentParser:
-        """The parser of a command; of None, this one."""
+        """Return the parser of a command; for None, this one."""
         found = (
             action.choices[name]
             for action in self._actions
@@ -162,8 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "action", nargs="?", default="list", choices=CACHE_ACTIONS, help="see above (default: list)"
     )
 
-    if "_ARGCOMPLETE" in os.environ:  # the shell asks what Tab offers
-        with contextlib.suppress(ImportError):  # the extra ``cli`` has it
+    if "_ARGCOMPLETE" in os.environ:  # the shell requests completions
+        with contextlib.suppress(ImportError):  # in the extra ``cli``
             import argcomplete
 
             argcomplete.autocomplete(parser)
@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 parser.print_help()
                 return 0
             case _:
-                from notebook_rt.cli.queue import run  # pandas and all: not for --help
+                from notebook_rt.cli.queue import run  # imports pandas: not for --help
 
                 return run(parsed)
     except KeyboardInterrupt:
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _demo(*, browser: bool, port: int) -> int:
-    """Open JupyterLab on a copy of the notebooks, so that what is tried out there stays there."""
+    """Open JupyterLab on a copy of the notebooks, so that changes stay in the copy."""
     if importlib.util.find_spec("jupyterlab") is None:
         print("JupyterLab is missing: pip install 'notebook_rt[lab]'", file=sys.stderr)
         return 1
@@ -219,11 +219,11 @@ def _demo(*, browser: bool, port: int) -> int:
         )
         print(f"The notebooks: {here}", flush=True)
         command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={here}"]
-        # Of the URL that is printed, too.
+        # Also for the printed URL.
         command += ["--LabApp.default_url=/lab/tree/01_quickstart.ipynb"]
         command += ["--ip=127.0.0.1", f"--port={port}"]
         command += [f"--{part}.log_level=ERROR" for part in ("LabApp", "ServerApp")]
-        # Voila, where it is installed, has traitlets print its deprecations.
+        # Voila, if it is installed, makes traitlets print its deprecations.
         command.append("--ServerApp.jpserver_extensions=voila.server_extension=False")
         if not browser:
             command.append("--no-browser")
@@ -239,9 +239,9 @@ def _demo(*, browser: bool, port: int) -> int:
 
 
 def _until_signalled(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run ``command`` until it ends, or until Ctrl-C or SIGTERM tells us to end it."""
+    """Run ``command`` until it ends, or until Ctrl-C or SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # A group of its own: Ctrl-C reaches us alone, and JupyterLab is asked to end, kernels first.
+    # A separate process group: only this process gets Ctrl-C, and ends JupyterLab, kernels first.
     with subprocess.Popen(command, env=environment, process_group=0) as process:
         try:
             return process.wait()
@@ -266,11 +266,11 @@ def _local(directory: Path | None, port: int | None, *, secrets: bool) -> int:
 
 
 def _until_interrupted() -> NoReturn:
-    """Wait for Ctrl-C, which is a KeyboardInterrupt at whatever moment it comes.
+    """Wait for Ctrl-C, which raises KeyboardInterrupt at any moment.
 
-    In ``threading.Event.wait`` it is not always: Condition.wait releases its lock a line before it
-    promises to take it again, and what is raised between the two becomes a RuntimeError. A sleep is short,
-    for a signal that comes just before it does not wake it.
+    ``threading.Event.wait`` does not guarantee that: Condition.wait releases its lock one line before the
+    code that acquires it again, and an exception in between becomes a RuntimeError. The sleeps are short,
+    because a signal just before a sleep does not wake it.
     """
     while True:
         time.sleep(0.5)

@@ -1,7 +1,7 @@
-"""Whether Realtime streams a table, asked of Realtime itself.
+"""Ask Realtime whether it streams a table.
 
-A table that this login may not read, or whose key is not known, is in error before its channel is joined.
-The server answers a binding whatever the grants are, so that the publication is known beside them.
+A table that this login may not read, or whose key is unknown, is in error before its channel is joined. The
+server answers a binding regardless of the grants, so that the publication is known independently of them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from notebook_rt.session import Session
 
 NOT_STREAMED: Final = "Please check Realtime is enabled for the given connect parameters"
-"""What the server says of a table that is missing or not published (docs/design/wire.md, "Joining")."""
+"""The server's message for a table that is missing or not published (docs/design/wire.md, "Joining")."""
 
 
 def published(session: Session, schema: str, name: str, timeout: float) -> bool | None:
-    """Whether the table's changes are streamed; None: the server did not say within ``timeout`` seconds."""
+    """Return whether the table's changes are streamed; None: no answer within ``timeout`` seconds."""
     asked = _Asked(schema, name)
     registry = session._project.connection.registry
     place = Place(registry, f"doctor-{schema}-{name}", asked, "low")
@@ -34,7 +34,7 @@ def published(session: Session, schema: str, name: str, timeout: float) -> bool 
 
 
 class _Asked:
-    """The owner of a topic with one binding, which is left as soon as the server has said its word."""
+    """The owner of a topic with one binding, which is left once the server has answered."""
 
     def __init__(self, schema: str, name: str) -> None:
         self.binding = Binding("*", schema, name)
@@ -57,7 +57,7 @@ class _Asked:
         self.answered.set()
 
     def joined(self, channel: SocketChannel) -> None:
-        """What counts is said after the join, by ``system``."""
+        """Do nothing: the relevant answer is the ``system`` message after the join."""
 
     def lost(self, reason: str, error: NotebookRTError | None = None) -> None:
         if error is not None:
@@ -70,7 +70,7 @@ class _Asked:
         self.answered.set()
 
     def change(self, change: Change | None) -> None:
-        """Changes are not looked at, nor is anything below."""
+        """Do nothing, as in the methods below."""
 
     def broadcast(self, payload: Mapping[str, Any]) -> None: ...
 

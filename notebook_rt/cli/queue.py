@@ -1,7 +1,7 @@
-"""``notebook-rt queue``: list, show, retry, discard and export what waits, when no kernel runs.
+"""``notebook-rt queue``: list, show, retry, discard and export unsent writes, when no kernel runs.
 
-It only looks and marks; nothing is sent from here. What is retried leaves with the next kernel of
-its login.
+It only reads and marks them; nothing is sent from here. Retried writes are sent by the next kernel of their
+login.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from notebook_rt.quoting import printable
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Carry out ``notebook-rt queue``; the exit status.
+    """Run ``notebook-rt queue``; return the exit status.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         _carry_out(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # who reads has seen enough: `| head`
+    except BrokenPipeError:  # the reader has closed the pipe: `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
@@ -47,7 +47,7 @@ def _carry_out(arguments: argparse.Namespace) -> None:
         raise QueueError(f"there is no file {arguments.file}")
     if arguments.action in ("show", "discard") and not arguments.id:
         raise QueueError(f"which operation? notebook-rt queue {arguments.action} ID")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a letter shows less
+    if isinstance(sys.stdout, io.TextIOWrapper):  # for a terminal that cannot show a character
         sys.stdout.reconfigure(errors="replace")
     files = [arguments.file] if arguments.file is not None else list(queue_files())
     match arguments.action:
@@ -64,7 +64,7 @@ def _carry_out(arguments: argparse.Namespace) -> None:
 
 
 def queue_files() -> Iterator[Path]:
-    """The queues of this user, one for each project and login."""
+    """Return the files of this user's queues, one for each project and login."""
     if directory().is_dir():
         yield from sorted(directory().glob("*.sqlite3"))
 

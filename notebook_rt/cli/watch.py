@@ -1,8 +1,7 @@
 """``notebook-rt watch TABLE``: a live table in the terminal, or its changes as JSON for a pipe.
 
-In: a table's name, and how it is filtered and ordered. Out: on a terminal the rows, kept up to date
-until Ctrl-C, what has just changed in bold; elsewhere a line of JSON for each change, which other
-programs read.
+In: a table's name, filter and order. Out: on a terminal, the rows, updated until Ctrl-C, with recent changes
+in bold; otherwise a line of JSON for each change, for other programs.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ FLASH_SECONDS = 1.5
 REFRESHES_A_SECOND = 8
 CELL_WIDTH = 40
 COLORS = {"healthy": "green", "closed": "red", "offline": "red", "stale": "red"}
-"""Of the health's word; yellow for every other."""
+"""Colors of the health status; yellow for all others."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command takes."""
+    """Declare the arguments of the command."""
     parser.add_argument("table", help="the table's name")
     parser.add_argument("--filter", help="only these rows: status=eq.open,price=gte.10")
     parser.add_argument("--columns", help="only these columns: name,price")
@@ -69,7 +68,7 @@ def _lines(table: LiveTable, *, once: bool) -> int:
     changes = table.changes()
     _when_unread(sys.stdout.fileno(), changes.close)
     try:
-        for key in table.df.index:  # the rows that are there first
+        for key in table.df.index:  # existing rows first
             row = table.get(key)
             if row is not None:
                 _print(_change("insert", key, row))
@@ -77,7 +76,7 @@ def _lines(table: LiveTable, *, once: bool) -> int:
             for batch in changes:
                 for change in batch:
                     _print(change.to_dict())
-    except BrokenPipeError:  # head has read enough
+    except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:
         changes.close()
@@ -85,14 +84,14 @@ def _lines(table: LiveTable, *, once: bool) -> int:
 
 
 def _when_unread(fd: int, end: Callable[[], object]) -> None:
-    """Call ``end`` once nobody reads this pipe any more, where the system tells.
+    """Call ``end`` once the reader of this pipe is gone, if the system reports it.
 
-    A write would tell, too, but the next one may be long in coming.
+    A write would also fail, but the next one may come much later.
     """
     if not hasattr(select, "poll"):  # Windows
         return
     watched = select.poll()
-    watched.register(fd, 0)  # POLLERR is told without being asked for
+    watched.register(fd, 0)  # POLLERR is always reported
 
     def wait() -> None:
         if any(event & select.POLLERR for _, event in watched.poll()):
@@ -108,7 +107,7 @@ def _change(kind: str, key: Any, row: Any) -> dict[str, Any]:
 
 
 def _print(change: dict[str, Any]) -> None:
-    # ensure_ascii: nothing that a terminal would obey, if it is one after all.
+    # ensure_ascii: no control sequences, in case the output is a terminal after all.
     print(json.dumps(change), flush=True)
 
 
@@ -139,7 +138,7 @@ def _screen(session: Session, table: LiveTable, *, once: bool) -> int:
         while True:
             marked = dict(flashes)
             live.update(drawn(session, table, marked, console.height), refresh=True)
-            for cell, at in marked.items():  # was drawn once, however long that took
+            for cell, at in marked.items():  # drawn once, however long that took
                 if time.monotonic() - at > FLASH_SECONDS and flashes.get(cell) == at:
                     flashes.pop(cell, None)
             time.sleep(1 / REFRESHES_A_SECOND)
@@ -148,7 +147,7 @@ def _screen(session: Session, table: LiveTable, *, once: bool) -> int:
 def drawn(
     session: Session, table: LiveTable, flashes: dict[tuple[Any, str], float], height: int
 ) -> Group:
-    """What is on the screen: the rows that have room, and one line about them."""
+    """Return the screen: the rows that fit, and one line about them."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

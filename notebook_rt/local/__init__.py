@@ -4,7 +4,7 @@
 >>> stack = local.start()  # doctest: +SKIP
 >>> stack.url, stack.anon_key  # doctest: +SKIP
 
-Importing this costs nothing: what is heavy is imported when it is first used.
+Importing this package is cheap: heavy modules are imported on first use.
 """
 
 from __future__ import annotations

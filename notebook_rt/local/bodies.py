@@ -1,6 +1,6 @@
-"""The body of a request, up to a limit.
+"""Read the body of a request, up to a limit.
 
-The application's own limit is REST's, for rows in bulk; a login or a message is far smaller.
+The application's limit is that of REST, for bulk rows; a login or a message is much smaller.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from aiohttp import web
 
 
 class BodyTooLargeError(Exception):
-    """The body of a request is larger than its address takes."""
+    """The body of a request is larger than its path allows."""
 
 
 class BodyUnreadableError(Exception):
-    """The body of a request is not what its ``Content-Encoding`` says."""
+    """The body of a request does not match its ``Content-Encoding``."""
 
 
 async def read_up_to(request: web.Request, limit: int) -> bytes:
-    """The whole body, decompressed.
+    """Return the whole decompressed body.
 
     Raises
     ------
     BodyTooLargeError
-        It has more than ``limit`` bytes; no more than that was kept.
+        If it has more than ``limit`` bytes; no more than that is kept in memory.
     BodyUnreadableError
-        It cannot be decompressed.
+        If it cannot be decompressed.
     """
     if (request.content_length or 0) > limit:
         raise BodyTooLargeError

@@ -1,7 +1,7 @@
-"""What every part of the local server is given: its options, its keys, the way to PostgreSQL.
+"""The shared state of the local server: its options, its keys, its connections to PostgreSQL.
 
-In: the numbers a caller chose (`StackOptions`) and the secrets of one directory (`Secrets`).
-Out: a `Context`, and tokens signed or verified with the secret of that directory alone.
+In: the caller's options (`StackOptions`) and the secrets of a directory (`Secrets`). Out: a `Context`, and
+tokens signed and verified with the secrets of that directory only.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
 TEN_YEARS = 10 * 365 * 24 * 3600
-"""How long the anon and service keys of a stack are good for, in seconds; as on Supabase."""
+"""Lifetime of the anon and service keys of a stack in seconds; as on Supabase."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackOptions:
-    """What a test or a demo may change about the local stack.
+    """The options of the local stack, for tests and demos.
 
-    The defaults are what a hosted project on the free plan does.
+    The defaults are those of a hosted project on the free plan.
 
     Parameters
     ----------
     default_grants
-        Whether ``anon``, ``authenticated`` and ``service_role`` may do everything with what is made
-        in ``public``, as on projects made before 2026. If not, a table needs a ``grant``.
+        Whether ``anon``, ``authenticated`` and ``service_role`` have all rights on new objects in
+        ``public``, as on projects created before 2026. If not, a table needs a ``grant``.
     jwt_algorithm
-        What access tokens are signed with: ``"ES256"``, with the public key at
+        The signature of access tokens: ``"ES256"``, with the public key at
         ``/auth/v1/.well-known/jwks.json``, or the older ``"HS256"``. Keys of the old kind
         (``anon_key``, ``service_key``) are always HS256.
     anon_timeout, authenticated_timeout
-        The ``statement_timeout`` of the role in seconds; ``service_role`` has the second, too.
-        Over it a request answers 500 with code 57014. 0: no limit.
+        The ``statement_timeout`` of the role in seconds; the second also applies to ``service_role``.
+        A longer statement answers 500 with code 57014. 0: no limit.
     row_limit
-        Rows that one REST request returns at most; the real server's default, too.
+        Maximum number of rows of a REST request; as the real server's default.
     schemas
-        Schemas that REST shows; the first is the default one.
+        Schemas that REST exposes; the first is the default.
     description
-        Who may read the API's description, `GET /rest/v1/`: `"closed"`, secret keys only, as on a
-        hosted project since March 2026; `"open"`, everybody.
+        Access to the API's description, `GET /rest/v1/`: `"closed"`, secret keys only, as on a hosted
+        project since March 2026; `"open"`, all keys.
     jwt_ttl
-        Seconds that an access token of `/auth/v1` is good for.
+        Lifetime of an access token of `/auth/v1` in seconds.
     password_attempts
-        Sign-ins with a password in five minutes, right or wrong; then 429 with
+        Maximum sign-ins with a password in five minutes, successful or not; then 429 with
         ``over_request_rate_limit`` and ``Retry-After``. None: no limit.
     email_confirmation
-        Whether who signs up with a password has to confirm the address before they can sign in, as
-        on a hosted project. If not, signing up is signing in.
+        Whether a user who signs up with a password must confirm the address before signing in, as on a
+        hosted project. If not, signing up also signs in.
     allowed_origins
-        Web origins let in beside those of this machine, such as `"vscode-webview://abc"` or
+        Web origins allowed in addition to those of this machine, such as `"vscode-webview://abc"` or
         `"null"` (a page opened from a file; but also any web page's sandboxed frame).
     realtime
-        The numbers of the Realtime server.
+        The options of the Realtime server.
 
     Examples
     --------
@@ -83,10 +83,10 @@ class StackOptions:
 
 
 class TokenError(Exception):
-    """A token that this stack did not sign, or whose time is over.
+    """A token that this stack did not sign, or that has expired.
 
-    `reason` is for people; `kind` is what a program asks; `claims` are those of a token that is
-    genuine and `"expired"`, else None.
+    `reason` is for people; `kind` is for programs; `claims` are those of a genuine `"expired"` token,
+    otherwise None.
     """
 
     def __init__(
@@ -103,11 +103,11 @@ class TokenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """The secrets of one directory; made once, kept in a file that only its owner reads."""
+    """The secrets of one directory, created once and stored in a file that only its owner can read."""
 
     jwt_secret: str = field(repr=False)
     signing_key: str = field(repr=False)
-    """A private P-256 key in PEM, which signs ES256."""
+    """A private P-256 key in PEM, for ES256."""
     anon_key: str = field(repr=False)
     service_key: str = field(repr=False)
     publishable_key: str = field(repr=False)
@@ -117,7 +117,7 @@ class Secrets:
 
     @classmethod
     def make(cls) -> Secrets:
-        """New secrets, from the operating system's randomness."""
+        """Create new secrets from the operating system's randomness."""
         jwt_secret = secrets.token_urlsafe(48)
         return cls(
             jwt_secret=jwt_secret,
@@ -133,7 +133,7 @@ class Secrets:
     def sign(
         self, claims: Mapping[str, Any], ttl: float, algorithm: Literal["ES256", "HS256"]
     ) -> str:
-        """A token with these claims that expires in `ttl` seconds (the past, if negative)."""
+        """Return a token with these claims that expires in `ttl` seconds (in the past, if negative)."""
         if algorithm == "HS256":
             return sign(self.jwt_secret, claims, ttl)
         return SigningKey.of(self.signing_key).sign(_timed(claims, ttl))
@@ -145,12 +145,12 @@ class Secrets:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the parts of the server share.
+    """The state shared by the parts of the server.
 
-    `dsn` and `pool` (autocommit) are the superuser's, for statements of the stack's own. Where a
-    caller's statements, functions or policies run it is in `callers`, whose sessions are
-    `authenticator`'s: whatever they do to get out of the role they were put in, there is no more to
-    be had than the roles of the API. Each is as new when it comes back.
+    `dsn` and `pool` (autocommit) are the superuser's, for the stack's own statements. A caller's
+    statements, functions and policies run in `callers`, whose sessions belong to `authenticator`: even if
+    they escape from their role, they gain no more than the roles of the API. Each session is reset when
+    it is returned.
     """
 
     options: StackOptions
@@ -160,26 +160,26 @@ class Context:
     callers: AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]] = field(repr=False)
 
     def sign(self, claims: Mapping[str, Any], ttl: float) -> str:
-        """An access token with these claims that expires in `ttl` seconds."""
+        """Return an access token with these claims that expires in `ttl` seconds."""
         return self.secrets.sign(claims, ttl, self.options.jwt_algorithm)
 
     @property
     def anon_key(self) -> str:
-        """The key for a browser or a notebook: role `anon`."""
+        """The key for a browser or a notebook, with role `anon`."""
         return self.secrets.anon_key
 
     @property
     def service_key(self) -> str:
-        """The key that policies do not hold for: role `service_role`."""
+        """The key that bypasses policies, with role `service_role`."""
         return self.secrets.service_key
 
     def verify(self, token: str) -> dict[str, Any]:
-        """The claims of a token of this stack; `sb_…` keys stand for their role's key.
+        """Return the claims of a token of this stack; `sb_…` keys represent their role's key.
 
         Raises
         ------
         TokenError
-            If the token is not one, was signed by somebody else, or has expired.
+            If it is not a token, has another signature, or has expired.
         """
         by_new_key = {
             self.secrets.publishable_key: self.anon_key,
@@ -189,7 +189,7 @@ class Context:
 
 
 def sign(jwt_secret: str, claims: Mapping[str, Any], ttl: float) -> str:
-    """A token of the older kind (HS256); see `Secrets.sign`."""
+    """Return a token of the older kind (HS256); see `Secrets.sign`."""
     import jwt
 
     return jwt.encode(_timed(claims, ttl), jwt_secret, algorithm="HS256")
@@ -205,10 +205,10 @@ def verify(jwt_secret: str, signing_key: SigningKey, token: str) -> dict[str, An
     import jwt
 
     try:
-        # Each algorithm has a key of its own: a public key must never verify as a shared secret.
+        # Each algorithm has its own key: a public key must never verify as a shared secret.
         algorithm = jwt.get_unverified_header(token).get("alg")
         by_signature = algorithm == "ES256"
-        # The times are checked below, so that the claims of an expired token can be told.
+        # The times are checked below, so that the claims of an expired token can be returned.
         claims: dict[str, Any] = jwt.decode(
             token,
             signing_key.public if by_signature else jwt_secret,

@@ -1,8 +1,8 @@
-"""What a stack keeps in its directory, beside the database: its secrets, its lock, where it runs.
+"""The files of a stack's directory besides the database: its secrets, its lock, its address.
 
-Every file belongs to one user and is readable by nobody else. `secrets.json` is made once, and anew
-after a crash; `running.json` is there while a server runs, and after a crash: the lock tells the
-difference, and is asked first.
+Every file belongs to one user and is readable only by that user. `secrets.json` is created once, and again
+after a crash; `running.json` exists while a server runs, and after a crash: the lock distinguishes the two,
+and is checked first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from notebook_rt.local.errors import DirectoryError
 from notebook_rt.local.signing import SigningKey
 
 FORMAT = 1
-"""Of what lies in a directory; another number is refused, never guessed at."""
+"""The version of a directory's contents; another one is refused."""
 NAMES = frozenset(
     {"secrets.json", "running.json", "start.lock", "server.lock", "server.log", "port"}
 )
@@ -31,7 +31,7 @@ NAMES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Where the server of a directory is to be found."""
+    """The address of the server of a directory."""
 
     pid: int
     port: int
@@ -48,12 +48,12 @@ class StackDirectory:
 
     @classmethod
     def prepare(cls, path: Path) -> StackDirectory:
-        """Make the directory if need be.
+        """Create the directory if necessary.
 
         Raises
         ------
         DirectoryError
-            If it is not writable, another user's, or holds something else.
+            If it is not writable, belongs to another user, or contains other files.
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -73,12 +73,12 @@ class StackDirectory:
             raise DirectoryError(
                 path, "it holds other files. Pass an empty or a new one: a stack fills its own"
             )
-        if status.st_mode & 0o022:  # whoever may write in it may exchange the secrets
+        if status.st_mode & 0o022:  # a user who may write into it may replace the secrets
             path.chmod(0o700)
         return cls(path)
 
     def secrets(self) -> Secrets:
-        """This directory's secrets; made now if there are none."""
+        """Return this directory's secrets; create them if there are none."""
         try:
             found = msgspec.json.decode(read_private(self.path / "secrets.json"))
         except FileNotFoundError:
@@ -89,7 +89,9 @@ class StackDirectory:
             raise DirectoryError(
                 self.path, "another version of notebook_rt made it. Use another directory"
             )
-        if "signing_key" not in found:  # made when tokens were signed with the shared secret only
+        if (
+            "signing_key" not in found
+        ):  # created when tokens were signed with the shared secret only
             found["signing_key"] = SigningKey.make().pem
             self._write_secrets(found)
         return msgspec.convert(found, Secrets)
@@ -99,47 +101,47 @@ class StackDirectory:
         write_private(self.path / "secrets.json", content)
 
     def renew_secrets(self) -> Secrets:
-        """New secrets in place of the old ones, if there are any."""
+        """Replace the secrets, if there are any."""
         made = Secrets.make()
         self._write_secrets(asdict(made))
         return made
 
     @property
     def crashed(self) -> bool:
-        """Whether the last server ended without saying so; for whoever holds `server.lock`.
+        """Return whether the last server crashed; the caller must hold `server.lock`.
 
-        Its ports were free for other users of the machine from then on, and whoever used the stack
-        may have gone on sending its keys there.
+        Its ports were then free for other users of the machine, and clients of the stack may have
+        continued to send its keys there.
         """
         return (self.path / "running.json").exists()
 
     def running(self) -> Running | None:
-        """Where the server was last started; whether it still runs, the lock and a lease tell."""
+        """Return where the server was last started; the lock and a lease show whether it still runs."""
         try:
             return msgspec.json.decode(read_private(self.path / "running.json"), type=Running)
         except (OSError, msgspec.DecodeError):
             return None
 
     def write_running(self, running: Running) -> None:
-        """Tell others where the server is; the port is kept for the next start, too."""
+        """Publish the server's address; the port is also remembered for the next start."""
         write_private(self.path / "running.json", msgspec.json.encode(running))
         write_private(self.path / "port", str(running.port).encode())
 
     def forget_running(self) -> None:
-        """The server is gone."""
+        """Record that the server has stopped."""
         (self.path / "running.json").unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Remove all of it; for whoever holds `server.lock`.
+        """Remove the directory; the caller must hold `server.lock`.
 
-        Renamed first, so that nobody who looks at the lock puts a file into what is being removed.
+        It is renamed first, so that no process that checks the lock creates a file in it meanwhile.
         """
         aside = self.path.with_name(f".{self.path.name}.removed")
         self.path.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
 
     def last_port(self) -> int:
-        """The port of the last run, so that a URL stays good; 0 if there was none."""
+        """The port of the last run, so that a URL stays valid; 0 if there was none."""
         try:
             return int((self.path / "port").read_text())
         except (OSError, ValueError):
@@ -147,7 +149,7 @@ class StackDirectory:
 
     @contextlib.contextmanager
     def locked(self, name: str, *, wait: bool) -> Iterator[bool]:
-        """Hold the lock `name` (the system gives it back if this process dies); False: taken."""
+        """Hold the lock `name`, which the system releases if this process dies; False: it is taken."""
         descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             try:
@@ -161,7 +163,7 @@ class StackDirectory:
 
 
 def read_private(file: Path) -> bytes:
-    """What is in a file of this user's own."""
+    """Return the contents of a file that belongs to this user."""
     descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
     with os.fdopen(descriptor, "rb") as found:
         if os.fstat(descriptor).st_uid != os.geteuid():
@@ -170,7 +172,7 @@ def read_private(file: Path) -> bytes:
 
 
 def write_private(file: Path, content: bytes) -> None:
-    """Write as one, readable by the owner only."""
+    """Write a file atomically, readable by the owner only."""
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as out:

@@ -1,4 +1,4 @@
-"""What can go wrong with the local stack, each by its name."""
+"""The errors of the local stack."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from notebook_rt.errors import NotebookRTError
 
 
 class StackError(NotebookRTError):
-    """The local stack could not do what was asked; the base of the errors below."""
+    """The base of the errors of the local stack."""
 
 
 class MissingExtraError(StackError, ImportError):
@@ -34,7 +34,7 @@ class DirectoryError(StackError):
 
 
 class PortInUseError(StackError):
-    """Somebody else listens on the port that was asked for."""
+    """Another process listens on the requested port."""
 
     def __init__(self, port: int) -> None:
         super().__init__(
@@ -55,4 +55,4 @@ class OtherOptionsError(StackError):
 
 
 class PostgresError(StackError):
-    """PostgreSQL did not start, or stopped by itself; its last words are in the message."""
+    """PostgreSQL did not start, or stopped unexpectedly; the message contains its last output."""

@@ -1,14 +1,14 @@
-"""Who uses a running stack: one open connection each, and with the last one the stack ends.
+"""The users of a running stack: one open connection each; the stack ends with the last one.
 
-A lease is a TCP connection to 127.0.0.1 whose two ends know the directory's lease key. Each shows it
-by an HMAC of the other's nonce, so that nothing is learned by whoever else listens on the port (the
-server of a crashed stack is gone, and its port anybody's). The server shows it first, and the port
-is part of it, so that an answer cannot be fetched from a stack elsewhere.
+A lease is a TCP connection to 127.0.0.1 whose two ends know the directory's lease key. Each proves it with an
+HMAC of the other's nonce, so that another listener on the port learns nothing (after a crash of a stack, any
+process can take its port). The server proves it first, and the port is part of the HMAC, so that an answer
+cannot be obtained from another stack.
 
-The operating system closes the connection when its holder ends, however it ends, so nothing is left
-running. Over it go JSON lines: a command, such as `{"do": "restart_postgres"}`, is answered when
-done; `{"do": "release"}` by whether it was the last, and then by the end of the connection, which for
-the last one comes when all has stopped.
+The operating system closes the connection when its holder ends in any way, so no process is left running.
+The two ends exchange JSON lines: a command such as `{"do": "restart_postgres"}` is answered when it is done;
+`{"do": "release"}` is answered by whether it was the last lease, and then by the end of the connection, which
+for the last one comes when everything has stopped.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from notebook_rt.local.errors import StackError
 Command = Callable[[], Awaitable[None]]
 
 _LONGEST = 4096
-"""Bytes of a line that somebody sends who has not yet shown that they know the key."""
+"""Maximum bytes of a line from a client that has not yet proven to know the key."""
 _UNREADABLE = (ValueError, TypeError, KeyError, RecursionError)
-"""What reading such a line may raise."""
+"""Exceptions of reading such a line."""
 
 
 def _proof(key: str, side: str, port: int, holders: object, servers: object) -> str:
-    """What one side of a lease shows of the key, for the nonces of both."""
+    """Return the proof of one side of a lease, for the nonces of both."""
     said = json.dumps([side, port, holders, servers]).encode()
     return hmac.new(key.encode(), said, "sha256").hexdigest()
 
@@ -48,9 +48,9 @@ class Leases:
     Parameters
     ----------
     key
-        What a connection must show that it knows.
+        The key that a connection must prove to know.
     commands
-        What a holder may ask for.
+        The commands that a holder may send.
     """
 
     def __init__(self, key: str, commands: Mapping[str, Command]) -> None:
@@ -63,19 +63,19 @@ class Leases:
         self._server: asyncio.Server | None = None
 
     async def listen(self) -> int:
-        """Take connections; return the port."""
+        """Accept connections; return the port."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 
     async def starter(self, reader: asyncio.StreamReader) -> None:
-        """Keep the stack until whoever starts it has a lease, or closes its end of `reader`."""
+        """Keep the stack until its starter has a lease, or closes its end of `reader`."""
         await reader.read()
         if self._starting:
             self.ended.set()
 
     async def close(self) -> None:
-        """End every connection: the last thing that a stopping stack does."""
+        """Close every connection, as the last step of a stopping stack."""
         if self._server is not None:
             self._server.close()
         for writer in self._holders:
@@ -98,13 +98,13 @@ class Leases:
         with contextlib.suppress(OSError):
             writer.write(json.dumps({"last": last}).encode() + b"\n")
         if last:
-            self.ended.set()  # and `close` ends this connection when all is stopped
+            self.ended.set()  # and `close` ends this connection when everything has stopped
         else:
             self._holders.discard(writer)
             writer.close()
 
     async def _challenge(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Show that this end knows the key; True if the other one does, too."""
+        """Prove that this end knows the key; return whether the other end does, too."""
         theirs, ours = json.loads(await reader.readline())["nonce"], secrets.token_hex(16)
         port = writer.get_extra_info("sockname")[1]
         proof = _proof(self._key, "server", port, theirs, ours)
@@ -127,7 +127,7 @@ class Leases:
 
 
 class Lease:
-    """The holder's side; blocking, for any thread, one call at a time."""
+    """The holder's side: blocking, for any thread, one call at a time."""
 
     def __init__(self, port: int, key: str) -> None:
         """Take a lease.
@@ -135,7 +135,7 @@ class Lease:
         Raises
         ------
         ConnectionError
-            If nobody is there, or is just stopping, or does not know the key.
+            If there is no server, if it is stopping, or if it does not know the key.
         """
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=5)
         try:
@@ -146,7 +146,7 @@ class Lease:
             raise
 
     def _challenge(self, port: int, key: str) -> None:
-        """Have the other end show that it knows the key, and then show it."""
+        """Check that the other end knows the key, and then prove it."""
         ours = secrets.token_hex(16)
         self._socket.sendall(json.dumps({"nonce": ours}).encode() + b"\n")
         try:
@@ -162,12 +162,12 @@ class Lease:
             raise ConnectionRefusedError("the stack takes no more leases")
 
     def ask(self, command: str, timeout: float = 60.0) -> None:
-        """Have `command` done.
+        """Send `command` and wait until it is done.
 
         Raises
         ------
         StackError
-            With the server's words if it failed, or if the stack is gone.
+            With the server's message if it failed, or if the stack is gone.
         """
         self._socket.settimeout(timeout)
         try:
@@ -184,8 +184,8 @@ class Lease:
             raise StackError(answer["error"])
 
     def release(self, timeout: float = 15.0) -> bool:
-        """Give the lease back; True if it was the last: then PostgreSQL has stopped on return."""
-        last = True  # if nothing answers, nothing runs
+        """Release the lease; return whether it was the last: then PostgreSQL has stopped."""
+        last = True  # without an answer, no server runs
         with contextlib.suppress(OSError, ValueError):
             self._socket.settimeout(timeout)
             self._socket.sendall(b'{"do": "release"}\n')
@@ -195,7 +195,7 @@ class Lease:
         return last
 
     def drop(self) -> None:
-        """Close the connection without waiting; what the end of the process does, too."""
+        """Close the connection without waiting, as the end of the process does."""
         with contextlib.suppress(OSError):
             self._lines.close()
             self._socket.close()

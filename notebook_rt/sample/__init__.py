@@ -1,5 +1,5 @@
-"""Sample data that moves, on a stack of its own: what ``notebook_rt.demo()`` gives.
+"""Live sample data on a separate stack, for ``notebook_rt.demo()``.
 
-`demo` makes the session, `market` decides what happens (pure and seeded), and `writer` is the
-process that writes it. Nothing here touches a database other than the demo's own temporary one.
+`demo` creates the session, `market` decides what happens (pure and seeded), and `writer` is the process that
+writes it. Only the demo's own temporary database is used.
 """

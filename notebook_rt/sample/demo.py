@@ -1,7 +1,7 @@
-"""``demo``: a session on sample data that moves, with nothing set up.
+"""``demo``: a session on live sample data, without any setup.
 
-In: a seed and a rate. Out: a `Session` on a temporary stack of its own, with tables, people in a room
-and somebody who writes; all of it ends with the session, or with the process.
+In: a seed and a rate. Out: a `Session` on a temporary stack, with tables, people in a channel and a process
+that writes; all of it ends with the session or the process.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 RATE = 8.0
 FASTEST = 20.0
-"""Trades a second: each is some three changes, and the stack streams 100 a second, as hosted projects
-on the free plan do."""
+"""Maximum trades per second: each causes about three changes, and the stack streams 100 changes a second,
+like hosted projects on the free plan."""
 
 
 def demo(
@@ -38,44 +38,44 @@ def demo(
     seed: int = 42,
     options: Options | None = None,
 ) -> Session:
-    """Sample data that moves, with nothing set up: a stock market on this machine.
+    """Open a session on live sample data, without any setup: a stock market on this machine.
 
-    A real PostgreSQL is started from the extra ``local``, in a temporary directory and for this session
-    alone, and a process beside this one trades in it. No other database is touched, whatever
-    ``$SUPABASE_URL`` says. It takes a few seconds, and all of it ends when the session is closed, when
-    the cell is run again, or with the kernel.
+    It starts a real PostgreSQL from the extra ``local``, in a temporary directory for this session only,
+    and a separate process that trades in it. No other database is used, even if ``$SUPABASE_URL`` is set.
+    It takes a few seconds, and ends when the session is closed, when the cell is run again, or with the
+    kernel.
 
-    The tables, in each of which rows change all the time:
+    The tables, whose rows change continuously:
 
     - ``stocks``: ``symbol`` (the key), ``company``, ``sector``, ``price``, ``change`` (percent since the
       market opened), ``volume``;
     - ``trades``: ``id``, ``at``, ``symbol``, ``side``, ``size``, ``price``, ``trader``; the latest 2,000;
     - ``orders``: ``id``, ``symbol``, ``side``, ``quantity``, ``price``, ``status`` (``open``, ``filled``,
-      ``cancelled``), ``trader``, ``notes``, ``updated_at``: you may write here, too.
+      ``cancelled``), ``trader``, ``notes``, ``updated_at``; you can write into this table.
 
-    Ada, Grace and Edgar are in the channel ``trading-floor``. The companies are real, and nothing else is.
+    Ada, Grace and Edgar are in the channel ``trading-floor``. Only the names of the companies are real.
 
     Parameters
     ----------
     tables : str or sequence of str
-        Which of the three there are.
+        Which of the three tables to create.
     rate : float
-        Trades a second, up to 20; 0: nothing moves. Each changes a stock and adds a trade, and with every
-        third an order is opened, filled or cancelled.
+        Trades per second, up to 20; 0: nothing changes. Each changes a stock and adds a trade; with every
+        third one, an order is opened, filled or cancelled.
     seed : int
-        The same seed begins with the same rows, and the same happens in the same order.
+        The same seed starts with the same rows, and produces the same events in the same order.
     options : Options, optional
-        The numbers that the session runs by.
+        The options of the session.
 
     Returns
     -------
     Session
-        As `connect` gives it; its ``stack`` has ``sql``, ``url`` and the keys.
+        As returned by `connect`; its ``stack`` has ``sql``, ``url`` and the keys.
 
     Raises
     ------
     StackError
-        If the embedded stack cannot be started; `notebook_rt.local.start` names the reasons.
+        If the embedded stack cannot be started; see `notebook_rt.local.start`.
     ValueError
         If there is no such table, or the rate is invalid.
 
@@ -100,7 +100,7 @@ def demo(
 
     from notebook_rt import local
 
-    # Loading pandas takes as long as making a database: side by side.
+    # Importing pandas takes as long as creating a database: do both at once.
     threading.Thread(target=import_module, args=("notebook_rt.session",), daemon=True).start()
     with contextlib.ExitStack() as undo:
         stack = undo.enter_context(local.start(temporary=True))
@@ -117,7 +117,7 @@ def demo(
         session = Session(
             stack.url,
             stack.anon_key,
-            # Nothing in it is worth keeping: the rows that it would be sent to are gone, too.
+            # Its queue is not kept: the rows it would change are gone, too.
             queue_path=stack.directory / "queue.sqlite3",
             options=options,
             stack=stack,
@@ -137,11 +137,11 @@ def _fill(stack: LocalStack, table: str, opening: Mapping[str, Sequence[Row]]) -
 
 
 def _end_after(session: Session, writer: Writer, all_of_it: contextlib.ExitStack) -> None:
-    """However the session ends, the writer and the stack end after it."""
+    """End the writer and the stack after the session, however it ends."""
 
     async def end() -> None:
         writer.let_go()
-        with contextlib.suppress(ConnectionAbortedError):  # Python is ending, and they with it
+        with contextlib.suppress(ConnectionAbortedError):  # Python is ending, and they end with it
             await asyncio.to_thread(all_of_it.close)
 
     session._project.temporary = True

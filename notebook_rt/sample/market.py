@@ -1,8 +1,8 @@
-"""The sample market: which stocks there are, and what happens next. Pure, and the same for a seed.
+"""The sample market: its stocks, and what happens next. Pure, and deterministic for a seed.
 
-In: a source of chance and, for the times of what has been traded already, the present time. Out: rows
-as dicts, and events (`Trade`, `Opened`, `Closed`) that `writer` writes down. Prices are invented; only
-the names of the companies are real.
+In: a source of randomness and, for the times of past trades, the current time. Out: rows as dicts, and events
+(`Trade`, `Opened`, `Closed`) that `writer` writes. Prices are invented; only the names of the companies are
+real.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ Row: TypeAlias = dict[str, Any]
 Side: TypeAlias = Literal["buy", "sell"]
 
 TABLES = ("stocks", "trades", "orders")
-"""In the order in which they are made."""
+"""The tables in the order of their creation."""
 ROOM = "trading-floor"
-"""The channel that the people are in."""
+"""The channel of the people."""
 PEOPLE = ("Ada", "Grace", "Edgar")
 
 CALM = 0.985
-"""How much of a stock's change is left after one trade of it: prices stay near where they opened."""
+"""The share of a stock's change that remains after a trade: prices stay near their opening price."""
 SWING = 0.3
 """The standard deviation of one trade's move, in percent."""
 OPEN_ORDERS = 12
-"""About so many orders are open at a time."""
+"""The approximate number of open orders."""
 TRADES_KEPT = 2_000
-"""The oldest trades go, so that a demo may be left alone over night."""
+"""Maximum number of trades; the oldest are deleted, so that a demo can run overnight."""
 PAST_TRADES = 800
-"""What was traded before a demo starts, at its own rate: a chart of it begins full."""
+"""Number of trades before a demo starts, at its rate, so that a chart starts with data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Company:
-    """A stock, and how much of the trade is in it."""
+    """A stock and its share of the trades."""
 
     symbol: str
     name: str
@@ -67,7 +67,7 @@ COMPANIES = (
 
 @dataclass(frozen=True, slots=True)
 class Trade:
-    """Somebody bought or sold: a row of ``trades``, and the stock as it is since then."""
+    """A trade: a row of ``trades``, and the stock after it."""
 
     symbol: str
     side: Side
@@ -75,11 +75,11 @@ class Trade:
     price: float
     trader: str
     change: float
-    """Of the stock since the market opened, in percent."""
+    """The change of the stock since the market opened, in percent."""
 
     @property
     def row(self) -> Row:
-        """The row of ``trades``, without its key and time."""
+        """Return the row of ``trades``, without its key and time."""
         return {
             "symbol": self.symbol,
             "side": self.side,
@@ -91,7 +91,7 @@ class Trade:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A new order; the database gives it a key, which `Market.placed` is told."""
+    """A new order; the database generates its key, which is passed to `Market.placed`."""
 
     row: Row
 
@@ -120,12 +120,12 @@ class _Stock:
 
 @dataclass(slots=True)
 class Market:
-    """What is traded, from the opening on.
+    """The market from its opening on.
 
     Parameters
     ----------
     chance
-        Where every decision comes from: the same seed, the same market.
+        The source of every decision: the same seed gives the same market.
 
     Examples
     --------
@@ -136,7 +136,7 @@ class Market:
 
     chance: Random
     open_orders: list[int] = field(default_factory=list)
-    """The keys of the orders that are open."""
+    """The keys of the open orders."""
     _stocks: list[_Stock] = field(init=False)
     _past: list[Trade] = field(init=False)
     _orders: list[Row] = field(init=False)
@@ -152,8 +152,8 @@ class Market:
         self.open_orders = list(range(1, OPEN_ORDERS + 1))  # as the database counts them
 
     def opening(self, now: dt.datetime, rate: float) -> Mapping[str, list[Row]]:
-        """The rows of each table when a demo starts, in the order of their keys; ``rate`` is the number
-        of trades a second so far."""
+        """Return the rows of each table at the start of a demo, in the order of their keys; ``rate`` is the
+        number of trades per second so far."""
         apart = dt.timedelta(seconds=1 / rate)
         begin = now - PAST_TRADES * apart
         return {
@@ -176,7 +176,7 @@ class Market:
         }
 
     def step(self) -> list[Event]:
-        """What happens next: always a trade, and with every third or so an order comes or goes."""
+        """Return the next events: always a trade, and for about every third one an order opens or closes."""
         events: list[Event] = [self._trade()]
         if self.chance.random() < 0.35:
             often = len(self.open_orders) / (2 * OPEN_ORDERS)
@@ -189,7 +189,7 @@ class Market:
         return events
 
     def placed(self, order: int) -> None:
-        """An order is open under this key."""
+        """Record the key of an open order."""
         self.open_orders.append(order)
 
     def _pick(self) -> _Stock:
@@ -214,7 +214,7 @@ class Market:
     def _order(self) -> Row:
         stock, chance = self._pick(), self.chance
         side: Side = "buy" if chance.random() < 0.5 else "sell"
-        away = chance.uniform(0.1, 1.5) * (-1 if side == "buy" else 1)  # below, or above the price
+        away = chance.uniform(0.1, 1.5) * (-1 if side == "buy" else 1)  # below or above the price
         return {
             "symbol": stock.company.symbol,
             "side": side,
@@ -225,13 +225,13 @@ class Market:
 
 
 def looking(chance: Random, name: str) -> dict[str, str]:
-    """What somebody on the floor says of themselves: presence, as the others see it."""
+    """Return a person's presence state, as other clients see it."""
     status = "away" if chance.random() < 0.2 else "online"
     return {"name": name, "status": status, "looking_at": chance.choice(COMPANIES).symbol}
 
 
 def statements(tables: Iterable[str]) -> str:
-    """The SQL that makes these tables.
+    """Return the SQL that creates these tables.
 
     >>> "create table public.trades" in statements(["stocks"])
     False

@@ -1,9 +1,9 @@
-"""Somebody else who writes: a process with connections of its own, ``python -m notebook_rt.sample.writer``.
+"""The other client that writes: a process with its own connections, ``python -m notebook_rt.sample.writer``.
 
-In: one line of JSON on standard input, the `Job`. Out: rows in the demo's own database, and people in
-its room. It ends when its standard input does: when the session is closed, and however the kernel
-ends. It is a process, so that a busy kernel does not hold it up, in another session of the system, so
-that Ctrl-C in a cell does not reach it; and it prints nothing.
+In: one line of JSON on standard input, the `Job`. Out: rows in the demo's database, and people in its
+channel. It ends with its standard input: when the session is closed, or when the kernel ends in any way. It
+is a process, so that a busy kernel does not delay it, in another session of the system, so that Ctrl-C in a
+cell does not reach it. It prints nothing.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 AGAIN_SECONDS = 1.0
-"""Between two tries, where the database is away or a table was changed."""
+"""Seconds between two attempts if the database is unavailable or a table was changed."""
 LOOK_SECONDS = 9.0
-"""How long somebody looks at one stock, about: a client may say 5 things of itself in 30 s."""
+"""About how many seconds a person looks at one stock: a client may make 5 presence calls in 30 s."""
 STOP_SECONDS = 2.0
 
 
@@ -59,7 +59,7 @@ class Job:
 
 
 class Writer:
-    """The process, as the demo holds it: it loads what it needs at once, and begins with `begin`."""
+    """The demo's handle on the process, which imports its modules at once, and starts with `begin`."""
 
     def __init__(self, directory: Path) -> None:
         with (directory / "writer.log").open("wb") as log:
@@ -74,23 +74,23 @@ class Writer:
         assert self._process.stdin is not None, "it was asked for"
         self._leash = self._process.stdin
         self.pid = self._process.pid
-        # Waited for as long as it lives: no zombie when it ends first, no warning when we do.
+        # Waited for by a thread: no zombie if it ends first, no warning if this process does.
         waiting = threading.Thread(target=self._process.wait, name="notebook_rt-demo", daemon=True)
         waiting.start()
 
     def begin(self, job: Job) -> None:
-        """Have it write."""
-        with contextlib.suppress(BrokenPipeError):  # it ended at once; its log says why
+        """Start writing."""
+        with contextlib.suppress(BrokenPipeError):  # it ended at once; its log contains the reason
             self._leash.write(msgspec.json.encode(job) + b"\n")
             self._leash.flush()
 
     def let_go(self) -> None:
-        """Have it end; returns at once."""
+        """Make it end, without waiting."""
         with contextlib.suppress(OSError):
             self._leash.close()
 
     def stop(self) -> None:
-        """Have it end, and return when it has."""
+        """Make it end, and wait for that."""
         self.let_go()
         try:
             self._process.wait(STOP_SECONDS)
@@ -100,7 +100,7 @@ class Writer:
 
 
 async def run(job: Job, ended: asyncio.Event) -> None:
-    """Trade, and be on the floor, until ``ended``."""
+    """Trade, and be present, until ``ended``."""
     tasks = [asyncio.create_task(_trade(job))] if job.rate else []
     tasks.append(asyncio.create_task(_attend(job)))
     await ended.wait()
@@ -123,7 +123,7 @@ async def _trade(job: Job) -> None:
                         await _write(connection, event, tables, market)
                     await connection.commit()
                     await asyncio.sleep(pace.uniform(0.5, 1.5) / job.rate)
-        except psycopg.Error:  # PostgreSQL is restarted, or somebody dropped a table
+        except psycopg.Error:  # PostgreSQL was restarted, or a table was dropped
             await asyncio.sleep(AGAIN_SECONDS)
 
 
@@ -170,12 +170,12 @@ async def _insert(connection: Connection, table: str, row: dict[str, Any]) -> tu
         sql.SQL(", ").join(sql.Placeholder() * len(row)),
     )
     cursor = await connection.execute(statement, list(row.values()))
-    found: tuple[int] = await cursor.fetchone()  # type: ignore[assignment]  # `returning` gives one
+    found: tuple[int] = await cursor.fetchone()  # type: ignore[assignment]  # `returning` returns one
     return found
 
 
 async def _attend(job: Job) -> None:
-    """Each person is a client of Supabase's own, in the room."""
+    """Connect each person with Supabase's own client."""
     await asyncio.to_thread(import_module, "realtime")  # half a second, in which others trade
     from realtime import AsyncRealtimeClient, NotConnectedError
 
@@ -191,7 +191,7 @@ async def _attend(job: Job) -> None:
         channel = client.channel(ROOM, {"config": config})
         await channel.subscribe()
         while True:
-            with contextlib.suppress(NotConnectedError):  # it connects again by itself
+            with contextlib.suppress(NotConnectedError):  # it reconnects automatically
                 await channel.track(looking(chance, name))
             await asyncio.sleep(chance.uniform(0.8, 1.6) * LOOK_SECONDS)
 
@@ -203,7 +203,7 @@ async def _main() -> None:
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin.buffer
     )
-    import_module("psycopg")  # while the tables are made
+    import_module("psycopg")  # while the tables are created
     job = msgspec.json.decode(await reader.readline(), type=Job)
     ended = asyncio.Event()
     working = asyncio.create_task(run(job, ended))

@@ -7,7 +7,8 @@ receives, joins nothing automatically and calls no user code. Check this list be
 name is used. ``./do bounds next`` tests the next release.
 
 ``AsyncRealtimeClient.is_connected``
-    Overridden: the socket is opened here, with one attempt; frames of up to 8 MiB are read on arrival.
+    Overridden: the socket is opened here, with one attempt; frames of up to 8 MiB are read on
+    arrival.
     Wanted: a client that uses a given socket.
 ``AsyncRealtimeClient.send``
     Overridden: without a socket it keeps messages, and sends them once there is one, regardless of changes
@@ -15,11 +16,11 @@ name is used. ``./do bounds next`` tests the next release.
 ``AsyncRealtimeClient._make_ref``
     Messages without an answer share the counter of refs with pushes. Wanted: a public counter.
 ``AsyncRealtimeClient.channels``
-    A frame is decoded once and passed to its channel; a channel that is left is forgotten at once. Wanted: a
-    hook for each frame, and leaving without an answer.
+    A frame is decoded once and passed to its channel; a channel that is left is forgotten at once.
+    Wanted: a hook for each frame, and leaving without an answer.
 ``AsyncRealtimeChannel.join_push``
-    Created for each join: ``subscribe`` can be called once, and then rejoins by its own timers. Wanted: a join
-    that may be repeated, and is not repeated automatically.
+    Created for each join: ``subscribe`` can be called once, and then rejoins by its own timers.
+    Wanted: a join that may be repeated, and is not repeated automatically.
 ``AsyncRealtimeChannel.messages_waiting_for_ack``
     Frames are decoded here, so answers are matched here; waiting pushes are given up with their socket.
     Wanted: a method that takes an answer, and one that gives up all pushes.
