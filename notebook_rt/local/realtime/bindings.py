@@ -1,7 +1,7 @@
-"""What a channel wants to hear of: its `postgres_changes` bindings, read and checked.
+"""Read and check the `postgres_changes` bindings of a channel.
 
-In: the JSON of a join. Out: `Binding`s, or `BindingError` with the very words of the real server,
-which answers a bad binding after the join's `ok`, with a system message.
+In: the JSON of a join. Out: `Binding`s, or `BindingError` with the real server's exact message; it answers an
+invalid binding after the join's `ok`, with a system message.
 """
 
 import re
@@ -25,7 +25,7 @@ _PATTERNS = frozenset(("like", "ilike", "match", "imatch"))
 
 
 class BindingError(ValueError):
-    """Why a join's bindings are void, in the server's words."""
+    """Why a join's bindings are invalid, with the server's message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Binding:
     select: tuple[str, ...] | None
 
     def describe(self) -> str:
-        """As the real server's messages quote it."""
+        """Return the form in which the real server's messages quote it."""
         terms = inspect([condition.term() for condition in self.conditions])
         select = inspect(list(self.select)) if self.select is not None else "nil"
         return (
@@ -53,12 +53,12 @@ class Binding:
 
 
 def binding_id(params: dict[str, Any]) -> int:
-    """The same parameters give the same id, on every connection."""
+    """Return the id, which is the same for the same parameters on every connection."""
     return crc32(dumps(sorted(params.items())).encode()) & 0x7FFFFFF
 
 
 def read(params: dict[str, Any]) -> Binding:
-    """One binding as a client wrote it."""
+    """Read one binding of a client."""
     schema, table = params.get("schema"), params.get("table")
     text = params.get("filter", "")
     named = isinstance(schema, str) or isinstance(table, str)
@@ -99,12 +99,12 @@ def read(params: dict[str, Any]) -> Binding:
 async def check(
     binding: Binding, role: str, catalog: Catalog, pool: AsyncConnectionPool[Any]
 ) -> None:
-    """Hold a binding against the database, as the role that asks.
+    """Check a binding against the database, with the role of the client.
 
     Raises
     ------
     BindingError
-        The table is missing or not published, or a column, an operator or a value does not fit.
+        If the table is missing or not published, or a column, an operator or a value is invalid.
     """
     published = await catalog.published()
     found = [pair for pair in published if binding.covers(*pair)]
@@ -134,7 +134,7 @@ async def check(
 
 
 class _RuleError(Exception):
-    """A rule of the real server's own check (a PL/pgSQL exception there)."""
+    """A violated rule of the real server's check (a PL/pgSQL exception there)."""
 
 
 def _refused(binding: Binding, reason: str) -> BindingError:
@@ -176,7 +176,7 @@ def _check_operator(condition: Condition, column: Column) -> None:
 
 
 def _cast(condition: Condition, column: Column) -> tuple[sql.Composable, list[str]]:
-    """A statement that fails when the value does not fit the column."""
+    """Return a statement that fails if the value does not fit the column."""
     if condition.operator == "is":
         return sql.SQL("select 1"), []
     if condition.operator in ("match", "imatch"):

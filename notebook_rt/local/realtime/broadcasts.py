@@ -1,9 +1,9 @@
 """Broadcasts from the database: rows of `realtime.messages` as messages of their topics.
 
-In: the log's inserts into that table, by a stream of its own, so that no policy of a table and no
-poll holds up a message. Out: frames to the topic's members, in the order of commits. What the real
-server loses is lost here, too: what was committed before the stream runs for a project on which
-nobody was, what is too large, and what is over the rate.
+In: the log's inserts into that table, read by a separate stream, so that neither policies nor polls delay a
+message. Out: frames to the topic's members, in the order of commits. Messages that the real server loses are
+lost here, too: commits before the stream runs for a project without clients, messages that are too large,
+and messages above the rate.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ log = logging.getLogger(__name__)
 
 TOO_MANY = "Too many messages per second"
 FORMAT_BYTES = 6
-"""The real server measures a payload in Erlang's external format, which is so much longer."""
+"""Bytes by which Erlang's external format, in which the real server measures a payload, is longer."""
 
 
 class DatabaseBroadcasts:
-    """The way from the log to the hub; ``rate`` is that of all broadcasts."""
+    """Passes broadcasts from the log to the hub; ``rate`` is the rate of all broadcasts."""
 
     def __init__(
         self, options: RealtimeOptions, hub: Hub, rate: EventRate, stream: WalStream
@@ -44,7 +44,7 @@ class DatabaseBroadcasts:
     # --- readiness
 
     def warm_up(self) -> None:
-        """Somebody joins: a project on which nobody was begins to send, after a while."""
+        """Handle a join: a project without clients starts to send after a delay."""
         if self._warming is None:
             self._warming = asyncio.get_running_loop().call_later(
                 self._options.replication_delay, self._warm.set
@@ -54,7 +54,7 @@ class DatabaseBroadcasts:
 
     @property
     def ready(self) -> bool:
-        """Whether what is committed now will be sent."""
+        """Whether messages committed now will be sent."""
         return self._warm.is_set() and self._stream.streaming.is_set()
 
     async def until_ready(self) -> None:
@@ -74,7 +74,9 @@ class DatabaseBroadcasts:
                     case pgoutput.Insert(oid, new) if self._warm.is_set():
                         try:
                             self._insert(relations[oid], new)
-                        except Exception:  # what cannot be sent harms nothing but itself
+                        except (
+                            Exception
+                        ):  # a message that cannot be sent does not affect the others
                             log.exception("a message of the database was dropped")
 
     def _insert(self, relation: Relation, new: Row) -> None:

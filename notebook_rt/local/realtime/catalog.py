@@ -1,9 +1,9 @@
-"""What PostgreSQL's catalog says of a table, kept until a statement changes the schema.
+"""A cache of PostgreSQL's catalog, valid until a statement changes the schema.
 
 In: a table's oid. Out: `Table`: its columns and types, primary key, whether row-level security is
-on, and which columns each role may select. `Catalog` forgets everything when told to: an event
-trigger (`bootstrap.sql`) writes a message into the stream of changes for every DDL statement, so
-what is known is right for the changes that follow.
+on, and which columns each role may select. `Catalog` is cleared on request: an event trigger
+(`bootstrap.sql`) writes a message into the stream of changes for every DDL statement, so the cache is correct
+for the changes that follow.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Table:
     columns: tuple[Column, ...]
     row_security: bool
     readable: dict[str, frozenset[str]]
-    """Columns that a role may select, by role."""
+    """The columns that each role may select."""
 
     @property
     def key(self) -> tuple[Column, ...]:
@@ -50,7 +50,7 @@ class Table:
         return next((column for column in self.columns if column.name == name), None)
 
     def columns_json(self, names: frozenset[str]) -> str:
-        """The `columns` of a change's frame, for those of the columns."""
+        """Return the `columns` of a change's frame, for these columns."""
         return (
             "["
             + ", ".join(
@@ -62,7 +62,7 @@ class Table:
         )
 
     def ordered(self, names: frozenset[str]) -> list[Column]:
-        """Those columns in the order in which jsonb keeps their names."""
+        """Return these columns in the order in which jsonb stores their names."""
         return sorted(
             (column for column in self.columns if column.name in names),
             key=lambda column: key_order(column.name),
@@ -95,7 +95,7 @@ _PUBLISHED = "select schemaname, tablename from pg_publication_tables where pubn
 
 
 class Catalog:
-    """Tables by oid, read once and kept until `forget`."""
+    """Tables by oid, read once and cached until `forget`."""
 
     def __init__(self, pool: AsyncConnectionPool[Any]) -> None:
         self._pool = pool
@@ -111,18 +111,18 @@ class Catalog:
         return oid in self._tables
 
     def get(self, oid: int) -> Table | None:
-        """A table already read."""
+        """Return a table that was already read."""
         return self._tables.get(oid)
 
     async def table(self, oid: int) -> Table | None:
-        """The table with that oid; None: it is gone."""
+        """Return the table with this oid; None if it was dropped."""
         async with self._lock:
             if oid not in self._tables:
                 self._tables[oid] = await self._read(oid)
             return self._tables[oid]
 
     async def published(self) -> frozenset[tuple[str, str]]:
-        """Schema and name of every table that Realtime may show."""
+        """Return the schema and name of every published table."""
         async with self._pool.connection() as connection:
             cursor = await connection.execute(_PUBLISHED, [PUBLICATION])
             return frozenset(await cursor.fetchall())

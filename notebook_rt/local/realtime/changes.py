@@ -1,10 +1,10 @@
-"""Who gets which change: the stream of the log against every channel's bindings.
+"""Match the stream of changes with every channel's bindings, and deliver the changes.
 
-In: pgoutput messages and `Subscription`s. Out: calls of `Subscription.deliver` with the `data` of
-a frame and the ids of the bindings that it meets. A chunk of a transaction is judged as one:
-filters in Python, then what only PostgreSQL can say, asked for all its rows together (comparisons,
-odd types, row-level security per role and claims), then the frames, each made once for all
-subscribers that see the same of it.
+In: pgoutput messages and `Subscription`s. Out: calls of `Subscription.deliver` with the `data` of a frame and
+the ids of the matching bindings. A chunk of a transaction is processed as one: filters in Python, then
+everything that only PostgreSQL can decide, queried for all rows together (comparisons, unusual types,
+row-level security per role and claims), then the frames, each created once for all subscribers with the same
+view.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ from notebook_rt.local.realtime.values import Encoder, PgType
 log = logging.getLogger(__name__)
 
 CHUNK = 500
-"""Changes judged together; a larger transaction is sent in parts as it arrives."""
+"""Maximum number of changes processed together; a larger transaction is sent in parts."""
 
 Select = tuple[str, ...] | None
 
@@ -77,7 +77,7 @@ class _Route:
 
 
 class Encodings:
-    """Values of types that only PostgreSQL can turn into JSON, asked for before they are used."""
+    """JSON of values whose types only PostgreSQL can encode, queried before it is needed."""
 
     MAX_REMEMBERED = 10_000
 
@@ -89,7 +89,7 @@ class Encodings:
         return lambda text: self._known[(kind.sql, text)]
 
     async def learn(self, table: Table, changes: list[Change]) -> None:
-        """Make sure of every such value in the changes."""
+        """Query the JSON of every such value in the changes."""
         wanted = {
             (column.type.sql, value)
             for change in changes
@@ -113,7 +113,7 @@ class Encodings:
                 try:
                     row = await (await connection.execute(statement, [text])).fetchone()
                 except (DataError, InsufficientPrivilege):
-                    # A cast to json that refuses this value, or a schema not for the API's roles.
+                    # A cast to json that refuses this value, or a schema without access for the API's roles.
                     self._known[(kind, text)] = dumps(text)
                 else:
                     self._known[(kind, text)] = row[0] if row and row[0] is not None else "null"
@@ -121,7 +121,7 @@ class Encodings:
 
 @dataclass(slots=True)
 class Faults:
-    """Losing changes on purpose, for those who test against the stack."""
+    """Intentional losses of changes, for tests against the stack."""
 
     drop_changes: bool = False
     dropped: int = 0
@@ -129,16 +129,16 @@ class Faults:
 
 @dataclass(eq=False)
 class Changes:
-    """The switchboard between the log and the channels."""
+    """Distributes the changes of the log to the channels."""
 
     catalog: Catalog
     callers: AsyncConnectionPool[Any]
-    """Where policies run, and the casts of values: a type's functions may be a user's."""
+    """The pool for policies and for casts of values, as a type's functions may be a user's."""
     rate: EventRate
     max_record_bytes: int
     on_schema_change: Callable[[int], Awaitable[None]]
-    """Given the transaction; over before what follows in the log is read. Once a transaction, however many
-    statements it has: what the log tells is committed, so the first look sees what all of them did."""
+    """Called with a transaction, before the rest of the log is read. Called once per transaction, even with
+    several DDL statements: the transaction is committed, so the first read sees all their effects."""
     poll_interval: float = 0.0
     """See `RealtimeOptions`."""
     faults: Faults = field(default_factory=Faults)
@@ -151,9 +151,9 @@ class Changes:
         self._layouts: dict[tuple[int, str, Select], Layout] = {}
         self._last_poll = 0.0
         self._xid = 0
-        """The transaction that is being read."""
+        """The transaction being read."""
         self.read_to = 0
-        """Where the last transaction ended in the log that was sent whole."""
+        """The position in the log at the end of the last transaction that was sent completely."""
 
     def subscribe(self, subscription: Subscription) -> None:
         self._subscriptions[subscription] = None
@@ -204,9 +204,9 @@ class Changes:
                 await self._flush(chunk)
 
     async def _polled(self, committed: float) -> None:
-        """Wait for the poll that finds what was committed at that time (seconds since 1970).
+        """Wait for the poll that finds a commit of this time (seconds since 1970).
 
-        A poll that found something is followed by the next at once, and that one by an interval.
+        After a poll that found changes, the next follows at once; after others, an interval passes.
         """
         if committed > self._last_poll:
             since = time.time() - self._last_poll
@@ -225,8 +225,8 @@ class Changes:
         try:
             await self._deliver(changes)
         except PgError:
-            # As on the real server (realtime#2093): one policy that raises costs everybody the
-            # batch, and nobody is told.
+            # As on the real server (realtime#2093): a policy that raises loses the batch for all
+            # subscribers, silently.
             log.exception("a batch of %d changes was dropped", len(changes))
 
     async def _deliver(self, changes: list[Change]) -> None:
@@ -247,14 +247,14 @@ class Changes:
         self._send(hits)
 
     def _admitted(self) -> bool:
-        """Count a change; False: it is dropped without a word, as the real server does."""
+        """Count a change; return False if it is dropped silently, as on the real server."""
         if self.faults.drop_changes:
             self.faults.dropped += 1
             return False
         return self.rate.admit()
 
     def _route(self, relation: Relation, table: Table) -> dict[str, list[_Route]]:
-        """The subscriptions that cover a table, by kind of change."""
+        """Return the subscriptions that cover a table, by kind of change."""
         routes = self._routes.get(relation.oid)
         if routes is None:
             routes = self._routes[relation.oid] = {}
@@ -272,7 +272,7 @@ class Changes:
         return routes
 
     async def _filtered(self, wanted: list[tuple[Change, Table]]) -> list[_Hit]:
-        """Changes with the subscriptions whose filters they meet."""
+        """Return the changes with the subscriptions whose filters they match."""
         while True:
             questions: set[Question] = set()
             hits: list[_Hit] = []
@@ -298,10 +298,10 @@ class Changes:
         conditions: tuple[tuple[int, PgType, Condition], ...],
         questions: set[Question],
     ) -> bool:
-        """Whether a row passes; unknown answers are collected and count as no.
+        """Return whether a row passes; unknown answers are collected and count as no.
 
-        A column that is not in the log (no part of the identity, or unchanged TOAST) is not
-        looked at; a filter of such columns alone lets nothing through.
+        A column that is not in the log (not in the identity, or unchanged TOAST) is ignored; a filter with
+        only such columns matches no row.
         """
         if not conditions:
             return True
@@ -320,7 +320,7 @@ class Changes:
         return used_at
 
     async def _allowed(self, hits: list[_Hit]) -> list[_Hit]:
-        """Those hits whose rows the policies let the subscriber see."""
+        """Return the hits whose rows the policies show to the subscriber."""
         groups: dict[tuple[int, str, str], dict[rls.Key, None]] = {}
         tables: dict[int, Table] = {}
         for hit in hits:
@@ -373,7 +373,7 @@ class Changes:
 
 @contextlib.contextmanager
 def _alone(what: str) -> Iterator[None]:
-    """What cannot be sent harms nothing but itself."""
+    """Deliver a change; a failure does not affect other changes."""
     try:
         yield
     except Exception:
@@ -402,9 +402,9 @@ def _error(change: Change, table: Table, role: str) -> str | None:
 
 
 def _restricted(hit: _Hit) -> bool:
-    """Whether the row is looked at; not for a DELETE, which goes to everybody.
+    """Return whether the row is checked; not for a DELETE, which is sent to all subscribers.
 
-    Also for roles that no policy restricts: a row that is gone meanwhile is not sent to them.
+    It is also checked for roles without restrictions: a row deleted meanwhile is not sent to them.
     """
     return hit.table.row_security and hit.error is None and hit.change.kind != "DELETE"
 

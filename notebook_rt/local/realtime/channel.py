@@ -1,7 +1,7 @@
 """A joined channel: one topic on one socket, from its join to its close.
 
-In: the messages of its client, and what the tenant has for it (changes, broadcasts, presence).
-Out: frames on its socket, in the order in which the real server sends them.
+In: the messages of its client, and the tenant's changes, broadcasts and presence. Out: frames on its socket,
+in the order of the real server.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NOT_REPLICATING = "Replication connection was not established in time"
 
 
 class Connection(Protocol):
-    """The socket that a channel is on, as the channel knows it."""
+    """The interface of the socket that a channel uses."""
 
     tenant: Tenant
     vsn: Version
@@ -52,7 +52,7 @@ class Connection(Protocol):
 
 
 class Channel:
-    """State of one join. `join_ref` is the ref of the message that joined."""
+    """The state of one join. `join_ref` is the ref of the join message."""
 
     def __init__(
         self, socket: Connection, name: str, join_ref: Any, config: JoinConfig, claims: Claims
@@ -94,7 +94,7 @@ class Channel:
         self.push("system", dumps({**payload, "channel": self.name}))
 
     def change(self, kind: str, data: str, ids: list[int]) -> None:
-        """A change for this channel's bindings; `data` is JSON text."""
+        """Send a change for this channel's bindings; `data` is JSON text."""
         if self._config.old_style:
             self.push(kind, data, with_join_ref=False)
         else:
@@ -104,9 +104,9 @@ class Channel:
     # --- from join to close
 
     async def open(self, message: Message, replaces: Channel | None) -> None:
-        """Answer the join; then close the join that it replaces, then what the join asked for.
+        """Answer the join; then close the replaced join; then do what the join requested.
 
-        The real server has that order, too: a client that closes on any `phx_close` breaks.
+        The real server has the same order: a client that closes on any `phx_close` fails.
         """
         config = self._config
         options = self._tenant.options
@@ -114,7 +114,7 @@ class Channel:
         outcome = await self._checked() if config.bindings else None
         replayed = []
         if config.replay is not None:
-            with contextlib.suppress(PgError):  # no way to fill a gap, says the real one, too
+            with contextlib.suppress(PgError):  # cannot fill a gap; the real server says so, too
                 replayed = await private.replay(
                     self._tenant.pool, self.name, config.replay.since, config.replay.limit
                 )
@@ -143,13 +143,13 @@ class Channel:
         self._later("expiry", self._expire())
 
     def close(self) -> None:
-        """Leave the topic and tell the client."""
+        """Leave the topic and notify the client."""
         if not self._closed:
             self.send(frame(self.vsn, self.topic, "phx_close", "{}", self.join_ref, self.join_ref))
             self.abandon()
 
     def abandon(self) -> None:
-        """Leave the topic without a word: the socket is gone."""
+        """Leave the topic without a message, because the socket is gone."""
         self._closed = True
         if self._subscription is not None:
             self._tenant.changes.unsubscribe(self._subscription)
@@ -186,7 +186,7 @@ class Channel:
     # --- changes
 
     async def _checked(self) -> tuple[Binding, ...] | BindingError:
-        """The join's bindings; one bad one voids them all."""
+        """Set up the join's bindings; one invalid binding invalidates all."""
         tenant = self._tenant
         try:
             read = tuple(binding_params.read(params) for params in self._config.bindings)
@@ -218,14 +218,14 @@ class Channel:
         self._bind(outcome)
 
     def rebind(self, delay: float) -> None:
-        """Make the bindings again, which the client sees as a second system message."""
+        """Renew the bindings, which the client sees as a second system message."""
         if self._config.bindings:
             self._later("bind", self._bind_after(delay))
 
     # --- messages in
 
     async def handle(self, message: Message, size: int) -> None:
-        """A message of the client; `size` is its frame's."""
+        """Handle a message of the client; `size` is the size of its frame."""
         match message.event:
             case "broadcast":
                 await self._broadcast(message, size)
@@ -236,7 +236,7 @@ class Channel:
             case _ if isinstance(message.payload, bytes):
                 await self._broadcast(message, size)
             case _:
-                pass  # the real server ignores what it does not know
+                pass  # the real server ignores unknown messages
 
     async def _broadcast(self, message: Message, size: int) -> None:
         payload, hub = message.payload, self._tenant.hub
@@ -268,9 +268,9 @@ class Channel:
             self.fail("Too many messages per second")
 
     def _crash(self, payload: str) -> None:
-        """What is no object breaks the real channel in the middle of its fan-out.
+        """Handle a payload that is not an object, which breaks the real channel during its fan-out.
 
-        Twice it was seen, and both times one member of version 1 got it, and nobody else.
+        In both observed cases, one member of version 1 received it, and no other member.
         """
         first = self._tenant.hub.first(self.key, "1.0.0")
         if first is not None:
@@ -326,7 +326,7 @@ class Channel:
         return extension in self.policies.write
 
     def _access_token(self, payload: Any) -> None:
-        """A new token: never a reply; a bad one closes the channel."""
+        """Handle a new token: there is no reply; an invalid token closes the channel."""
         token = payload.get("access_token") if isinstance(payload, dict) else None
         if not isinstance(token, str):
             return

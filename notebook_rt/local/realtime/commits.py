@@ -1,7 +1,7 @@
-"""The log has a commit a moment before others see it, which is waited for before PostgreSQL is asked.
+"""Wait until a commit in the log is visible to other transactions, before PostgreSQL is queried.
 
-On a busy machine, or where commits wait for a standby, that moment is long: a policy would not find the
-row that it is asked about, and the catalog would say what it said before.
+On a busy machine, or if commits wait for a standby, the delay is long: a policy would not find the row, and
+the catalog would return the previous state.
 """
 
 import asyncio
@@ -10,16 +10,17 @@ from typing import Any, Final
 from psycopg_pool import AsyncConnectionPool
 
 LOOK_AGAIN: Final = 0.001
-"""Seconds between two looks whether others see a transaction."""
+"""Seconds between two checks whether a transaction is visible."""
 _SEEN: Final = """
 select pg_visible_in_snapshot((x - ((x - %s + 2147483648) & 4294967295) + 2147483648)::text::xid8, s)
 from pg_current_snapshot() s, lateral (select pg_snapshot_xmax(s)::text::bigint as x) newest
 """
-"""The log has the lower 32 bits of a transaction's number; the whole is the one nearest the newest."""
+"""Return the full number of a transaction, of which the log has the lower 32 bits: the nearest to the
+newest."""
 
 
 async def until_seen(pool: AsyncConnectionPool[Any], xid: int) -> None:
-    """Wait until others see what the transaction has done."""
+    """Wait until the transaction is visible to others."""
     async with pool.connection() as connection:
         while True:
             row = await (await connection.execute(_SEEN, [xid])).fetchone()

@@ -1,7 +1,7 @@
-"""Values as Elixir's `inspect` prints them: the real server's error messages quote its terms.
+"""Format values like Elixir's `inspect`, for the real server's error messages.
 
-In: JSON values (and tuples). Out: text. Only what those messages need: lists and tuples wider
-than a line are broken as the recorded messages are.
+In: JSON values (and tuples). Out: text. It supports what these messages need: lists and tuples wider than a
+line are broken as in the recorded messages.
 """
 
 import json
@@ -37,7 +37,7 @@ def _flat(value: Any) -> str:
 
 
 def _filled(value: Any) -> str:
-    """A tuple inside a broken list: as many members on a line as fit."""
+    """Format a tuple in a broken list, with as many members per line as fit."""
     if not isinstance(value, tuple) or len(_flat(value)) + 2 <= WIDTH:
         return _flat(value)
     lines, line = [], "{"

@@ -1,12 +1,12 @@
-"""The filter of a binding: read, checked against its table, and asked of a row.
+"""Read the filter of a binding, check it against its table, and apply it to rows.
 
 In: `column=operator.value`, comma for AND, `not.` to negate. Out: `Condition`s, and for a row
-true or false with PostgreSQL's semantics for the column's type. What Python knows for certain
-(integers, numerics, booleans, uuids, equality of text) is decided here; the rest (order of text,
-patterns, regular expressions, other types) is decided by PostgreSQL, each question once.
+true or false with PostgreSQL's semantics for the column's type. Comparisons that are certain in Python
+(integers, numerics, booleans, uuids, equality of text) are decided here; the others (order of text, patterns,
+regular expressions, other types) are decided by PostgreSQL, each once.
 
-This is deliberately not the package's client-side `notebook_rt.model.filters`: a stand-in that shared
-its bugs would prove nothing.
+This intentionally does not use the client-side `notebook_rt.model.filters`: a test server with the same bugs
+would prove nothing.
 """
 
 import re
@@ -32,7 +32,7 @@ MAX_IN = 100
 
 
 class FilterError(ValueError):
-    """A filter that cannot be read; the message is the one that the client is sent."""
+    """An invalid filter, with the message that is sent to the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Condition:
     negated: bool
 
     def term(self) -> tuple[str, str, str, bool]:
-        """As the real server's messages show it."""
+        """Return the form in which the real server's messages show it."""
         return self.column, self.operator, self.value, self.negated
 
 
@@ -59,7 +59,7 @@ def parse(text: str) -> tuple[Condition, ...]:
 
 
 def _segments(text: str) -> list[str]:
-    """Cut at the commas that are not inside a quoted value or an `in` list."""
+    """Split at the commas outside quoted values and `in` lists."""
     segments, start, at, in_list = [], 0, 0, False
     while at < len(text):
         char = text[at]
@@ -126,7 +126,7 @@ def _array_item(item: str) -> str:
 
 
 Test = Callable[[str], bool]
-"""Whether a value that is not null meets a condition."""
+"""Decides whether a value that is not null matches a condition."""
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "eq": lambda a, b: a == b,
@@ -151,7 +151,7 @@ _IS: dict[str, Callable[[str | None], bool]] = {
 
 def _numeric(text: str) -> Decimal:
     number = Decimal(text)
-    if not number.is_finite():  # NaN equals itself and is the largest: let PostgreSQL say it
+    if not number.is_finite():  # NaN equals itself and is the largest: PostgreSQL decides
         raise ValueError(text)
     return number
 
@@ -163,11 +163,11 @@ _READ: dict[str, Callable[[str], Any]] = {
     "uuid": lambda text: text.strip("{}").replace("-", "").lower(),
     **dict.fromkeys(("text", "varchar"), lambda text: text),
 }
-_EQUALITY_ONLY = frozenset(("text", "varchar"))  # their order is the collation's
+_EQUALITY_ONLY = frozenset(("text", "varchar"))  # their order depends on the collation
 
 
 def local_test(kind: PgType, condition: Condition) -> Test | None:
-    """A condition as a function of the value's text; None: PostgreSQL must judge."""
+    """Return a condition as a function of the value's text; None: PostgreSQL must decide."""
     read = _READ.get(kind.name)
     operator = condition.operator
     if read is None:
@@ -189,7 +189,7 @@ def local_test(kind: PgType, condition: Condition) -> Test | None:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A comparison that PostgreSQL has to judge."""
+    """A comparison that PostgreSQL must decide."""
 
     type: str
     operator: str
@@ -198,7 +198,7 @@ class Question:
 
 
 class Judge:
-    """Answers whether rows pass conditions; asks PostgreSQL once for what it cannot know."""
+    """Decides whether rows pass conditions; queries PostgreSQL once for what it cannot decide."""
 
     MAX_REMEMBERED = 20_000
 
@@ -208,12 +208,12 @@ class Judge:
         self._answers: dict[Question, bool | None] = {}
 
     def passes(self, kind: PgType, condition: Condition, value: str | None) -> bool | Question:
-        """Whether the value meets the condition, or what has to be asked first."""
+        """Return whether the value matches the condition, or the question to ask first."""
         if condition.operator == "is":
             test = _IS.get(condition.value.lower())
             return test is not None and test(value) != condition.negated
         if value is None:
-            # NULL meets only `is` and `isdistinct`.
+            # NULL matches only `is` and `isdistinct`.
             return condition.operator == "isdistinct" and not condition.negated
         key = (kind, condition)
         if key not in self._tests:
@@ -225,7 +225,7 @@ class Judge:
             try:
                 return test_value(value) != condition.negated
             except (ValueError, KeyError, ArithmeticError):
-                pass  # a NaN in a numeric column: PostgreSQL knows its place
+                pass  # a NaN in a numeric column: PostgreSQL decides its order
         question = Question(kind.sql, condition.operator, value, condition.value)
         if question not in self._answers:
             return question
@@ -233,14 +233,14 @@ class Judge:
         return answer is not None and answer != condition.negated
 
     async def ask(self, questions: Iterable[Question]) -> None:
-        """Have PostgreSQL answer; `passes` knows it afterwards."""
+        """Let PostgreSQL answer the questions, for later calls of `passes`."""
         if len(self._answers) > self.MAX_REMEMBERED:
             self._answers.clear()
         async with self._pool.connection() as connection:
             for question in set(questions):
                 try:
                     cursor = await connection.execute(*_statement(question))
-                except InsufficientPrivilege:  # a type that is not for the API's roles
+                except InsufficientPrivilege:  # a type without access for the API's roles
                     self._answers[question] = None
                     continue
                 row = await cursor.fetchone()

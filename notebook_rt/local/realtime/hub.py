@@ -1,7 +1,7 @@
-"""The topics and who is in them: fan-out of broadcasts, presence of each topic.
+"""The topics and their members: fan-out of broadcasts, presence of each topic.
 
-In: joins, leaves, broadcasts, presence calls. Out: frames on the members' sockets. Public and
-private topics of one name are two topics. A frame is made once for each protocol version.
+In: joins, leaves, broadcasts, presence calls. Out: frames on the members' sockets. A public and a private
+topic with the same name are two topics. A frame is created once for each protocol version.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from notebook_rt.local.realtime.protocol import (
 Frame = str | bytes
 Encode = Callable[[Version], Frame | None]
 TopicKey = tuple[str, bool]
-"""Name without `realtime:`, and whether it is private."""
+"""The name without `realtime:`, and whether it is private."""
 
 
 class Member(Protocol):
-    """A joined channel, as the hub knows it."""
+    """The interface of a joined channel."""
 
     vsn: Version
     key: TopicKey
@@ -45,7 +45,7 @@ class Member(Protocol):
 
 
 class Topic:
-    """The channels of one topic, oldest first, and who of them is present."""
+    """The channels of one topic, oldest first, and its presence."""
 
     __slots__ = ("channels", "presence")
 
@@ -55,7 +55,7 @@ class Topic:
 
 
 class Hub:
-    """All topics of the tenant. ``on_presence`` is called with the diffs that were delivered."""
+    """All topics of the tenant. ``on_presence`` is called with the delivered diffs."""
 
     def __init__(self, on_presence: Callable[[int], None]) -> None:
         self._topics: dict[TopicKey, Topic] = {}
@@ -72,7 +72,7 @@ class Hub:
         self._topics.setdefault(channel.key, Topic()).channels[channel] = None
 
     def leave(self, channel: Member) -> None:
-        """Take a channel out; the others hear that it is no longer present."""
+        """Remove a channel; the others are notified that it is no longer present."""
         topic = self._topics.get(channel.key)
         if topic is None:
             return
@@ -84,7 +84,7 @@ class Hub:
             self._send_diff(channel.key, diff)
 
     def send(self, key: TopicKey, encode: Encode, exclude: Member | None = None) -> int:
-        """Send a frame to everybody in a topic, or to all but one; how many they are."""
+        """Send a frame to all members of a topic, or all except one; return their number."""
         frames: dict[Version, Frame | None] = {}
         members = [member for member in self.members(key) if member is not exclude]
         for channel in members:
@@ -97,7 +97,7 @@ class Hub:
         return len(members)
 
     def broadcast(self, key: TopicKey, payload: str, exclude: Member | None = None) -> int:
-        """Relay a broadcast's payload (JSON text) as it is."""
+        """Relay a broadcast's payload (JSON text) unchanged."""
         topic = f"realtime:{key[0]}"
         return self.send(key, lambda vsn: frame(vsn, topic, "broadcast", payload), exclude)
 
@@ -109,12 +109,12 @@ class Hub:
         return self.send(key, lambda vsn: user_broadcast(vsn, topic, message), exclude)
 
     def first(self, key: TopicKey, vsn: Version) -> Member | None:
-        """Who joined a topic first of those who speak that version."""
+        """Return the first member of a topic that uses this protocol version."""
         topic = self._topics.get(key)
         return next((c for c in topic.channels if c.vsn == vsn), None) if topic else None
 
     def presence_state(self, key: TopicKey) -> str:
-        """Who is in a topic, as JSON."""
+        """Return the members of a topic, as JSON."""
         topic = self._topics.get(key)
         return dumps(topic.presence.state()) if topic else "{}"
 

@@ -1,7 +1,7 @@
-"""What a client asks for when it joins a channel.
+"""Read a client's join of a channel.
 
-In: the JSON of a join. Out: `JoinConfig`, or `JoinRefusedError` with the server's reason. Also the old
-style: a join without `config`, whose topic names schema, table and filter.
+In: the JSON of a join. Out: `JoinConfig`, or `JoinRefusedError` with the server's reason. It also supports
+the old style: a join without `config`, whose topic contains schema, table and filter.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from uuid import uuid1
 
 
 class JoinRefusedError(Exception):
-    """A join that is answered with an error; the text is its reason."""
+    """A join that is answered with an error; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Stored broadcasts wanted since that time (ms)."""
+    """A request for stored broadcasts since this time (ms)."""
 
     since: int
     limit: int
@@ -23,7 +23,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class JoinConfig:
-    """`bindings` are the client's own objects; `old_style` frames carry the change itself."""
+    """`bindings` are the client's objects; `old_style` frames contain the change itself."""
 
     private: bool
     ack: bool

@@ -1,8 +1,8 @@
-"""Rates: how many events a tenant has had, how many presence calls a client made.
+"""Rate limits: the events of a tenant, and the presence calls of a client.
 
-In: events, and the time from a clock that is an argument. Out: whether this one is still admitted.
-Like the real server's, the rate of events is an average over ticks of 5 s, at most the last twelve
-of them, and is only looked at when a tick ends: a burst passes, and what follows it does not.
+In: events, and the time from a given clock. Out: whether an event is admitted. As on the real server, the
+rate of events is an average over ticks of 5 s, at most the last twelve, and is computed only at the end of a
+tick: a burst passes, and the events after it do not.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ TICKS = 12
 
 
 class EventRate:
-    """Average events a second; `limit` None admits everything."""
+    """Average events per second; `limit` None admits all events."""
 
     def __init__(self, limit: float | None, clock: Callable[[], float], tick: float = TICK) -> None:
         self._limit = limit
@@ -26,29 +26,29 @@ class EventRate:
 
     @property
     def exceeded(self) -> bool:
-        """Whether the average is over the limit, as of the last tick that was looked at."""
+        """Whether the average exceeds the limit, as of the last computed tick."""
         return self._limit is not None and self._average > self._limit
 
     def has_room(self) -> bool:
-        """Whether one event more would be within the limit; it is not counted."""
+        """Return whether one more event would be within the limit, without counting it."""
         if self._limit is None:
             return True
         self._advance(self._clock())
         return self._average + 1 <= self._limit
 
     def admit(self) -> bool:
-        """Count one event; False when the average is over the limit."""
+        """Count one event; return False if the average exceeds the limit."""
         self.count()
         return not self.exceeded
 
     def count(self, events: int = 1) -> None:
-        """Count what was delivered, which is never refused."""
+        """Count deliveries, which are never refused."""
         if self._limit is not None:
             self._advance(self._clock())
             self._count += events
 
     def _advance(self, now: float) -> None:
-        """Close the ticks that ended; the window starts with the first event after silence."""
+        """Close the ended ticks; the window starts with the first event after silence."""
         while now - self._started >= self._tick:
             self._ticks.append(self._count)
             self._count = 0
@@ -60,7 +60,7 @@ class EventRate:
 
 
 class CallLimit:
-    """At most so many calls in a window that starts with the first of them."""
+    """Limits the calls in a window that starts with the first of them."""
 
     def __init__(self, calls: int, window: float, clock: Callable[[], float]) -> None:
         self._calls = calls

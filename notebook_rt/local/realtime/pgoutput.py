@@ -1,7 +1,7 @@
 """PostgreSQL's logical replication messages (pgoutput, protocol version 1) as values.
 
-In: the bytes of one message. Out: one of the frozen classes below, or None for messages that
-nobody here needs (origins, types). Pure; values stay in PostgreSQL's text form, as `str`.
+In: the bytes of one message. Out: one of the frozen classes below, or None for unused messages (origins,
+types). Pure; values stay in PostgreSQL's text form, as `str`.
 https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 """
 
@@ -11,11 +11,11 @@ from typing import Final
 
 
 class MalformedError(ValueError):
-    """Bytes that are no message of pgoutput's."""
+    """Bytes that are not a message of pgoutput."""
 
 
 class Unchanged:
-    """A large value that an UPDATE did not touch: it is not in the log (TOAST)."""
+    """A large value unchanged by an UPDATE, which is not in the log (TOAST)."""
 
     __slots__ = ()
 
@@ -28,7 +28,7 @@ Value = str | None | Unchanged
 Row = list[Value]
 
 EPOCH = 946_684_800.0
-"""2000-01-01 UTC, from which PostgreSQL counts, in seconds since 1970."""
+"""PostgreSQL's epoch, 2000-01-01 UTC, in seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """`old` is None when neither the key changed nor the identity is FULL."""
+    """`old` is None if the key did not change and the identity is not FULL."""
 
     oid: int
     old: Row | None
@@ -109,7 +109,7 @@ def parse(data: bytes) -> PgMessage | None:
     Raises
     ------
     MalformedError
-        It is cut short, or has what no message has.
+        If it is cut short or invalid.
     """
     try:
         return _parse(data)

@@ -1,7 +1,7 @@
-"""Who is present in a topic: keys with their metas, and the diffs that members are sent.
+"""The presence of a topic: keys with their metas, and the diffs for the members. Pure.
 
-In: track and untrack of members. Out: diffs as `{"joins": …, "leaves": …}`, None when nothing
-changed. Pure; the reference of a meta is made by the caller.
+In: track and untrack of members. Out: diffs as `{"joins": …, "leaves": …}`, None if nothing changed. The
+caller creates the reference of a meta.
 """
 
 from collections.abc import Hashable
@@ -29,7 +29,7 @@ class Presence:
         return state
 
     def track(self, member: Hashable, key: str, payload: dict[str, Any], ref: str) -> Diff | None:
-        """A member's new payload; None when it is the one it has.
+        """Set a member's payload; return None if it is unchanged.
 
         >>> Presence().track("socket 1", "ann", {"n": 1}, "ref1")
         {'joins': {'ann': {'metas': [{'phx_ref': 'ref1', 'n': 1}]}}, 'leaves': {}}
@@ -47,7 +47,7 @@ class Presence:
         return {"joins": {key: {"metas": [meta]}}, "leaves": leaves}
 
     def untrack(self, member: Hashable) -> Diff | None:
-        """A member goes; None when it was not there."""
+        """Remove a member; return None if it was not present."""
         if member not in self._members:
             return None
         key, meta = self._members.pop(member)

@@ -1,10 +1,9 @@
-"""Private channels: what the policies on `realtime.messages` let a login do in a topic.
+"""Private channels: the rights of a login in a topic, by the policies on `realtime.messages`.
 
-In: a topic and claims. Out: whether it may read and write broadcasts and presence. Asked the way
-the real server asks: rows are inserted and selected as that role in a transaction that is rolled
-back, with `realtime.topic()` answering the topic. Policies are somebody's code that is given a
-caller's text, so it all happens in a session of `authenticator`, never in the superuser's. Also the
-replay of a private topic's messages.
+In: a topic and claims. Out: whether the login may read and write broadcasts and presence. They are determined
+as on the real server: rows are inserted and selected with that role in a transaction that is rolled back,
+while `realtime.topic()` returns the topic. Policies are user code with a caller's input, so all of it runs in
+a session of `authenticator`, never in the superuser's. The replay of a private topic's messages is here, too.
 """
 
 import logging
@@ -38,7 +37,7 @@ where topic = %s and private and extension = 'broadcast'
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """What is allowed, by extension."""
+    """The rights, by extension."""
 
     read: frozenset[str]
     write: frozenset[str]
@@ -55,11 +54,11 @@ class Replayed:
 
 
 async def policies(callers: AsyncConnectionPool[Any], topic: str, claims: Claims) -> Policies:
-    """Ask the policies; a role that does not exist may nothing."""
+    """Evaluate the policies; a missing role has no rights."""
     settings = [claims.role, topic, claims.json, claims.subject, claims.role]
     try:
         async with callers.connection() as connection, connection.transaction(force_rollback=True):
-            await connection.execute("set local role service_role")  # no policy holds for it
+            await connection.execute("set local role service_role")  # it bypasses policies
             ids = {}
             for extension in EXTENSIONS:
                 cursor = await connection.execute(
@@ -97,7 +96,7 @@ async def _may_insert(connection: AsyncConnection[Any], topic: str, extension: E
 async def replay(
     pool: AsyncConnectionPool[Any], topic: str, since: int, limit: int
 ) -> list[Replayed]:
-    """A private topic's stored broadcasts since that time (ms), oldest first."""
+    """Return a private topic's stored broadcasts since this time (ms), oldest first."""
     async with pool.connection() as connection:
         cursor = await connection.execute(_REPLAY, [topic, since, max(0, min(limit, MAX_REPLAY))])
         rows = await cursor.fetchall()

@@ -1,8 +1,8 @@
-"""The two serializers of a Phoenix channel: what a frame says, and a message as a frame.
+"""The two serializers of a Phoenix channel: decode frames, and encode messages. Pure.
 
-Version 1.0.0 is a JSON object, 2.0.0 a JSON array or a binary frame. In: a frame's text or
-bytes. Out: `Message`, or None for what the real server ignores. Pure. JSON that goes out and was
-JSON already (a row, a relayed payload) is passed through as text: numbers of any length survive.
+Version 1.0.0 is a JSON object, 2.0.0 a JSON array or a binary frame. In: a frame's text or bytes. Out:
+`Message`, or None for frames that the real server ignores. Existing JSON (a row, a relayed payload) is passed
+through as text, so that numbers of any length are preserved.
 """
 
 import json
@@ -16,14 +16,14 @@ Version = Literal["1.0.0", "2.0.0"]
 VERSIONS: tuple[Version, ...] = ("1.0.0", "2.0.0")
 
 MAX_DEPTH = 100
-"""How deep JSON may be nested that the server itself has to read; what it only relays, as it likes."""
+"""Maximum nesting of JSON that the server reads; relayed JSON is not limited."""
 
 PUSH, BROADCAST, USER_BROADCAST_PUSH, USER_BROADCAST = 0, 2, 3, 4
 
 
 @dataclass(frozen=True, slots=True)
 class UserBroadcast:
-    """A broadcast as its sender wrote it: a payload in bytes, said to be JSON or not."""
+    """A broadcast as sent: a payload in bytes, declared as JSON or not."""
 
     event: str
     payload: bytes
@@ -42,7 +42,7 @@ class Message:
     payload: str | bytes | UserBroadcast
 
     def json(self) -> Any:
-        """The payload parsed; None when it is not JSON, or nested too deep."""
+        """The parsed payload; None if it is not JSON, or nested too deeply."""
         if not isinstance(self.payload, str):
             return None
         try:
@@ -52,7 +52,7 @@ class Message:
 
 
 Ref = str | int | float | bool | None
-"""What a client numbers its messages by; it is sent back as it came."""
+"""The number of a client's message, which is sent back unchanged."""
 
 
 class _Frame1(msgspec.Struct):
@@ -76,17 +76,17 @@ _decode2 = msgspec.json.Decoder(_Frame2).decode
 
 
 def dumps(value: Any) -> str:
-    """Compact JSON, as Elixir's Jason writes it."""
+    """Encode compact JSON, like Elixir's Jason."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def loads(text: str | bytes) -> Any:
-    """JSON that somebody sent, to be read and to be written again.
+    """Decode JSON of a client that will be encoded again.
 
     Raises
     ------
     ValueError
-        It is no JSON, has half a surrogate pair, or is nested too deep.
+        If it is not JSON, has an unpaired surrogate, or is nested too deeply.
     """
     text = text.decode() if isinstance(text, bytes) else text
     if _depth(text) > MAX_DEPTH:
@@ -101,7 +101,7 @@ _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 
 def _depth(text: str) -> int:
-    """How deep JSON is nested; an upper bound where that is small."""
+    """Return the nesting of JSON; if it is small, an upper bound."""
     most = text.count("[") + text.count("{")
     if most <= MAX_DEPTH:
         return most
@@ -116,7 +116,7 @@ def _depth(text: str) -> int:
 
 
 def _is_text(text: str) -> bool:
-    """Whether JSON says nothing but text: half a surrogate pair could be sent to nobody."""
+    """Return whether JSON contains only valid text: an unpaired surrogate cannot be sent."""
     if not _SURROGATE.search(text):
         return True
     try:
@@ -127,7 +127,7 @@ def _is_text(text: str) -> bool:
 
 
 def decode_text(vsn: Version, text: str) -> Message | None:
-    """Read a text frame; None when it is no message (the real server ignores it)."""
+    """Decode a text frame; None if it is not a message (the real server ignores it)."""
     try:
         read = _decode1(text) if vsn == "1.0.0" else _decode2(text)
         payload = bytes(read.payload).decode()
@@ -139,7 +139,7 @@ def decode_text(vsn: Version, text: str) -> Message | None:
 
 
 def decode_binary(data: bytes) -> Message | None:
-    """Read a binary frame of version 2.0.0: a push of raw bytes, or a user's broadcast."""
+    """Decode a binary frame of version 2.0.0: a push of raw bytes, or a user's broadcast."""
     try:
         if data[:1] == bytes([PUSH]) and len(data) >= 5:
             (join_ref, ref, topic, event), body = _cut(data[5:], data[1:5])
@@ -148,13 +148,13 @@ def decode_binary(data: bytes) -> Message | None:
             (join_ref, ref, topic, event, meta), body = _cut(data[7:], data[1:6])
             payload = UserBroadcast(event, body, data[6] == 1, meta)
             return Message(join_ref or None, ref or None, topic, "broadcast", payload)
-    except ValueError:  # too short, or no UTF-8
+    except ValueError:  # too short, or not UTF-8
         return None
     return None
 
 
 def _cut(body: bytes, sizes: bytes) -> tuple[list[str], bytes]:
-    """The texts of those sizes that ``body`` begins with, and the rest."""
+    """Split the strings with these sizes from the beginning of ``body``; return them and the rest."""
     if len(body) < sum(sizes):
         raise ValueError("shorter than its header says")
     parts, start = [], 0
@@ -175,7 +175,7 @@ def _is_json(text: str) -> bool:
 def frame(
     vsn: Version, topic: str, event: str, payload: str, join_ref: Any = None, ref: Any = None
 ) -> str:
-    """A text frame; `payload` is JSON text. Version 1 never carries the join's ref."""
+    """Encode a text frame; `payload` is JSON text. Version 1 never contains the join's ref."""
     if vsn == "1.0.0":
         return (
             f'{{"ref":{dumps(ref)},"event":{dumps(event)},"payload":{payload},'
@@ -185,7 +185,7 @@ def frame(
 
 
 def raw_broadcast(vsn: Version, topic: str, event: str, payload: bytes) -> str | bytes:
-    """A binary push as subscribers get it. Version 1 gets what no JSON parser accepts."""
+    """Encode a binary push for subscribers. Version 1 gets a form that no JSON parser accepts."""
     if vsn == "1.0.0":
         return frame(vsn, topic, event, '%{error: "unable to parse response"}')
     head = (topic.encode(), event.encode())
@@ -193,8 +193,8 @@ def raw_broadcast(vsn: Version, topic: str, event: str, payload: bytes) -> str |
 
 
 def user_broadcast(vsn: Version, topic: str, message: UserBroadcast) -> str | bytes | None:
-    """A user's broadcast as subscribers get it; None: version 1 has no form for raw bytes, nor for
-    what is said to be JSON and is not: it would be read as parts of the frame."""
+    """Encode a user's broadcast for subscribers; None: version 1 has no form for raw bytes, or for a
+    payload declared as JSON that is not, which would be parsed as a part of the frame."""
     if vsn == "2.0.0":
         head = (topic.encode(), message.event.encode(), message.meta.encode())
         sizes = bytes([USER_BROADCAST, *map(len, head), 1 if message.is_json else 0])

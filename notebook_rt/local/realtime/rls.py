@@ -1,8 +1,8 @@
 """Row-level security, judged as the subscriber at the moment of delivery.
 
-In: a table, the subscriber's role and claims, and keys. Out: the keys of rows that exist and that
-the policies let this subscriber see now. Like the real server it looks at the current row, not at
-the one that was logged: a row deleted since, or handed to somebody else, is not seen.
+In: a table, the subscriber's role and claims, and keys. Out: the keys of existing rows that the policies show
+to this subscriber now. Like the real server, it checks the current row, not the logged one: a row that was
+deleted since, or that belongs to another user now, is not visible.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ Key = tuple[str, ...]
 async def visible(
     pool: AsyncConnectionPool[Any], table: Table, role: str, claims: str, keys: list[Key]
 ) -> set[Key]:
-    """Those of the keys whose rows the role may see with these claims (JSON text)."""
+    """Return the keys whose rows are visible to the role with these claims (JSON text)."""
     statement = _statement(table)
     arrays = [list(values) for values in zip(*keys, strict=True)]
     async with pool.connection() as connection, connection.transaction(force_rollback=True):
@@ -42,8 +42,8 @@ def _statement(table: Table) -> sql.Composed:
         )
         for name, column in zip(names, table.key, strict=True)
     )
-    # `limit` keeps it a lookup by key for each row: joined as sets, PostgreSQL may scan the table
-    # and ask the policy about every row of it.
+    # `limit` forces a lookup by key for each row: for a join of sets, PostgreSQL may scan the table
+    # and evaluate the policy for every row.
     return sql.SQL(
         "select k.position from unnest({arrays}) with ordinality as k({names}, position),"
         " lateral (select from {table} t where {matches} limit 1) found"

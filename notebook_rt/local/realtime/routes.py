@@ -1,10 +1,9 @@
-"""Realtime's addresses on the local stack.
+"""Realtime's routes on the local stack.
 
 - `GET /realtime/v1/websocket?apikey=…&vsn=…`: the socket
 - `POST /realtime/v1/api/broadcast`, `…/api/broadcast/{topic}/events/{event}`: broadcasts over HTTP
 - `GET /realtime/v1/api/ping`, `GET /realtime/v1/healthcheck`
-- `POST /realtime/v1/local/faults` (service key only; not on a real server): break things on
-  purpose, see `faults`
+- `POST /realtime/v1/local/faults` (service key only; not on a real server): intentional faults, see `faults`
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ MAX_BODY_BYTES = 8_000_000
 
 
 def add_routes(app: web.Application, context: Context) -> None:
-    """Serve Realtime on the application, from its start to its clean-up."""
+    """Run Realtime in the application, from its start to its clean-up."""
 
     async def run(app: web.Application) -> AsyncIterator[None]:
         await app[_TENANT].start()
@@ -43,7 +42,7 @@ def add_routes(app: web.Application, context: Context) -> None:
 
     app[_TENANT] = Tenant(context)
     app.cleanup_ctx.append(run)
-    # Before the server waits for its connections to end, or open sockets would hold it up.
+    # Before the server waits for its connections to end; open sockets would delay it.
     app.on_shutdown.append(stop)
     app.router.add_get(f"{_BASE}/websocket", _websocket)
     app.router.add_post(f"{_BASE}/api/broadcast", _broadcast)
@@ -54,7 +53,7 @@ def add_routes(app: web.Application, context: Context) -> None:
 
 
 async def disconnect_clients(app: web.Application) -> None:
-    """Drop every socket as the real server does, each channel told so (1012)."""
+    """Close every socket like the real server, after notifying each channel (1012)."""
     await asyncio.gather(*(socket.disconnect() for socket in list(app[_TENANT].sockets)))
 
 
@@ -82,7 +81,7 @@ async def _websocket(request: web.Request) -> web.StreamResponse:
 
 
 async def _broadcast(request: web.Request) -> web.Response:
-    """Send several messages; a private one that is not allowed is dropped without a word."""
+    """Send several messages; a private one without permission is dropped silently."""
     tenant = request.app[_TENANT]
     claims = _claims(request)
     body = await _read_json(request)
@@ -141,16 +140,16 @@ async def _may_write(tenant: Tenant, key: tuple[str, bool], claims: Claims) -> b
 
 
 async def faults(request: web.Request) -> web.Response:
-    """Break things on purpose, so that clients can be tested against it.
+    """Cause faults intentionally, for tests of clients.
 
     The body is a JSON object with any of
 
-    - `"drop_changes": true | false`: swallow every change from now on, heartbeats answered;
-    - `"disconnect": true`: drop every socket as the real server's administrator does (1012);
+    - `"drop_changes": true | false`: drop every change from now on, while heartbeats are answered;
+    - `"disconnect": true`: close every socket, as an administrator of the real server can (1012);
     - `"abort": true`: cut every socket without a closing frame (1006).
 
-    The answer tells how many changes were dropped so far, how often the stream of changes was
-    started and where in the log it is, and how many sockets and channels there are.
+    The answer contains the number of dropped changes, the number of starts of the stream of changes and its
+    position in the log, and the numbers of sockets and channels.
     """
     tenant = request.app[_TENANT]
     if _claims(request).role != "service_role":
@@ -189,7 +188,7 @@ async def _healthcheck(request: web.Request) -> web.Response:
 
 
 def _claims(request: web.Request) -> Claims:
-    """Who asks: the bearer token, else the key; 401 without a good one."""
+    """Return the caller's claims: from the bearer token, otherwise the key; 401 without a valid one."""
     header = request.headers.get("Authorization", "")
     token = header.removeprefix("Bearer ").strip() or request.headers.get("apikey", "")
     try:
@@ -199,7 +198,7 @@ def _claims(request: web.Request) -> Claims:
 
 
 async def _read_json(request: web.Request) -> Any:
-    """The body, which somebody will be sent again."""
+    """Return the body, which will be sent to clients."""
     try:
         return loads(await _body(request))
     except ValueError:

@@ -1,8 +1,8 @@
-"""A logged change as the JSON of its frame.
+"""Encode a logged change as the JSON of its frame. Pure.
 
-In: a row of the log, its table, the subscriber's role and the columns that it selected. Out: the
-`data` object of a `postgres_changes` frame as text. Pure and made for speed: for every (shape of
-the table, role, selection) the order of keys and their encoders are worked out once (`Layout`).
+In: a row of the log, its table, the subscriber's role and selected columns. Out: the `data` object of a
+`postgres_changes` frame as text. For speed, the order of keys and their encoders are computed once for each
+combination of table definition, role and selection (`Layout`).
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ NO_KEY = "Error 400: Bad Request, no primary key"
 UNAUTHORIZED = "Error 401: Unauthorized"
 TOO_LARGE = "Error 413: Payload Too Large"
 LARGE_VALUE = 64
-"""Bytes of JSON above which a value is left out of a frame that is too large."""
+"""Bytes of JSON above which a value is omitted from a frame that is too large."""
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def commit_timestamp(microseconds: int) -> str:
-    """PostgreSQL's clock as a frame shows it, cut to milliseconds.
+    """Format PostgreSQL's clock for a frame, truncated to milliseconds.
 
     >>> commit_timestamp(1_234_567)
     '2000-01-01T00:00:01.234Z'
@@ -35,7 +35,7 @@ def commit_timestamp(microseconds: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One logged change. `kind` is INSERT, UPDATE or DELETE; `old` what was logged of it."""
+    """One logged change. `kind` is INSERT, UPDATE or DELETE; `old` is the logged old row."""
 
     kind: str
     relation: Relation
@@ -44,7 +44,7 @@ class Change:
     old: Row | None
 
     def size(self) -> int:
-        """Bytes of its values, about as many as the real server counts."""
+        """Bytes of its values, approximately as counted by the real server."""
         values = [*(self.new or ()), *(self.old or ())]
         size = sum(len(value) for value in values if isinstance(value, str))
         if size < LARGE_VALUE * len(values):
@@ -52,19 +52,19 @@ class Change:
         return sum(len(value.encode()) for value in values if isinstance(value, str))
 
     def identity(self) -> Row:
-        """The old row as far as it is known, as long as the table is wide; else UNCHANGED."""
+        """The known part of the old row, with one entry per column, UNCHANGED if unknown."""
         relation = self.relation
         if relation.identity == "f":
             return self.old or [UNCHANGED] * len(relation.columns)
         row = self.old if self.old is not None else self.new
-        assert row is not None  # a change has one or the other
+        assert row is not None  # a change has at least one of them
         return [
             value if known else UNCHANGED
             for value, known in zip(row, relation.in_identity, strict=True)
         ]
 
     def record(self) -> Row:
-        """The new row; a large value that is not in the log is taken from the old one."""
+        """The new row; a large value that is not in the log is taken from the old row."""
         assert self.new is not None
         if self.relation.identity != "f" or self.old is None or UNCHANGED not in self.new:
             return self.new
@@ -79,7 +79,7 @@ RemoteEncoder = Callable[[PgType], Callable[[str], str]]
 
 
 class Layout:
-    """How rows of one table look to one role with one selection of columns."""
+    """The form of a table's rows for one role and one selection of columns."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Layout:
             if column.name in index
         ]
         self._fields = [field for _, field in fields]
-        # With row security on nobody may learn more of a deleted row than its key.
+        # With row-level security, only the key of a deleted row is shown.
         self._deleted = (
             [field for name, field in fields if name in key] if table.row_security else self._fields
         )
@@ -139,14 +139,14 @@ def _object(fields: list[Field], row: Row, too_large: bool) -> str:
             try:
                 text = encode(value)
             except (ValueError, LookupError, ArithmeticError, RecursionError):
-                text = dumps(value)  # the value as its text, rather than no row
+                text = dumps(value)  # the value as text, rather than no row
             if not too_large or len(text.encode()) <= LARGE_VALUE:
                 items.append(name + text)
     return "{" + ", ".join(items) + "}"
 
 
 def error_data(table: Table, kind: str, error: str) -> str:
-    """The `data` of a change that may not be shown: no key, or a key that may not be read."""
+    """Return the `data` of a change that must not be shown: without a key, or with an unreadable one."""
     old = ',"old_record":{}' if kind == "UPDATE" else ""
     return (
         f'{{"table":{dumps(table.name)},"type":"{kind}","record":{{}},"columns":[],'

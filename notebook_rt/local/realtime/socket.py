@@ -1,8 +1,7 @@
 """One client's connection: frames in, frames out, its channels, its limits.
 
-In: an accepted websocket. Out: nothing; `run` returns when the connection is over. Messages are
-handled in the order in which they came; frames leave through a queue, so that a client that does
-not read delays nobody else.
+In: an accepted websocket. `run` returns at the end of the connection. Messages are handled in the order of
+their arrival; frames are sent from a queue, so that a client that does not read does not delay others.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class Socket:
         self._received = time.monotonic()
 
     async def run(self) -> None:
-        """Serve until the connection is over."""
+        """Serve until the end of the connection."""
         writer = asyncio.create_task(self._write())
         watch = asyncio.create_task(self._close_when_idle())
         limit = asyncio.create_task(self._close_without_login())
@@ -96,7 +95,7 @@ class Socket:
         self.send(frame(self.vsn, topic, "phx_reply", payload, join_ref, ref))
 
     async def close(self, code: int) -> None:
-        """Close after what is queued has gone."""
+        """Close after the queue has been sent."""
         if self._queue:
             self._closing_code = code
             self._filled.set()
@@ -125,7 +124,7 @@ class Socket:
                 if self._closing_code is not None:
                     await self._websocket.close(code=self._closing_code)
             except (TimeoutError, ConnectionError):
-                # A reader that does not read: cut (1006), its queue is lost.
+                # The client does not read: cut the connection (1006); its queue is lost.
                 self._queue.clear()
                 self.abort()
                 return
@@ -144,7 +143,7 @@ class Socket:
         await self._websocket.close(code=WSCloseCode.OK)
 
     async def _close_without_login(self) -> None:
-        """A hosted project cuts, after a day, who has not signed in on any channel by then."""
+        """Cut a connection without a login on any channel, as a hosted project does after a day."""
         await asyncio.sleep(self.tenant.options.login_timeout)
         if not any(channel.claims.role == "authenticated" for channel in self._channels.values()):
             await self._websocket.close(code=WSCloseCode.OK)
@@ -159,7 +158,7 @@ class Socket:
         elif event == "phx_join" and topic.startswith(PREFIX):
             await self._join(message, channel)
         elif channel is not None and event == "phx_leave":
-            if message.join_ref == channel.join_ref:  # a stale leave is ignored
+            if message.join_ref == channel.join_ref:  # ignore an outdated leave
                 channel.reply(message.ref, {})
                 channel.close()
         elif channel is not None:
@@ -173,7 +172,7 @@ class Socket:
         try:
             channel = await self._admitted(message, before)
         except (JoinRefusedError, TokenRefusedError) as refused:
-            # Answered late, so that a client in a loop does not spin.
+            # Answered with a delay, to slow down a client that retries in a loop.
             self._later(self._refuse(message, str(refused)))
             return
         self._channels[message.topic] = channel
@@ -208,16 +207,16 @@ class Socket:
         task.add_done_callback(self._tasks.discard)
 
     def claims_of(self, token: str) -> Claims:
-        """Who a token speaks for; an `sb_…` key stands for the connection's own."""
+        """Return the claims of a token; an `sb_…` key represents the connection's key."""
         return self._api_key if token.startswith("sb_") else self.tenant.verify(token)
 
     def forget(self, channel: Channel) -> None:
-        """A channel is closed; its topic may have been joined anew meanwhile."""
+        """Handle a closed channel, whose topic may have been joined again meanwhile."""
         if self._channels.get(channel.topic) is channel:
             del self._channels[channel.topic]
 
     async def disconnect(self) -> None:
-        """What the real server does when it is told to drop a client."""
+        """Disconnect the client like the real server."""
         payload = '{"message":"Server requested disconnect","status":"ok","extension":"system"}'
         for channel in list(self._channels.values()):
             channel.push("system", payload)

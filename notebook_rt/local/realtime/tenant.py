@@ -1,7 +1,7 @@
-"""The parts of the local Realtime server, put together around one PostgreSQL.
+"""Assemble the parts of the local Realtime server for one PostgreSQL.
 
-In: the stack's `Context`. Out: a running `Tenant`: the stream of changes, the hub of topics, the
-sockets. It follows the log from its start to `stop`.
+In: the stack's `Context`. Out: a running `Tenant`: the stream of changes, the hub of topics, the sockets. It
+follows the log from its start to `stop`.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ MESSAGES_PUBLICATION = "supabase_realtime_messages_publication"
 
 
 PARTITIONS_EVERY = 30.0
-"""Seconds between two looks whether a partition is missing; they are made three days ahead."""
+"""Seconds between two checks for a missing partition; they are created three days ahead."""
 LOOK_AGAIN = 0.5
-"""Seconds after which the publication is looked at again where PostgreSQL did not answer."""
+"""Seconds after which the publication is checked again if PostgreSQL did not answer."""
 
 
 class Reader(Protocol):
-    """What follows a stream of the log."""
+    """A reader of the log."""
 
     async def run(self, messages: AsyncGenerator[pgoutput.PgMessage, None]) -> None: ...
 
 
 class Client(Protocol):
-    """A connection, as the tenant knows it."""
+    """The interface of a connection."""
 
     async def close(self, code: int) -> None: ...
 
@@ -111,7 +111,7 @@ class Tenant:
 
     async def _restarted(self) -> None:
         await asyncio.gather(self.pool.check(), self.callers.check())
-        # What changed meanwhile is not in the log that is read now.
+        # Changes meanwhile are not in the log that is read now.
         await self._check_publication()
 
     async def stop(self) -> None:
@@ -133,23 +133,23 @@ class Tenant:
             try:
                 await reader.run(stream.messages())
             except Exception:
-                # The real server's worker is restarted by its supervisor; what was under way is
-                # lost, and clients are not told.
+                # The real server's worker is restarted by its supervisor; messages in progress are
+                # lost, and clients are not notified.
                 log.exception("a stream of the log broke, starting again")
                 await asyncio.sleep(self.options.restart_delay)
 
     async def _keep_partitions(self) -> None:
-        """A day's messages need its partition, and days pass while a stack runs or a laptop sleeps."""
+        """Create the partitions of the next days, which pass while a stack runs or a laptop sleeps."""
         while True:
             await asyncio.sleep(PARTITIONS_EVERY)
             try:
                 async with self.pool.connection() as connection:
                     await connection.execute("select realtime.notebook_rt_partitions()")
-            except PgError as error:  # PostgreSQL is away, or somebody holds the table for long
+            except PgError as error:  # PostgreSQL is unavailable, or the table is locked for long
                 log.warning("the partitions of realtime.messages are not up to date: %s", error)
 
     async def _schema_changed(self, xid: int) -> None:
-        with contextlib.suppress(PgError):  # PostgreSQL is going away: the look sees that
+        with contextlib.suppress(PgError):  # PostgreSQL is stopping: the check detects that
             await until_seen(self.callers, xid)
         await self._check_publication()
 
@@ -161,7 +161,7 @@ class Tenant:
     async def _check_publication(self) -> None:
         try:
             published = await self.changes.catalog.published()
-        except PgError:  # PostgreSQL is going away, or has just come back
+        except PgError:  # PostgreSQL is stopping, or has just restarted
             if not self._check_scheduled:
                 self._check_scheduled = True
                 self._spawn(self._check_later())

@@ -1,7 +1,7 @@
-"""JSON web tokens: who a connection or a channel speaks for.
+"""JSON web tokens of connections and channels.
 
-In: a token. Out: `Claims`, or `TokenRefusedError` with the words that the real server uses, which
-differ between a refused connection, a refused join and a pushed token.
+In: a token. Out: `Claims`, or `TokenRefusedError` with the real server's messages, which differ between a
+refused connection, a refused join and a pushed token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MISSING_CLAIMS = "Fields `role` and `exp` are required in JWT"
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """A verified token's claims; `json` is their text, as policies see it."""
+    """A verified token's claims; `json` is their text for policies."""
 
     role: str
     expires: float
@@ -28,7 +28,7 @@ class Claims:
 
 
 class TokenRefusedError(ValueError):
-    """Why a token does not hold: a join's words, and those for a connection and a push."""
+    """Why a token is invalid: the messages for a join, a connection and a push."""
 
     def __init__(self, code: str, message: str, on_connect: str = "", on_push: str = "") -> None:
         super().__init__(f"{code}: {message}")
@@ -37,7 +37,7 @@ class TokenRefusedError(ValueError):
 
 
 def verify(token: str, context: Context) -> Claims:
-    """The claims of a token of this stack that has not expired.
+    """Return the claims of a valid token of this stack.
 
     Raises
     ------
