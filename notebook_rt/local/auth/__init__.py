@@ -1,6 +1,6 @@
-"""`/auth/v1` of the local stack: the part of GoTrue that signs people up, in and out.
+"""`/auth/v1` of the local stack: the part of GoTrue for sign-up, sign-in and sign-out.
 
-`routes` speaks HTTP, `attributes` reads and refuses what is said of a user, `passwords` keeps none.
+`routes` handles HTTP, `attributes` validates a user's attributes, `passwords` hashes passwords.
 """
 
 from notebook_rt.local.auth.routes import add_routes

@@ -1,4 +1,4 @@
-"""What a request says of a user, read with distrust; and how it is refused, in GoTrue's words."""
+"""Validate a user's attributes in a request, and refuse them with GoTrue's messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_BODY_BYTES = 1_000_000
 
 
 class AuthError(Exception):
-    """A refusal: HTTP status, GoTrue's error code, words for people, headers of the answer."""
+    """A refusal: HTTP status, GoTrue's error code, message, headers of the answer."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ def not_supported(feature: str) -> AuthError:
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """What a body says of a user; None is not said."""
+    """A user's attributes in a body; None: not given."""
 
     email: str | None
     password: str | None
@@ -55,7 +55,7 @@ class Attributes:
 async def read_json(request: web.Request) -> Json:
     try:
         body = json.loads(await read_up_to(request, MAX_BODY_BYTES) or b"{}")
-        json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        json.dumps(body, ensure_ascii=False).encode()  # an unpaired surrogate is not text
     except BodyTooLargeError as error:
         raise AuthError(413, "bad_json", "http: request body too large") from error
     except (BodyUnreadableError, ValueError, RecursionError) as error:
@@ -67,7 +67,7 @@ async def read_json(request: web.Request) -> Json:
 
 
 def attributes(body: Json, *, metadata: str, trusted: bool = False) -> Attributes:
-    """What a body says of a user. Only the service role may set roles and `app_metadata`."""
+    """Read a user's attributes. Only the service role may set roles and `app_metadata`."""
     for name in ("phone", "ban_duration", "password_hash"):
         if body.get(name):
             raise not_supported(name)

@@ -1,7 +1,7 @@
-"""One-time codes and the links beside them: what GoTrue mails, kept here to be read on this machine.
+"""One-time codes and their links, which GoTrue mails, stored here to be read on this machine.
 
-In: a user who asks for a code. Out: a row of `auth.local_mails` in place of a mail, and later the
-user whom the code or the link belongs to. A code works once, for an hour, and a new one ends it.
+In: a user who requests a code. Out: a row of `auth.local_mails` instead of a mail, and later the user of the
+code or link. A code works once, for an hour, and a new code invalidates it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from urllib.parse import urlencode
 from notebook_rt.local.auth.attributes import Json
 
 VALID_SECONDS = 3600
-"""As on a hosted project."""
+"""Lifetime in seconds, as on a hosted project."""
 
 Fetch = Callable[..., Awaitable[Json | None]]
 
 
 def token_hash(email: str, code: str) -> str:
-    """What stands in a link in place of a code."""
+    """The token in a link, instead of a code."""
     return hashlib.sha224((email + code).encode()).hexdigest()
 
 
@@ -30,14 +30,14 @@ class Codes:
     Parameters
     ----------
     fetch : async callable
-        Runs SQL; gives the JSON object in the first column of the first row.
+        Runs SQL; returns the JSON object in the first column of the first row.
     """
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
 
     async def send(self, user: Json, kind: str, verify_url: str, redirect_to: str | None) -> None:
-        """Make a code for ``user`` and "mail" it; ``verify_url`` is what the link begins with."""
+        """Create a code for ``user`` and "mail" it; ``verify_url`` is the beginning of the link."""
         code = f"{secrets.randbelow(10**6):06}"
         hashed = token_hash(user["email"], code)
         query = {"token": hashed, "type": kind}
@@ -55,7 +55,7 @@ class Codes:
         )
 
     async def take(self, hashed: str) -> str | None:
-        """The id of the user whose code this is; it works no second time."""
+        """Return the id of the user of this code, and invalidate it."""
         found = await self._fetch(
             "with _t as (delete from auth.one_time_tokens where token_hash = %s"
             " returning user_id, created_at)"

@@ -1,24 +1,24 @@
-"""How often a password may be tried: GoTrue's limit of one address, here of the whole stack."""
+"""The limit of password attempts: in GoTrue for each address, here for the whole stack."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 _ROUNDING = 1e-6
-"""Who waits as long as they were told is admitted, whatever floats make of it."""
+"""A tolerance, so that a client that waits as long as requested is admitted despite rounding."""
 
 
 class Attempts:
-    """A bucket of attempts that fills again at a steady rate.
+    """A bucket of attempts that refills at a constant rate.
 
     Parameters
     ----------
     limit
-        Attempts in a row; None admits every one.
+        Maximum consecutive attempts; None: no limit.
     window
-        Seconds in which an empty bucket is full again.
+        Seconds in which an empty bucket refills.
     clock
-        Monotonic time.
+        Returns the monotonic time.
     """
 
     def __init__(self, limit: int | None, window: float, clock: Callable[[], float]) -> None:
@@ -29,7 +29,7 @@ class Attempts:
         self._at = clock()
 
     def wait(self) -> float:
-        """Take one attempt; the seconds until the next one, if no attempt is left now.
+        """Take one attempt; return the seconds to wait if none is left now, otherwise 0.
 
         >>> now = iter([0.0, 0.0, 0.0, 5.0]).__next__
         >>> attempts = Attempts(1, 10.0, now)

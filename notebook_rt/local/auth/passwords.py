@@ -1,4 +1,4 @@
-"""Passwords as salted scrypt hashes: in, a password; out, what may be kept of it."""
+"""Hash passwords with salted scrypt."""
 
 from __future__ import annotations
 

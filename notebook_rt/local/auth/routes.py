@@ -1,12 +1,12 @@
-"""`/auth/v1`: users with a password or a code by mail, and the tokens they are known by.
+"""`/auth/v1`: users with a password or a mailed code, and their tokens.
 
-In: what an unmodified Supabase client sends. Out: sessions (a short-lived access token, a refresh
-token that works once), users, and errors in the form of GoTrue, the server that a project has
-here. Nothing is mailed from one machine: `LocalStack.mails` shows the codes and links. What is left
-out (phones, providers, second factors) answers 501 with its name.
+In: requests of an unmodified Supabase client. Out: sessions (a short-lived access token, a refresh token that
+works once), users, and errors in the form of GoTrue, a project's server. No mail is sent: `LocalStack.mails`
+shows the codes and links. Unsupported features (phones, providers, second factors) answer 501 with their
+name.
 
-Passwords are kept as scrypt hashes in `auth.users`, beside sessions and refresh tokens, in the
-tables that `sql/2_auth.sql` makes.
+Passwords are stored as scrypt hashes in `auth.users`, with sessions and refresh tokens, in the tables of
+`sql/2_auth.sql`.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ ATTEMPTS_WINDOW = 300.0
 """Seconds of `StackOptions.password_attempts`."""
 OWN_HOSTS = ("localhost", "127.0.0.1", "::1")
 SITE_URL = "http://localhost:3000"
-"""Where a link leads that does not say another page of this machine; the default of a project."""
+"""The target of a link without another page of this machine; the default of a project."""
 _API_VERSION = "X-Supabase-Api-Version"
-# A user as GoTrue tells it.
+# A user in GoTrue's form.
 _USER = """json_build_object(
     'id', id, 'aud', aud, 'role', role, 'email', coalesce(email, ''), 'phone', coalesce(phone, ''),
     'email_confirmed_at', email_confirmed_at, 'confirmed_at', email_confirmed_at,
@@ -63,7 +63,7 @@ _USER = """json_build_object(
 
 
 def add_routes(app: web.Application, context: Context) -> None:
-    """Serve `/auth/v1` in an application."""
+    """Add the routes of `/auth/v1` to an application."""
     auth = _Auth(context)
     routes: list[tuple[str, str, Handler]] = [
         ("GET", "health", auth.health),
@@ -90,7 +90,7 @@ def add_routes(app: web.Application, context: Context) -> None:
 
 
 def _answering(handler: Handler) -> Handler:
-    """Refusals in the form that the client's API version reads."""
+    """Convert refusals to the form of the client's API version."""
 
     async def answer(request: web.Request) -> web.Response:
         try:
@@ -121,7 +121,7 @@ class _Auth:
         self.codes = Codes(self.fetch)
 
     async def fetch(self, sql: str, *values: object) -> Json | None:
-        """The JSON object in the first column of the first row."""
+        """Return the JSON object in the first column of the first row."""
         async with self.context.pool.connection() as connection:
             cursor = await connection.execute(sql.encode(), values)
             row = await cursor.fetchone() if cursor.description else None
@@ -192,7 +192,7 @@ class _Auth:
         raise AuthError(400, "validation_failed", f"unsupported_grant_type: {grant}")
 
     def attempt(self) -> None:
-        """One attempt at a secret."""
+        """Count one attempt at a secret."""
         if wait := self.attempts.wait():
             raise AuthError(
                 429,
@@ -255,7 +255,7 @@ class _Auth:
         return web.json_response(await self.verified(request, hashed))
 
     async def verified(self, request: web.Request, hashed: str) -> Json:
-        """A session of the user whom a code belongs to."""
+        """Return a session of the user of a code."""
         id = None if "\0" in hashed else await self.codes.take(hashed)
         user = (
             None
@@ -269,7 +269,7 @@ class _Auth:
         return await self.session(request, user, "otp")
 
     async def by_link(self, request: web.Request) -> web.Response:
-        """What a browser opens from a mail: back to the page that asked, with the session."""
+        """Handle a mailed link in a browser: redirect to the requesting page, with the session."""
         page = urlsplit(request.query.get("redirect_to", ""))
         if page.scheme not in ("http", "https") or page.hostname not in OWN_HOSTS:
             page = urlsplit(SITE_URL)
@@ -290,7 +290,7 @@ class _Auth:
         return web.Response(status=303, headers={"Location": there})
 
     async def session(self, request: web.Request, user: Json, method: str) -> Json:
-        """A new session of a user who has just shown who it is."""
+        """Create a session of a user who has just signed in."""
         opened = await self.fetch(
             "with _s as (insert into auth.sessions (user_id) values (%s) returning id)"
             " update auth.users set last_sign_in_at = now() from _s where auth.users.id = %s"
@@ -339,7 +339,7 @@ class _Auth:
         }
 
     async def by_refresh_token(self, request: web.Request) -> web.Response:
-        """A refresh token works once; used again, it was stolen: its session ends."""
+        """Use a refresh token, which works once; a second use means theft, and ends its session."""
         old = (await read_json(request)).get("refresh_token")
         if not isinstance(old, str) or "\0" in old:
             raise AuthError(400, "validation_failed", "refresh_token required")
@@ -377,7 +377,7 @@ class _Auth:
             raise AuthError(403, "bad_jwt", message) from error
 
     async def me(self, request: web.Request) -> tuple[Json, Json]:
-        """The claims and the user of the access token."""
+        """Return the claims and the user of the access token."""
         claims = self.claims(request)
         user = None
         if not is_uuid(claims.get("sub")):
@@ -415,7 +415,7 @@ class _Auth:
         return web.Response(status=204)
 
     async def change(self, user: Json, given: Attributes) -> Json:
-        """The user with what was given; a metadata key set to null goes."""
+        """Update the user with the given attributes; a metadata key set to null is removed."""
         try:
             changed = await self.fetch(
                 "update auth.users set email = coalesce(%s, email),"
@@ -525,9 +525,7 @@ class _Auth:
         )
 
     async def jwks(self, request: web.Request) -> web.Response:
-        if (
-            self.context.options.jwt_algorithm == "HS256"
-        ):  # a shared secret is nobody else's to know
+        if self.context.options.jwt_algorithm == "HS256":  # a shared secret must not be published
             return web.json_response({"keys": []})
         return web.json_response({"keys": [SigningKey.of(self.context.secrets.signing_key).jwk]})
 

@@ -1,5 +1,5 @@
-"""The body of a write or a call: which columns or arguments it has. Its values stay text, for
-PostgreSQL to read as what they are."""
+"""Read the body of a write or a call: its columns or arguments. Its values stay text, which PostgreSQL reads
+as their types."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from notebook_rt.local.rest.query import Query
 async def read_body(
     request: web.Request, columns: tuple[str, ...] | None
 ) -> tuple[str, bool, tuple[str, ...]]:
-    """The body of a write, whether it is an array, and the columns it writes."""
+    """Return the body of a write, whether it is an array, and its columns."""
     if request.content_type in ("text/csv", "application/x-www-form-urlencoded"):
         raise not_supported(f"a body of type {request.content_type}")
     if request.content_type not in ("application/json", "application/octet-stream"):
@@ -49,14 +49,14 @@ def _rows(body: str) -> list[dict[str, msgspec.Raw]]:
 
 
 def argument_names(body: str) -> tuple[str, ...]:
-    """The names in a call's body; none if it is not an object: an unnamed parameter's."""
+    """Return the names in a call's body; empty if it is not an object, but an unnamed parameter."""
     if body.lstrip()[:1] == "{":
         return tuple(_rows(body)[0])
     return ()
 
 
 def arguments(query: Query, function: Function) -> str:
-    """A GET's arguments as the body of a POST; a variadic parameter takes all of its values."""
+    """Return a GET's arguments as the body of a POST; a variadic parameter takes all its values."""
     given: dict[str, str | list[str]] = dict(query.arguments)
     if function.variadic in given:
         every = [value for key, value in query.arguments if key == function.variadic]

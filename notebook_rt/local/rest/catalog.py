@@ -1,8 +1,8 @@
-"""What PostgreSQL knows of one table or function, asked for when it is needed.
+"""Read PostgreSQL's catalog entry of a table or function when it is needed.
 
-PostgREST keeps a schema cache and is told when to reload it. Here nothing is kept: a read needs
-no catalog at all, a write or a call asks for the one table or function it names (0.3 ms on
-loopback), so a table made a moment ago is there and a column dropped a moment ago is gone.
+PostgREST keeps a schema cache that is reloaded on request. Here nothing is cached: a read needs no catalog,
+and a write or a call reads the entry of its table or function (0.3 ms on loopback), so that schema changes
+take effect at once.
 
 In: a connection, a schema, a name. Out: `Table` or `Function`s.
 """
@@ -129,7 +129,7 @@ class Function:
 
 
 def _inputs(found: dict[str, object]) -> list[tuple[str, str, bool]]:
-    """The parameters that go in: with OUT ones among them, names and types are counted apart."""
+    """Return the input parameters: with OUT parameters, names and types are numbered separately."""
     arguments = found["arguments"]
     modes, names = found["modes"], found["names"]
     assert isinstance(arguments, list)
@@ -142,14 +142,14 @@ def _inputs(found: dict[str, object]) -> list[tuple[str, str, bool]]:
 def choose(
     schema: str, name: str, candidates: list[Function], given: Iterable[str], raw: str | None
 ) -> Function:
-    """The overload that takes these arguments.
+    """Return the overload for these arguments.
 
     Parameters
     ----------
     given
         Names of the arguments.
     raw
-        The body's content type, where a single unnamed parameter may take the body as a whole.
+        The body's content type, if a single unnamed parameter may take the whole body.
 
     Raises
     ------

@@ -1,12 +1,11 @@
 """A `Query` and a body, as one SQL statement.
 
-In: what `parse` read and what `catalog` knows of the table or function. Out: a `Statement`: SQL
-text with `$1…` and the values beside it. Names are quoted identifiers, values are always
-parameters, of unknown type, so that PostgreSQL reads them as the column's type; nothing a client
-sent is ever spelled in the text but a cast's type name, which the grammar holds to letters,
-digits, `_`, `$` and spaces.
+In: the results of `parse`, and the `catalog` entry of the table or function. Out: a `Statement`: SQL text
+with `$1…`, and the values. Names are quoted identifiers, values are always parameters of unknown type, so
+that PostgreSQL reads them as the column's type. The only client input in the text is a cast's type name,
+which the grammar limits to letters, digits, `_`, `$` and spaces.
 
-Every statement gives one row: `total` (null unless counted), `page`, the number of rows, `body`,
+Every statement returns one row: `total` (null unless counted), `page`, the number of rows, `body`,
 the JSON that PostgreSQL built of them, and for a write `inserted` and `location`.
 """
 
@@ -48,7 +47,7 @@ _SEARCHES = {
 }
 
 Body = Callable[[str], str]
-"""How rows become a body: given the rows' name, an SQL expression that aggregates them."""
+"""The form of a body: maps the rows' name to an SQL expression that aggregates them."""
 
 
 def identifier(name: str) -> str:
@@ -76,7 +75,7 @@ class Statement:
 
 @dataclass(slots=True)
 class Composer:
-    """Collects the parameters while the text is written; `source` is what columns belong to."""
+    """Collects the parameters while the text is written; `source` is the owner of the columns."""
 
     source: str
     types: dict[str, str] | None = None
@@ -164,7 +163,7 @@ def array_literal(values: Iterable[str]) -> str:
 
 
 def _name_of(field: Field) -> str:
-    """What a JSON path is called in the answer: its last key, or the column before an index."""
+    """Return the name of a JSON path in the answer: its last key, or the column before an index."""
     for step in reversed(field.path):
         if isinstance(step.key, str):
             return step.key
@@ -172,7 +171,7 @@ def _name_of(field: Field) -> str:
 
 
 def needs_types(query: Query) -> bool:
-    """Whether a column's type decides how it is written: JSON paths and text searches."""
+    """Return whether the SQL depends on a column's type, as for JSON paths and text searches."""
 
     def fields(conditions: Iterable[Condition]) -> bool:
         return any(
@@ -236,7 +235,7 @@ def read(
     limit, offset
         The page, row limit and `Range` taken into account.
     count, count_upto
-        Whether every row that matches is counted, and where counting may stop.
+        Whether all matching rows are counted, and where counting may stop.
     """
     source = qualified(schema, table)
     composer = Composer(source, types)
@@ -255,7 +254,7 @@ def read(
 
 
 def explain_count(schema: str, table: str, types: dict[str, str] | None, query: Query) -> Statement:
-    """The planner's guess of how many rows match, for `count=planned` and `estimated`."""
+    """Return the planner's estimate of the matching rows, for `count=planned` and `estimated`."""
     source = qualified(schema, table)
     composer = Composer(source, types)
     text = f"explain (format json) select 1 from {source}{composer.where(query.where)}"
@@ -264,10 +263,10 @@ def explain_count(schema: str, table: str, types: dict[str, str] | None, query: 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """What a write is to do.
+    """The options of a write.
 
-    `columns` are the table's columns that are written. `representation`: the rows are given back.
-    `locate`: the first row's primary key is.
+    `columns` are the written columns. `representation`: the rows are returned. `locate`: the first row's
+    primary key is returned.
     """
 
     columns: tuple[str, ...]
@@ -282,7 +281,7 @@ class Write:
 def insert(
     schema: str, table: Table, query: Query, write: Write, body: Body, filtered: bool = False
 ) -> Statement:
-    """The body's rows, inserted or merged; `filtered`: only those that the filters let through."""
+    """Insert or merge the body's rows; `filtered`: only those that match the filters."""
     target = qualified(schema, table.name)
     composer = Composer("_w", table.types)
     names = ", ".join(map(identifier, write.columns))
@@ -310,7 +309,7 @@ def insert(
 
 
 def is_key(conditions: Sequence[Condition], table: Table) -> bool:
-    """Whether they are `eq` on all columns of the primary key and on no other."""
+    """Return whether the filters are `eq` on exactly the columns of the primary key."""
     named = set()
     for condition in conditions:
         if isinstance(condition, Logic) or condition.field.path or condition.negated:
@@ -322,7 +321,7 @@ def is_key(conditions: Sequence[Condition], table: Table) -> bool:
 
 
 def put(schema: str, table: Table, query: Query, write: Write, body: Body) -> Statement:
-    """The body's row that has the key of the URL, inserted or merged."""
+    """Insert or merge the body's row with the key of the URL."""
     for name in table.key:
         if name not in write.columns:
             raise RestError(400, "42703", f"column pgrst_body.{name} does not exist")
@@ -333,7 +332,7 @@ def put(schema: str, table: Table, query: Query, write: Write, body: Body) -> St
 def update(schema: str, table: Table, query: Query, write: Write, body: Body) -> Statement:
     target = qualified(schema, table.name)
     composer = Composer("_w", table.types)
-    if not write.columns:  # an empty body changes nothing, and says so with no rows
+    if not write.columns:  # an empty body changes nothing, and returns no rows
         back = _given_back(target, table, query, write, "false")
         return _answer(
             composer, f"select {back} from {target} where false", table, query, write, body
@@ -354,7 +353,7 @@ def delete(schema: str, table: Table, query: Query, write: Write, body: Body) ->
 
 
 def _where_of(composer: Composer, target: str, query: Query) -> str:
-    """The filters speak of the table written; what is selected, of the rows it gave back."""
+    """Apply the filters to the written table, and the selection to the returned rows."""
     composer.source, source = target, composer.source
     text = composer.where(query.where)
     composer.source = source
@@ -362,7 +361,7 @@ def _where_of(composer: Composer, target: str, query: Query) -> str:
 
 
 def _payload(composer: Composer, table: Table, write: Write) -> str:
-    """The body as rows, each value read by PostgreSQL as its column's own type."""
+    """Return the body as rows, with each value read by PostgreSQL as its column's type."""
     typed = ", ".join(f"{identifier(name)} {table.types[name]}" for name in write.columns)
     body = composer.value(write.body) + "::json"
     if not write.defaults:
@@ -370,7 +369,7 @@ def _payload(composer: Composer, table: Table, write: Write) -> str:
     columns = []
     for name in write.columns:
         column = f"_r.{identifier(name)}"
-        if name in table.defaults:  # missing, not null: a JSON null is no SQL null here
+        if name in table.defaults:  # missing, not null: a JSON null is not an SQL null here
             missing = f"_e.value->{composer.value(name)}::text is null"
             column = f"case when {missing} then {table.defaults[name]} else {column} end"
         columns.append(f"{column} as {identifier(name)}")
@@ -380,7 +379,7 @@ def _payload(composer: Composer, table: Table, write: Write) -> str:
 
 
 def _given_back(target: str, table: Table, query: Query, write: Write, new: str) -> str:
-    """Asks for no column back that is not needed: reading one is a privilege of its own."""
+    """Return only needed columns, because reading a column is a separate privilege."""
     needed = list(table.key) if write.locate else []
     if write.representation:
         for item in query.select:
@@ -425,13 +424,13 @@ def call(
     body: Body,
     count: bool = False,
 ) -> Statement:
-    """A function's result, which is filtered, ordered and cut like a table's rows.
+    """Return a function's result, which is filtered, ordered and limited like a table's rows.
 
     Parameters
     ----------
     names
-        The parameters given; `argument` is then a JSON object that has them. None: `argument` is
-        what the function's only, unnamed parameter takes.
+        The given parameters; `argument` is then a JSON object with them. None: `argument` is the value of
+        the function's single unnamed parameter.
     """
     composer = Composer("_f")
     source = ""

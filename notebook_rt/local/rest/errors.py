@@ -1,9 +1,8 @@
-"""Every refusal of the REST side, with PostgREST's body and status.
+"""The refusals of the REST interface, with PostgREST's bodies and statuses.
 
-In: what went wrong here, or an error PostgreSQL raised. Out: `RestError`, which knows its HTTP
-status and its body of `code`, `message`, `details`, `hint`. Clients decide by these, so
-the codes, texts and the mapping from SQLSTATE to status are PostgREST's, as its documentation
-lists them.
+In: a problem found here, or an error of PostgreSQL. Out: `RestError`, with its HTTP status and its body of
+`code`, `message`, `details`, `hint`. Clients depend on these, so the codes, the messages and the mapping from
+SQLSTATE to status are those of PostgREST's documentation.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 
 
 class RestError(Exception):
-    """An answer that is not the one asked for.
+    """An error answer.
 
     Parameters
     ----------
@@ -51,7 +50,7 @@ class RestError(Exception):
 
 
 def not_supported(feature: str) -> RestError:
-    """What PostgREST can and this stand-in cannot: 501, with its name."""
+    """Return the error for a feature of PostgREST that this server lacks: 501, with its name."""
     return RestError(
         501,
         "NRT501",
@@ -61,7 +60,7 @@ def not_supported(feature: str) -> RestError:
 
 
 def parse_error(what: str, text: str, position: int, problem: str) -> RestError:
-    """PGRST100: a query parameter that does not follow the grammar."""
+    """Return PGRST100: a query parameter that violates the grammar."""
     message = f'"failed to parse {what} ({text})" (line 1, column {position + 1})'
     return RestError(400, "PGRST100", message, problem)
 
@@ -118,7 +117,7 @@ _STATUS = {
 
 
 class PostgresError(Exception):
-    """What PostgreSQL said."""
+    """An error of PostgreSQL."""
 
     def __init__(
         self, code: str, message: str, details: str | None = None, hint: str | None = None
@@ -131,22 +130,22 @@ class PostgresError(Exception):
 
 
 def is_missing_table(error: PostgresError, schema: str, table: str | None) -> bool:
-    """Whether the table asked for is not there: PostgREST knows from its schema cache, and this server,
-    which keeps none, from PostgreSQL.
+    """Whether the requested table does not exist: PostgREST uses its schema cache, this server
+    PostgreSQL's error.
     """
     missing = f'relation "{schema}.{table}" does not exist'
     return error.code == "42P01" and error.message == missing
 
 
 def from_postgres(error: PostgresError, role: str) -> RestError:
-    """PostgreSQL's own words, under PostgREST's status."""
+    """Return PostgreSQL's message, with PostgREST's status."""
     code, message = error.code, error.message
     status = _status_of(code, message, role)
     return RestError(status, code, message, error.details, error.hint)
 
 
 def _status_of(code: str, message: str, role: str) -> int:
-    if code == "42501":  # insufficient privilege: somebody without a login is asked for one
+    if code == "42501":  # insufficient privilege: a caller without a login gets 401
         return 401 if role == "anon" else 403
     if code == "22023" and re.fullmatch(r'role ".*" does not exist', message, re.DOTALL):
         return 401

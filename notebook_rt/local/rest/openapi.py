@@ -1,10 +1,10 @@
 """The description of a schema at `/rest/v1/`: an OpenAPI 2.0 document for the caller's role.
 
-Clients learn tables, types, keys and functions from it. In: what PostgreSQL says of the schema.
-Out: the document, with what PostgREST writes where readers look: `format` is the SQL type, a
-primary key's description ends in `<pk/>`, a foreign key's in `<fk …/>`, `required` lists the
-columns that are not nullable, `enum` an enum's labels; a domain is described by what is below it.
-Of the paths it gives method, body and answer; not the parameter of every filter.
+Clients read tables, types, keys and functions from it. In: PostgreSQL's description of the schema. Out: the
+document, with PostgREST's conventions: `format` is the SQL type, a primary key's description ends in `<pk/>`,
+a foreign key's in `<fk …/>`, `required` lists the columns that are not nullable, `enum` an enum's labels; a
+domain is described by its base type. The paths contain method, body and answer, but not the parameter of
+every filter.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ _TYPES: dict[str, str | None] = {
 
 
 def document(tables: bytes, functions: bytes, host: str) -> bytes:
-    """The whole document, from what `TABLES` and `FUNCTIONS` found."""
+    """Return the whole document, from the results of `TABLES` and `FUNCTIONS`."""
     found_tables: list[dict[str, Any]] = json.loads(tables)
     found_functions: list[dict[str, Any]] = json.loads(functions)
     paths: dict[str, Any] = {
@@ -159,7 +159,7 @@ def _property(table: dict[str, Any], column: dict[str, Any]) -> dict[str, Any]:
 
 
 def _default(column: dict[str, Any]) -> Any:
-    """A text's default without quotes and cast; another's only if it reads as JSON."""
+    """Return a text default without quotes and cast; other defaults only if they are valid JSON."""
     text: str | None = column["default"]
     if text is None:
         return None

@@ -1,8 +1,8 @@
 """PostgREST's grammar: from the pairs of a query string to a `Query`.
 
-In: the decoded pairs of the query string. Out: a `Query`, or a `RestError` (PGRST100 where the
-text does not follow the grammar, 501 where it does and asks for what this stand-in lacks).
-Pure: knows nothing of the database, and nothing here becomes SQL; that is `compose`.
+In: the decoded pairs of the query string. Out: a `Query`, or a `RestError` (PGRST100 if the text violates the
+grammar, 501 if it requests a feature that this server lacks). Pure: it does not use the database, and creates
+no SQL, which `compose` does.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ _EMBEDDABLE = frozenset({"order", "limit", "offset", "and", "or"})
 
 
 def _integer(text: str | None) -> int | None:
-    """A limit that is not a number is ignored, as by PostgREST."""
+    """Read a limit; one that is not a number is ignored, as by PostgREST."""
     try:
         number = int(text) if text is not None and len(text) < 19 else None
     except ValueError:
@@ -114,7 +114,7 @@ def _looks_like_filter(value: str) -> bool:
 
 
 class _Scanner:
-    """A text and a place in it; `refuse` tells where reading stopped making sense."""
+    """A text and a position in it; `refuse` reports the position of a syntax error."""
 
     def __init__(self, what: str, text: str) -> None:
         self.what = what
@@ -164,7 +164,7 @@ def _read(what: str, text: str, reader: Callable[[_Scanner], T]) -> T:
 
 
 def _separated(scanner: _Scanner, reader: Callable[[_Scanner], T]) -> tuple[T, ...]:
-    """One or more, with commas between and spaces around."""
+    """Read one or more items, separated by commas, with optional spaces."""
     found: list[T] = []
     while True:
         scanner.spaces()
@@ -175,7 +175,7 @@ def _separated(scanner: _Scanner, reader: Callable[[_Scanner], T]) -> tuple[T, .
 
 
 def _quoted(scanner: _Scanner) -> str:
-    """After the opening quote: a backslash makes the next character itself."""
+    """Read after the opening quote; a backslash escapes the next character."""
     parts: list[str] = []
     while not scanner.done():
         char = scanner.text[scanner.at]
@@ -192,7 +192,7 @@ def _quoted(scanner: _Scanner) -> str:
 
 
 def _name(scanner: _Scanner) -> str:
-    """A column's name: quoted, or letters, digits, `_`, `$`, inner spaces and dashes."""
+    """Read a column's name: quoted, or letters, digits, `_`, `$`, inner spaces and dashes."""
     if scanner.accept('"'):
         return _quoted(scanner)
     start = scanner.at
@@ -360,7 +360,7 @@ def _list(scanner: _Scanner) -> tuple[str, ...]:
 
 
 def _value(scanner: _Scanner) -> str:
-    """Inside parentheses: quoted, or everything up to a comma or the closing parenthesis."""
+    """Read inside parentheses: quoted, or everything up to a comma or the closing parenthesis."""
     start = scanner.at
     if scanner.accept('"'):
         value = _quoted(scanner)
@@ -371,7 +371,7 @@ def _value(scanner: _Scanner) -> str:
 
 
 def _logic_value(scanner: _Scanner) -> str:
-    """Inside `and(…)`: an array literal may hold commas too."""
+    """Read inside `and(…)`, where an array literal may contain commas, too."""
     start = scanner.at
     if scanner.accept("{"):
         scanner.while_(lambda char: char not in "{}")

@@ -1,6 +1,6 @@
 """The query string of a REST request, as values.
 
-`parse` reads them from text, `compose` writes SQL of them. Pure.
+`parse` creates them from text, `compose` converts them to SQL. Pure.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing selected; the name `*` alone stands for every column."""
+    """One selected item; the name `*` alone means every column."""
 
     field: Field
     alias: str | None = None
@@ -75,7 +75,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Everything a query string says. `arguments` are a function's: pairs that are no filter."""
+    """A whole query string. `arguments` are those of a function: pairs that are not filters."""
 
     select: tuple[Item, ...] = (Item(Field("*")),)
     where: tuple[Condition, ...] = ()

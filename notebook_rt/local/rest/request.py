@@ -1,4 +1,4 @@
-"""What a REST request asks for beside its query string: who, which schema, what form, which page.
+"""Read a REST request except its query string: the caller, the schema, the form, the page.
 
 In: aiohttp's request and the `Context`. Out: frozen values, or a `RestError`.
 """
@@ -21,22 +21,22 @@ JSON = "application/json; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the role that PostgreSQL judges by, and the token's claims as JSON."""
+    """The caller: the role in PostgreSQL, and the token's claims as JSON."""
 
     role: str
     claims: str
 
 
 def gateway(request: web.Request, context: Context) -> str:
-    """The token a request speaks with: `Authorization: Bearer …`, else its `apikey`.
+    """Return a request's token: `Authorization: Bearer …`, otherwise its `apikey`.
 
-    The gateway in front of a Supabase project wants an `apikey` of the project; here any token of
-    this stack serves as one.
+    The gateway of a Supabase project requires an `apikey` of the project; here any token of this stack is
+    accepted as one.
 
     Raises
     ------
     GatewayError
-        Neither was sent, or the key is not of this stack.
+        If neither was sent, or the key is not of this stack.
     """
     key = request.headers.get("apikey")
     if not key:  # in the URL, where a column may have that name, too
@@ -67,7 +67,7 @@ def gateway(request: web.Request, context: Context) -> str:
 
 
 def caller(request: web.Request, context: Context) -> Caller:
-    """Who asks."""
+    """Return the caller."""
     try:
         claims = context.verify(gateway(request, context))
     except TokenError as error:
@@ -82,18 +82,18 @@ def caller(request: web.Request, context: Context) -> Caller:
 
 
 _OPERATION = re.compile(r"(not\.)?[a-z]+(\([a-z]+\))?\.")
-"""What a filter begins with, and no key: `eq.`, `not.in.`, `fts(english).`."""
+"""The beginning of a filter, which no key has: `eq.`, `not.in.`, `fts(english).`."""
 
 
 def require_secret_key(request: web.Request, context: Context) -> None:
-    """Refuse the `apikey` of a notebook or a browser, whoever is signed in with it.
+    """Refuse the `apikey` of a notebook or a browser, for any login.
 
-    The two refusals are those that a hosted project was measured to give (docs/design/hosted.md).
+    The two refusals are those measured on a hosted project (docs/design/hosted.md).
 
     Raises
     ------
     GatewayError
-        It is neither the secret key nor the legacy `service_role` key.
+        If it is neither the secret key nor the legacy `service_role` key.
     """
     key = request.headers.get("apikey") or request.query.get("apikey") or gateway(request, context)
     if key in (context.service_key, context.secrets.secret_key):
@@ -106,7 +106,7 @@ def require_secret_key(request: web.Request, context: Context) -> None:
 
 
 class GatewayError(Exception):
-    """401 in the words of the gateway that stands before a project's services."""
+    """Return 401 with the message of the gateway of a project."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -114,7 +114,7 @@ class GatewayError(Exception):
 
 
 def schema_of(request: web.Request, exposed: tuple[str, ...]) -> tuple[str, bool]:
-    """The schema asked for, and whether it was asked for by name."""
+    """Return the requested schema, and whether it was given explicitly."""
     reading = request.method in ("GET", "HEAD")
     profile = request.headers.get("Accept-Profile" if reading else "Content-Profile")
     if profile is None:
@@ -131,7 +131,7 @@ def schema_of(request: web.Request, exposed: tuple[str, ...]) -> tuple[str, bool
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The form of the answer: how its rows become a body."""
+    """Return the form of the answer's body."""
 
     body: compose.Body
     content_type: str
@@ -156,7 +156,7 @@ _LATER = ("application/vnd.pgrst.plan", "application/geo+json", "application/oct
 
 
 def form_of(request: web.Request) -> Form:
-    """The first of the types in `Accept` that can be given."""
+    """Return the first supported type in `Accept`."""
     accept = request.headers.get("Accept", "*/*")
     for part in accept.split(","):
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
@@ -171,7 +171,7 @@ def form_of(request: web.Request) -> Form:
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """The `Prefer` header. `applied` is what the answer says was heeded."""
+    """The `Prefer` header. `applied` lists the preferences applied to the answer."""
 
     values: Mapping[str, str]
     applied: str
@@ -231,7 +231,7 @@ class Page:
         return f"{span}/{shown}"
 
     def status(self, rows: int, total: int | None) -> int:
-        """200, or 206 when rows are left out; past the end is an error."""
+        """Return 200, or 206 if rows are omitted; a range past the end is an error."""
         if total is None:
             return 200
         if self.offset > total:
@@ -245,7 +245,7 @@ class Page:
 
 
 def page_of(request: web.Request, limit: int | None, offset: int, row_limit: int | None) -> Page:
-    """`limit` and `offset`, within the `Range` header, within what one answer may hold."""
+    """Return `limit` and `offset`, restricted by the `Range` header and the maximum rows of an answer."""
     last = None if limit is None else offset + limit
     header = request.headers.get("Range", "")
     if request.method in ("GET", "HEAD") and header:

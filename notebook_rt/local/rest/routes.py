@@ -1,7 +1,7 @@
-"""`/rest/v1`: tables, functions and the description of both, over HTTP.
+"""`/rest/v1`: tables, functions and their description over HTTP.
 
-In: aiohttp requests. Out: what PostgREST answers; the rows' JSON goes from PostgreSQL's reply to
-the socket without being looked at. What is left out answers 501 with its name.
+In: aiohttp requests. Out: PostgREST's answers; the rows' JSON is passed from PostgreSQL's reply to the socket
+unchanged. Unsupported features answer 501 with their name.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _BARE = settings({"search_path": ""})
 
 
 def add_routes(app: web.Application, context: Context) -> None:
-    """Serve `/rest/v1` in an application."""
+    """Add the routes of `/rest/v1` to an application."""
     rest = _Rest(context)
     app.router.add_get("/rest/v1/", _answering(rest.root))
     app.router.add_route("*", "/rest/v1/rpc/{function:[^/]+}", _answering(rest.function))
@@ -63,7 +63,7 @@ def add_routes(app: web.Application, context: Context) -> None:
 
 
 def _answering(handler: Handler) -> Handler:
-    """Refusals become their body and status."""
+    """Convert refusals to answers."""
 
     async def answer(request: web.Request) -> web.Response:
         try:
@@ -90,7 +90,7 @@ def _refusal(status: int, body: dict[str, Any], headers: dict[str, str]) -> web.
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request, read."""
+    """A parsed request."""
 
     caller: Caller
     schema: str
@@ -117,7 +117,7 @@ class _Rest:
             "authenticated": _milliseconds(options.authenticated_timeout),
             "service_role": _milliseconds(options.authenticated_timeout),
         }
-        """Of statements, by role."""
+        """Statement timeouts by role."""
 
     def read(self, request: web.Request, *, call: bool = False) -> _Asked:
         who = caller(request, self.context)
@@ -136,10 +136,10 @@ class _Rest:
         return _Asked(who, schema, form, preferences, query, page, head, headers)
 
     def is_key(self, name: str, value: str) -> bool:
-        """Whether a parameter is for the gateway: `apikey` with a key, and no filter on a column.
+        """Return whether a parameter is for the gateway: `apikey` with a key, not a filter on a column.
 
-        The gateway of a project drops every one of that name; a filter that is lost makes a DELETE
-        one of other rows, so here it is kept.
+        The gateway of a project drops every parameter of that name; without its filter, a DELETE would
+        affect other rows, so here filters are kept.
         """
         if name != "apikey":
             return False
@@ -150,7 +150,7 @@ class _Rest:
         return True
 
     def settings(self, request: web.Request, asked: _Asked, read_only: bool) -> compose.Statement:
-        """The caller's place in the database, for one transaction."""
+        """Return the caller's settings in the database, for one transaction."""
         values = {
             "search_path": f"{compose.identifier(asked.schema)}, public, extensions",
             "role": asked.caller.role,
@@ -161,7 +161,7 @@ class _Rest:
         }
         if read_only:
             values["transaction_read_only"] = "on"
-        # `set role` does not bring a role's own settings along; PostgREST applies them itself.
+        # `set role` does not apply a role's settings; PostgREST applies them itself.
         if timeout := self.timeouts.get(asked.caller.role):
             values["statement_timeout"] = timeout
         return settings(values)
@@ -188,7 +188,7 @@ class _Rest:
         return rows[1:]
 
     async def missing(self, connection: Connection, schema: str, table: str) -> RestError:
-        """There is no such table; PostgREST, too, names the one that is most like it."""
+        """Return the error for a missing table, with the most similar name, as PostgREST does."""
         others = json.loads(
             await self.look_up(connection, catalog.OTHER_TABLES, schema, table) or "[]"
         )
@@ -316,7 +316,7 @@ class _Rest:
         reading = request.method != "POST"
         raw = None if reading else request.content_type
         if raw == "application/octet-stream" and not request.can_read_body:
-            raw = "application/json"  # aiohttp's word for "no type given"
+            raw = "application/json"  # aiohttp's value for "no type given"
         argument = "" if reading else await read_text(request)
         if reading:
             names = tuple(dict.fromkeys(key for key, _ in asked.query.arguments))
@@ -391,7 +391,7 @@ def _planned(text: bytes) -> int:
 
 
 def _one_row(row: Row) -> None:
-    """Somebody asked for an object: there must be one."""
+    """Check that there is exactly one row, because an object was requested."""
     found = _number(row["page"])
     if found != 1:
         raise RestError(
@@ -403,14 +403,14 @@ def _one_row(row: Row) -> None:
 
 
 def _put_one(row: Row) -> None:
-    """A body whose key is not the URL's writes nothing, and what its triggers did is undone."""
+    """Refuse a body whose key differs from the URL, and roll back the effects of triggers."""
     if _number(row["page"]) != 1:
         message = "Payload values do not match URL in primary key column(s)"
         raise RestError(400, "PGRST115", message)
 
 
 def _check_of(asked: _Asked, representation: bool) -> Check | None:
-    """What a write's result must be like for the write to stay."""
+    """The conditions on a write's result for the write to be committed."""
     most = asked.preferences.max_affected
     single = asked.form.single and representation
     if most is None and not single:
@@ -473,7 +473,7 @@ def _guard_put(asked: _Asked) -> None:
 
 
 def _guard(method: str, asked: _Asked) -> None:
-    """A project refuses to write a whole table by mistake (pg-safeupdate); so does this one."""
+    """Refuse to write a whole table by mistake, like a project (pg-safeupdate)."""
     if asked.query.limit is not None or asked.query.offset:
         raise not_supported(f"limit and offset on {method}")
     if not asked.query.where:
@@ -482,7 +482,7 @@ def _guard(method: str, asked: _Asked) -> None:
 
 
 def _body_of(asked: _Asked, function: catalog.Function) -> compose.Body:
-    """A function that gives one thing gives it bare; one that gives a set gives an array."""
+    """Return a single result directly, and a set as an array."""
     if asked.head or function.returns_set or asked.form.body is not compose.as_array:
         return asked.body
     return compose.as_object

@@ -1,14 +1,13 @@
-"""One request, one transaction, one trip to PostgreSQL.
+"""Run a request in one transaction and one round trip to PostgreSQL.
 
-The caller's role and claims are set for the transaction only, so that every policy and grant is
-judged as that caller; the session is `authenticator`'s, who may become no other role than those
-granted to it. Statements sent without a sync between them are one implicit
-transaction (PostgreSQL manual, "Pipeline Mode"): settings and statement travel together, and an
-error leaves nothing to clean up. Only where the result decides whether it may stay does a second
-trip commit or roll back.
+The caller's role and claims are set for the transaction only, so that every policy and grant applies to that
+caller; the session belongs to `authenticator`, which can only become the roles granted to it. Statements sent
+without a sync between them form one implicit transaction (PostgreSQL manual, "Pipeline Mode"): settings and
+statement are sent together, and an error needs no clean-up. A second round trip commits or rolls back only if
+the result decides about that.
 
-A worker thread waits for the answer, without the GIL: for a page of 200 kB, 3.1 ms instead of the
-5.8 ms of psycopg's asyncio cursor, which goes round the event loop for every 16 kB.
+A worker thread waits for the answer without the GIL: for a page of 200 kB, 3.1 ms instead of the 5.8 ms of
+psycopg's asyncio cursor, which takes a turn of the event loop for every 16 kB.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ from psycopg.pq.abc import PGconn, PGresult
 from notebook_rt.local.rest.compose import Statement
 from notebook_rt.local.rest.errors import PostgresError, RestError
 
-# Not the loop's own few: a statement may wait long for a lock. The pool is what bounds them.
+# Not the loop's few threads: a statement may wait long for a lock. The pool limits their number.
 _THREADS = ThreadPoolExecutor(max_workers=64, thread_name_prefix="rest")
 
 Row = dict[str, bytes | None]
-"""A row as PostgreSQL sent it: text by column name."""
+"""A row as sent by PostgreSQL: text by column name."""
 
 Check = Callable[[Row], None]
-"""Shown the row of the last statement before the commit; what it raises rolls back."""
+"""Called with the row of the last statement before the commit; an exception rolls back."""
 
 
 def settings(values: Mapping[str, str]) -> Statement:
-    """Configuration for the rest of the transaction, in the order given."""
+    """Settings for the rest of the transaction, in the given order."""
     names = ", ".join(f"set_config('{name}', ${at}, true)" for at, name in enumerate(values, 1))
     return Statement(f"select {names}", tuple(values.values()))
 
@@ -51,23 +50,23 @@ async def run(
     check: Check | None = None,
     rollback: bool = False,
 ) -> list[Row | None]:
-    """The first row of each statement, all of them in one transaction.
+    """Return the first row of each statement, all run in one transaction.
 
     Parameters
     ----------
     connection
-        In autocommit mode, idle, and this caller's alone.
+        An idle connection in autocommit mode, used only by this caller.
     check
         May refuse the result.
     rollback
-        The transaction is undone in any case.
+        Roll back the transaction in any case.
 
     Raises
     ------
     PostgresError
-        What PostgreSQL said; the transaction is undone.
+        PostgreSQL's error; the transaction is rolled back.
     RestError
-        A NUL, which PostgreSQL's texts cannot hold; or the check's.
+        For a NUL, which PostgreSQL's texts cannot contain; or from the check.
     """
     ready = [_Encoded.of(statement) for statement in statements]
     task = asyncio.get_running_loop().run_in_executor(
@@ -76,18 +75,18 @@ async def run(
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        # The thread still has the connection: it must let go before the pool takes it back.
+        # The thread still uses the connection, and must stop before the pool gets it back.
         connection.cancel()
         while not task.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([task])
-        task.exception()  # seen: nobody is left to be told
+        task.exception()  # retrieved, as no caller is left
         raise
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """A statement as bytes, which libpq takes up to the first NUL; so there must be none."""
+    """Encode a statement; libpq reads it up to the first NUL, so a NUL is refused."""
 
     text: bytes
     values: list[bytes]
@@ -125,7 +124,7 @@ def _transact(
 
 
 def _send(connection: PGconn, statements: Sequence[_Encoded]) -> list[Row | None]:
-    """All statements in one go; none is prepared, for a plan remembers types and tables change."""
+    """Send all statements at once, unprepared, because a plan remembers types, and tables change."""
     try:
         connection.enter_pipeline_mode()
         for statement in statements:
@@ -145,15 +144,15 @@ def _receive(connection: PGconn) -> tuple[list[Row | None], PostgresError | None
     rows: list[Row | None] = []
     failure: PostgresError | None = None
     while True:
-        # libpq's own waiting would keep the GIL, and with it the whole server.
+        # libpq's own waiting would hold the GIL, and block the whole server.
         while connection.is_busy():
             _wait(connection, select.POLLIN)
             try:
                 connection.consume_input()
             except psycopg.OperationalError:
-                break  # gone; what it said last is the result
+                break  # gone; its last message is the result
         result = connection.get_result()
-        if result is None:  # parts two statements' results
+        if result is None:  # separates two statements' results
             if connection.status != ConnStatus.OK:
                 raise failure or PostgresError("08006", "the connection to PostgreSQL was lost")
         elif result.status == ExecStatus.PIPELINE_SYNC:
@@ -165,7 +164,7 @@ def _receive(connection: PGconn) -> tuple[list[Row | None], PostgresError | None
 
 
 def _flush(connection: PGconn) -> None:
-    """Everything sent; PostgreSQL may want to be read from before it reads on."""
+    """Send everything; PostgreSQL may have to be read from before it continues to read."""
     while connection.flush():
         _wait(connection, select.POLLIN | select.POLLOUT)
         connection.consume_input()
