@@ -1,13 +1,13 @@
 #!/bin/sh
-# One word for each chore. On a bare Debian with Python 3.11 it installs what it needs, into .venv.
+# One command per chore. On a bare Debian with Python 3.11 it installs its requirements, into .venv.
 #   ./do demo    JupyterLab with the notebooks, on a real PostgreSQL (--no-browser prints the URL)
 #   ./do test    all tests; arguments go to pytest (./do test tests/sync -x)
 #   ./do help    the rest
 set -eu
 cd "$(dirname "$0")"
 bin=$PWD/.venv/bin
-# Many containers set it. Without bytecode each of the hundreds of interpreters that tests start (kernels,
-# servers, scripts) compiles pandas anew: 1.4 s of the processor for 0.5 s.
+# Many containers set it. Without bytecode, each of the hundreds of interpreters started by tests (kernels,
+# servers, scripts) compiles pandas again, in 1.4 s of processor time instead of 0.5 s.
 unset PYTHONDONTWRITEBYTECODE
 
 say() { printf '\033[2m%s\033[0m\n' "$*" >&2; }
@@ -54,7 +54,7 @@ install() { # install PACKAGES...: into .venv, again only when pyproject.toml or
     echo "$wanted" >>.venv/wanted
 }
 
-workers() { # most tests wait for something, so there are more at a time than cores
+workers() { # more than cores, because most tests wait
     cores=$(getconf _NPROCESSORS_ONLN)
     echo $((cores < 8 ? cores + 2 : 10))
 }
@@ -62,7 +62,7 @@ workers() { # most tests wait for something, so there are more at a time than co
 users() { install -e ".[all]"; }
 developers() { install -e ".[all]" --group dev; }
 
-with_node() { # what the supabase-js tests and those of the widgets' JavaScript run on
+with_node() { # for the tests of supabase-js and of the widgets' JavaScript
     if ! command -v npm >/dev/null || ! node -e "process.exit(parseInt(process.versions.node) < 20)" 2>/dev/null; then
         install -e ".[all]" --group dev --group node
         PATH=$bin:$PATH
@@ -70,7 +70,7 @@ with_node() { # what the supabase-js tests and those of the widgets' JavaScript 
     fi
 }
 
-packages() { # what checks and bundles the JavaScript, into node_modules
+packages() { # the tools that check and bundle the JavaScript, into node_modules
     with_node
     wanted=$(cksum <package-lock.json)
     [ -f node_modules/wanted ] && [ "$(cat node_modules/wanted)" = "$wanted" ] && return
@@ -79,9 +79,9 @@ packages() { # what checks and bundles the JavaScript, into node_modules
     echo "$wanted" >node_modules/wanted
 }
 
-browser() { # what the browser tests drive
+browser() { # for the browser tests
     if ! command -v chromium >/dev/null || ! /sbin/ldconfig -p | grep -q 'libatomic\.so\.1'; then
-        debian chromium fonts-dejavu-core libatomic1 # the last is playwright's node's
+        debian chromium fonts-dejavu-core libatomic1 # the last one is for playwright's node
     fi
     with_node
 }
@@ -91,16 +91,16 @@ chore=${1:-help}
 
 case $chore in
 demo) users; exec "$bin/notebook-rt" demo "$@" ;;
-test) # in the order of the folders, in which the files that take long (browser, faults) do not come last (-n 0: one at a time)
+test) # in the order of the folders, so that long files (browser, faults) are not last (-n 0: one at a time)
     developers; browser; exec "$bin/python" -m pytest -m "not nightly" -n "$(workers)" --dist loadfile --no-loadscope-reorder "$@" ;;
 nightly) # long: the long versions of tests; old: live, README and notebook tests on the platform as it was before 2026
     developers; browser; failed=0
     for which in ${1:-long old}; do
         case $which in
-        long) # the laws with all their examples, of which other runs draw a part (tests/laws.py)
+        long) # the laws with all their examples; other runs draw a part (tests/laws.py)
             HYPOTHESIS_PROFILE=whole "$bin/python" -m pytest -m "not nightly" -n 2 --dist loadfile \
                 $(grep -rl --include='*.py' 'import hypothesis\|from hypothesis' tests | grep test_) || failed=1
-            # Panel and repo2docker are beside, not in .venv: Panel's extension of JupyterLab breaks Voila's pages
+            # Panel and repo2docker are not in .venv, because Panel's extension of JupyterLab breaks Voila's pages
             HYPOTHESIS_PROFILE=whole VIRTUAL_ENV=$PWD/.venv "$bin/uv" run -q --active --no-project --with panel --with jupyter-repo2docker \
                 python -m pytest -m nightly || failed=1 ;;
         old) NRT_TEST_PLATFORM=old "$bin/python" -m pytest -m "not nightly" -n 2 --dist loadfile tests/test_*.py || failed=1 ;;
@@ -110,14 +110,14 @@ nightly) # long: the long versions of tests; old: live, README and notebook test
     exit $failed ;;
 lint) developers; packages; "$bin/ruff" format --check . && "$bin/ruff" check . && "$bin/lint-imports" --no-cache && exec npm run --silent lint ;;
 types) developers; packages; "$bin/mypy" && exec npm run --silent types ;;
-check) # and what the tests import is compiled meanwhile: each of their workers would compile all of it at once
+check) # and compile the tests' imports meanwhile, once for all workers
     developers; packages; browser; failed=0
     "$bin/python" -m pytest --collect-only -qq >/dev/null 2>&1 &
     compiled=$!
     ./do types & types=$!
     ./do lint || failed=1
     wait $types || failed=1
-    wait $compiled || true # why not, the tests will say
+    wait $compiled || true # the tests will report the reason
     exit $failed ;;
 js) packages; exec npm run --silent "${1:-build}" ;; # or: ./do js watch
 bench) install -e ".[all]" --group dev --group bench; exec "$bin/python" -m tests.benchmarks "$@" ;;
@@ -172,7 +172,7 @@ help)
 ./do bench     benchmarks beside their peers   ./do docs      the site into build/docs
 ./do package   wheel and sdist, installed and tried
 ./do bounds    the tests with the lowest, newest or next dependencies
-./do lock      requirements-dev.lock anew      ./do release VERSION
+./do lock      update the lock file            ./do release VERSION
 ./do latency   from df to pixel beside other grids, in JupyterLab ([seconds])
 ./do pictures  widgets, light and dark, as PNG ./do animation the README's moving picture
 ./do clean     remove what this script made
