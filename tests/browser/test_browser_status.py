@@ -92,7 +92,7 @@ def test_status_widgets_in_jupyterlab(browser: Browser) -> None:
         assert notebook.ask(whole) == "1 True"
 
         # The browser's network is told.
-        notebook.run("told = []; e = HealthWidget(source, eyes=told.append); display(e)")
+        notebook.run("told = []; e = HealthWidget(source, on_viewer=told.append); display(e)")
         page.locator(".nrt-health").nth(1).scroll_into_view_if_needed()
         page.locator(".nrt-health .nrt-word").nth(1).wait_for()
         page.context.set_offline(True)
