@@ -72,7 +72,7 @@ def start(
     ------
     MissingExtraError, UnsupportedSystemError, DirectoryError, PortInUseError, OtherOptionsError,
     PostgresError
-        All are `StackError`s, and their messages contain what to do.
+        Each is a `StackError`, and its message contains what to do.
     ValueError
         If ``temporary`` is combined with a directory.
 
