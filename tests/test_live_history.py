@@ -452,6 +452,9 @@ def test_moments_are_numbers_of_any_kind(trades: nrt.LiveTable, tmp_path: Path) 
     for slip in (past.start.timestamp() * 1e3, np.inf, 10**400, "-10"):  # milliseconds; no unit
         with pytest.raises(ValueError, match="not a moment"):
             past.as_of(slip)
+    for nothing in (None, pd.NaT, np.nan, ""):
+        with pytest.raises(ValueError, match="it is empty"):
+            past.as_of(nothing)
     for slip in ("10", 10**400):
         with pytest.raises(ValueError, match="not a time span"):
             trades.history(slip)

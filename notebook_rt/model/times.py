@@ -28,6 +28,8 @@ def microseconds(time: Any, now: int) -> int:
     try:
         ago = pd.Timedelta(time) if isinstance(time, dt.timedelta | np.timedelta64) else None
         if ago is None and isinstance(time, Real):  # NumPy's numbers, too
+            if math.isnan(float(time)):
+                raise ValueError("it is empty")
             if not abs(float(time)) < FARTHEST:
                 raise ValueError("seconds since the epoch, not milliseconds")
             return round(float(time) * 1e6)
@@ -44,6 +46,8 @@ def microseconds(time: Any, now: int) -> int:
             if _CLOCK.fullmatch(text):  # pandas would use this machine's date
                 time = f"{timestamp(now):%Y-%m-%d} {text}"
         at = pd.Timestamp(time)
+        if at is pd.NaT:
+            raise ValueError("it is empty")
         at = at.tz_localize("UTC") if at.tzinfo is None else at.tz_convert("UTC")
         return round((at.as_unit("us") - timestamp(0)) / pd.Timedelta(1, "us"))
     except (TypeError, ValueError, OverflowError) as error:
