@@ -17,7 +17,7 @@ import pytest
 
 import notebook_rt as nrt
 from notebook_rt import errors
-from notebook_rt.disk import alerts
+from notebook_rt.disk import alerts, cache
 from notebook_rt.disk.alerts import path_for
 from notebook_rt.local import LocalStack
 from notebook_rt.runtime import watching
@@ -343,6 +343,42 @@ def test_a_named_alert_is_not_told_again_by_the_next_kernel(
     assert sorted(third.kill()) == ["in 2", "ready"]
 
 
+@pytest.mark.parametrize("derived", [False, True])
+def test_rows_kept_on_disk_that_are_older_than_what_is_remembered_are_not_told_again(
+    stack: LocalStack, make_table: Callable[..., str], derived: bool
+) -> None:
+    """As a killed kernel leaves them, or one that told of the table without keeping it."""
+    name = make_table("id bigint primary key, price int")
+    stack.sql(f"insert into {name} values (1, 300), (2, 0), (3, 0)")
+
+    def watch(session: nrt.Session, keep: bool) -> tuple[nrt.LiveTable, list[str]]:
+        told: list[str] = []
+        table = session.table(name, keep=keep).wait(scaled(10))
+        frame = table.where("id=gt.0") if derived else table
+        frame.when(
+            "price=gt.250",
+            lambda row: told.append(f"in {row['id']}"),
+            lambda row: told.append(f"out {row['id']}"),
+            name=f"older {name}",
+        )
+        return table, told
+
+    with nrt.connect(stack.url, stack.anon_key) as session:
+        table, _ = watch(session, keep=True)
+        until(lambda: table.status == "live" and cache.entries(), what=lambda: table)
+    with nrt.connect(stack.url, stack.anon_key) as session:
+        _, told = watch(session, keep=False)
+        stack.sql(f"update {name} set price = 300 where id = 2")
+        until(lambda: told == ["in 2"], what=lambda: told)
+    stack.sql(f"update {name} set price = 300 where id = 3")
+    with nrt.connect(stack.url, stack.anon_key) as session:
+        table, told = watch(session, keep=True)
+        until(lambda: table.status == "live" and "in 3" in told, what=lambda: (table, told))
+        stack.sql(f"update {name} set price = 0")
+        until(lambda: {"out 2", "out 3"} <= {*told}, what=lambda: told)
+        assert sorted(told) == ["in 3", "out 2", "out 3"]
+
+
 def test_what_is_remembered_is_private_and_holds_no_secret(
     stack: LocalStack, prices: nrt.LiveTable
 ) -> None:
@@ -372,6 +408,58 @@ def test_a_file_that_is_open_to_others_is_not_used_and_that_is_said(
     prices.when("price=gt.15", came.append, name="dear", at_once=True)
     until(lambda: ids(came) == [2, 3])
     assert "open to others" in caplog.text
+
+
+@pytest.mark.parametrize("fails", ["read", "write"])
+def test_what_could_not_be_remembered_is_remembered_once_the_disk_works_again(
+    stack: LocalStack,
+    make_table: Callable[..., str],
+    fails: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name = make_table("id bigint primary key, price int")
+    stack.sql(f"insert into {name} values (1, 300), (2, 0), (3, 0)")
+    monkeypatch.setattr(watching, "AGAIN_AFTER", 0.2)
+
+    def watch(session: nrt.Session) -> tuple[nrt.LiveTable, list[str]]:
+        told: list[str] = []
+        table = session.table(name).wait(scaled(10))
+        table.when(
+            "price=gt.250",
+            lambda row: told.append(f"in {row['id']}"),
+            lambda row: told.append(f"out {row['id']}"),
+            name=f"full {name}",
+        )
+        return table, told
+
+    def full(*args: Any, **more: Any) -> Any:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    def remembered() -> list[Any]:
+        with sqlite3.connect(path_for(stack.url, "anon\nanon")) as file:
+            return file.execute(
+                "select told from matching where name = ? order by 1", (f"full {name}",)
+            ).fetchall()
+
+    with nrt.connect(stack.url, stack.anon_key) as session:
+        with monkeypatch.context() as patch:
+            patch.setattr(alerts.Memory, fails, full)
+            if fails == "read":
+                patch.setattr(alerts.Memory, "write", full)
+            table, told = watch(session)
+            stack.sql(f"update {name} set price = 300 where id = 2")
+            until(lambda: told == ["in 2"], what=lambda: told)
+            assert not remembered()
+        until(lambda: remembered() == [(0,), (1,)], what=remembered)
+        stack.sql(f"update {name} set price = 0 where id = 2")
+        until(lambda: told == ["in 2", "out 2"], what=lambda: told)
+    assert len(caplog.messages) == 1
+    stack.sql(f"update {name} set price = 300 where id in (2, 3)")
+    with nrt.connect(stack.url, stack.anon_key) as session:
+        table, told = watch(session)
+        until(lambda: table.status == "live" and len(told) == 2, what=lambda: told)
+        assert sorted(told) == ["in 2", "in 3"]
 
 
 def test_a_name_under_which_nothing_can_be_remembered_is_refused(prices: nrt.LiveTable) -> None:

@@ -91,10 +91,16 @@ class Memory:
         self._file.execute("delete from alerts where name = ?", (self._name,))
         return None
 
-    def write(self, turns: Iterable[tuple[Key, bool | None]]) -> None:
-        """Store that rows match, and whether each was reported; None: the row no longer matches."""
+    def write(self, turns: Iterable[tuple[Key, bool | None]], *, anew: bool = False) -> None:
+        """Store that rows match, and whether each was reported; None: the row no longer matches.
+
+        ``anew`` replaces all that was stored.
+        """
         with self._file:
             self._file.execute("begin immediate")
+            if anew:
+                self._file.execute("delete from matching where name = ?", (self._name,))
+                self._file.execute("delete from alerts where name = ?", (self._name,))
             self._file.execute(
                 "insert or ignore into alerts values (?, ?)",
                 (self._name, "\n".join(self._schema.key)),

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from notebook_rt.disk.shelf import (
     Claim,
     append,
     check_directory,
+    head_of,
     make_directory,
     opened,
     replacing,
@@ -220,9 +220,9 @@ class Archive:
         """Remove the oldest parts while there are more than ``most`` bytes, and those over at ``horizon``."""
         parts = sorted(self._parts())
         sizes = {number: self._size(number) for number in parts}
-        for number, after in pairwise(parts):
-            over = self._began.get(after, horizon + 1) <= horizon
-            if not over and sum(sizes.values()) <= most:
+        current = max((one for one in parts if self._began_at(one) <= horizon), default=0)
+        for number in parts[:-1]:
+            if number >= current and sum(sizes.values()) <= most:
                 return
             self._remove(number)
             del sizes[number]
@@ -252,6 +252,15 @@ class Archive:
 
     def _journal(self, number: int) -> Path:
         return self.path.with_suffix(f".{number:06d}{JOURNAL}")
+
+    def _began_at(self, number: int) -> int:
+        """Return when a part begins, also of one that another kernel wrote; if unknown, a late time."""
+        if number not in self._began:
+            self._began[number] = 1 << 62
+            with contextlib.suppress(RefusedFileError, OSError, ValueError):
+                facts = Facts.read(head_of(self._part(number))["facts"])
+                self._began[number] = round(facts.as_of * 1e6)
+        return self._began[number]
 
     def _remove(self, number: int) -> None:
         self._part(number).unlink(missing_ok=True)

@@ -7,21 +7,19 @@ any of it at any time is safe.
 from __future__ import annotations
 
 import contextlib
-import mmap
 import re
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
 import platformdirs
 
-from notebook_rt.disk import snapshot
 from notebook_rt.disk.errors import RefusedFileError
 from notebook_rt.disk.kept import Facts, Identity
-from notebook_rt.disk.shelf import JOURNAL, LOCK, PART, SNAPSHOT, Shelf, check_directory, opened
+from notebook_rt.disk.shelf import JOURNAL, LOCK, PART, SNAPSHOT, Shelf, check_directory, head_of
 from notebook_rt.model.spec import TableSpec
 
 if TYPE_CHECKING:
@@ -184,7 +182,7 @@ def _entry(path: Path) -> Entry:
     found = [*stats(SNAPSHOT), *stats(JOURNAL), *stats(LOCK)]
     size, used = sum(one for one, _ in found), max((at for _, at in found), default=0.0)
     try:
-        head = _head(path)
+        head = head_of(path)
         as_of = Facts.read(head["facts"]).as_of
     except (RefusedFileError, OSError, ValueError) as error:
         return Entry(path, size, used, refused=str(error))
@@ -193,23 +191,20 @@ def _entry(path: Path) -> Entry:
 
 def _history(path: Path) -> Entry:
     parts = sorted(path.parent.glob(f"{path.stem}.*{PART}"))
+    if not parts:
+        raise FileNotFoundError(path)  # it was removed meanwhile
     found = [one.lstat() for one in parts]
     for one in parts:
         with contextlib.suppress(FileNotFoundError):
             found.append(one.with_suffix(JOURNAL).lstat())
     size, used = sum(one.st_size for one in found), max(one.st_mtime for one in found)
     try:
-        heads = [_head(one) for one in (parts[0], parts[-1])]
+        heads = [head_of(one) for one in (parts[0], parts[-1])]
         began = Facts.read(heads[0]["facts"]).as_of
     except (RefusedFileError, OSError, ValueError) as error:
         return Entry(path, size, used, refused=str(error), began=0.0)
     head = heads[-1]
     return Entry(path, size, used, head["project"], head["table"], head["rows"], used, began=began)
-
-
-def _head(path: Path) -> dict[str, Any]:
-    with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
-        return snapshot.read_head(raw)
 
 
 def in_units(size: int) -> str:

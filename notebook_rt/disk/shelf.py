@@ -9,6 +9,7 @@ accessible to this user alone are read.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import sqlite3
 import stat
@@ -16,7 +17,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from msgspec.structs import replace
 
@@ -273,3 +274,15 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     with os.fdopen(number, "rb") as file:
         check(os.fstat(file.fileno()), path)
         yield file
+
+
+def head_of(path: Path) -> dict[str, Any]:
+    """Return the head of a snapshot without reading the rest.
+
+    Raises
+    ------
+    RefusedFileError
+        If it is no snapshot, or is accessible to others.
+    """
+    with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        return snapshot.read_head(raw)

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol, TypeVar
 from notebook_rt.disk import cache
 from notebook_rt.disk.archive import Archive, Found
 from notebook_rt.disk.kept import Identity
+from notebook_rt.disk.shelf import PART
 from notebook_rt.runtime.keeping import AGAIN_AFTER, PAUSE, WRITER_AFTER, Disk, in_thread
 from notebook_rt.runtime.observed import ObservedTable
 from notebook_rt.sync.history.past import Beginning, Page, Past, View
@@ -198,7 +199,7 @@ class Archiving:
                 archive.append(one)
         archive.trim(most, self.recording.now() - span)
         if begun:
-            cache.make_room(self.disk.most, archive.path)
+            cache.make_room(self.disk.most, archive.path.with_suffix(PART))
 
     # The end
 

@@ -208,6 +208,10 @@ class DerivedFeed(Feed):
     def filled(self) -> bool:
         return all(one.filled for one in self.inputs)
 
+    @property
+    def is_warm(self) -> bool:
+        return any(one.is_warm for one in self.inputs)
+
     def in_grace(self) -> bool:
         return any(one.in_grace() for one in self.inputs)
 

@@ -163,6 +163,11 @@ class Feed:
         return self.filled
 
     @property
+    def is_warm(self) -> bool:
+        """Whether rows of it were kept on disk and not yet compared with the server."""
+        return False
+
+    @property
     def owner(self) -> tuple[str, str]:
         """The project and the login of the rows."""
         raise NotImplementedError

@@ -280,6 +280,10 @@ class TableDriver(Driver):
         return self.machine.complete
 
     @property
+    def is_warm(self) -> bool:
+        return self.machine.is_warm
+
+    @property
     def why_undeclared(self) -> str:
         if self.declared:
             return ""

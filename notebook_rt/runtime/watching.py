@@ -8,11 +8,12 @@ function of the user, and calls the user's functions: one row at a time, after i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial, update_wrapper
 from sys import maxsize
 from typing import Any, Final, Protocol, TypeAlias
@@ -48,6 +49,8 @@ OnTurn: TypeAlias = Callable[[dict[str, Any]], Any]
 
 _AT_A_TIME: Final = 10_000
 """Rows read at a time for a function; the table is locked meanwhile."""
+AGAIN_AFTER: Final = 60.0
+"""Seconds after which a memory that could not be written is tried again."""
 WAITING: Final = 1_000
 """Number of waiting batches and calls above which batches are skipped and the rows are read again."""
 
@@ -92,6 +95,56 @@ class _Call(msgspec.Struct, frozen=True):
     turn: Turn
 
 
+class _Unwritten(msgspec.Struct, frozen=True):
+    """Marks that it is time to write again what could not be written for an owner."""
+
+    owner: tuple[str, str]
+
+
+class _Memory:
+    """The alert's memory for one owner. What cannot be written is kept, and written later."""
+
+    def __init__(self, opened: Callable[[], Memory]) -> None:
+        self._opened = opened
+        self._file: Memory | None = None
+        self._anew = False
+        """Whether what is stored was not read, so that it does not count."""
+        self._unwritten: dict[Key, bool | None] = {}
+        self._has_failed = False
+        self._not_before = float("-inf")
+
+    def read(self) -> Mapping[Key, bool] | None:
+        """Return what is stored; it raises as `Memory`."""
+        self._anew = True
+        self._file = self._opened()
+        found = self._file.read()
+        self._anew = False
+        return found
+
+    def write(self, turns: Iterable[tuple[Key, bool | None]], *, last: bool = False) -> None:
+        """Write turns, and those that could not be written; it raises as `Memory`.
+
+        After a failure it is tried again only after a pause, or if it is the ``last`` time.
+        """
+        self._unwritten.update(turns)
+        if time.monotonic() < self._not_before and not last:
+            return
+        self._has_failed, self._not_before = True, time.monotonic() + AGAIN_AFTER
+        if self._file is None:
+            self._file = self._opened()
+        self._file.write(self._unwritten.items(), anew=self._anew)
+        self._unwritten.clear()
+        self._anew, self._has_failed, self._not_before = False, False, float("-inf")
+
+    def close(self) -> None:
+        """Write what is left, and close the file."""
+        if self._has_failed:
+            with contextlib.suppress(*_TROUBLE):
+                self.write((), last=True)
+        if self._file is not None:
+            self._file.close()
+
+
 class Watching:
     """Calls ``enter`` and ``leave`` for each row of ``frame`` that starts and stops to match.
 
@@ -134,10 +187,11 @@ class Watching:
         self._name, self._failed, self._reported = name, failed, reported
         self._make = partial(Watch, at_once=at_once, debounce=debounce)
         self._watches: dict[tuple[str, str], Watch] = {}
-        self._memories: dict[tuple[str, str], Memory] = {}
+        self._memories: dict[tuple[str, str], _Memory] = {}
         self._judged: tuple[tuple[str, str], Schema, Watch] | None = None
         """The owner, schema and watch of the evaluated rows. Used by the mailbox thread, as are the next."""
         self._has_failed = False
+        self._has_said = False
         self._error: Exception | None = None
         """The first exception of the condition for the rows being evaluated."""
         self._read_for: tuple[str, str] | None = None
@@ -231,6 +285,8 @@ class Watching:
                 return
             if feed.table is None or not feed.is_whole:
                 return
+            if self._name is not None and feed.is_warm:
+                return  # what is remembered may be later than rows that were kept on disk
             cut = self._cut(feed.table, feed.ordered)
             self._read_for, self._skipping = cut.owner, False
         self._box.put(cut)
@@ -275,7 +331,8 @@ class Watching:
     # On the mailbox thread
 
     def _take(
-        self, item: _Cut | _Reported | ChangeBatch | _Call | NotebookRTError | float | None
+        self,
+        item: _Cut | _Reported | _Unwritten | ChangeBatch | _Call | NotebookRTError | float | None,
     ) -> Any:
         """Process an item of the loop: a cut, a batch, a time to check for due rows, None (read the rows
         again), an error; or a call put in here.
@@ -290,7 +347,7 @@ class Watching:
         return None
 
     def _process(
-        self, item: _Cut | _Reported | ChangeBatch | NotebookRTError | float | None
+        self, item: _Cut | _Reported | _Unwritten | ChangeBatch | NotebookRTError | float | None
     ) -> None:
         match item:
             case NotebookRTError():
@@ -299,6 +356,8 @@ class Watching:
                 self._feed.thread.call(self._restart)
             case _Reported():
                 item.notify()
+            case _Unwritten():
+                self._remember(item.owner, ())
             case _Cut():
                 self._take_cut(item)
             case _ if self._judged is not None:
@@ -415,12 +474,12 @@ class Watching:
     def _remembered(self, cut: _Cut) -> Mapping[Key, bool] | None:
         if self._name is None:
             return None
+        opened = partial(Memory, *cut.owner, self._name, cut.schema)
+        memory = self._memories[cut.owner] = _Memory(opened)
         try:
-            memory = Memory(*cut.owner, self._name, cut.schema)
-            self._memories[cut.owner] = memory
             return memory.read()
         except _TROUBLE as error:
-            self._forget(error)
+            self._say(error)
             return None
 
     def _remember(self, owner: tuple[str, str], turns: Sequence[Turn]) -> None:
@@ -431,16 +490,24 @@ class Watching:
                     (turn.key, turn.told if turn.kind == "enter" else None) for turn in turns
                 )
             except _TROUBLE as error:
-                self._forget(error)
+                self._say(error)
+                self._feed.thread.post(self._write_later, owner)
 
-    def _forget(self, error: Exception) -> None:
-        """Continue without the file, which is not usable, and report that once."""
-        logger.warning(
-            "%s: what %r has told cannot be remembered (%s): another kernel may tell it again",
-            *(self._what, self._name, error),
-        )
-        self._memories.clear()
-        self._name = None
+    def _write_later(self, owner: tuple[str, str]) -> None:
+        """On the loop."""
+        if not self._over:
+            later = asyncio.get_running_loop().call_later
+            later(AGAIN_AFTER, self._box.put, _Unwritten(owner))
+
+    def _say(self, error: Exception) -> None:
+        """Report once that the file is not usable; it is tried again."""
+        if not self._has_said:
+            self._has_said = True
+            logger.warning(
+                "%s: what %r has told cannot be remembered (%s): it is tried again; a kernel that starts "
+                "before that may tell it again, or miss what changes until then",
+                *(self._what, self._name, error),
+            )
 
 
 def _parts(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:

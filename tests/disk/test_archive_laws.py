@@ -377,6 +377,55 @@ def test_a_past_is_bounded_and_the_oldest_is_forgotten() -> None:
         mine.begin(past_beginning(past), 100)
 
 
+def test_who_writes_after_another_kernel_forgets_what_that_one_wrote() -> None:
+    first, second = recorded(), cache.archive(ME)
+    second.read(Past(SPAN, MOST), whole)
+    for began in (20, 30):
+        first.begin(empty_beginning(began), MOST)
+    first.close()
+    assert second.take()
+    second.begin(empty_beginning(40), MOST)
+    second.trim(MOST, 25 * SECOND)
+    assert read().began == 20 * SECOND + 1
+    second.trim(MOST, 35 * SECOND)
+    assert read().began == 30 * SECOND + 1
+    second.trim(MOST, 45 * SECOND)
+    assert read().began == 40 * SECOND + 1
+    second.close()
+
+
+def test_a_torn_part_does_not_keep_those_before_it() -> None:
+    mine = recorded()
+    for began in (20, 30):
+        mine.begin(empty_beginning(began), MOST)
+    mine.close()
+    torn = mine.path.with_suffix(".000002.past")
+    torn.write_bytes(torn.read_bytes()[:-7])
+    again = cache.archive(ME)
+    assert again.take()
+    again.trim(MOST, 25 * SECOND)
+    assert len(list(mine.path.parent.glob("*.past"))) == 3
+    again.trim(MOST, 35 * SECOND)
+    assert [path.name[-11:] for path in mine.path.parent.glob("*.past")] == ["000003.past"]
+    again.close()
+
+
+def test_a_past_that_is_removed_while_the_cache_is_listed_is_not_in_it() -> None:
+    mine = recorded()
+    found = [mine.path.with_suffix(".000001.past")]
+    mine.clear()
+    mine.close()
+    with patch.object(cache, "_there", lambda pattern: found if ".past" in pattern else []):
+        assert cache.entries() == []
+        assert cache.make_room(0, Path()) == 0
+
+
+def empty_beginning(began: int) -> Beginning:
+    past = Past(SPAN, MOST)
+    past.begin(SINGLE, Table(SINGLE).parts(), began * SECOND, WHOLE, "snapshot")
+    return past_beginning(past)
+
+
 def past_beginning(past: Past) -> Beginning:
     past.start_writing()
     found, *_ = past.take()

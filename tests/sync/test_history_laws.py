@@ -300,6 +300,17 @@ def test_rows_that_are_gone_leave_no_trace_when_they_are_forgotten() -> None:
     assert pieces.keys_of(SINGLE, columns) == [19_999]
 
 
+def test_a_clock_that_is_put_right_ends_no_gap_before_it_began() -> None:
+    """What is known of the server's clock becomes more exact with each answer."""
+    past = Past(10**15, 10**9)
+    past.begin(SINGLE, Table(SINGLE).parts(), 10 * 1_000_000, View(), "snapshot")
+    past.prove(12 * 1_000_000)
+    past.lose("no network")
+    past.regain(11 * 1_000_000)
+    (gap,) = past.gaps
+    assert (gap.since, gap.until) == (12 * 1_000_000, 12 * SECOND)
+
+
 def test_another_login_leaves_nothing() -> None:
     past = Past(10**15, 10**9)
     past.begin(SINGLE, Table(SINGLE).parts(), 0, View(), "snapshot")

@@ -179,6 +179,11 @@ class Mirror(Machine):
         return self._shows and not self._unproven
 
     @property
+    def is_warm(self) -> bool:
+        """Whether the rows were stored by an earlier kernel and not yet compared with the server."""
+        return bool(self._unproven)
+
+    @property
     def may_be_hidden(self) -> bool:
         """Whether the table is empty for another reason than received or local deletions."""
         rows, replica = self.rows, self._passes.replica
