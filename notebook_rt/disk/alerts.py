@@ -91,14 +91,14 @@ class Memory:
         self._file.execute("delete from alerts where name = ?", (self._name,))
         return None
 
-    def write(self, turns: Iterable[tuple[Key, bool | None]], *, anew: bool = False) -> None:
+    def write(self, turns: Iterable[tuple[Key, bool | None]], *, replace: bool = False) -> None:
         """Store that rows match, and whether each was reported; None: the row no longer matches.
 
-        ``anew`` replaces all that was stored.
+        ``replace`` removes the stored rows first.
         """
         with self._file:
             self._file.execute("begin immediate")
-            if anew:
+            if replace:
                 self._file.execute("delete from matching where name = ?", (self._name,))
                 self._file.execute("delete from alerts where name = ?", (self._name,))
             self._file.execute(

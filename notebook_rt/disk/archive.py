@@ -254,7 +254,7 @@ class Archive:
         return self.path.with_suffix(f".{number:06d}{JOURNAL}")
 
     def _began_at(self, number: int) -> int:
-        """Return when a part begins, also of one that another kernel wrote; if unknown, a late time."""
+        """Return when a part begins, even if another kernel wrote it; a late time if unknown."""
         if number not in self._began:
             self._began[number] = 1 << 62
             with contextlib.suppress(RefusedFileError, OSError, ValueError):

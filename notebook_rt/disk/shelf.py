@@ -282,7 +282,7 @@ def head_of(path: Path) -> dict[str, Any]:
     Raises
     ------
     RefusedFileError
-        If it is no snapshot, or is accessible to others.
+        If it is not a snapshot, or is accessible to other users.
     """
     with opened(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
         return snapshot.read_head(raw)

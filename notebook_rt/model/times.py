@@ -46,7 +46,7 @@ def microseconds(time: Any, now: int) -> int:
             if _CLOCK.fullmatch(text):  # pandas would use this machine's date
                 time = f"{timestamp(now):%Y-%m-%d} {text}"
         at = pd.Timestamp(time)
-        if at is pd.NaT:
+        if pd.isna(at):
             raise ValueError("it is empty")
         at = at.tz_localize("UTC") if at.tzinfo is None else at.tz_convert("UTC")
         return round((at.as_unit("us") - timestamp(0)) / pd.Timedelta(1, "us"))

@@ -164,7 +164,7 @@ class Feed:
 
     @property
     def is_warm(self) -> bool:
-        """Whether rows of it were kept on disk and not yet compared with the server."""
+        """Whether its rows were stored on disk and not yet compared with the server."""
         return False
 
     @property

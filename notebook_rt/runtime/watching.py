@@ -50,7 +50,7 @@ OnTurn: TypeAlias = Callable[[dict[str, Any]], Any]
 _AT_A_TIME: Final = 10_000
 """Rows read at a time for a function; the table is locked meanwhile."""
 AGAIN_AFTER: Final = 60.0
-"""Seconds after which a memory that could not be written is tried again."""
+"""Seconds after which writing a memory is retried."""
 WAITING: Final = 1_000
 """Number of waiting batches and calls above which batches are skipped and the rows are read again."""
 
@@ -96,35 +96,35 @@ class _Call(msgspec.Struct, frozen=True):
 
 
 class _Unwritten(msgspec.Struct, frozen=True):
-    """Marks that it is time to write again what could not be written for an owner."""
+    """Marks that the unwritten turns of an owner must be written again."""
 
     owner: tuple[str, str]
 
 
 class _Memory:
-    """The alert's memory for one owner. What cannot be written is kept, and written later."""
+    """The alert's memory for one owner. Turns that cannot be written are kept, and written later."""
 
     def __init__(self, opened: Callable[[], Memory]) -> None:
         self._opened = opened
         self._file: Memory | None = None
-        self._anew = False
-        """Whether what is stored was not read, so that it does not count."""
+        self._replace = False
+        """Whether the stored contents were not read, so that they must be replaced."""
         self._unwritten: dict[Key, bool | None] = {}
         self._has_failed = False
         self._not_before = float("-inf")
 
     def read(self) -> Mapping[Key, bool] | None:
-        """Return what is stored; it raises as `Memory`."""
-        self._anew = True
+        """Return the stored rows; raise like `Memory`."""
+        self._replace = True
         self._file = self._opened()
         found = self._file.read()
-        self._anew = False
+        self._replace = False
         return found
 
     def write(self, turns: Iterable[tuple[Key, bool | None]], *, last: bool = False) -> None:
-        """Write turns, and those that could not be written; it raises as `Memory`.
+        """Write turns, and earlier ones that could not be written; raise like `Memory`.
 
-        After a failure it is tried again only after a pause, or if it is the ``last`` time.
+        After a failure it is retried only after a pause, or for the ``last`` time.
         """
         self._unwritten.update(turns)
         if time.monotonic() < self._not_before and not last:
@@ -132,12 +132,12 @@ class _Memory:
         self._has_failed, self._not_before = True, time.monotonic() + AGAIN_AFTER
         if self._file is None:
             self._file = self._opened()
-        self._file.write(self._unwritten.items(), anew=self._anew)
+        self._file.write(self._unwritten.items(), replace=self._replace)
         self._unwritten.clear()
-        self._anew, self._has_failed, self._not_before = False, False, float("-inf")
+        self._replace, self._has_failed, self._not_before = False, False, float("-inf")
 
     def close(self) -> None:
-        """Write what is left, and close the file."""
+        """Write the remaining turns, and close the file."""
         if self._has_failed:
             with contextlib.suppress(*_TROUBLE):
                 self.write((), last=True)
@@ -191,7 +191,7 @@ class Watching:
         self._judged: tuple[tuple[str, str], Schema, Watch] | None = None
         """The owner, schema and watch of the evaluated rows. Used by the mailbox thread, as are the next."""
         self._has_failed = False
-        self._has_said = False
+        self._has_reported = False
         self._error: Exception | None = None
         """The first exception of the condition for the rows being evaluated."""
         self._read_for: tuple[str, str] | None = None
@@ -286,7 +286,7 @@ class Watching:
             if feed.table is None or not feed.is_whole:
                 return
             if self._name is not None and feed.is_warm:
-                return  # what is remembered may be later than rows that were kept on disk
+                return  # the memory may be newer than rows stored on disk
             cut = self._cut(feed.table, feed.ordered)
             self._read_for, self._skipping = cut.owner, False
         self._box.put(cut)
@@ -479,7 +479,7 @@ class Watching:
         try:
             return memory.read()
         except _TROUBLE as error:
-            self._say(error)
+            self._report_problem(error)
             return None
 
     def _remember(self, owner: tuple[str, str], turns: Sequence[Turn]) -> None:
@@ -490,22 +490,22 @@ class Watching:
                     (turn.key, turn.told if turn.kind == "enter" else None) for turn in turns
                 )
             except _TROUBLE as error:
-                self._say(error)
+                self._report_problem(error)
                 self._feed.thread.post(self._write_later, owner)
 
     def _write_later(self, owner: tuple[str, str]) -> None:
-        """On the loop."""
+        """Schedule another attempt, on the loop."""
         if not self._over:
             later = asyncio.get_running_loop().call_later
             later(AGAIN_AFTER, self._box.put, _Unwritten(owner))
 
-    def _say(self, error: Exception) -> None:
-        """Report once that the file is not usable; it is tried again."""
-        if not self._has_said:
-            self._has_said = True
+    def _report_problem(self, error: Exception) -> None:
+        """Report once that the file is not usable; it is retried."""
+        if not self._has_reported:
+            self._has_reported = True
             logger.warning(
-                "%s: what %r has told cannot be remembered (%s): it is tried again; a kernel that starts "
-                "before that may tell it again, or miss what changes until then",
+                "%s: the rows reported by %r cannot be remembered (%s): it is tried again; a kernel that "
+                "starts before that may report them again, or miss changes until then",
                 *(self._what, self._name, error),
             )
 

@@ -299,7 +299,7 @@ class Past:
     def regain(self, now: int) -> None:
         """Close the gap: no more changes are lost."""
         if self._open:
-            # The server's clock, as known here, may have been put right: no gap ends before it began.
+            # The estimate of the server's clock may have been corrected: no gap ends before it began.
             self.gaps[-1].until = self._known = max(self._after(now), self.gaps[-1].since)
             self._log("regained", self._known)
         elif self._eras:
