@@ -1,4 +1,4 @@
-"""What every test may use: one local stack a run, its SQL, and how hard hypothesis tries."""
+"""Fixtures for all tests: one local stack per run, its SQL, and the effort of hypothesis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A project whose websocket is answered by an attacker: REST goes through, byte for byte.
+"""A project whose websocket is answered by an attacker, while REST is passed through unchanged.
 
 In: the address of a project, and what the attacker does with each websocket, a coroutine of its reader,
 its writer and the head of the request. Out: ``url``, and how many websockets were asked for. It runs

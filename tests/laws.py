@@ -1,4 +1,4 @@
-"""How many examples a law is tried with, all at night, in other runs a part; and where its files are.
+"""The number of examples of a law, all at night and a part in other runs; and the place of its files.
 
 CI draws the same ones each time, so that there more of them are more time and nothing else.
 ``HYPOTHESIS_PROFILE=whole`` draws all; ``./do nightly`` does so.

@@ -1,4 +1,4 @@
-"""A link with a round-trip time: a TCP relay on loopback that hands every byte on a moment later.
+"""A link with a round-trip time: a TCP relay on loopback that forwards every byte with a delay.
 
 In: the address of a project and the round trip in seconds. Out: ``url``, the same project further
 away. It breaks nothing and changes nothing (``proxy.py`` does that), and bandwidth is not limited. It

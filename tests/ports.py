@@ -1,4 +1,4 @@
-"""A port for a server that a test starts, or that leaves its port for a while and comes back to it."""
+"""Ports for servers of tests, also for servers that stop and return to the same port."""
 
 from __future__ import annotations
 

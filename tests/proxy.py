@@ -1,4 +1,4 @@
-"""A proxy that lies: one loopback port in front of a project, for HTTP and websocket, frame-aware.
+"""A faulty proxy: one loopback port in front of a project, for HTTP and websocket, frame-aware.
 
 What comes in: the address of a project and, while it runs, rules (``Drop``, ``Double``, ``Delay``,
 ``Truncate``, ``HangUp``, ``Cut``, ``Stall``, ``Answer``), small frozen values with a chance and a

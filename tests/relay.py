@@ -1,4 +1,4 @@
-"""A server on its own thread in front of a project: what ``link.py`` and ``hostile.py`` share.
+"""A server on its own thread in front of a project: the shared part of ``link.py`` and ``hostile.py``.
 
 In: the address of the project. Out: ``url``. What is done with each connection, a subclass says.
 """

@@ -1,4 +1,4 @@
-"""Directories of local stacks that are copies of one that ran before, so that their start makes no database.
+"""Directories of local stacks, copied from one that ran before, so that a start needs no new database.
 
 `initdb` takes 0.8 s of the processor, and some seconds where the disk is slow. How a directory is made
 anew is a matter of ``local/test_stack.py``, which starts from nothing.

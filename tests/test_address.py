@@ -1,4 +1,4 @@
-"""Where a project is: what its URL may be, and who is on the way there."""
+"""A project's address: valid URLs, and who can read the traffic."""
 
 from __future__ import annotations
 

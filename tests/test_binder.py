@@ -1,4 +1,4 @@
-"""Binder's image, by repo2docker's own steps but in a virtual environment: no Docker is needed.
+"""Binder's image, with repo2docker's own steps in a virtual environment: no Docker is needed.
 
 ``./do nightly`` installs repo2docker beside the others. It reads ``binder/`` of a clone and writes the steps
 as a Dockerfile; those that are about this repository are run, and then the quickstart.

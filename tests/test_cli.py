@@ -1,4 +1,4 @@
-"""The command line, run as its user runs it."""
+"""The command line, run like a user runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``connect`` takes: addresses as they are copied, the environment, a client that somebody has."""
+"""The arguments of ``connect``: copied addresses, the environment, an existing client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever ``connect`` is given, wherever it runs: it opens what was meant, or says why not."""
+"""For any arguments and environment, ``connect`` opens the intended project, or explains why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``nrt.demo()``: sample data that moves, with nothing set up; and nothing of it is left afterwards."""
+"""``nrt.demo()``: live sample data without setup, and without leftovers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A project broken in many ways: ``notebook-rt doctor`` finds each, and its SQL mends it."""
+"""A project broken in many ways: ``notebook-rt doctor`` finds each problem, and its SQL fixes it."""
 
 from __future__ import annotations
 

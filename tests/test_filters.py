@@ -1,4 +1,4 @@
-"""Promise 7: one parser serves the socket, REST and this side, and the three agree."""
+"""Promise 7: one parser for the socket, REST and this side, and the three agree."""
 
 from __future__ import annotations
 

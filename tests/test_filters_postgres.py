@@ -1,4 +1,4 @@
-"""Promise 7: what ``Filter.matches`` is certain of, PostgreSQL says too."""
+"""Promise 7: ``Filter.matches``, where it is certain, agrees with PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user met on the first day: errors that say what to do, a queue that tells whose it is."""
+"""The first day of a user: errors that contain advice, a queue that names its owner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which notebook this runs in: marimo's cells, its visitors, and a script of it."""
+"""The notebook's environment: marimo's cells and visitors, and a marimo script."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows of what is computed begin and stop to match (``when`` of ``map`` and of SQL)."""
+"""Rows of computed frames that start and stop to match (``when`` of ``map`` and of SQL)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way to say a key means the same row: for ``get``, ``at``, ``in``, ``edit`` and ``delete``."""
+"""All spellings of a key mean the same row: for ``get``, ``at``, ``in``, ``edit`` and ``delete``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``when`` and ``until`` on real parts: each row that begins to match is told once."""
+"""``when`` and ``until`` on the real stack: each row that starts to match is reported once."""
 
 from __future__ import annotations
 

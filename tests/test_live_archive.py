@@ -1,4 +1,4 @@
-"""A history on disk, on real parts: kernels one after another and at once, logins, what fails of a disk."""
+"""A history on disk, on the real stack: kernels in sequence and simultaneously, logins, disk failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A live table whose changes the database broadcasts, on real parts."""
+"""A live table whose changes the database broadcasts, on the real stack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of users' own rows, each user's on a topic of its own, on real parts."""
+"""Tables of users' own rows, with a topic for each user, on the real stack."""
 
 from __future__ import annotations
 

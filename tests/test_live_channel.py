@@ -1,4 +1,4 @@
-"""Broadcast and presence through the session, beside the unmodified client."""
+"""Broadcast and presence through the session, together with the unmodified client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table's columns, types and key, whoever asks, with the optional SQL and without (promise 9).
+"""A table's columns, types and key, for any login, with and without the optional SQL (promise 9).
 
 The stack's description is closed to all but secret keys, as a hosted project's is (docs/design/hosted.md).
 """

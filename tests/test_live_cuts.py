@@ -1,4 +1,4 @@
-"""Connections that a hosted project ends as a matter of course: a session goes on, and nobody is alarmed."""
+"""Connections that a hosted project closes regularly: a session continues, without an alarm."""
 
 from __future__ import annotations
 

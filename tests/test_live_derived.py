@@ -1,4 +1,4 @@
-"""Live frames made of live frames, on real parts: pandas' own results, at the cost of what changed."""
+"""Derived live frames on the real stack: pandas' results, at a cost proportional to the changes."""
 
 from __future__ import annotations
 

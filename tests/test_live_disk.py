@@ -1,4 +1,4 @@
-"""A disk that is read-only or full, files of another user, and a clock that was set, on real parts.
+"""A disk that is read-only or full, files of another user, and a changed clock, on the real stack.
 
 Said once, and nothing else comes of it: whether a table is kept (``keep=``) or its past (``on_disk=``).
 """

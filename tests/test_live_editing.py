@@ -1,4 +1,4 @@
-"""Local edits on real parts: shown at once, kept, written, merged, refused (promises, edits)."""
+"""Local edits on the real stack: shown at once, stored, sent, merged, refused (promises, edits)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""However a session ends, it ends at once, says nothing, and leaves nothing behind."""
+"""A session ends at once in every way, silently, and cleans up."""
 
 from __future__ import annotations
 

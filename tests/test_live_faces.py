@@ -1,4 +1,4 @@
-"""What a session has for a user beside tables: ``rpc``, ``tables``, ``close`` and ``async with``."""
+"""A session's interface besides tables: ``rpc``, ``tables``, ``close`` and ``async with``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The past of a live table, on real parts: the server's commit times, edits, gaps, replays, Parquet."""
+"""The past of a live table on the real stack: commit times, edits, gaps, replays, Parquet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table on disk: there before the network, and proven before it is ``live`` (a real stack)."""
+"""A table on disk: available before the network, and proven before it is ``live`` (a real stack)."""
 
 from __future__ import annotations
 

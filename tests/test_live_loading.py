@@ -1,4 +1,4 @@
-"""A first load keeps several requests under way, whatever the key, and bears with the server."""
+"""A first load keeps several requests in progress, for any key, and adapts to the server."""
 
 from __future__ import annotations
 

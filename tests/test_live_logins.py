@@ -1,4 +1,4 @@
-"""Who signs in and out while a session lives: everybody's edits are shown to, and sent by, them alone."""
+"""Sign-in and sign-out during a session: edits are shown to, and sent by, their user only."""
 
 from __future__ import annotations
 

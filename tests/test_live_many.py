@@ -1,4 +1,4 @@
-"""Many more tables than channels: what polls shares the server, and says how old it is."""
+"""Many more tables than channels: polled tables share the server, and report their age."""
 
 from __future__ import annotations
 

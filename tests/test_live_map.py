@@ -1,4 +1,4 @@
-"""What ``LiveFrame.map`` computes is as live as the table, on real parts."""
+"""The result of ``LiveFrame.map`` is as live as the table, on the real stack."""
 
 from __future__ import annotations
 

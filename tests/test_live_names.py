@@ -1,4 +1,4 @@
-"""Any name that PostgreSQL takes is a table's, a function's and a column's name, through every door."""
+"""Any name valid in PostgreSQL works for tables, functions and columns, in every interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live table in the processes that people have: a script, a REPL, a kernel; and no noise."""
+"""Live tables in a script, a REPL and a kernel, without noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing to tables as projects have them: odd sequences, policies that hide, grants of some columns."""
+"""Writes to tables of real projects: unusual sequences, hiding policies, grants on some columns."""
 
 from __future__ import annotations
 

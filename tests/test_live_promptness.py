@@ -1,4 +1,4 @@
-"""How soon what others write is in ``df``, right after the first data (promise 5, 3.6)."""
+"""How soon other clients' writes are in ``df``, right after the first data (promise 5, 3.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A view, a function and a scalar as live DataFrames, on real parts."""
+"""A view, a function and a scalar as live DataFrames, on the real stack."""
 
 from __future__ import annotations
 

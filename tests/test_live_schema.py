@@ -1,4 +1,4 @@
-"""A table whose shape changes beneath those who look at it (promise 9)."""
+"""A table whose schema changes while it is in use (promise 9)."""
 
 from __future__ import annotations
 

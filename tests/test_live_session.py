@@ -1,4 +1,4 @@
-"""A session takes care of itself: login, health, places, lazy tables, a kernel that computes."""
+"""A session manages itself: login, health, places, lazy tables, a busy kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of every shape: ``doctor`` is content with what its SQL mends, and each is written alike."""
+"""Tables of every kind: ``doctor`` accepts them after its SQL fixes, and each can be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A SQL query over live frames is as live as they are, on real parts."""
+"""A SQL query over live frames is as live as they are, on the real stack."""
 
 from __future__ import annotations
 

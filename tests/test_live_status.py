@@ -1,4 +1,4 @@
-"""What a session says of itself is true: lag, audits, verdicts (promises, connection)."""
+"""A session's reports are true: lag, audits, verdicts (promises, connection)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A live table on real parts: what is read, told and listened to, and what is refused by name."""
+"""A live table on the real stack: reading, changes, listeners, and named refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that no cell or no key of Python's can hold, in a live table of the real stack."""
+"""Values that no Python cell or key can contain, in a live table of the real stack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``verify()``: the table is compared with the server now, and the verdict says what was found."""
+"""``verify()``: the table is compared with the server now, and the verdict contains the findings."""
 
 from __future__ import annotations
 

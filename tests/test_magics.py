@@ -1,4 +1,4 @@
-"""``%load_ext notebook_rt``: %rt, and Tab inside the quotes, as IPython asks."""
+"""``%load_ext notebook_rt``: %rt, and Tab completion inside quotes, in IPython."""
 
 from __future__ import annotations
 

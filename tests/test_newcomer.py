@@ -1,4 +1,4 @@
-"""What somebody meets in the first half hour: slips of the keyboard, and how each is answered."""
+"""The first half hour of a user: typing mistakes, and the answer to each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The site's pages: every Python block runs as it stands, and does what its page says.
+"""The site's pages: every Python block runs unchanged, and does what its page describes.
 
 The blocks of a page run in order, in one namespace, against the shared stack. What a page supposes to
 be there (tables, a file, a user, Colab's secrets) is made here and is not shown on it.

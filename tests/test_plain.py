@@ -1,4 +1,4 @@
-"""What an analyst has in hand becomes JSON, or an error that says where."""
+"""An analyst's values become JSON, or an error that contains the place."""
 
 from __future__ import annotations
 

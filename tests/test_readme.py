@@ -1,4 +1,4 @@
-"""Every Python block of the README and the how-tos runs as it stands, in a process of its own, silently.
+"""Every Python block of the README and the how-tos runs unchanged, in its own process, silently.
 
 The first one needs nothing: it shows rows that change in a fresh notebook, at a prompt and in a script.
 """

@@ -1,4 +1,4 @@
-"""What the repository promises beside its code: chores that exist, a lock without hosts, one version."""
+"""The promises of the repository: existing chores, a lock without hosts, one version."""
 
 from __future__ import annotations
 

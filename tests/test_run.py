@@ -1,4 +1,4 @@
-"""``nrt.run``: a coroutine to its end, in a script and inside a running loop; nothing patched before.
+"""``nrt.run``: run a coroutine to its end, in a script and inside a running loop, without earlier patches.
 
 ``nest_asyncio2`` (1.7.4) and not ``nest_asyncio`` (1.6.0, archived), measured under Python 3.11, 3.12
 and 3.13 (3.14 was not at hand): nested timeouts, task groups and anyio scopes work with both, a

@@ -1,4 +1,4 @@
-"""A new user's way: a URL, a publishable key, tables and policies, and no grant, publication or SQL of ours.
+"""A new user's way: a URL, a publishable key, tables and policies, without our grants, publication or SQL.
 
 Each step fails with an error that says the next step. The steps are read out of the errors and done
 as a user does them in the project's SQL editor; at most six of them end in a table that moves.

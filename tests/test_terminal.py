@@ -1,4 +1,4 @@
-"""What other people wrote reaches a terminal as text: no escape sequence, no turned direction."""
+"""Foreign text is printed to a terminal as text: no escape sequence, no changed direction."""
 
 from __future__ import annotations
 

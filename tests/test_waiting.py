@@ -1,4 +1,4 @@
-"""Every wait of the tests ends later on a slow machine."""
+"""Every timeout of the tests is longer on a slow machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No test waits for seconds, and each limit of a wait goes through ``tests/waiting.py``."""
+"""No test sleeps for a fixed time, and each timeout goes through ``tests/waiting.py``."""
 
 from __future__ import annotations
 

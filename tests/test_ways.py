@@ -1,4 +1,4 @@
-"""The way of an edit through the package stays short (docs/design/architecture.md, "An edit leaves")."""
+"""The path of an edit through the package stays short (docs/design/architecture.md, "An edit leaves")."""
 
 from __future__ import annotations
 

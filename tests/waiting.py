@@ -1,4 +1,4 @@
-"""Waiting in a test for what happens elsewhere: never a fixed sleep, and every limit in one place.
+"""Waiting for events in tests: never a fixed sleep, and every timeout in one place.
 
 ``NRT_TIME_FACTOR`` (default 1) makes every limit so many times as long, for a slow machine. A limit
 says when a test gives up; it is no claim about speed. Each number of a test that limits a wait goes

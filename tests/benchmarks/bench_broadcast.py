@@ -1,4 +1,4 @@
-"""Changes by broadcast (docs/design/broadcast.md): what a table's writers pay, and how soon a message comes.
+"""Changes by broadcast (docs/design/broadcast.md): the cost for writers, and the delay of a message.
 
 Writers of a table that is let alone, of one in the publication, of one with our SQL, and of one with a
 topic for each value of a column, of which there are 100: statements of one row and of many, each with its

@@ -1,4 +1,4 @@
-"""What is derived of a table of a million rows, beside those that compute it anew, and those that keep it.
+"""Derived frames of a table of a million rows, compared with recomputing and incremental libraries.
 
 ``python -m tests.benchmarks.bench_derive [rows]`` prints a table: the first build, and one change with the
 read after it, in milliseconds (medians). The first change is a column of its own: it makes what the first

@@ -1,4 +1,4 @@
-"""What it costs to record a table's past, and to look at it (docs/design/history.md).
+"""The cost of recording a table's past, and of reading it (docs/design/history.md).
 
 The processor's time for a change, from its frame to a snapshot ten times a second, with the past recorded
 and without; then an hour of 100 changes a second on 100,000 rows: the bytes, and how soon a moment of it is

@@ -1,4 +1,4 @@
-"""A table that an earlier kernel kept on disk, in a fresh process without a network: how soon it is a frame.
+"""A table stored on disk by an earlier kernel, in a fresh process without a network: the time to its frame.
 
 Beside reading the same rows from Parquet. Each run is a process of its own, the files in the system's
 cache; ``after import`` counts from ``connect`` (or the reader's call) on, ``with import`` from before the

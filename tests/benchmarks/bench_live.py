@@ -1,4 +1,4 @@
-"""From the commit and from the socket to ``df``, beside the unmodified realtime client (PERFORMANCE 2-4).
+"""From the commit and from the socket to ``df``, compared with the unmodified realtime client.
 
 Both sides follow the same server in one process, one after the other: the local stack for the way
 from a commit, ``blaster.py`` for what can be taken from a socket. The peer's number is what it

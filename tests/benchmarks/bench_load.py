@@ -1,4 +1,4 @@
-"""The first snapshot: pages of JSON bytes, as REST sends them, to a DataFrame (design/performance.md §4)."""
+"""The first snapshot: from REST's pages of JSON bytes to a DataFrame (design/performance.md §4)."""
 
 from __future__ import annotations
 

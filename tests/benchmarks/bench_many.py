@@ -1,4 +1,4 @@
-"""A DataFrame written to a table (design/performance.md §5), by the clock, until the server has all of it.
+"""Write a DataFrame to a table (design/performance.md §5): wall time until the server has all of it.
 
 5,000 rows, half of them new and half changed, by ``upsert``; its peer is ``supabase-py``'s, one request
 on no condition, which neither is kept nor shows anything. And 5,000 rows changed to as many different

@@ -1,4 +1,4 @@
-"""What it costs to be true again, and to prove it: gaps and audits (docs/design/performance.md §4).
+"""The cost of closing gaps and of audits (docs/design/performance.md §4).
 
 Each beside the first load of the same rows in the same run, with our SQL in the project and without.
 From the asking to the mirror's word that it is done, in a session over a local stack.

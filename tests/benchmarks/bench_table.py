@@ -1,4 +1,4 @@
-"""Keep a table and read it (design/performance.md §1): apply a batch, then have a consistent DataFrame."""
+"""Update a table and read it (design/performance.md §1): apply a batch, then get a consistent DataFrame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table that an earlier kernel kept, once the network is there again and 100 rows have changed meanwhile.
+"""A table stored by an earlier kernel, with the network back and 100 rows changed meanwhile.
 
 Each start is a fresh process: how soon it has its ``df``, and how soon the table says ``live``, which it
 may only when it is as SQL has it. With our SQL, with a column that every change moves (a watermark), and

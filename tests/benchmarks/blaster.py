@@ -1,4 +1,4 @@
-"""A server that sends change frames as fast as they are taken: ``python -m tests.benchmarks.blaster``.
+"""A server that sends change frames as fast as the client reads them: ``python -m tests.benchmarks.blaster``.
 
 It speaks as much of Supabase as a client needs to follow one table ``quotes`` of ``--rows`` rows (the
 OpenAPI description, pages by key, a join with its confirmation), prints its port, and after

@@ -1,4 +1,4 @@
-"""What a benchmark gives back, how it is timed, and how the report is written.
+"""The result of a benchmark, its timing, and the report.
 
 In goes a callable a side, out comes the median of its repeats. Both sides of a comparison run in
 one process and in turns, so that a slow minute of the machine slows both: what must hold is the

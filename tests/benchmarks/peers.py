@@ -1,4 +1,4 @@
-"""What others offer to keep a table and read it: each a callable that applies a batch and reads.
+"""Other libraries that update a table and read it: each a callable that applies a batch and reads.
 
 Every peer ends with what its user wants, a pandas DataFrame of the whole table that is consistent,
 and is written as a careful user of it would write it.

@@ -1,4 +1,4 @@
-"""The way of one edit through the package, counted: ``python -m tests.benchmarks.ways``.
+"""Count the calls of one edit through the package: ``python -m tests.benchmarks.ways``.
 
 On the embedded stack, in the steady state: the table is live, the file is open, the lease is held. In
 goes one ``LiveTable.edit``; counted is what runs because of it, until the server's answer is merged:

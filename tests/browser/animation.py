@@ -1,4 +1,4 @@
-"""The README's moving picture: ``python -m tests.browser.animation``.
+"""Record the README's animation: ``python -m tests.browser.animation``.
 
 The quickstart runs in a real JupyterLab, and what is on the screen is recorded for some seconds, light
 and dark, into ``docs/images/``. What is committed there is what this makes.

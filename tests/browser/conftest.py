@@ -1,4 +1,4 @@
-"""One Jupyter server a run, one Chromium for these tests (sync Playwright leaves a loop running)."""
+"""One Jupyter server per run, one Chromium for these tests (sync Playwright leaves a loop running)."""
 
 from __future__ import annotations
 

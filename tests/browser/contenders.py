@@ -1,4 +1,4 @@
-"""The grids that ``latency.py`` measures side by side: what each runs in the kernel, where it shows.
+"""The grids compared by ``latency.py``: the code of each in the kernel, and where it is displayed.
 
 All show the same 100,000 rows × 10 columns and take the same changes: 50 random cells every 50 ms,
 1,000 a second, one of them the number of the batch, in the first row. ``START`` is common; a

@@ -1,4 +1,4 @@
-"""From ``df`` to pixel, beside perspective and ipydatagrid: ``python -m tests.browser.latency [s] [name]``.
+"""From ``df`` to pixel, beside other grids: ``python -m tests.browser.latency [s] [name]``.
 
 Each contender of ``contenders.py`` in a notebook of its own in one JupyterLab: 1,000 random changes a
 second on 100,000 rows, in batches at 20 Hz, from a thread. A cell of the first row carries the number

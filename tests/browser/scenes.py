@@ -1,4 +1,4 @@
-"""What the pictures and the browser tests show: each widget over memory, in a named state."""
+"""The scenes of the pictures and the browser tests: each widget over memory, in a named state."""
 
 from __future__ import annotations
 

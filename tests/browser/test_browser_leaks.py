@@ -1,4 +1,4 @@
-"""What is left behind: by cells that are run again and again, and in the notebook's file."""
+"""No leaks: after cells are run repeatedly, and in the notebook's file."""
 
 from __future__ import annotations
 

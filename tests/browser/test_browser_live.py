@@ -1,4 +1,4 @@
-"""The whole way in a real JupyterLab: PostgreSQL to pixel, a typed cell to PostgreSQL, cut off and back."""
+"""End to end in a real JupyterLab: PostgreSQL to pixel, a typed cell to PostgreSQL, disconnected and back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A kernel that keeps a table, to be killed: run as a script, it makes one for each line that it reads.
+"""A kernel with a kept table, to be killed: run as a script, it starts one for each line that it reads.
 
 It says on stdout what it shows first, and when it is live; its files are written as often as can be.
 """

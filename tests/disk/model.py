@@ -1,4 +1,4 @@
-"""Tables to keep, drawn by hypothesis, and what of a table is compared after it was read back."""
+"""Tables to store, drawn by hypothesis, and the properties compared after reading them back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laws of a past on disk: over the ends of kernels, what is said to be known is what was."""
+"""The laws of a past on disk: a moment that counts as known is correct, however kernels end."""
 
 from __future__ import annotations
 

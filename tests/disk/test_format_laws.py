@@ -1,4 +1,4 @@
-"""The laws of the files: what is read is a state that was once written, or nothing."""
+"""The laws of the files: data that is read is a state that was once written, or nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A table that is kept and read in another kernel goes on as the same table: all laws of a table hold."""
+"""A table stored and read by another kernel is the same table: all laws of a table hold."""
 
 from __future__ import annotations
 

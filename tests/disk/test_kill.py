@@ -1,4 +1,4 @@
-"""``kill -9`` at any moment while a table is kept: never torn, never wrong once it was compared."""
+"""``kill -9`` at any moment while a table is stored: never torn, never wrong after its comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any mix of faults: from a seed, one after the other and several at once, until it is healed."""
+"""Any mix of faults: from a seed, in sequence and simultaneously, until it is healed."""
 
 from __future__ import annotations
 

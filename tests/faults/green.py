@@ -1,4 +1,4 @@
-"""``python -m tests.faults.green [names]``: for how long a session is green though something is wrong.
+"""``python -m tests.faults.green [names]``: how long a session is green although rows are wrong.
 
 One fault at a time begins at a random moment of a session with the default options, while somebody
 writes a row now and then. From then on, many times a second: is the health green, and since when is it

@@ -1,4 +1,4 @@
-"""One fault, one test: a table, a proxy before the stack, a session through it, live."""
+"""One fault per test: a table, a proxy in front of the stack, and a live session through it."""
 
 from __future__ import annotations
 

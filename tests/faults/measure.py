@@ -1,4 +1,4 @@
-"""``python -m tests.faults.measure [names]``: what is wrong 30 s after a fault, measured.
+"""``python -m tests.faults.measure [names]``: measure what is wrong 30 s after a fault.
 
 The same faults as were tried on other clients (their numbers were recorded on the real server and
 are quoted as such): 200 random writes to 2,000 rows while something is broken, then it heals, and

@@ -1,4 +1,4 @@
-"""The faults as values, and what the proxy must know of a frame to do them.
+"""The faults as values, and the parts of a frame that the proxy needs for them.
 
 In: the text of a frame. Out: its topic, its kind and its table (``Frame``), or the same change as
 the server sends it when the row is over 1 MiB (``truncated``).

@@ -1,4 +1,4 @@
-"""One fault, one test, against the real stack: what happens to the connection.
+"""One fault per test, against the real stack: the effect on the connection.
 
 Each ends as it began: live, true, and by itself, in the time that the backoff allows. The audit is
 off but where it says so, so nothing of this is its doing.

@@ -1,4 +1,4 @@
-"""Promise 1, against the real stack through a proxy that lies: whatever happened, it converges.
+"""Promise 1, against the real stack through a faulty proxy: the table converges after any faults.
 
 What the claim says in seconds is kept with the default options in the nightly run. In CI the
 intervals are shorter, so that in the few seconds there are, sockets die, backoffs end, polls and

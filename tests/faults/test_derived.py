@@ -1,4 +1,4 @@
-"""Live tables made of live tables, through every fault: true as soon as what they are made of is.
+"""Derived live tables under every fault: correct as soon as their inputs are.
 
 Two tables are written to while the proxy breaks things, each fault of the lists once. Then it is waited until
 the inputs equal SQL's answer, and what is derived of them must equal SQL's at once.

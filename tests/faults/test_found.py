@@ -1,4 +1,4 @@
-"""What the fault harness found, each as small as it can be: no socket, no PostgreSQL, no clock."""
+"""Defects found by the fault harness, each as a minimal case without a socket, PostgreSQL or clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever answers the websocket, with whatever: the table stays true by polling, and says that it polls.
+"""For any answers on the websocket, the table stays correct by polling, and reports that it polls.
 
 REST is the real stack's; the websocket is an attacker's (``tests/hostile.py``).
 """

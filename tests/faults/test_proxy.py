@@ -1,4 +1,4 @@
-"""The proxy itself ends with all that it began, and a laboratory begins when nothing is due."""
+"""The proxy ends all its connections, and a laboratory begins without pending work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One fault, one test, against the real PostgreSQL: what happens to a table behind its back.
+"""One fault per test, against the real PostgreSQL: the effect on a table.
 
 Where the audit is not what finds the fault, it is switched off (``NO_AUDIT``), so that it cannot
 have been; where only the audit can find it, nothing else is changed (``AUDIT``).

@@ -1,4 +1,4 @@
-"""What a live table must equal: ``SELECT``, by psycopg, with nothing of the package in between.
+"""The expected contents of a live table: ``SELECT`` with psycopg, independent of the package.
 
 In: the local stack, a table's name and what a frame was asked for. Out: ``difference``, a sentence
 about the first thing that is not the same (keys, values, order, dtypes), or an empty one. And

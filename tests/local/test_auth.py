@@ -1,4 +1,4 @@
-"""`/auth/v1`: signing up and in, tokens and their end, users, and GoTrue's errors."""
+"""`/auth/v1`: sign-up and sign-in, tokens and their expiry, users, and GoTrue's errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever body is sent to the stack, the answer is the client's to mend: no 5xx, and a bound."""
+"""For any body of a request, the stack's answer is never a 5xx, and limited in size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""By default the stack behaves as a hosted project on the free plan; each difference is an option."""
+"""By default the stack behaves like a hosted project on the free plan; each difference is an option."""
 
 from __future__ import annotations
 

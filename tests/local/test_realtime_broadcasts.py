@@ -1,4 +1,4 @@
-"""Broadcasts from the database on the local stack: what the real server sends, and what it loses.
+"""Broadcasts from the database on the local stack: sent and lost like on the real server.
 
 The unmodified `realtime` client joins the private topic of a table whose changes are broadcast.
 """

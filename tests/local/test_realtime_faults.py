@@ -1,4 +1,4 @@
-"""Losing things on purpose: the switches that others test against."""
+"""Intentional faults: the switches for tests of clients."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What one client or one row must not do to the others: frames and values that nobody can carry."""
+"""A client or a row must not affect others: frames and values that cannot be sent."""
 
 from __future__ import annotations
 

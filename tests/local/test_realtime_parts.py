@@ -1,4 +1,4 @@
-"""The parts of the local Realtime server, each held against its own law or against PostgreSQL."""
+"""The parts of the local Realtime server, each checked against its law or against PostgreSQL."""
 
 import asyncio
 import contextlib

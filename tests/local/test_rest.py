@@ -1,4 +1,4 @@
-"""`/rest/v1` as any HTTP client sees it: reading, writing, calling, and saying no."""
+"""`/rest/v1` for any HTTP client: reads, writes, calls, and refusals."""
 
 from __future__ import annotations
 

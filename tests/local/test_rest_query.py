@@ -1,4 +1,4 @@
-"""The query string's grammar: what is read is what was meant, and nothing else ever happens."""
+"""The query string's grammar: it is read as intended, or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local stack's life: it starts, is shared, keeps its data, and leaves nothing behind."""
+"""The life cycle of the local stack: it starts, is shared, keeps its data, and cleans up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who gets at the local stack: this machine, its own pages, whoever has a key. Nobody else."""
+"""Access to the local stack: only this machine, its own pages, and clients with a key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Supabase project has in its database from the start, and so has the local one."""
+"""The local database has the same initial contents as a Supabase project's."""
 
 from __future__ import annotations
 

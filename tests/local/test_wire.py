@@ -1,4 +1,4 @@
-"""The transcripts of the real server, played against the local stack.
+"""The transcripts of the real server, replayed against the local stack.
 
 Every transcript that says how the server answers (`tests/wire/`, numbers 01–12, 16, 17) is played
 step by step, and every frame is compared; `wire_player` says how. `DEVIATIONS` lists each recorded

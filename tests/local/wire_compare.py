@@ -1,4 +1,4 @@
-"""When a frame is the same as a recorded one.
+"""Decide whether a frame equals a recorded one.
 
 In: a recorded frame and one that was received. Out: nothing, or `DifferentError`. What may differ
 (binding ids, refs of presence, ids of messages) must differ in the same way all through a

@@ -1,4 +1,4 @@
-"""Plays a transcript of the real server against the local stack and compares the frames.
+"""Replay a transcript of the real server against the local stack and compare the frames.
 
 In: the lines of a transcript (`tests/wire/*.jsonl`) and a running stack. Out: `Difference`s.
 Each recorded step is done again: frames are sent, SQL is run, connections are made and closed; at

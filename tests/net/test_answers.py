@@ -1,4 +1,4 @@
-"""What a stranger or a hostile server says over HTTP: no row is taken from it, and it has its bounds.
+"""HTTP answers of foreign or hostile servers: no row is taken from them, and their size is limited.
 
 Each answer is sent by a real server on loopback, byte by byte as it stands here.
 """

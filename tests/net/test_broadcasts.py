@@ -1,4 +1,4 @@
-"""A frame of broadcasts stands whatever people send: every message is somebody else's."""
+"""A frame of broadcasts survives any messages of other clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens to a table is handed on in order, and what cannot be had again is never lost."""
+"""A table's events are passed on in order, and unrepeatable ones are never lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of changes gathered into one: their effect on each row, and nothing else."""
+"""Batches of changes combined into one: their exact effect on each row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP client of a project: what it trusts, and what it costs a process."""
+"""The HTTP client of a project: which servers it trusts, and its cost for a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a newer server says is counted and ignored; what could have been a change is a gap.
+"""Unknown parts from newer servers are counted and ignored; a possible change is a gap.
 
 Any JSON goes through the client's own dispatch, between two changes that must both arrive.
 """

@@ -1,4 +1,4 @@
-"""Health is the worst that is true; green needs everything at once."""
+"""Health is the worst true status; green needs all conditions at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each message of the bytes is handed on once and in order, however TCP chops them."""
+"""Each message is passed on once and in order, however TCP splits the bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places, pace and second tries of channels."""
+"""Places, pace and retries of channels."""
 
 from __future__ import annotations
 

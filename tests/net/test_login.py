@@ -1,4 +1,4 @@
-"""Fresh tokens: asked for once by all who need one, and never on the network's own thread."""
+"""Fresh tokens: requested once for all callers, and never on the network's own thread."""
 
 from __future__ import annotations
 

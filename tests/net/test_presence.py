@@ -1,4 +1,4 @@
-"""Presence as this side keeps it: never too many calls, the last word always told."""
+"""Presence on the client side: never too many calls, and the last state is always sent."""
 
 from __future__ import annotations
 

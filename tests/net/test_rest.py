@@ -1,4 +1,4 @@
-"""REST against the local stack: pages, counts, and each refusal under its own name."""
+"""REST against the local stack: pages, counts, and each refusal as its own error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our client over the ``realtime`` package: what of the package is leaned on, and what it carries."""
+"""The client over the ``realtime`` package: the parts of the package that it uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The connection's machine: any order of events ends connected, and never with two sockets.
+"""The connection's state machine: any order of events ends connected, and never with two sockets.
 
 The laws draw the options, too: every number that `Options` accepts, odd ones among them.
 """

@@ -1,4 +1,4 @@
-"""What is leaned on of ``realtime`` and ``websockets`` is there, and nothing that is not written down."""
+"""The used private parts of ``realtime`` and ``websockets`` exist, and each is documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a user gives to sign in is one way, or an error that says which there are."""
+"""Any arguments for signing in select one way, or raise an error that lists the ways."""
 
 from __future__ import annotations
 

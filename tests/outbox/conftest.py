@@ -1,4 +1,4 @@
-"""A table of its own for each test, on the real local stack, and kernels that write to it."""
+"""A separate table for each test, on the real local stack, and kernels that write to it."""
 
 from __future__ import annotations
 

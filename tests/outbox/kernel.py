@@ -1,4 +1,4 @@
-"""A kernel with one open table and its queue, without the socket: what the outbox' tests drive.
+"""A kernel with one open table and its queue, without the socket, for the tests of the outbox.
 
 Run as a script it is a kernel to be killed: it edits as fast as it can, says on stdout what it is
 about to edit and what was acknowledged, and drains its queue meanwhile.

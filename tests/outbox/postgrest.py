@@ -1,4 +1,4 @@
-"""A table behind PostgREST as a dict, for laws: a request is a call, and whatever can go wrong does.
+"""A table behind PostgREST as a dict, for laws: requests are calls, and all failures can occur.
 
 It takes what ``outbox.decide`` makes of operations on one table ``t (id int8 primary key, a text,
 n int8, up int8 references t)``. A *fault* says what happens to a request.

@@ -1,4 +1,4 @@
-"""A queue's file may be shared: each login of each project sees, sends and decides only its own."""
+"""A queue's file can be shared: each login of each project sees, sends and decides only its own edits."""
 
 from __future__ import annotations
 

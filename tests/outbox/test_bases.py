@@ -1,4 +1,4 @@
-"""What an edit is based on: what its handle showed, whatever came between (promises, edits).
+"""The base of an edit: the value that its handle showed, regardless of later changes (promises, edits).
 
 One law over any interleaving, on everything real but the network: handles, table, overlay, queue
 file, worker. And what a base may be, in single cases.

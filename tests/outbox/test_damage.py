@@ -1,4 +1,4 @@
-"""A damaged queue's file is no reason not to start: set aside once, and what can be read is saved."""
+"""A damaged queue file does not prevent a start: it is set aside once, and its readable part is saved."""
 
 from __future__ import annotations
 

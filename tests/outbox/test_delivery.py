@@ -1,4 +1,4 @@
-"""What goes wrong while an operation is carried out: the disk, the lease, a stranger's answer, a stop."""
+"""Failures while an operation is carried out: the disk, the lease, a foreign answer, a stop."""
 
 from __future__ import annotations
 

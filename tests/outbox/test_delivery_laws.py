@@ -1,4 +1,4 @@
-"""Whatever is edited, sent, lost and changed by others: the view is true, and nothing is out of order."""
+"""For any edits, losses and changes of others: the view is correct, and the order is kept."""
 
 from __future__ import annotations
 

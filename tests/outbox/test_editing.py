@@ -1,4 +1,4 @@
-"""What an analyst does to a table that is open: many rows at once, undone, in blocks that fail."""
+"""Edits of an analyst: many rows at once, undone, in blocks that fail."""
 
 from __future__ import annotations
 

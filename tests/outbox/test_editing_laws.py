@@ -1,4 +1,4 @@
-"""Whatever is edited, in whatever order: the view, the file and the server-to-be agree."""
+"""For any edits in any order: the view, the file and the future server rows agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys drawn from the server's sequences: each is given once, and many inserts are few requests."""
+"""Keys drawn from the server's sequences: each is used once, and many inserts take few requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kill -9` at any moment, with a proxy that loses answers: nothing lost, nothing twice (promises, edits).
+"""`kill -9` at any moment, with a proxy that loses answers: nothing is lost or sent twice (promises, edits).
 
 Each round starts kernels on the queue's file and kills them in the middle of editing and sending.
 Notes are each kernel's own; counters are shared by all of them and raised by amounts of 40 random

@@ -1,4 +1,4 @@
-"""Many rows at once, whatever is lost, refused or given twice: each row is told of, once and rightly."""
+"""Many rows at once, with losses, refusals and duplicates: each row is reported once and correctly."""
 
 from __future__ import annotations
 

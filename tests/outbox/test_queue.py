@@ -1,4 +1,4 @@
-"""The queue's file: durable, ordered by row, coalesced, leased, private, and hard to break."""
+"""The queue's file: durable, ordered by row, coalesced, leased, private, and robust."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose an operation is: the session that edited it, which may be paused, and what others do meanwhile."""
+"""The session of an operation, which may be paused, and the effect on other sessions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue as the user sees it, from a session and from the command line."""
+"""The queue from the user's view, in a session and on the command line."""
 
 from __future__ import annotations
 

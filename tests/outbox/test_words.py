@@ -1,4 +1,4 @@
-"""What a person reads about a merge: sentences, and nothing that only this package knows."""
+"""Descriptions of merges: plain sentences without internal terms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SQL that writes, on its own: what a trigger sees of the request, and who can get in between."""
+"""The SQL of writes, by itself: what triggers see of the request, and interference of other writers."""
 
 from __future__ import annotations
 

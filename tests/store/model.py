@@ -1,4 +1,4 @@
-"""The table as a dict of dicts: what the columnar one must equal, operation by operation.
+"""The table as a dict of dicts: the columnar table must equal it after each operation.
 
 It makes its frame anew from Python values on every read, with nothing but pandas' and Arrow's own
 constructors.

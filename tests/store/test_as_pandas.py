@@ -1,4 +1,4 @@
-"""pandas gives the same results for a snapshot, whose arrays are read-only and shared, as for a copy."""
+"""pandas returns the same results for a snapshot, whose arrays are read-only and shared, as for a copy."""
 
 from __future__ import annotations
 

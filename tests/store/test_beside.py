@@ -1,4 +1,4 @@
-"""Work on several threads is done when it comes back, or has said why not."""
+"""Work on several threads is finished when the call returns, or its error is raised."""
 
 from __future__ import annotations
 

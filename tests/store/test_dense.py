@@ -1,4 +1,4 @@
-"""A vector in two buffers equals a list, wherever rows leave, and moves the lesser part of itself."""
+"""A vector in two buffers equals a list for any removals, and moves the smaller part of itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row differs where one of its values does, whatever is told quickly of two of the same class."""
+"""A row differs if one of its values does, despite the fast path for values of the same class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typed values become the numbers that Arrow makes of them, however many there are."""
+"""Typed values become the same numbers as in Arrow, for any number of values."""
 
 from __future__ import annotations
 

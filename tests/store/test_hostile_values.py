@@ -1,4 +1,4 @@
-"""One bad value harms one cell (promise 14): whatever JSON brings for whatever type is held and shown."""
+"""A bad value affects one cell (promise 14): any JSON value for any type of column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a table tells later of a batch is what it would have told at once."""
+"""A table reports later about a batch what it would have reported at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which row a key means is told as a dict tells it, wherever the keys are kept."""
+"""Keys identify rows like in a dict, wherever they are stored."""
 
 from __future__ import annotations
 

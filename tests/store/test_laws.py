@@ -1,4 +1,4 @@
-"""The table equals a dict of dicts, whatever is done to it, and whatever users do to snapshots."""
+"""The table equals a dict of dicts after any operations, whatever users do to snapshots."""
 
 from __future__ import annotations
 

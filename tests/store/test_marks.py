@@ -1,4 +1,4 @@
-"""A mark knows what every row was when it was made, whatever happened to the table since."""
+"""A mark knows every row as it was at its creation, after any changes of the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An order that only the server knows, learnt from what it has told."""
+"""An order that only the server knows, learned from its answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A read copies nothing, a snapshot never changes, and what its owner does stays with its owner."""
+"""A read copies nothing, a snapshot never changes, and a user's writes stay in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a table keeps: rows by key, in the promised order, with the promised dtypes."""
+"""The contents of a table: rows by key, in the promised order, with the promised dtypes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plainest ``Rows`` there can be: a dict of dicts. The laws are tried on it first."""
+"""The simplest possible ``Rows``: a dict of dicts. The laws are tried on it first."""
 
 from __future__ import annotations
 

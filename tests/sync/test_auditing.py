@@ -1,4 +1,4 @@
-"""When a table is audited (promise 4), and when its verdict is told."""
+"""When a table is audited (promise 4), and when its verdict is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laws of when a table in error is asked for again."""
+"""The laws of retrying a table in error."""
 
 from __future__ import annotations
 

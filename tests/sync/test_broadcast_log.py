@@ -1,4 +1,4 @@
-"""The log of a table's changes as it is followed: numbers, positions, parts, order. By cases."""
+"""Following the log of a table's changes: numbers, positions, parts, order. By cases."""
 
 from __future__ import annotations
 

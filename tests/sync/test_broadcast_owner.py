@@ -1,4 +1,4 @@
-"""The SQL of broadcasts as an ordinary owner runs it: no superuser, and policies hold for it.
+"""The SQL of broadcasts run by an ordinary owner: no superuser, and subject to policies.
 
 Hosted, the owner of the tables in `public` may put policies on `realtime.messages`, which belongs to
 another role; here it is that role's member while it runs the SQL, and not afterwards.

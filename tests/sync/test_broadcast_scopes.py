@@ -1,4 +1,4 @@
-"""The SQL that broadcasts each value of a column on a topic of its own: who is told which rows.
+"""The SQL that broadcasts each value of a column on its own topic: the recipients of each row.
 
 A reader of one value that holds only what its topic's log says, or its messages, holds the rows of that
 value after each commit, whatever the other values are.

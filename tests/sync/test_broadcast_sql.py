@@ -1,4 +1,4 @@
-"""The SQL that broadcasts a table's changes, on its own: what it logs, sends, refuses and hides.
+"""The SQL that broadcasts a table's changes, by itself: what it logs, sends, refuses and hides.
 
 A reader that holds only what `notebook_rt_since` says, or only the messages in the order of their
 numbers, holds the table after each commit.

@@ -1,4 +1,4 @@
-"""The server's clock from whole seconds, and a lag that no skew makes up."""
+"""The server's clock from whole seconds, and a lag that is never caused by skew."""
 
 from __future__ import annotations
 

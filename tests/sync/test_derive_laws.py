@@ -1,4 +1,4 @@
-"""What is derived of tables equals pandas' expression over their DataFrames, after every batch.
+"""Derived frames equal pandas' expression over the inputs' DataFrames, after every batch.
 
 Random trees of operators over random tables of the real store, and any history: inserts, updates that
 move rows between groups and partners, deletes, rows that leave and come again, whole tables that are read

@@ -1,4 +1,4 @@
-"""What is learnt of a table: from who describes it, and from refusals where nobody does."""
+"""What is discovered about a table: from descriptions, and otherwise from refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Green is true (promise 4): what hints at a loss is doubt, until an audit that began after it is over."""
+"""Green is true (promise 4): a hint of a loss is a doubt until the end of an audit that began after it."""
 
 from __future__ import annotations
 

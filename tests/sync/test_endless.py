@@ -1,4 +1,4 @@
-"""A server whose pages do not come to an end does not fill the memory."""
+"""A server whose pages do not end does not fill the memory."""
 
 from __future__ import annotations
 

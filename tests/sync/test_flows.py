@@ -1,4 +1,4 @@
-"""A flow sends its next query first, and does the work that the last answer left meanwhile."""
+"""A flow sends its next query first, and does the remaining work of the last answer meanwhile."""
 
 from collections.abc import Callable
 

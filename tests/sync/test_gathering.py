@@ -1,4 +1,4 @@
-"""The laws of when a socket is read next."""
+"""The laws of reading a socket."""
 
 from __future__ import annotations
 

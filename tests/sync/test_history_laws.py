@@ -1,4 +1,4 @@
-"""The laws of what is recorded: any moment is what an oracle has that kept every version."""
+"""The laws of the record: any moment equals an oracle that stored every version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laws of the three-way merge, and what each strategy does with a conflict."""
+"""The laws of the three-way merge, and the effect of each strategy on a conflict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a live table does in each case that the design names (promises, promises 2 to 9)."""
+"""The behavior of a live table in each case of the design (promises, promises 2 to 9)."""
 
 from __future__ import annotations
 

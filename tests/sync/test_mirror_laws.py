@@ -1,4 +1,4 @@
-"""The laws of a live table (promises), tried against a server that lies, late and forgetful."""
+"""The laws of a live table (promises), with a server that is wrong, late and forgetful."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the key is text, what is shown is in an order that the server may give, after every change.
+"""With a key of text, the shown order is one that the server may return, after every change.
 
 A text sorts by a collation that only the server knows (here: Python's order of strings, which nothing but
 the simulated server uses). So of rows that are alike in the terms before the first text any order is

@@ -1,4 +1,4 @@
-"""Local edits over a table: the server's row is kept aside, the view is both, nothing flickers."""
+"""Local edits over a table: the view combines both rows, without flickering."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The law of a recorded past, with the mirror that it records, against a server that lies and forgets."""
+"""The law of a recorded past and its mirror, with a server that is wrong and forgetful."""
 
 from __future__ import annotations
 

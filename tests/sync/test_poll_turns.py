@@ -1,4 +1,4 @@
-"""The laws of who polls when."""
+"""The laws of the turns to poll."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How soon a change is seen after it came, also right after the first load (promise 5, 3.6)."""
+"""How soon a received change is visible, also right after the first load (promise 5, 3.6)."""
 
 from __future__ import annotations
 

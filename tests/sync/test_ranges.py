@@ -1,4 +1,4 @@
-"""Pages asked for several at a time are the pages of the table: each row once, in the key's order."""
+"""Pages requested several at a time are the pages of the table: each row once, in the key's order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a load and a comparison of a whole table keep of its pages: nothing, once they are taken."""
+"""A load and a comparison of a whole table keep none of its pages after processing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told, replayed over the first view, is the view: whatever happens, and after each batch."""
+"""The reported changes, replayed over the first view, equal the view after each batch."""
 
 from __future__ import annotations
 

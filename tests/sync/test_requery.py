@@ -1,4 +1,4 @@
-"""The laws of a query that is fetched again, on a model server under a clock of its own."""
+"""The laws of a refetched query, on a model server under a virtual clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is taken away from a group leaves no trace, however much came and went (docs/design/derivation.md)."""
+"""Values removed from a group leave no trace, after any number of changes (docs/design/derivation.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The law of a comparison by runs of one ``xmin``: what stands since it began is known at its end.
+"""The law of a comparison by runs of one ``xmin``: the state since its beginning is known at its end.
 
 Nobody is told what is written here: each page of the load, and each request of the comparison, sees another
 moment; transactions begin before a page and end behind it, or are rolled back; keys move, rows come back,

@@ -1,4 +1,4 @@
-"""A server that leaves a request without its answer is doubted, whatever reads: a table or a query."""
+"""A server that does not answer a request causes a doubt, for tables and queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was asked for, and how it is asked: orders (promise 8), and rows by odd keys."""
+"""Specifications and their requests: orders (promise 8), and rows by unusual keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laws of what is applied as one: a transaction over several tables, whatever is lost of it."""
+"""The laws of applying a transaction over several tables as one, with any losses."""
 
 from __future__ import annotations
 

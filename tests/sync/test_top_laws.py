@@ -1,4 +1,4 @@
-"""The first rows of a table are pandas' after every batch, where it is hardest for them to be.
+"""The first rows of a table are pandas' after every batch, in the hardest cases.
 
 Many rows sort alike, the keys are text, tables are so small that what is kept beyond the first rows runs
 out and the rows are numbered anew all the time, joins move rows of both sides in one batch, and what

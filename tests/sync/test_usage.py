@@ -1,4 +1,4 @@
-"""What a session says of its traffic is what was counted, and no limit comes without a warning."""
+"""A session's traffic report equals the counts, and a warning precedes every limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The version of each row is as a dict has it, wherever it is kept."""
+"""The version of each row equals that of a dict, in any storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The laws of a table that another kernel has kept: shown as it was, proven before it is ``live``."""
+"""The laws of a table stored by another kernel: shown as stored, proven before it is ``live``."""
 
 from __future__ import annotations
 

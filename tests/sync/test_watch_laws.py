@@ -1,4 +1,4 @@
-"""``when``: each row that begins or stops to match is told once, through whatever happens."""
+"""``when``: each row that starts or stops to match is reported once, under any events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A grid's model on a table in memory, with one view that reads as the browser does."""
+"""A grid's model on a table in memory, with one view that reads like the browser."""
 
 from __future__ import annotations
 

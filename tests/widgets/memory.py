@@ -1,4 +1,4 @@
-"""Sources of a few lines of memory: what the widgets are shown in tests and pictures."""
+"""Small in-memory sources for widgets in tests and pictures."""
 
 from __future__ import annotations
 

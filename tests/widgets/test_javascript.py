@@ -1,4 +1,4 @@
-"""The widgets' JavaScript: its own tests, and the protocol as both sides and the page have it."""
+"""The widgets' JavaScript: its own tests, and the protocol of both sides and the page."""
 
 from __future__ import annotations
 

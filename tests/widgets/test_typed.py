@@ -1,4 +1,4 @@
-"""What is typed into a cell, as a value of the column's type."""
+"""Text typed into a cell, as a value of the column's type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chart without a browser: which points, how often, and what the specification says."""
+"""The chart without a browser: its points, their rate, and the specification."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows under headings, without a browser: what a group has, and that it follows what changes."""
+"""Rows under headings, without a browser: the contents of groups, and their updates."""
 
 from __future__ import annotations
 

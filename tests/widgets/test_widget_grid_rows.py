@@ -1,4 +1,4 @@
-"""Rows that are added and deleted in the grid, without a browser."""
+"""Adding and deleting rows in the grid, without a browser."""
 
 from __future__ import annotations
 

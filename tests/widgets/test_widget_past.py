@@ -1,4 +1,4 @@
-"""The time slider and the history of a cell without a browser: moments, gaps, what is bounded."""
+"""The time slider and the history of a cell without a browser: moments, gaps, limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Health, queue, presence, notes, status bar: what they would tell a browser, and say without one."""
+"""Health, queue, presence, notes, status bar: their messages to a browser, and their text without one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way to the browser: nothing to nobody, at most so much, and the whole on return."""
+"""The transport to the browser: nothing without viewers, limited rates, and the whole state on return."""
 
 from __future__ import annotations
 
