@@ -67,7 +67,7 @@ def test_an_address_is_taken_as_any_library_has_it(given: object) -> None:
         ("postgresql://postgres:hunter2@localhost/postgres", "its https:// address"),
     ],
 )
-def test_what_is_another_address_of_the_project_is_told_apart(given: str, says: str) -> None:
+def test_what_is_another_address_of_the_project_is_distinguished(given: str, says: str) -> None:
     with pytest.raises(errors.UnreachableError) as caught:
         project_url(given)
     assert says in str(caught.value)

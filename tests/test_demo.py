@@ -198,7 +198,7 @@ def test_it_ends_when_nobody_holds_it_any_more() -> None:
     until(is_gone(directory), 20)
 
 
-def test_a_cell_that_is_run_again_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_that_is_run_again_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
     number = 1
     monkeypatch.setattr("notebook_rt.session.running", lambda: Run("first", number))
     first = nrt.demo("stocks")

@@ -170,7 +170,7 @@ def test_what_is_wrong_is_found_and_mended_by_its_sql(
     assert wrong(looked(capsys, "ill")) == []
 
 
-def test_all_that_is_wrong_at_once_is_mended_in_rounds(
+def test_all_that_is_wrong_at_once_is_fixed_in_rounds(
     whole: LocalStack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for ill in ILLS:
@@ -271,7 +271,7 @@ def test_a_table_that_is_not_there_names_the_one_that_is(
     assert 'Is "ill" meant?' in text
 
 
-def test_what_no_sql_mends_is_said_beside_the_sql(
+def test_what_no_sql_fixes_is_said_beside_the_sql(
     whole: LocalStack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert doctor.run(asked("ill", "il", "--mend")) == 1
@@ -300,7 +300,7 @@ def lacking(whole: LocalStack) -> Iterator[LocalStack]:
 
 
 @pytest.mark.parametrize("described", [True, False])
-def test_what_a_refused_table_lacks_besides_is_mended_in_the_same_round(
+def test_what_a_refused_table_lacks_besides_is_fixed_in_the_same_round(
     lacking: LocalStack, capsys: pytest.CaptureFixture[str], described: bool
 ) -> None:
     if not described:
@@ -479,7 +479,7 @@ def test_a_view_is_a_note_with_the_line_that_follows_it(
     assert any(line in one.text for one in looked(capsys, "ill_counts"))
 
 
-def test_what_a_table_lacks_is_said_once(
+def test_what_a_table_lacks_is_reported_once(
     lacking: LocalStack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lacking.sql("grant select on bare to anon")
@@ -515,7 +515,7 @@ def test_a_table_whose_rows_may_be_hidden_is_not_said_to_be_well(
     assert levels == ["note"]
 
 
-def test_a_table_whose_live_updates_begin_anew_meanwhile_is_looked_at_after_that(
+def test_a_table_whose_live_updates_restart_meanwhile_is_looked_at_after_that(
     whole: LocalStack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A project may confirm twice that changes flow: the table is compared again, for a moment."""
@@ -550,7 +550,7 @@ def test_the_empty_table_of_a_secret_key_is_empty(
     assert [one.level for one in looked(capsys, "ill") if one.text == "0 rows, live"] == ["ok"]
 
 
-def test_a_project_without_the_optional_sql_is_told_once(
+def test_a_project_without_the_optional_sql_is_reported_once(
     whole: LocalStack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole.sql("drop function nrt_describe")

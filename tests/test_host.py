@@ -40,7 +40,7 @@ def test_a_marimo_notebook_run_as_a_script_has_no_front_end() -> None:
     assert names["found"] == (False, None)
 
 
-def test_each_run_of_a_marimo_cell_is_told_apart_and_each_visitor(
+def test_each_run_of_a_marimo_cell_is_distinguished_and_each_visitor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     context = SimpleNamespace(execution_context=Execution("a"))

@@ -53,7 +53,7 @@ def shown(table: nrt.LiveTable, key: int, price: float) -> None:
 @pytest.mark.parametrize(
     "condition", ["price=gt.250", {"price": {"gt": 250}}, lambda row: row["price"] > 250]
 )
-def test_a_row_that_begins_to_match_is_told_once_and_once_it_stops(
+def test_a_row_that_begins_to_match_is_reported_once_and_once_it_stops(
     stack: LocalStack, prices: nrt.LiveTable, condition: Any
 ) -> None:
     came: Rows = []
@@ -397,7 +397,7 @@ def test_what_is_remembered_is_private_and_holds_no_secret(
         assert stat.S_IMODE(one.stat().st_mode) == 0o600
 
 
-def test_a_file_that_is_open_to_others_is_not_used_and_that_is_said(
+def test_a_file_that_is_open_to_others_is_not_used_and_that_is_reported(
     stack: LocalStack, prices: nrt.LiveTable, caplog: pytest.LogCaptureFixture
 ) -> None:
     path: Path = path_for(stack.url, "anon\nanon")

@@ -240,7 +240,7 @@ def test_a_clock_that_is_behind_what_was_written_is_said_and_times_rise(
 
 @pytest.mark.skipif(os.name == "nt", reason="a directory's mode")
 @pytest.mark.parametrize("what", ["torn", "of another user", "full"])
-def test_a_disk_that_fails_is_said_once_and_harms_nothing(
+def test_a_disk_that_fails_is_reported_once_and_harms_nothing(
     stack: LocalStack, table: str, sql: Any, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with connected(stack) as session:

@@ -611,7 +611,7 @@ def test_a_column_that_is_added_appears(
     until(lambda: rows(frame) == {1: ["b", 1.0, 7]}, 15, lambda: frame.df)
 
 
-def test_a_table_told_apart_by_another_key_has_postgres_changes(
+def test_a_table_distinguished_by_another_key_has_postgres_changes(
     stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
 ) -> None:
     """The log tells rows by the primary key: by another one, a row of the old value stayed for good."""
@@ -681,7 +681,7 @@ def test_a_primary_key_that_changes_is_learnt(
     assert rt.health.sources == {table: "broadcast" if given is None else "changes"}
 
 
-def test_a_key_column_that_is_renamed_is_learnt_though_others_have_just_been(
+def test_a_key_column_that_is_renamed_is_discovered_though_others_have_just_been(
     stack: LocalStack, rt: nrt.Session, broadcast: Callable[..., str]
 ) -> None:
     table = broadcast()
@@ -697,7 +697,7 @@ def test_a_key_column_that_is_renamed_is_learnt_though_others_have_just_been(
     assert frame.df.index.name == "number"
 
 
-def test_an_empty_table_that_nobody_describes_has_the_key_of_its_log(
+def test_an_empty_table_without_a_description_has_the_key_of_its_log(
     stack: LocalStack, undescribed: None, rt: nrt.Session, broadcast: Callable[..., str]
 ) -> None:
     table = broadcast("code text not null unique, a int, b int, primary key (a, b)")

@@ -355,7 +355,7 @@ def test_what_is_not_computed_row_by_row_is_refused(trades: nrt.LiveTable) -> No
         _ = trades.select(id="size + 1").df
 
 
-def test_rows_of_one_key_are_told_apart_by_the_frame_they_are_of(
+def test_rows_of_one_key_are_distinguished_by_the_frame_they_are_of(
     stack: LocalStack, trades: nrt.LiveTable
 ) -> None:
     small, large = trades.where("size=lt.10"), trades.where("size=gte.10")
@@ -577,7 +577,7 @@ def test_a_widget_is_told_to_look_again_by_the_loop_and_knows_its_columns(
     assert len(on) == told
 
 
-def test_what_comes_in_one_burst_of_a_stream_is_told_once(
+def test_what_comes_in_one_burst_of_a_stream_is_reported_once(
     stack: LocalStack, make_table: Callable[..., str]
 ) -> None:
     """Bursts at 20 Hz, of two changes in turns of the loop of their own."""

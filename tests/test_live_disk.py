@@ -103,7 +103,7 @@ def test_a_read_only_disk_is_read_and_said_once(
     assert {path: path.read_bytes() for path in disk.path.rglob("*") if path.is_file()} == files
 
 
-def test_a_full_disk_is_said_once(stack: LocalStack, table: str, sql: Any, disk: Disk) -> None:
+def test_a_full_disk_is_reported_once(stack: LocalStack, table: str, sql: Any, disk: Disk) -> None:
     (disk.path / "others").write_bytes(bytes(shutil.disk_usage(disk.path).free))
     nothing_else_comes_of_it(
         stack, table, sql, lambda session: session.health.disk != "", refused=0
@@ -111,7 +111,7 @@ def test_a_full_disk_is_said_once(stack: LocalStack, table: str, sql: Any, disk:
     assert cache.entries() == []
 
 
-def test_a_disk_that_has_no_room_for_another_file_is_said_once_however_often_it_is_tried(
+def test_a_disk_that_has_no_room_for_another_file_is_reported_once_however_often_it_is_tried(
     stack: LocalStack, table: str, sql: Any, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeping, "AGAIN_AFTER", 0.1)

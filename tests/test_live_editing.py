@@ -213,7 +213,7 @@ def test_what_not_null_and_an_enum_forbid_is_refused_before_it_is_queued(
     until(lambda: str(frame.df.loc[2, "size"]) == "1")  # not given: the server's to fill in
 
 
-def test_a_column_that_may_be_null_meanwhile_is_learnt_when_it_has_refused(
+def test_a_column_that_may_be_null_meanwhile_is_discovered_when_it_has_refused(
     tasks: str, stack: LocalStack, open_session: Callable[..., nrt.Session]
 ) -> None:
     rt = open_session()
@@ -231,7 +231,7 @@ def test_a_column_that_may_be_null_meanwhile_is_learnt_when_it_has_refused(
     assert stack.sql(f"select size, state::text from {tasks}") == [(None, "sold")]
 
 
-def test_a_column_that_the_server_has_refused_a_value_for_is_learnt_again(
+def test_a_column_that_the_server_has_refused_a_value_for_is_discovered_again(
     tasks: str, stack: LocalStack, open_session: Callable[..., nrt.Session]
 ) -> None:
     rt = open_session()

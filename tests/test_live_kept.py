@@ -508,7 +508,7 @@ def test_a_file_that_cannot_be_used_is_as_if_it_were_not_there(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a directory's mode")
-def test_a_disk_that_cannot_be_written_harms_nothing_and_is_said_once(
+def test_a_disk_that_cannot_be_written_harms_nothing_and_is_reported_once(
     stack: LocalStack, table: str, monkeypatch: pytest.MonkeyPatch, sql: Any
 ) -> None:
     def full(*args: Any) -> None:
@@ -597,7 +597,7 @@ def test_other_columns_on_the_server_replace_what_was_kept(
 
 
 @pytest.mark.usefixtures("undescribed")
-def test_another_key_on_the_server_is_learnt_though_rows_are_read_by_the_old_one(
+def test_another_key_on_the_server_is_discovered_though_rows_are_read_by_the_old_one(
     stack: LocalStack, table: str, sql: Any
 ) -> None:
     first_kernel(stack, table)

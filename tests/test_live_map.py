@@ -105,7 +105,7 @@ def test_it_shows_itself_as_a_table_that_follows_and_cannot_be_edited(
         ),
     ],
 )
-def test_whatever_is_computed_is_a_table_whose_rows_can_be_told_apart(
+def test_whatever_is_computed_is_a_table_whose_rows_can_be_distinguished(
     value: object, columns: list[str]
 ) -> None:
     df = tabular(value)

@@ -98,7 +98,7 @@ def test_the_last_keys_of_a_sequence_are_given_before_it_says_that_it_is_at_its_
 
 
 @pytest.mark.usefixtures("ledger")
-def test_a_sequence_that_may_not_be_used_is_said_with_the_grant_that_mends_it(
+def test_a_sequence_that_may_not_be_used_is_said_with_the_grant_that_fixes_it(
     stack: LocalStack, rt: nrt.Session, make: MakeTable
 ) -> None:
     name = make("id serial primary key, body text", "revoke all on sequence {0}_id_seq from anon")

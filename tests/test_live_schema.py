@@ -35,7 +35,7 @@ def live(frame: nrt.LiveFrame) -> nrt.LiveFrame:
     return frame
 
 
-def test_a_key_that_is_renamed_is_learnt_anew(
+def test_a_key_that_is_renamed_is_discovered_again(
     stack: LocalStack, rt: nrt.Session, table: str
 ) -> None:
     frame = live(rt.table(table))
@@ -58,7 +58,7 @@ def test_a_key_that_is_renamed_is_learnt_anew(
     ],
     ids=["renamed", "made anew"],
 )
-def test_a_key_that_becomes_another_just_after_a_change_is_learnt_anew(
+def test_a_key_that_becomes_another_just_after_a_change_is_discovered_again(
     stack: LocalStack, rt: nrt.Session, table: str, change: str
 ) -> None:
     """The change may be later than what is read, and does not tell rows by the new key."""
@@ -160,7 +160,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_table_that_is_mended_comes_back_by_itself_and_is_in_error_until_then(
+def test_a_table_that_is_fixed_comes_back_by_itself_and_is_in_error_until_then(
     stack: LocalStack, table: str, end: str
 ) -> None:
     ends, mends = ENDS[end]

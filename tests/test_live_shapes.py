@@ -100,7 +100,7 @@ def looked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, st
     return status, capsys.readouterr().out
 
 
-def test_doctor_is_content_with_what_its_own_sql_mends(
+def test_doctor_is_content_with_what_its_own_sql_fixes(
     project: tuple[LocalStack, bool], key: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stack, described = project

@@ -345,7 +345,7 @@ def test_the_traffic_of_the_hour_is_said_with_what_it_is_in_a_month_of_the_plan(
         assert SessionHealth(rt).health().usage == rt.health.usage == "No messages this hour."
 
 
-def test_a_limit_that_comes_near_is_told_once_and_stands_in_the_panel(
+def test_a_limit_that_comes_near_is_reported_once_and_stands_in_the_panel(
     stack: LocalStack, make_table: Callable[..., str]
 ) -> None:
     name = make_table()

@@ -214,7 +214,7 @@ def test_a_handle_nobody_holds_lets_go_as_when_a_cell_is_run_again(
     until(lambda: rt.metrics["tables"] == 0)
 
 
-def test_on_change_tells_old_and_new_on_a_thread_of_its_own(
+def test_on_change_tells_old_and_new_on_its_own_thread(
     stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
 ) -> None:
     table = make_table()
@@ -515,7 +515,7 @@ GRANT = "grant select on {0} to anon"
     ],
     ids=["not published", "not granted", "no key", "missing"],
 )
-def test_what_was_refused_is_there_once_it_is_mended_and_asked_for_again(
+def test_what_was_refused_is_there_once_it_is_fixed_and_asked_for_again(
     stack: LocalStack,
     rt: nrt.Session,
     make_table: Any,
@@ -578,7 +578,7 @@ def test_waiting_has_a_limit_and_says_where_it_stands() -> None:
         rt.table("t").wait(0.2)
 
 
-def test_no_url_and_no_key_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_url_and_no_key_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SUPABASE_KEY", raising=False)
     with pytest.raises(errors.AuthError, match="SUPABASE_KEY is not set"):
         nrt.connect("http://127.0.0.1:9")
@@ -651,7 +651,7 @@ def test_the_leader_that_falls_a_little_stays_where_the_key_is_text(
     until(lambda: list(whole.df.index[:4]) == ["K2", "K1", "K10", "K3"], what=lambda: whole.df)
 
 
-def test_debounced_changes_are_told_once_and_df_never_waits(
+def test_debounced_changes_are_reported_once_and_df_never_waits(
     stack: LocalStack, rt: nrt.Session, make_table: Callable[..., str]
 ) -> None:
     table = make_table()

@@ -29,7 +29,7 @@ def test_a_true_table_is_said_to_be_true(stack: LocalStack) -> None:
         assert lab.session.metrics["audits"] == 1
 
 
-def test_what_was_lost_without_a_word_is_found_repaired_and_counted(stack: LocalStack) -> None:
+def test_what_was_lost_silently_is_found_repaired_and_counted(stack: LocalStack) -> None:
     with laboratory(stack, options=NO_AUDITS) as lab:
         until(lambda: lab.frame.status == "live")
         lab.proxy.rules = (Drop(),)

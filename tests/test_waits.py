@@ -17,8 +17,7 @@ FIXED = {
         "the two seconds after a read in which a change is compared with the row"
     ),
     "faults/test_single_faults.py::test_an_unchanged_toast_column_is_unchanged": "the same",
-    "faults/test_single_faults.py::"
-    "test_a_burst_over_the_rate_limit_is_lost_without_a_word_and_found": (
+    "faults/test_single_faults.py::test_a_burst_over_the_rate_limit_is_lost_silently_and_found": (
         "the server's window of five seconds, which nothing tells of"
     ),
     "net/test_loop.py::test_a_wait_that_times_out_cancels_what_it_waited_for": (

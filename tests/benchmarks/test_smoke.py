@@ -17,7 +17,7 @@ QUICK = ("decode", "history", "table")
     "name",
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.nightly) for name in names()],
 )
-def test_a_benchmark_runs_and_measures_this_package_beside_its_peers(name: str) -> None:
+def test_a_benchmark_runs_and_measures_this_package_against_its_peers(name: str) -> None:
     results = run([name], quick=True)
     assert {result.side.partition(" ")[0] for result in results} > {OURS}
     # An operator may hold nothing beside its result.

@@ -394,7 +394,7 @@ def test_rows_are_deleted_and_taken_back(
         notebook.run("rt.close()")
 
 
-def test_what_a_column_may_hold_is_learnt_again_when_it_has_refused(
+def test_what_a_column_may_hold_is_discovered_again_when_it_has_refused(
     browser: Browser,
     stack: LocalStack,
     table: str,

@@ -337,7 +337,7 @@ def test_one_writes_a_past_and_everybody_reads() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a file that is locked is not removed there")
-def test_a_past_whose_directory_was_deleted_begins_anew_and_one_writes_it() -> None:
+def test_a_past_whose_directory_was_deleted_restarts_and_one_writes_it() -> None:
     first, second = recorded(), cache.archive(ME)
     assert not first.is_full
     shutil.rmtree(first.path.parent)

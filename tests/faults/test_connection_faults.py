@@ -102,7 +102,7 @@ def test_heartbeats_are_unanswered_while_tcp_lives(stack: LocalStack, rule: Rule
         lab.heals_within(8)
 
 
-def test_a_silent_network_is_told_within_seconds(stack: LocalStack) -> None:
+def test_a_silent_network_is_reported_within_seconds(stack: LocalStack) -> None:
     """The socket is open, nothing arrives, and requests hang: it was healthy for up to 25 s."""
     with laboratory(stack, options=nrt.Options()) as lab:
         until(lambda: lab.session.health.status == "healthy", 10, lambda: lab.session.health)

@@ -82,7 +82,7 @@ def test_after_any_mix_of_faults_and_writes_every_view_is_select(
 
 
 @pytest.mark.slow
-def test_after_changes_lost_without_a_word_every_view_is_select(stack: LocalStack) -> None:
+def test_after_changes_lost_silently_every_view_is_select(stack: LocalStack) -> None:
     converges(stack, 3, 4.0, QUICK, SILENT)
 
 

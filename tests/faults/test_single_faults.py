@@ -31,7 +31,7 @@ AUDITED = AUDIT.audit_interval + 4.0
 # What nobody is told ------------------------------------------------------------------------------
 
 
-def test_with_every_change_swallowed_for_ever_the_audit_alone_keeps_the_table_true(
+def test_with_every_change_swallowed_forever_the_audit_alone_keeps_the_table_true(
     stack: LocalStack,
 ) -> None:
     with laboratory(stack, *VIEWS, options=AUDIT) as lab:
@@ -92,7 +92,7 @@ def test_postgres_restarted_beneath_a_live_channel(stack: LocalStack) -> None:
         lab.true_within(AUDITED)
 
 
-def test_a_burst_over_the_rate_limit_is_lost_without_a_word_and_found(
+def test_a_burst_over_the_rate_limit_is_lost_silently_and_found(
     stack_directory: Path,
 ) -> None:
     """The server looks at the rate every five seconds, here each second: a burst passes until then."""

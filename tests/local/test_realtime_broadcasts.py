@@ -210,7 +210,7 @@ async def send_until(stack: LocalStack, number: int, over: Callable[[], bool]) -
             await asyncio.sleep(0.05)
 
 
-async def test_over_the_rate_messages_are_lost_without_a_word(home: Path) -> None:
+async def test_over_the_rate_messages_are_lost_silently(home: Path) -> None:
     """From the middle: once the average is within the rate again, messages come, and none says why.
 
     A tick begins with the burst, which is sent at once. Its 40 events are too many for five ticks.

@@ -166,7 +166,9 @@ def committing(stack: LocalStack, statement: str) -> Iterator[None]:
     writing.join()
 
 
-def test_a_commit_that_others_do_not_see_yet_is_told_once_they_do(stack_directory: Path) -> None:
+def test_a_commit_that_others_do_not_see_yet_is_reported_once_they_do(
+    stack_directory: Path,
+) -> None:
     """The log has a commit before its rows can be read: policies are asked once they can."""
     with start(stack_directory) as stack:
         stack.sql("create table owned (id int primary key)")

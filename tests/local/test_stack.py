@@ -312,7 +312,7 @@ def test_a_number_that_another_process_has_got_meanwhile_is_no_server(directory:
         assert stack.sql("select 1") == [(1,)]
 
 
-def test_a_half_made_database_is_made_anew(tmp_path: Path) -> None:
+def test_a_half_made_database_is_recreated(tmp_path: Path) -> None:
     StackDirectory.prepare(tmp_path).secrets()
     (tmp_path / "postgres.new").mkdir()
     (tmp_path / "postgres.new" / "PG_VERSION").write_text("18\n")

@@ -262,7 +262,7 @@ async def test_disconnects_and_restarts_are_the_real_ones(stack_directory: Path)
 
 
 @pytest.mark.slow
-async def test_what_a_restarted_postgres_loses_is_lost_without_a_word(
+async def test_what_a_restarted_postgres_loses_is_lost_silently(
     stack_directory: Path,
 ) -> None:
     # Longer than PostgreSQL takes to start: the stream is to come back after what is lost was written.

@@ -456,7 +456,7 @@ def test_offline_the_panel_the_print_and_the_reason_say_the_same_of_why() -> Non
     assert "network" not in str(found), "the reason knows better"
 
 
-def test_a_table_that_cannot_be_read_says_the_sql_that_mends_it() -> None:
+def test_a_table_that_cannot_be_read_says_the_sql_that_fixes_it() -> None:
     why = 'table "t" is not published; run: alter publication supabase_realtime add table t'
     found = health(Facts("connected", tables=[TableFacts("t", "error", error=why)]), **NUMBERS)
     assert "alter publication" in sentences(Health(*found[:2], cause=found.cause)).advice

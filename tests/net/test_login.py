@@ -223,7 +223,7 @@ def test_the_last_of_two_logins_counts_though_the_first_is_slower() -> None:
     assert credentials.access_token == "quick"
 
 
-def test_a_token_function_that_never_answers_holds_nobody_for_ever() -> None:
+def test_a_token_function_that_never_answers_holds_nobody_forever() -> None:
     thread, credentials = shared(), Credentials("key")
     one = login(credentials, request_timeout=0.2)
     answer = threading.Event()

@@ -168,7 +168,7 @@ async def test_each_refusal_has_its_name(
     assert classify(caught.value).kind == "refused"
 
 
-async def test_no_grant_says_the_sql_that_mends_it(
+async def test_no_grant_says_the_sql_that_fixes_it(
     rest: RestClient, sql: Callable[..., Any]
 ) -> None:
     name = f'no "grant" {time.monotonic_ns()}'

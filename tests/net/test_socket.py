@@ -225,7 +225,7 @@ async def test_a_bad_join_is_told_with_the_servers_words(socket: Socket, ears: E
     assert reason.startswith("Unauthorized")
 
 
-async def test_a_lost_socket_is_told_once_and_sending_into_it_fails(
+async def test_a_lost_socket_is_reported_once_and_sending_into_it_fails(
     socket: Socket, ears: Ears
 ) -> None:
     ws = socket.ws

@@ -53,7 +53,7 @@ async def ends(kernel: Kernel) -> None:
     raise AssertionError(kernel.outbox.ops())
 
 
-async def test_a_full_disk_is_said_once_and_what_waits_leaves_when_there_is_room(
+async def test_a_full_disk_is_reported_once_and_what_waits_leaves_when_there_is_room(
     stack: LocalStack,
     table: str,
     keys: list[str],

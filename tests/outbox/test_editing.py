@@ -139,7 +139,7 @@ def refuse(kernel: Kernel, key: str) -> None:
     kernel.outbox.back(replace(taken, state="failed", error="no"))
 
 
-def test_an_edit_of_what_was_refused_mends_it_with_all_that_was_parked_behind_it(
+def test_an_edit_of_what_was_refused_fixes_it_with_all_that_was_parked_behind_it(
     rows: tuple[str, str], kernel: MakeKernel
 ) -> None:
     mine = kernel()

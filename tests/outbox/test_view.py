@@ -112,7 +112,7 @@ def test_flush_waits_until_nothing_waits_and_says_what_was_set_aside(outbox: Out
         Queue(outbox).flush(timeout=0.1)
 
 
-def test_flush_of_a_held_queue_says_so_and_does_not_wait_for_ever(outbox: Outbox) -> None:
+def test_flush_of_a_held_queue_says_so_and_does_not_wait_forever(outbox: Outbox) -> None:
     with pytest.raises(QueueError, match=r"paused: resume\(\) it; 2 of the queue wait"):
         Queue(outbox, held=lambda: "the queue is paused: resume() it").flush()
     for op in outbox.ops():

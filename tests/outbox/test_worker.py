@@ -490,7 +490,7 @@ async def test_what_is_answered_together_is_put_down_in_one_commit(
     await k.close()
 
 
-async def test_editing_what_was_refused_mends_it(
+async def test_editing_what_was_refused_fixes_it(
     stack: LocalStack, table: str, key: str, kernel: MakeKernel
 ) -> None:
     k = kernel()
@@ -504,7 +504,7 @@ async def test_editing_what_was_refused_mends_it(
     await k.close()
 
 
-async def test_a_policy_that_forbids_the_update_is_said_not_tried_for_ever(
+async def test_a_policy_that_forbids_the_update_is_said_not_tried_forever(
     stack: LocalStack, table: str, key: str, kernel: MakeKernel
 ) -> None:
     stack.sql(f"alter table {table} enable row level security")

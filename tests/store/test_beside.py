@@ -10,7 +10,7 @@ from notebook_rt.store.parallel import in_parallel
 from tests.waiting import scaled
 
 
-def test_all_work_is_done_each_elsewhere_on_a_thread_of_its_own() -> None:
+def test_all_work_is_done_each_elsewhere_on_its_own_thread() -> None:
     together = threading.Barrier(3)
     seen = set()
 

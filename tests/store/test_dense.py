@@ -102,7 +102,7 @@ def test_a_window_that_slides_moves_no_rows() -> None:
     assert vector.dense.peek().tolist() == vector.list
 
 
-def test_a_window_that_slides_for_ever_stays_in_its_two_buffers() -> None:
+def test_a_window_that_slides_forever_stays_in_its_two_buffers() -> None:
     vector, none = Vector(5000, "int64"), np.empty(0, "int64")
     for _ in range(3):
         vector.step(np.arange(2), none, 2)

@@ -97,7 +97,7 @@ def test_what_nobody_holds_is_never_worked_out() -> None:
     ]
 
 
-def test_one_row_that_changes_for_ever_makes_no_endless_journal(monkeypatch: Any) -> None:
+def test_one_row_that_changes_forever_makes_no_endless_journal(monkeypatch: Any) -> None:
     monkeypatch.setattr(journal, "_MOST", 20)
     table = JournalledTable(SCHEMA)
     table.defer = True

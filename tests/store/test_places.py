@@ -51,7 +51,7 @@ def test_a_value_that_was_never_placed_comes_last_as_in_the_table() -> None:
     assert Placed(shown, ORDER, places, 2).keys() == [(2,), (4,)]
 
 
-def test_what_is_gone_long_since_does_not_grow_for_ever() -> None:
+def test_what_is_gone_long_since_does_not_grow_forever() -> None:
     places = Places(ORDER)
     for turn in range(500):
         rows: dict[int, str | None] = {n: f"{turn:03}-{n:03}" for n in range(100)}

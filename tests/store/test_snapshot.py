@@ -143,7 +143,7 @@ def test_buffers_serve_again_when_nobody_holds_them(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_a_table_that_steps_for_ever_keeps_nothing_of_its_past(held: bool) -> None:
+def test_a_table_that_steps_forever_keeps_nothing_of_its_past(held: bool) -> None:
     table = loaded(1000)
     ordered = Ordered(table, [OrderBy("n")], 10)
 

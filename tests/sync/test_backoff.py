@@ -52,5 +52,5 @@ def test_a_table_that_was_shown_for_long_is_asked_for_soon() -> None:
 
 
 @pytest.mark.parametrize("error", [AuthError("t", "http://x"), ProtocolError("?"), ValueError()])
-def test_what_no_asking_mends_is_not_asked_for(error: Exception) -> None:
+def test_what_no_asking_fixes_is_not_asked_for(error: Exception) -> None:
     assert Backoff(Options(), lambda: 0.0).failed(error, 0.0) is None

@@ -652,7 +652,7 @@ def test_a_message_of_a_value_names_the_tables_of_its_transaction(
 # Said again, and taken back -----------------------------------------------------------------------
 
 
-def test_another_scope_begins_anew_and_the_same_goes_on(
+def test_another_scope_restarts_and_the_same_goes_on(
     connection: Connection, own: tuple[Own, Own]
 ) -> None:
     ann, _ = own
@@ -673,7 +673,7 @@ def test_another_scope_begins_anew_and_the_same_goes_on(
     assert again.head()["n"] == 1
 
 
-def test_a_table_dropped_and_made_again_starts_anew(
+def test_a_table_dropped_and_made_again_restarts(
     connection: Connection, own: tuple[Own, Own]
 ) -> None:
     ann, _ = own

@@ -783,9 +783,7 @@ def test_a_position_of_before_a_restored_backup_is_too_old(
     assert one(connection, query, live.topic, "999999999999:999999999999:") is True
 
 
-def test_a_dump_that_was_restored_elsewhere_begins_anew(
-    connection: Connection, live: Reader
-) -> None:
+def test_a_dump_that_was_restored_elsewhere_restarts(connection: Connection, live: Reader) -> None:
     """Its transactions are none of these: what it had pruned would make each position too old."""
     connection.execute(
         "update notebook_rt.broadcast_state set pruned = '999999999999';"
@@ -1087,7 +1085,7 @@ def test_who_cannot_lock_the_tables_is_told_and_holds_nobody_up(
     live.check()
 
 
-def test_a_table_dropped_and_made_again_starts_anew(connection: Connection, live: Reader) -> None:
+def test_a_table_dropped_and_made_again_restarts(connection: Connection, live: Reader) -> None:
     connection.execute("insert into bc values (1, 'a'); drop table bc")
     connection.execute(f"create table bc ({COLUMNS}); grant select on bc to anon")
     assert live.head() is None

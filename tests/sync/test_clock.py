@@ -69,7 +69,7 @@ def test_before_the_first_answer_nothing_is_claimed() -> None:
     assert ServerClock().now(5.0, EPOCH) == EPOCH
 
 
-def test_a_clock_that_was_set_counts_anew() -> None:
+def test_a_clock_that_was_set_restarts_its_count() -> None:
     clock = ServerClock()
     clock.observe(EPOCH, 0.0, 0.1)
     clock.observe(EPOCH + 3600, 1.0, 1.1)

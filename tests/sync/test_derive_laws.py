@@ -800,7 +800,7 @@ def play(data: st.DataObject) -> None:
                 root.check()
 
 
-def test_a_join_is_true_when_its_table_numbers_its_rows_anew_in_the_batch(
+def test_a_join_is_true_when_its_table_renumbers_its_rows_in_the_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(contents, "_SPARSE", 2)

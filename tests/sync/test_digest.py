@@ -219,7 +219,7 @@ def told(stack: LocalStack, query: Query) -> Read:
 @pytest.mark.parametrize("likely", [False, True])
 @pytest.mark.parametrize("rows", [DIGEST_ROWS, 40])
 @pytest.mark.parametrize("text", WHERE)
-def test_a_true_table_is_told_apart_from_a_false_one_whose_rows_are_named(
+def test_a_true_table_is_distinguished_from_a_false_one_whose_rows_are_named(
     table: LocalStack, text: str | None, rows: int, likely: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By ranges of so many rows, of which each is a request; a large one that is likely false, finely."""

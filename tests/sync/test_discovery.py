@@ -192,7 +192,7 @@ cells = st.one_of(st.none(), st.booleans(), st.integers(0, 3), st.sampled_from("
 
 
 @given(st.integers(1, 12), st.data())
-def test_candidates_are_few_tell_the_rows_apart_and_name_the_key_if_it_is_short(
+def test_candidates_are_few_identify_the_rows_and_name_the_key_if_it_is_short(
     width: int, data: st.DataObject
 ) -> None:
     """Law: whatever rows there are, each candidate could be the key, none comes twice, there is a
@@ -237,7 +237,7 @@ def test_without_a_row_the_usual_names_are_tried() -> None:
 
 @pytest.mark.parametrize("key", [("id",), ("sensor", "at")])
 @pytest.mark.parametrize("spec", [TableSpec("t"), TableSpec("t", limit=5)])
-def test_a_table_that_nobody_describes_is_learnt_in_few_round_trips(
+def test_a_table_without_a_description_is_discovered_in_few_round_trips(
     key: tuple[str, ...], spec: TableSpec
 ) -> None:
     """The description and some rows, then the likely keys and the types at once, and the first keys."""

@@ -675,7 +675,7 @@ def test_a_null_of_a_column_that_is_dropped_before_its_row_is_read_harms_no_read
 
 
 @pytest.mark.parametrize("rows", [8, 300])
-def test_the_audit_sees_a_column_that_was_made_anew(rows: int) -> None:
+def test_the_audit_sees_a_column_that_was_recreated(rows: int) -> None:
     """Its rows have the versions that they had."""
     world = live(one=server(rows), options=Options(page_size=20))
     for row in world.server.rows.values():
@@ -1041,7 +1041,7 @@ def test_a_column_that_came_stays_though_a_row_was_told_without_it_just_before()
 
 
 @pytest.mark.parametrize("describes", ["by the API", "by SQL", "not"])
-def test_a_named_key_that_does_not_tell_rows_apart_is_refused(describes: Any) -> None:
+def test_a_named_key_that_does_not_identify_rows_is_refused(describes: Any) -> None:
     one = server(describes=describes)
     for number in range(6):
         one.write(number, {"grp": number % 2})
@@ -1054,7 +1054,7 @@ def test_a_named_key_that_does_not_tell_rows_apart_is_refused(describes: Any) ->
 
 @pytest.mark.parametrize(("rows", "value"), [(2, 1), (2, None), (40, 1)])
 @pytest.mark.parametrize("passes_xmin", [True, False])
-def test_a_named_key_that_tells_rows_apart_no_longer_is_an_error_as_at_the_load(
+def test_a_named_key_that_identifies_rows_no_longer_is_an_error_as_at_the_load(
     rows: int, value: int | None, passes_xmin: bool
 ) -> None:
     """It was drift that every audit repaired, for ever."""
@@ -1163,7 +1163,7 @@ def test_a_column_with_a_number_that_is_not_finite_is_never_believed(value: str)
     assert repr(world.view) == repr(world.truth)
 
 
-def test_what_was_believed_wrongly_the_audit_mends_and_believes_no_more() -> None:
+def test_what_was_believed_wrongly_the_audit_fixes_and_believes_no_more() -> None:
     world = priced()
     learn_nulls(world)
     world.server.write(1, {"price": "Infinity", "cost": 1.0})

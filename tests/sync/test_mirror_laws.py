@@ -638,7 +638,7 @@ def test_polling_is_the_same_table(
     st.sampled_from((0.0, 0.3)),
     st.booleans(),
 )
-def test_the_audit_finds_what_was_lost_without_a_word(
+def test_the_audit_finds_what_was_lost_silently(
     story: list[Any],
     seed: int,
     loss: float,

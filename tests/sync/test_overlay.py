@@ -115,7 +115,7 @@ def test_a_row_that_was_hidden_and_is_gone_has_no_place_any_more(overlay: Overla
     assert list(shown(overlay)) == [3, 2, 1], "they came last"
 
 
-def test_a_row_that_was_hidden_comes_back_where_the_table_was_read_anew(overlay: Overlay) -> None:
+def test_a_row_that_was_hidden_comes_back_where_the_table_was_read_again(overlay: Overlay) -> None:
     overlay.put([Edit("d", "delete", 1, {}, {}, 0)])
     load = overlay.load()
     load.extend([row(2), row(1), row(3)])
@@ -357,7 +357,7 @@ def test_a_reconciliation_compares_with_the_server_not_with_the_view(overlay: Ov
     assert sorted(key for key, _ in different) == [1, 2, 7]  # type: ignore[type-var]  # ints
 
 
-def test_a_table_read_anew_keeps_what_is_pending_and_changes_once(overlay: Overlay) -> None:
+def test_a_table_read_again_keeps_what_is_pending_and_changes_once(overlay: Overlay) -> None:
     overlay.put([edit("e", 1, {"a": "a"}, a="mine")])
     overlay.put([Edit("i", "insert", 9, {"id": 9, "a": "new"}, {}, 0)])
     load = overlay.load()

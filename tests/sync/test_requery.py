@@ -321,7 +321,7 @@ def test_while_the_socket_is_down_it_polls_slower_while_nothing_changes() -> Non
     assert world.causes[-1] == "poll"
 
 
-def test_events_lost_without_a_word_are_found_by_the_audit() -> None:
+def test_events_lost_silently_are_found_by_the_audit() -> None:
     world = World(spec(key=("id",))).live()
     world.rows = ids(7)
     world.settle(61)
@@ -339,7 +339,7 @@ def test_with_no_dependency_it_is_polled() -> None:
     assert world.shown == ids(2)
 
 
-def test_nothing_is_read_before_changes_flow_but_not_for_ever() -> None:
+def test_nothing_is_read_before_changes_flow_but_not_forever() -> None:
     world = World(spec())
     world.answer_all()
     assert world.requests == 0

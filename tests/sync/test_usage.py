@@ -134,7 +134,9 @@ def test_a_rate_that_comes_near_its_limit_says_so_at_once(
 
 
 @given(st.lists(st.floats(0, 5000), min_size=1, max_size=20))
-def test_a_warning_is_told_once_an_hour_at_most_and_as_long_as_it_holds(waits: list[float]) -> None:
+def test_a_warning_is_reported_once_an_hour_at_most_and_as_long_as_it_holds(
+    waits: list[float],
+) -> None:
     usage, now, told = Usage(None), 0.0, list[float]()
     for wait in waits:
         now += wait

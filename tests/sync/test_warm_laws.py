@@ -151,7 +151,7 @@ def test_it_is_never_live_before_it_was_proven(
     assert {one.cause for one in told} <= {"warm"}
 
 
-def test_a_change_that_is_told_once_more_takes_nothing_back() -> None:
+def test_a_change_that_is_reported_once_more_takes_nothing_back() -> None:
     """Promise 6, over the end of a kernel: what a new join repeats may be older than what was kept."""
     first = World(TableSpec("t"), server())
     first.settle(10)
@@ -195,7 +195,7 @@ def test_where_only_polling_is_to_be_had_it_is_proven_by_a_poll() -> None:
     assert world.differences == {}
 
 
-def test_other_columns_are_loaded_anew_and_shown_as_one() -> None:
+def test_other_columns_are_loaded_again_and_shown_as_one() -> None:
     first = World(TableSpec("t"), server())
     first.settle(10)
     first.server.alter({**COLUMNS, "more": "text"})
@@ -312,7 +312,7 @@ def requests(world: World) -> int:
 
 
 @pytest.mark.parametrize("rows", [60, 900])
-def test_a_database_that_was_made_anew_is_not_taken_for_the_old_one(rows: int) -> None:
+def test_a_database_that_was_recreated_is_not_taken_for_the_old_one(rows: int) -> None:
     """Its transactions are counted anew: rows have versions that they had, and other values."""
     one = Server(dict(COLUMNS))
     one.write_all([(key, {"grp": key % 3, "note": "start"}) for key in range(1, rows + 1)])

@@ -100,7 +100,7 @@ def play(kernel: Kernel, one: Any) -> None:
 
 
 @given(begins, steps, st.booleans(), st.sampled_from((0.0, 1.0)))
-def test_each_row_and_state_is_told_once(
+def test_each_row_and_state_is_reported_once(
     tables: dict[str, dict[int, bool]], story: list[Any], at_once: bool, debounce: float
 ) -> None:
     """Never an enter or a leave twice in a row, or a leave without one; none is missing in the end."""
@@ -167,7 +167,7 @@ def test_without_a_debounce_each_change_that_is_seen_is_told_at_once(
             assert sorted(kernel.told[login]) == sorted(expected[login])
 
 
-def test_a_row_that_goes_on_matching_for_long_enough_is_told_once() -> None:
+def test_a_row_that_goes_on_matching_for_long_enough_is_reported_once() -> None:
     watch = Watch({}, debounce=5.0)
     assert watch.change(1, {"n": 1}, True, 0.0) == []
     assert watch.change(1, {"n": 2}, True, 3.0) == []

@@ -229,7 +229,7 @@ LAB = [[0.2105, 0.7936, -0.0041], [1.9780, -2.4286, 0.4506], [0.0259, 0.7828, -0
 
 @pytest.mark.parametrize("eyes", EYES)
 @pytest.mark.parametrize("palette", palettes(), ids=["dark", "light"])
-def test_colours_are_told_apart_by_the_colour_blind(palette, eyes):
+def test_colours_are_distinguished_by_the_colour_blind(palette, eyes):
     srgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in palette])
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ np.array(EYES[eyes]).T, 0, 1)
@@ -262,7 +262,7 @@ def test_a_histogram_of_names_is_refused_with_what_to_do():
         ChartModel(prices(10), None, "venue", kind="hist")
 
 
-def test_a_column_that_changes_its_type_is_drawn_anew_and_one_that_goes_is_named():
+def test_a_column_that_changes_its_type_is_drawn_again_and_one_that_goes_is_named():
     source = prices(10)
     now = [0.0]
     model = ChartModel(source, "at", "volume", clock=lambda: now[0])
