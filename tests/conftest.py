@@ -42,15 +42,15 @@ QUICK = StackOptions(
         max_broadcast_bytes=3_000_000,
     ),
 )
-"""A hosted project's answers, without the waits that it adds to refusals on purpose, and without the
-limits on events a second, a broadcast's size and sign-ins, which tests of many would meet.
+"""A hosted project's answers, without the intentional delays of refusals, and without the limits on events
+per second, a broadcast's size and sign-ins, which many tests would exceed.
 """
 OLD_PLATFORM = os.environ.get("NRT_TEST_PLATFORM", "hosted") == "old"
-"""``NRT_TEST_PLATFORM=old`` runs on the platform as it was before 2026, as many self-host it still."""
+"""``NRT_TEST_PLATFORM=old`` uses the platform before 2026, which many still self-host."""
 
 
 def before_2026(options: StackOptions) -> StackOptions:
-    """These options on the older platform."""
+    """Return these options for the older platform."""
     return replace(
         options,
         default_grants=True,
@@ -67,10 +67,10 @@ if OLD_PLATFORM:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A slow machine has more time for each test, unless ``--timeout`` says how much.
+    """Allow more time for each test on a slow machine, unless ``--timeout`` is given.
 
-    A test in the browser has its own time for itself: the first of a run waits for the stack,
-    JupyterLab and Chromium, each of which has a limit of its own.
+    The time of a browser test excludes its fixtures: the first of a run waits for the stack, JupyterLab and
+    Chromium, each of which has its own timeout.
     """
     one_browser_at_a_time(items)
     if config.getoption("timeout") is not None:
@@ -86,13 +86,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 OWN_SERVERS = {f"tests/browser/test_browser_{name}.py" for name in ("apps", "howtos", "notebook7")}
-"""Browser tests that start servers of their own, and do not use the run's JupyterLab."""
+"""Browser tests that start their own servers, and do not use the run's JupyterLab."""
 LATER = "tests/outbox/"
-"""When other workers are through with these, those in the run's JupyterLab are nearly over."""
+"""When other workers have finished these, those in the run's JupyterLab are nearly finished."""
 
 
 def one_browser_at_a_time(items: list[pytest.Item]) -> None:
-    """Two Chromiums at once are all that two cores do, and are slow; beside one, others wait and work."""
+    """Run one browser at a time: two Chromiums occupy two cores, and are slow; other tests fit with one."""
     own = [item for item in items if item.nodeid.partition("::")[0] in OWN_SERVERS]
     last = max((n for n, item in enumerate(items) if item.nodeid.startswith(LATER)), default=-1)
     if own and last >= 0:
@@ -103,9 +103,9 @@ def one_browser_at_a_time(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """All tests in JupyterLab run on one worker: each has one to start, and a Chromium to load it in.
+    """Run all tests in JupyterLab on one worker, as each worker would start a server and a Chromium.
 
-    That is 16 s of the processor a worker. The servers of marimo and Voila have a Chromium to themselves.
+    That takes 16 s of processor time per worker. The servers of marimo and Voila have a separate Chromium.
     """
     if config.getvalue("dist") != "loadfile":
         return None
@@ -122,10 +122,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported and collected stays to the end, so no collection of garbage looks at it again.
+    """Exclude imported and collected objects from garbage collection, as they live until the end.
 
-    They are half a million objects: 0.4 s of the processor each time, an eighth of what tests of the
-    store and the widgets took.
+    They are half a million objects: 0.4 s of processor time for each collection, an eighth of the time of
+    the tests of store and widgets.
     """
     gc.collect()
     gc.freeze()
@@ -133,7 +133,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _nothing_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Queues and kept tables are not made in the home of whoever runs the tests."""
+    """Do not create queues and kept tables in the home directory of the user who runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -142,7 +142,7 @@ def _nothing_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(autouse=True, scope="session")
 def _few_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Each ``httpx.get`` of a test reads the authorities, 40 ms of the processor; no test needs them."""
+    """Skip reading the certificate authorities in each ``httpx.get`` of a test, which takes 40 ms."""
     file = tmp_path_factory.mktemp("authority") / "one.pem"
     file.write_text("".join(certifi.contents().partition("-----END CERTIFICATE-----")[:2]))
     with pytest.MonkeyPatch.context() as patch:
@@ -152,14 +152,14 @@ def _few_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(autouse=True)
 def _no_queue_of_another_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test leaves unwritten is not told to the next."""
+    """Do not report one test's unwritten edits to the next."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")
 def ready_made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
-    """Fills a directory so that `start` makes no database in it; see ``stacks.py``."""
+    """Fill a directory so that `start` creates no database in it; see ``stacks.py``."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent  # one for all workers
@@ -168,7 +168,7 @@ def ready_made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Pat
 
 @pytest.fixture
 def stack_directory(ready_made: Callable[[Path], Path], tmp_path: Path) -> Path:
-    """A directory for a stack of one test's own, whose start makes no database."""
+    """A directory for a separate stack of one test, whose start creates no database."""
     return ready_made(tmp_path / "stack")
 
 
@@ -176,12 +176,12 @@ def stack_directory(ready_made: Callable[[Path], Path], tmp_path: Path) -> Path:
 def stack(
     ready_made: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalStack]:
-    """One local stack for the whole run. Whoever makes a table drops it, or gives it a new name.
+    """One local stack for the whole run. A test drops its tables, or uses new names.
 
-    Its tables describe themselves, by the optional SQL; ``test_live_columns.py`` does without.
+    It has the optional SQL that describes tables; ``test_live_columns.py`` also tests without it.
     """
     with start(ready_made(tmp_path_factory.mktemp("stack")), options=QUICK) as running:
-        if not OLD_PLATFORM:  # there, the API's description says it
+        if not OLD_PLATFORM:  # there, the API's description contains it
             running.sql(DESCRIBE_SQL.read_text())
         yield running
 
@@ -197,7 +197,7 @@ _numbers = itertools.count(time.monotonic_ns())
 
 @pytest.fixture
 def make_table(stack: LocalStack) -> Iterator[Callable[..., str]]:
-    """Makes a published, readable and writable table of a new name, and drops it."""
+    """Create published, readable and writable tables with new names, and drop them."""
     made: list[str] = []
 
     def make(columns: str = "id bigint primary key, name text, price numeric") -> str:
@@ -217,7 +217,7 @@ def make_table(stack: LocalStack) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def table(make_table: Callable[..., str], sql: Callable[..., list[tuple[Any, ...]]]) -> str:
-    """A table of twenty rows, for whom any will do."""
+    """Any table with twenty rows."""
     name = make_table("id bigint primary key, note text, price numeric")
     sql(f"insert into {name} select n, 'note ' || n, n from generate_series(1, 20) n")
     return name
@@ -225,7 +225,7 @@ def table(make_table: Callable[..., str], sql: Callable[..., list[tuple[Any, ...
 
 @pytest.fixture
 def undescribed(stack: LocalStack) -> Iterator[None]:
-    """The project lacks the SQL by which tables describe themselves; its description is closed."""
+    """A project without the SQL that describes tables; the API's description is closed."""
     if OLD_PLATFORM:
         pytest.skip("the description is open there")
     stack.sql("drop function nrt_describe")
@@ -235,10 +235,10 @@ def undescribed(stack: LocalStack) -> Iterator[None]:
 
 @pytest.fixture
 def described_by_sql(stack: LocalStack) -> Iterator[None]:
-    """The project has the SQL by which tables describe themselves, on either platform.
+    """A project with the SQL that describes tables, on either platform.
 
-    The API's description, which is open on the older one, says nothing of grants, the publication,
-    and columns that are unique.
+    The API's description, which is open on the older one, does not contain grants, the publication, and
+    unique columns.
     """
     if OLD_PLATFORM:
         stack.sql(DESCRIBE_SQL.read_text())
@@ -249,7 +249,7 @@ def described_by_sql(stack: LocalStack) -> Iterator[None]:
 
 @pytest.fixture
 def grants_untold(stack: LocalStack) -> Iterator[None]:
-    """Nobody tells a login its grants, on either platform: the server refuses a write when it comes."""
+    """A login does not know its grants, on either platform: the server refuses a write when it arrives."""
     stack.sql("drop function if exists nrt_describe")
     yield
     if not OLD_PLATFORM:
@@ -258,7 +258,7 @@ def grants_untold(stack: LocalStack) -> Iterator[None]:
 
 @pytest.fixture
 def ledger(stack: LocalStack) -> Iterator[None]:
-    """The project has the optional SQL for writes."""
+    """A project with the optional SQL for writes."""
     sql = LEDGER_SQL.read_text()
     stack.sql(sql)
     stack.sql(sql)  # it may be run again
@@ -272,6 +272,6 @@ def ledger(stack: LocalStack) -> Iterator[None]:
 
 @pytest.fixture
 def proxy(stack: LocalStack) -> Iterator[Proxy]:
-    """The stack's URL, with somebody in between who can break it."""
+    """A proxy in front of the stack that can cause faults."""
     with Proxy(stack.url) as running:
         yield running

@@ -1,9 +1,9 @@
 """A model of PostgreSQL, Realtime and PostgREST under a virtual clock, and a driver for a mirror.
 
-What the real ones do wrong, they do here when told to: changes come late, are lost without a word,
-come before the confirmation; pages are read at different times and cut short; a read fails; clocks
-differ; a commit's time has milliseconds only. The driver checks after every step that nothing
-shown goes back in time and that no row is shown that never was.
+They can be made to fail like the real ones: changes are late, silently lost, or sent before the confirmation;
+pages are read at different times and cut short; a read fails; clocks differ; a commit's time has only
+milliseconds. After every step the driver checks that nothing shown goes back in time, and that no row is
+shown that never existed.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "lte": operator.le,
 }
 _PLAIN = ("int4", "int8", "text", "timestamptz")
-"""Types of which a key's value is its JSON."""
+"""Types whose key values are their JSON."""
 _FORMS = {
     "int4": r"-?\d+",
     "int8": r"-?\d+",
@@ -113,33 +113,32 @@ def _untopical(entry: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Faults:
-    """What goes wrong, each a probability or seconds."""
+    """The faults, each a probability or seconds."""
 
     loss: float = 0.0
-    """Frames lost without a word."""
+    """Frames lost silently."""
     doubled: float = 0.0
     failures: float = 0.0
-    """Reads that fail and may be tried again."""
+    """Reads that fail and may be retried."""
     truncated: float = 0.0
-    """Frames over the limit: values that are large are missing, and an error says so."""
+    """Frames above the limit: large values are missing, and an error reports it."""
     toast: bool = False
     """An UPDATE lacks the text columns that it did not change."""
     latency: tuple[float, float] = (0.01, 0.4)
     read_time: tuple[float, float] = (0.005, 0.3)
     turns: tuple[float, float] = (0.0, 0.5)
-    """How long a poll waits for those of other tables."""
+    """Seconds for which a poll waits for those of other tables."""
     overtaking: float = 0.002
-    """Seconds by which a message may come before one that was sent earlier."""
+    """Seconds by which a message may overtake one that was sent earlier."""
     limit: float | None = None
-    """Changes, or messages, a second above which, on average, the server drops what follows, without a
-    word."""
+    """Average changes, or messages, per second above which the server silently drops the following ones."""
     date_skew: float = 0.0
     """The REST server's clock, compared with the database's."""
 
 
 @dataclass
 class Server:
-    """One table and those who look at it."""
+    """One table and its readers."""
 
     columns: dict[str, str]
     key: tuple[str, ...] = ("id",)
@@ -147,11 +146,11 @@ class Server:
     passes_xmin: bool = True
     filters_xmin: bool = True
     planner: float = 1.0
-    """How many times the rows that there are the planner expects."""
+    """The planner's estimate of the rows, as a multiple of their number."""
     counts_most: int | None = None
-    """Rows that it counts within the time that a statement may take; None: all."""
+    """Maximum rows that it counts within the statement timeout; None: all."""
     describes: Literal["by the API", "by SQL", "not"] = "by the API"
-    """How it says which columns and which key a table has."""
+    """How it describes a table's columns and key."""
     moves_watermark: bool = True
     allowed: Callable[[dict[str, Any]], bool] = lambda row: True
     rows: dict[Key, dict[str, Any]] = field(default_factory=dict)
@@ -162,16 +161,16 @@ class Server:
     transaction: int = 100
     rev: int = 0
     published: bool = True
-    """Whether Postgres Changes tell of it."""
+    """Whether Postgres Changes stream it."""
     broadcasts: bool = False
     """Whether the project has the SQL that broadcasts the table's changes (``broadcast.sql``)."""
     scope: str | None = None
-    """The column of whose values each is broadcast on a topic of its own; None: the table has one."""
+    """The column whose values are each broadcast on a separate topic; None: one topic for the table."""
     epoch: int = 0
     numbers: list[tuple[str, int]] = field(default_factory=list)
-    """Topic and transaction of each number that was drawn."""
+    """Topic and transaction of each drawn number."""
     drawn: Counter[str] = field(default_factory=Counter)
-    """How many numbers were drawn of each topic."""
+    """How many numbers were drawn for each topic."""
     log: list[dict[str, Any]] = field(default_factory=list)
     entry: int = 0
     entry_size: int = 400_000
@@ -179,26 +178,26 @@ class Server:
     """Entries that fit into a message."""
     pruned: int = 0
     open: set[int] = field(default_factory=set)
-    """Transactions that are not over."""
+    """Open transactions."""
     committed: dict[int, float] = field(default_factory=dict)
     waiting: dict[Key, list[Callable[[], None]]] = field(default_factory=dict)
-    """What waits for the lock of a row that an open transaction has written."""
+    """Writes that wait for the lock of a row written by an open transaction."""
     unseen: float = 0.0
-    """Seconds for which a commit that was told is not yet seen by reads."""
+    """Seconds for which a reported commit is not yet visible to reads."""
     tells: Callable[[], bool] = lambda: True
-    """Whether anybody is told now. (What nobody is told is the audit's, if it is seen late.)"""
+    """Whether changes are sent now. (Unsent changes that are visible late are for the audit.)"""
     past: list[tuple[float, dict[Key, dict[str, Any]], dict[Key, int]]] = field(
         default_factory=list
     )
-    """What was seen before each change, and when it changed; kept with ``unseen``."""
+    """The rows visible before each change, and its time; kept with ``unseen``."""
     history: dict[Key, list[tuple[int, dict[str, Any] | None]]] = field(default_factory=dict)
-    """Every state a key was ever in: (rev, row or None)."""
+    """Every state of a key: (rev, row or None)."""
     listener: Callable[[str, dict[str, Any] | None, dict[str, Any] | None, float], None] | None = (
         None
     )
 
     sender: Callable[[str, dict[str, Any]], None] | None = None
-    """Given the topic and each message as it is sent."""
+    """Called with the topic and each message when it is sent."""
 
     @cached_property
     def known(self) -> Schema:
@@ -218,12 +217,12 @@ class Server:
         return self.known.key_of(self.known.decode({name: row[name] for name in self.key}))
 
     def _placed(self, key: Any) -> tuple[Key, tuple[Any, ...]]:
-        """A key as REST has it: as `key_of` has it, and its columns' values."""
+        """Return a key in REST's form: like `key_of`, and the values of its columns."""
         parts = key if isinstance(key, tuple) else (key,)
         return self.key_of(dict(zip(self.key, parts, strict=True))), parts
 
     def write(self, key: Any, values: dict[str, Any] | None) -> None:
-        """Insert, update or delete one row, in a transaction of its own."""
+        """Insert, update or delete one row, in a separate transaction."""
         if self._waits(self._placed(key)[0], lambda: self.write(key, values)):
             return
         self.transaction += 1
@@ -245,7 +244,7 @@ class Server:
         """Write a row in a transaction that is open until the result is called.
 
         ``early``: its message has its number before it commits, as after ``set constraints all
-        immediate``. With a scope: it has no number, as where others hold the counter.
+        immediate``. With a scope it has no number, as if others held the counter.
         """
         placed = self._placed(key)[0]
         if placed in self.waiting:
@@ -285,11 +284,13 @@ class Server:
         self.committed[x] = self.now
         if not self.broadcasts or not entries:
             return
-        for entry in entries:  # the latest, but for those of a slow transaction
+        for entry in entries:  # the latest, except those of a slow transaction
             stamped = {**entry, "x": str(x), "at": self.clock}
             bisect.insort(self.log, stamped, key=lambda one: one["id"])
         for topic in dict.fromkeys(entry["topic"] for entry in entries):
-            if self.scope is not None and topic == self.base:  # to all values: nobody is sent it
+            if (
+                self.scope is not None and topic == self.base
+            ):  # for all values: not sent to any client
                 self._draw(topic, x)
                 continue
             told = [_untopical(one) for one in entries if one["topic"] in (topic, self.base)]
@@ -302,7 +303,7 @@ class Server:
         parts = [entries[start : start + size] for start in range(0, len(entries), size)]
         for place, part in enumerate(parts, 1):
             drawn = number is not None and number[0] == self.epoch and place == 1
-            if number is not None and number[1] == 0:  # it is counted, and does not say as which
+            if number is not None and number[1] == 0:  # it is counted, without a number
                 self._draw(topic, x)
                 drawn = True
             n = number[1] if drawn and number is not None else self._draw(topic, x)
@@ -322,7 +323,7 @@ class Server:
 
     @property
     def base(self) -> str:
-        """The topic of the table, which the topics of values begin with."""
+        """The topic of the table, with which the topics of values begin."""
         return BASE if self.scope is None else f"{BASE}:{self.scope}"
 
     def _topic_of(self, row: dict[str, Any] | None) -> str | None:
@@ -339,22 +340,22 @@ class Server:
         return self._latest(topic)
 
     def _series(self, topic: str, at: Position | None = None) -> int:
-        """Of a value's topic the transaction that was counted first; 0: it has no number, or no scope."""
+        """For a value's topic the first counted transaction; 0: no number, or no scope."""
         counted = (x for one, x in self.numbers if one == topic and (at is None or at.sees(x)))
         return 0 if self.scope is None else next(counted, 0)
 
     def _latest(self, topic: str, at: Position | None = None) -> int:
-        """The latest number: of a scope as a snapshot sees it, else of a sequence."""
+        """The latest number: with a scope as seen by a snapshot, otherwise from a sequence."""
         topics = {topic, self.base}
         if at is None:
             return sum(self.drawn[one] for one in topics)
         return sum(one in topics and at.sees(x) for one, x in self.numbers)
 
     def install(self, scope: str | None = None) -> None:
-        """Run the SQL that broadcasts, anew.
+        """Run the SQL of broadcasts again.
 
-        It drops the table's triggers, so it waits for the locks of all who wrote; a transaction lets go of
-        its own once what it wrote is seen.
+        It drops the table's triggers, so it waits for the locks of all writers; a transaction releases its
+        own once its writes are visible.
         """
         self.past.clear()
         self.committed.clear()
@@ -364,18 +365,18 @@ class Server:
         self.numbers, self.drawn, self.log = [], Counter(), []
 
     def prune(self) -> None:
-        """The log forgets what is over for all."""
+        """Prune the log of entries that are visible to all."""
         before = min(self.open, default=self.transaction + 1)
         gone = [int(one["x"]) for one in self.log if int(one["x"]) < before]
         self.log = [one for one in self.log if int(one["x"]) >= before]
         self.pruned = max([self.pruned, *gone])
-        # A value of which the log has nothing any more loses its counter.
+        # A value without entries in the log loses its counter.
         logged = {self.base, *(one["topic"] for one in self.log)}
         if self.scope is not None:
             self.numbers = [one for one in self.numbers if one[0] in logged]
 
     def _snapshot(self) -> str:
-        """What a read of now sees, as ``pg_snapshot`` has it."""
+        """Return the current snapshot, in the form of ``pg_snapshot``."""
         late = self.now - self.unseen
         unseen = set[int]()
         if self.unseen:
@@ -385,7 +386,7 @@ class Server:
         return f"{min(hidden, default=high)}:{high}:{','.join(map(str, hidden))}"
 
     def _call(self, function: str, args: Mapping[str, Any]) -> Page:
-        """What the functions of ``broadcast.sql`` return."""
+        """Return the answers of the functions of ``broadcast.sql``."""
         if not self.broadcasts:
             raise RefusedError(f"POST /rpc/{function}", 404, "PGRST202", "no such function")
         if function == HEADS:
@@ -435,7 +436,7 @@ class Server:
     def _write(
         self, key: Any, values: dict[str, Any] | None, x: int | None = None
     ) -> list[dict[str, Any]]:
-        """Do it; return what the log is told."""
+        """Carry it out; return the entries of the log."""
         key, parts = self._placed(key)
         old = self.rows.get(key)
         if old is None and values is None:
@@ -458,7 +459,7 @@ class Server:
     def _entries(
         self, op: str, old: dict[str, Any] | None, new: dict[str, Any] | None
     ) -> list[dict[str, Any]]:
-        """What the log is told of a row: gone from one topic, or there in another."""
+        """Return the log's entry for a row: gone from one topic, or added to another."""
         left, right = self._topic_of(old), self._topic_of(new)
         entries = []
         if (
@@ -480,7 +481,7 @@ class Server:
         return {"id": self.entry, "op": op, "rows": [dict(row)]}
 
     def move(self, key: Any, to: Any) -> None:
-        """Update one row's key, if there is such a row and nothing at the other key."""
+        """Update one row's key, if the row exists and the other key is free."""
         (key, before), (to, parts) = self._placed(key), self._placed(to)
         for one in (key, to):
             if self._waits(one, lambda: self.move(before if len(before) > 1 else before[0], to)):
@@ -509,7 +510,7 @@ class Server:
             self.rows[key] = {name: row.get(name) for name in columns}
 
     def truncate(self) -> None:
-        """Only a broadcast tells of it."""
+        """Truncate the table, which only a broadcast reports."""
         for key in list(self.waiting):  # it waits for all locks
             self.waiting[key].append(self.truncate)
             return
@@ -577,7 +578,7 @@ class Server:
         return Page(page, count, 0.0)
 
     def _description(self) -> Any:
-        """What it says of its table."""
+        """Return the description of its table."""
         if self.describes == "not":
             return None
         if self.describes == "by SQL":
@@ -597,7 +598,7 @@ class Server:
         return {"definitions": {"t": {"properties": properties}}}
 
     def _may_compare(self, name: str, text: str) -> None:
-        """PostgreSQL reads a literal before it looks for a row to compare it with."""
+        """Parse a literal, which PostgreSQL does before it reads a row."""
         word, _, value = text.partition(".")
         if word == "eq" and name in self.columns:
             self._literal(name, value)
@@ -620,7 +621,7 @@ class Server:
         return out
 
     def _test(self, name: str, text: str) -> Test:
-        """What a filter says of a row; it is read once, as PostgreSQL plans a statement once."""
+        """Return a filter as a function of a row; it is parsed once, as PostgreSQL plans a statement once."""
         if name in ("not.and", "not.or"):
             holds = self._test(name.removeprefix("not."), text)
             return lambda row: not holds(row)
@@ -655,7 +656,7 @@ class Server:
                 row[name] is not None and (_rank(pg_type, row[name]) in among) is not negated
             )
         theirs, compare = _rank(pg_type, self._literal(name, value)), _COMPARISONS[word]
-        if pg_type in _PLAIN:  # a value stands for itself
+        if pg_type in _PLAIN:  # a value represents itself
             return lambda row: (
                 (mine := row[name]) is not None and compare(mine, theirs) is not negated
             )
@@ -692,7 +693,7 @@ def _split(text: str) -> list[str]:
 
 
 def _rank(pg_type: str, value: Any) -> Any:
-    """What stands for a value where PostgreSQL compares it: NaN equals itself, and is the largest."""
+    """Return the comparable form of a value: in PostgreSQL NaN equals itself, and is the largest."""
     if pg_type in ("float8", "numeric"):
         number = Decimal(str(value))
         return number.is_nan(), Decimal(0) if number.is_nan() else number
@@ -722,7 +723,7 @@ def _stamp(at: float) -> str:
 
 
 class World:
-    """A server, a network and a mirror, run through virtual time."""
+    """A server, a network and a mirror in virtual time."""
 
     def __init__(
         self,
@@ -748,35 +749,35 @@ class World:
         self.mirror = Mirror(spec, make_rows, self.options, self.rate, phase)
         self.shown: dict[Key, int] = {}
         self._gone: dict[Key, int] = {}
-        """The revisions of ``shown`` at which rows were not to be seen, by these rules."""
+        """The revisions of ``shown`` whose rows were not to be visible, by these rules."""
         self._rules: tuple[Any, ...] = ()
         self._checked: tuple[DictRows, int] | None = None
-        """The rows that were looked at last, and their version."""
+        """The rows that were checked last, and their version."""
         self.effects: list[tuple[float, Effect]] = []
         self.failed: Exception | None = None
         self.ranked: list[Key] = []
         self.reporter: Reporter | None = None
         self.view_of: Table | Ordered | None = None
         self.replayed: dict[Key, dict[str, Any]] = {}
-        """What was shown first with all that was told since."""
+        """The first view with all changes reported since."""
         self.requests = 0
         self.confirmed_at: float | None = None
-        """When a join was confirmed first."""
+        """When a join was first confirmed."""
         self.network = True
         self.events_stop = False
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._join = self._still = 0
         self._active: tuple[Binding, ...] | str | None = None
-        """What is joined: bindings, or the topic of the broadcasts."""
+        """The joined bindings, or the topic of the broadcasts."""
         self._wants = False
-        """Whether it is to be joined as soon as it is known what."""
+        """Whether to join as soon as the bindings are known."""
         self._arrives = 0.0
         self._wakes = 0
         self._whole: dict[Key, int] = {}
-        """The rev at which a row was last shown as it was."""
+        """The rev at which a row was last shown correctly."""
         self.lost: dict[Key, list[int]] = {}
-        """The revs of each row of which Postgres Changes told nobody, without a word."""
+        """The revs of each row that Postgres Changes silently did not send."""
         self._cancelled: set[int] = set()
         server.listener = self._committed
         server.sender = self._sent
@@ -786,7 +787,7 @@ class World:
         self.handle(Tick())
 
     def _resume(self, before: World) -> None:
-        """Begin in another kernel, with what was kept of the one before: its view, where it had one."""
+        """Start in another kernel, with the stored state of the previous one: its view, if it had one."""
         rows, schema = before.mirror.rows, before.mirror.schema
         replica = before.mirror._passes.replica
         if rows is None or schema is None or replica is None:
@@ -803,7 +804,7 @@ class World:
 
     @property
     def joined(self) -> tuple[Binding, ...] | str | None:
-        """What is told here: by bindings, or by the topic of the broadcasts."""
+        """The source of changes: bindings, or the topic of the broadcasts."""
         return self._active
 
     @property
@@ -813,14 +814,14 @@ class World:
 
     @property
     def truth(self) -> dict[Key, dict[str, Any]]:
-        """What ``select`` returns now, typed as the view is."""
+        """Return the current result of ``select``, with the types of the view."""
         schema = self.mirror.schema
         assert schema is not None
         return {self.server.key_of(row): schema.decode(row) for row in self.selected}
 
     @property
     def selected(self) -> list[dict[str, Any]]:
-        """The rows of ``select`` with this filter, order and limit."""
+        """Return the rows of ``select`` with this filter, order and limit."""
         rows = [r for r in self.server.rows.values() if self.server.allowed(r) and self.inside(r)]
         for name in reversed(self.server.key):
             rows = _sorted(rows, f"{name}.asc.nullslast", self.server.columns)
@@ -830,7 +831,7 @@ class World:
 
     @property
     def ordered(self) -> list[Key]:
-        """The keys as a reader of the view sees them: ordered here, or as the server has said."""
+        """Return the keys in the order of the view: ordered here, or as received from the server."""
         replica = self.mirror._passes.replica
         window = replica and replica.window  # the only way to know it
         if window is None:
@@ -851,7 +852,7 @@ class World:
 
     @property
     def differences(self) -> dict[Key, tuple[Any, Any]]:
-        """Key to what is shown and what is true, where they differ."""
+        """Return the shown and the true row of each key that differs."""
         view, truth = self.view, self.truth
         if self.spec.limit is not None or self.spec.order:
             assert self.ordered == [self.server.key_of(row) for row in self.selected]
@@ -885,7 +886,7 @@ class World:
         self.server.now = end
 
     def settle(self, seconds: float) -> None:
-        """Heal the network, be connected, and let time pass."""
+        """Heal the network, connect, and let time pass."""
         self.faults = replace(self.faults, loss=0.0, failures=0.0, doubled=0.0)
         self.network = True
         if self._active is None:
@@ -938,7 +939,7 @@ class World:
             case StatusChanged() | Logged() | _:
                 pass
 
-    # Who listens, if the rows are a `Table` --------------------------------------------------------
+    # Listeners, if the rows are a `Table` --------------------------------------------------------
 
     def _show(self, table: Table, keys: Sequence[Key]) -> None:
         spec, first = self.spec, self.reporter is None
@@ -951,11 +952,11 @@ class World:
         self.reporter.show(table, ordered)
         if first:
             self.replayed = self.seen
-        names = self.seen_columns  # a column that is dropped goes with the schema, untold
+        names = self.seen_columns  # a dropped column disappears with the schema, unreported
         self.replayed = {k: {n: r.get(n) for n in names} for k, r in self.replayed.items()}
 
     def _tell(self, changes: Sequence[RowChange]) -> None:
-        """Replay the changes over what was shown first: it is what is shown now, after each batch."""
+        """Replay the changes over the first view: the result equals the current view, after each batch."""
         for change in changes:
             was = self.replayed.pop(change.key, None)
             assert (was is None) == (change.kind == "insert"), change
@@ -974,7 +975,7 @@ class World:
 
     @property
     def seen(self) -> dict[Key, dict[str, Any]]:
-        """The rows of the view that a user has, with the columns of it."""
+        """Return the rows of the user's view, with its columns."""
         shown, names = self.view_of, self.seen_columns
         assert shown is not None
         table = shown.table if isinstance(shown, Ordered) else shown
@@ -1021,7 +1022,7 @@ class World:
     # The stream ---------------------------------------------------------------------------------
 
     def connect_confirmed_twice(self, again: float) -> None:
-        """Join; the join is confirmed once more, so many seconds later, and nothing is lost from then on."""
+        """Join; the join is confirmed again after these seconds, and nothing is lost from then on."""
         self.connect()
 
         def confirm_again() -> None:
@@ -1034,7 +1035,7 @@ class World:
         self.at(self.now + again, confirm_again)
 
     def connect(self) -> None:
-        """Join: the reply first, the confirmation later, changes from somewhere between."""
+        """Join: first the reply, later the confirmation, with changes from a time in between."""
         self.disconnect(told=False)
         self._wants = not (self.mirror.bindings or self.mirror.topic)
         if self._wants:
@@ -1057,7 +1058,7 @@ class World:
         self.at(begins + self.random.uniform(0, 1), confirm)
 
     def disconnect(self, *, told: bool = True) -> None:
-        """The socket is gone, and what was on its way with it."""
+        """Lose the socket, and the messages in transit."""
         self._join += 1
         self._active, self._wants = None, False
         if told:
@@ -1081,7 +1082,7 @@ class World:
                     continue
                 told |= (
                     not stays or len(change.columns) == widest
-                )  # a narrow one says nothing of it
+                )  # a narrow one does not contain it
                 self._deliver(self._spoilt(change, old, new), self._join, rev)
         if not told:
             for key in {self.server.key_of(row) for row in (old, new) if row is not None}:
@@ -1097,7 +1098,7 @@ class World:
                 continue
             join = self._join
             self._arrives = max(self._arrives, self.now + self.random.uniform(*self.faults.latency))
-            # Two of nearly the same moment may overtake each other.
+            # Two with nearly the same time may overtake each other.
             arrives = self._arrives + self.random.uniform(0, self.faults.overtaking)
 
             def arrive(join: int = join) -> None:
@@ -1135,17 +1136,17 @@ class World:
         self.at(self._arrives, arrive)
 
     def _lose(self, key: Key, rev: int) -> None:
-        """What was committed as ``rev`` is told to nobody."""
+        """Record that the commit ``rev`` is not sent."""
         self.lost.setdefault(key, []).append(rev)
 
     def _hear(self, change: Change, rev: int) -> None:
-        """A change comes; it was committed as ``rev``."""
+        """Deliver a change, committed as ``rev``."""
         self.handle(Received(change))
 
     def gap(self) -> None:
         self.handle(Gap("made for a test"))
 
-    # What must hold at every moment -------------------------------------------------------------
+    # Invariants at every moment -------------------------------------------------------------
 
     def _check(self) -> None:
         schema = self.mirror.schema
@@ -1158,7 +1159,7 @@ class World:
         if isinstance(rows, DictRows):
             checked = (rows, rows.version)
             if checked == self._checked and rules == self._rules:
-                return  # as it was when it was looked at last
+                return  # as it was at the last check
             self._checked = checked
         view = self.view
         if rules != self._rules:
@@ -1179,7 +1180,7 @@ class World:
                 whole = {n: v for n, v in decoded.items() if n not in self.server.dropped}
                 if equal({name: row[name] for name in whole}, whole):
                     self._whole[key] = rev
-                else:  # what does not tell all of a row tells it of one that lacks what was lost
+                else:  # a partial change applies to a row without the lost changes
                     lost = self.lost.get(key, ())
                     explained = any(self._whole.get(key, -1) < one <= rev for one in lost)
                     assert explained, f"{key}: {row} is half of it"
@@ -1202,7 +1203,7 @@ def _frames(
     new: dict[str, Any] | None,
     commit: float,
 ) -> list[Change]:
-    """One frame for each different ``select`` among the bindings that the change matches."""
+    """Return one frame for each different ``select`` among the matching bindings."""
     row = new if new is not None else old
     assert row is not None
     if kind != "DELETE" and not server.allowed(row):
@@ -1232,7 +1233,7 @@ def _frames(
 
 
 def _on_socket(value: Any) -> Any:
-    """docs/design/wire.md "Values": what JSON has no number for is null on the socket."""
+    """Encode a value for the socket: non-JSON numbers are null (docs/design/wire.md "Values")."""
     return None if value in ("NaN", "Infinity", "-Infinity") else value
 
 
