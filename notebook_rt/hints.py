@@ -36,7 +36,7 @@ _WRITES: Final = {
     "to_sql": "upsert(DataFrame)",
     "update": "edit(key, column=value), or edit_many(DataFrame) of many rows,",
 }
-"""What other libraries call a write, and what does it here."""
+"""Names of writes in other libraries, and their equivalents here."""
 
 _COMPARED: Final = 'rt.table(name, filter="column=eq.value"), or .where(filter) of this one'
 _QUERIES: Final = {
@@ -50,7 +50,7 @@ _QUERIES: Final = {
     "single": ".get(key)",
     **dict.fromkeys(("on", "on_postgres_changes", "subscribe"), ".on_change(fn)"),
 }
-"""What a query of supabase-py's client says, and what says it here."""
+"""Methods of supabase-py's queries, and their equivalents here."""
 
 _CLIENT: Final = {
     "auth": "a session signs in itself: sign_in(), sign_up(), sign_out(), user",
@@ -62,7 +62,7 @@ _CLIENT: Final = {
     "storage": "Storage is reached by supabase-py's client, beside the session",
     "verify": 'a table compares itself with the server: rt.table("name").verify()',
 }
-"""What a client of supabase-py has, and what does it here."""
+"""Methods of supabase-py's client, and their equivalents here."""
 
 
 _ROOM: Final = {
@@ -78,11 +78,11 @@ _ROOM: Final = {
     "unsubscribe": ".close()",
     "untrack": ".presence.untrack()",
 }
-"""What a channel of realtime-py has, and what does it here."""
+"""Methods of realtime-py's channels, and their equivalents here."""
 
 
 def of_frame(name: str, schema: Schema | None, names: Collection[str], *, editable: bool) -> str:
-    """What to put behind the words that a frame has no attribute of this name, but ``names``; may be
+    """Return the advice for a missing attribute of a frame, which has ``names``; may be
     empty.
     """
     if name in _EDITS:
@@ -109,7 +109,7 @@ def of_frame(name: str, schema: Schema | None, names: Collection[str], *, editab
 
 
 def of_session(name: str, names: Collection[str]) -> str:
-    """What to put behind the words that a session has no attribute of this name, but ``names``; may be
+    """Return the advice for a missing attribute of a session, which has ``names``; may be
     empty.
     """
     if name.startswith("_"):
@@ -118,7 +118,7 @@ def of_session(name: str, names: Collection[str]) -> str:
 
 
 def of_channel(name: str, names: Collection[str]) -> str:
-    """What to put behind the words that a channel has no attribute of this name, but ``names``; may be
+    """Return the advice for a missing attribute of a channel, which has ``names``; may be
     empty.
     """
     if name.startswith("_"):
@@ -127,12 +127,12 @@ def of_channel(name: str, names: Collection[str]) -> str:
 
 
 def public(of: object) -> list[str]:
-    """The names that somebody may have meant who has mistyped one of ``of``."""
+    """Return the names of ``of`` that may be suggested for a mistyped one."""
     return [name for name in dir(of) if not name.startswith("_")]
 
 
 def of_mapped(name: str) -> str:
-    """What to put behind the words that what is computed has no attribute of this name; may be empty."""
+    """Return the advice for a missing attribute of a computed frame; may be empty."""
     if name.startswith("_"):
         return ""
     hint = "; what is computed has .df, .latest, .on_change(fn), .when(condition, fn), .grid() and .plot()"
@@ -142,7 +142,7 @@ def of_mapped(name: str) -> str:
 
 
 def of_groups(name: str, functions: tuple[str, ...]) -> str:
-    """What to put behind the words that groups have no attribute of this name; may be empty."""
+    """Return the advice for a missing attribute of groups; may be empty."""
     if name.startswith("_"):
         return ""
     function = name if name in functions else "mean"
@@ -163,7 +163,7 @@ _PANDAS_KEYWORDS: Final = {
 
 
 def known_keywords(fn: Callable[P, R]) -> Callable[P, R]:
-    """Refuse a keyword that ``fn`` does not have with what to write instead, and what needs a keyword."""
+    """Refuse an unknown keyword of ``fn`` with advice, and positional arguments that need a keyword."""
     there = inspect.signature(fn).parameters
     placed = [
         name

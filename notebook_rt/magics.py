@@ -1,9 +1,9 @@
 """``%load_ext notebook_rt``: the magics ``%rt`` and ``%%live``, and Tab inside the quotes.
 
-In: IPython's shell. Out: ``%rt`` says how the notebook's sessions and tables are; a cell of SQL after
-``%%live`` is shown as it changes; completion offers
-tables in ``rt.table("``, columns in ``frame.edit(7, `` and ``order="``, and keys in ``frame.at["``.
-Only names of the notebook are looked up; what is typed is never run.
+In: IPython's shell. Out: ``%rt`` prints the state of the notebook's sessions and tables; a cell of SQL after
+``%%live`` is shown and kept up to date; completion offers tables in ``rt.table("``, columns in
+``frame.edit(7, `` and ``order="``, and keys in ``frame.at["``. Only names of the notebook are looked up; the
+typed text is never run.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
 TABLES_SECONDS: Final = 30.0
-"""How long a list of tables is good for."""
+"""Seconds for which a list of tables is reused."""
 MOST: Final = 200
-"""Completions that are offered at most."""
+"""Maximum number of completions."""
 
 _TABLE: Final = re.compile(r"""(\w+)\.(?:table|query)\(\s*["'](?P<begun>[^"']*)$""")
 _DEPENDS: Final = re.compile(
@@ -52,8 +52,8 @@ _listed: weakref.WeakKeyDictionary[Session, tuple[float, list[str]]] = weakref.W
 
 
 def load(shell: InteractiveShell) -> None:
-    """What ``%load_ext notebook_rt`` does."""
-    magic: Any = partial(rt, shell.user_ns)  # IPython annotates it as a method of its own
+    """Register the magics and the completion."""
+    magic: Any = partial(rt, shell.user_ns)  # IPython annotates it as its own method
     shell.register_magic_function(magic, "line", "rt")
     of_a_cell: Any = partial(live, shell.user_ns)
     shell.register_magic_function(of_a_cell, "cell", "live")
@@ -75,7 +75,7 @@ def load(shell: InteractiveShell) -> None:
 
 
 def offered(names: Mapping[str, Any], line: str) -> tuple[str, list[str]]:
-    """What the end of ``line`` has begun, and how it may go on."""
+    """Return the beginning of a word at the end of ``line``, and its completions."""
     for pattern, wanted, list_them in _PLACES:
         found = pattern.search(line)
         if found is None or not isinstance(thing := names.get(found[1]), wanted):
@@ -91,7 +91,7 @@ def _tables(session: Session) -> list[str]:
     if not found or time.monotonic() - at > TABLES_SECONDS:
         try:
             found = [str(name) for name in session.tables.index]
-        except NotebookRTError:  # a Tab is no place for an error
+        except NotebookRTError:  # completion must not raise
             return []
         _listed[session] = time.monotonic(), found
     return found
@@ -119,12 +119,12 @@ _PLACES: Final[tuple[tuple[re.Pattern[str], type, Callable[[Any], list[str]]], .
     (_NAMED, LiveFrame, _columns),
     (_VALUE, LiveTable, _assigned),
 )
-"""Where the cursor may be, whose name stands there, and what is offered."""
+"""Patterns of the text before the cursor, the class of the named object, and its completions."""
 
 
 def rt(names: Mapping[str, Any], line: str) -> Any:
-    """``%rt``: how it is. ``%rt tables``, ``%rt queue``, ``%rt reconnect``: of one session, by its
-    name where there are several.
+    """``%rt`` prints the state. ``%rt tables``, ``%rt queue``, ``%rt reconnect`` are for one session, given
+    by its name if there are several.
     """
     words = shlex.split(line)
     sessions = {
@@ -159,9 +159,9 @@ def rt(names: Mapping[str, Any], line: str) -> Any:
 
 
 def live(names: dict[str, Any], line: str, cell: str) -> Any:
-    """``%%live``: the cell's SQL over the notebook's live frames, shown as it changes. ``%%live totals``
-    names the view, ``%%live totals symbol`` says its key, too. A table that no variable has is opened
-    where there is one session.
+    """``%%live`` shows the cell's SQL over the notebook's live frames, kept up to date. ``%%live totals``
+    names the view, ``%%live totals symbol`` also sets its key. A table without a variable is opened if there
+    is one session.
     """
     from notebook_rt.sqlview import SqlFrame, made
 
@@ -177,7 +177,7 @@ def live(names: dict[str, Any], line: str, cell: str) -> Any:
 
 
 def _frame(names: Mapping[str, Any], table: tuple[str, str]) -> Any:
-    """What a query of ``%%live`` names: a frame of the notebook, else a table of the one session."""
+    """Return the frame that a query of ``%%live`` names: the notebook's, otherwise the session's table."""
     import pandas as pd
 
     schema, name = table
@@ -199,7 +199,7 @@ def _listing(names: Mapping[str, Any], sessions: Mapping[str, Session]) -> Itera
         if isinstance(frame, LiveFrame) and not name.startswith("_"):
             rows = ""
             if frame.status not in ("loading", "error"):
-                # A derived frame is computed when it is read, and may fail then: its status says why.
+                # A derived frame is computed when it is read, and may fail then: its status shows the reason.
                 with suppress(NotebookRTError):
                     rows = f", {len(frame):,} rows"
             why = f": {frame.reason}" if frame.reason and frame.status != "live" else ""

@@ -223,7 +223,7 @@ class MappedFrame:
         leave : callable, optional
             Called with the current row or, if it is gone, with its last state.
         at_once : bool
-            Whether to report rows that match at the first look.
+            Whether to report rows that match at the first evaluation.
         debounce : float
             Seconds for which a row must keep matching, or not matching, before it is reported.
 
@@ -414,7 +414,7 @@ class _Listening:
         self._worked = False
         """Whether there has been a value."""
         self._failed_at: set[Faults] = set()
-        """Where it is told that there is none now."""
+        """The fault lists that contain its failure."""
         self._not_before = 0.0
         self._asked = False
         self._over = threading.Event()
@@ -422,7 +422,7 @@ class _Listening:
         self.unsubscribe = feed.subscribers.add(named or fn, self._remove, *lists)
         for frame in mapped.frames:
             self._attached[frame._feed] = frame._attach(self._changed)
-        self._box.put(at_once)  # even if not: what the function reads is known when it has run
+        self._box.put(at_once)  # even if not: a run shows which frames the function reads
 
     def _size(self, feed: Feed) -> int:
         """Maximum number of waiting items."""
@@ -443,7 +443,7 @@ class _Listening:
         changed = self._follow(run)
         if error is not None:
             if run.undeclared:
-                return None  # the first row that comes may mend it, or has come by now
+                return None  # the first row may fix it, or has arrived by now
             self._fails(run, error)
             raise error
         self._works()
@@ -453,8 +453,8 @@ class _Listening:
         return self._fn(run.value)
 
     def _follow(self, run: _Run) -> bool:
-        """Be called for what ``run`` has read; whether any of it changed after ``fn`` was subscribed,
-        but before it was read, so that ``run`` shows it and nothing else tells it.
+        """Listen to the frames that ``run`` has read; return whether one of them changed after ``fn`` was
+        subscribed, but before it was read, so that only ``run`` shows the change.
         """
         sources, changed = self._mapped._sources(run), False
         for feed in self._attached.keys() - sources.keys():
@@ -470,7 +470,7 @@ class _Listening:
         return changed
 
     def _fails(self, run: _Run, error: BaseException) -> None:
-        """Whoever listens goes without: the session's health says so, unless a table was closed."""
+        """Report the failure in the session's health, unless a table was closed."""
         feeds = self._mapped._sources(run)
         if not self._worked or any(feed.status == "closed" for feed in feeds):
             return
@@ -516,7 +516,7 @@ class _Watching(_Listening):
         super().__init__(mapped, self._judge_value, at_once=True, what="when", named=enter)
 
     def _size(self, feed: Feed) -> int:
-        return sys.maxsize  # no row that is to be told is left out
+        return sys.maxsize  # no reported row is left out
 
     def _take(self, item: bool | Turn | None) -> Any:
         if isinstance(item, Turn):

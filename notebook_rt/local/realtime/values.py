@@ -1,9 +1,9 @@
-"""A column's text, as PostgreSQL logged it, to the JSON that the real server sends.
+"""Convert a column's text, as logged by PostgreSQL, to the JSON that the real server sends.
 
-In: PostgreSQL's text form and the type. Out: JSON text. Common types are done here; for what only
-PostgreSQL knows (composites, types with a cast to json) `encoder` answers None and the row is
-made there. What the real server loses on its way through wal2json and a cast by name is lost here
-too (`docs/design/wire.md`, "Values"): NaN and infinities are null, bytea has no `\\x`, `char(n)` and `bit(n)`
+In: PostgreSQL's text form and the type. Out: JSON text. Common types are converted here; for types that only
+PostgreSQL can convert (composites, types with a cast to json) `encoder` returns None, and PostgreSQL creates
+the row. Values that the real server loses through wal2json and a cast by name are lost here, too
+(`docs/design/wire.md`, "Values"): NaN and infinities are null, bytea has no `\\x`, `char(n)` and `bit(n)`
 keep one character.
 """
 
@@ -18,7 +18,7 @@ Encoder = Callable[[str], str]
 _VECTORS = ("int2vector", "oidvector")
 """Arrays to the catalog, but not in their text."""
 MAX_DIGITS = 131_072 + 16_383
-"""Of a numeric; a json may say `1e999999999`, which nobody wants to see written out."""
+"""Maximum digits of a numeric; a json may contain `1e999999999`, which must not be expanded."""
 
 _quote = json.encoder.encode_basestring
 
@@ -37,7 +37,7 @@ class PgType:
 
 
 def encoder(kind: PgType) -> Encoder | None:
-    """How values of a type become JSON; None: ask PostgreSQL (`to_jsonb`)."""
+    """Return the JSON encoder of a type; None: use PostgreSQL (`to_jsonb`)."""
     if kind.base is not None:
         return encoder(kind.base)
     if kind.element is not None:
@@ -57,7 +57,7 @@ def _boolean(text: str) -> str:
 
 
 def _number(text: str) -> str:
-    """A float or numeric as jsonb prints it: all digits, no exponent, no sign on zero."""
+    """Format a float or numeric like jsonb: all digits, no exponent, no sign on zero."""
     if text[-1] in "Nny":  # NaN, Infinity, -Infinity
         return "null"
     if "e" in text:
@@ -87,10 +87,10 @@ def _timestamptz(text: str) -> str:
 
 
 def _json(text: str) -> str:
-    """As jsonb prints it: the last of doubled keys, keys by length, numbers without exponent.
+    """Format JSON like jsonb: the last of duplicate keys, keys by length, numbers without exponent.
 
-    As it was written, which is JSON too, where jsonb could not hold it (half a surrogate pair, a
-    number of too many digits) or it is nested too deep to be read here.
+    It is returned unchanged, which is also JSON, if jsonb cannot contain it (an unpaired surrogate, a
+    number with too many digits) or if it is nested too deeply to be parsed here.
     """
     try:
         made = jsonb(json.loads(text, parse_float=_Number, parse_int=_Number))
@@ -106,7 +106,7 @@ class _Number(str):
 
 
 def jsonb(value: Any) -> str:
-    """A parsed JSON value in jsonb's order of keys and with its spaces."""
+    """Format a parsed JSON value in jsonb's order of keys and with its spaces."""
     match value:
         case _Number():
             return _number(value.lower())
@@ -121,7 +121,7 @@ def jsonb(value: Any) -> str:
 
 
 def key_order(key: str) -> tuple[int, bytes]:
-    """Where a key stands in a jsonb object: shorter ones first, then by bytes."""
+    """Return the sort key of a key in a jsonb object: shorter ones first, then by bytes."""
     data = key.encode()
     return len(data), data
 
@@ -175,7 +175,7 @@ def _nested(value: list[Any] | str | None, item: Encoder) -> str:
 
 
 def parse_array(text: str) -> list[Any]:
-    r"""PostgreSQL's array text as nested lists of text and None.
+    r"""Parse PostgreSQL's array text to nested lists of text and None.
 
     >>> parse_array('{a,"b,\\"c",NULL,{}}')
     ['a', 'b,"c', None, []]
@@ -207,7 +207,7 @@ def _array(text: str, at: int) -> tuple[list[Any], int]:
 
 
 def quoted(text: str, at: int) -> tuple[str, int]:
-    """The content of the quotes that open at `at`, and where they end."""
+    """Return the content of the quotes that open at `at`, and their end."""
     out: list[str] = []
     at += 1
     while text[at] != '"':

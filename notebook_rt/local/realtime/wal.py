@@ -1,11 +1,11 @@
 """The stream of committed changes: logical replication, pushed by PostgreSQL as it commits.
 
-In: a connection string. Out: `async for message in WalStream(...)`, pgoutput messages in commit
-order. It speaks the replication protocol through libpq (psycopg 3's `pq` layer) on the event
-loop: no thread, no polling, so a change is here within a millisecond of its commit.
+In: a connection string. Out: `async for message in WalStream(...)`, pgoutput messages in commit order. It
+uses the replication protocol through libpq (psycopg 3's `pq` layer) on the event loop, without a thread or
+polling, so that a change arrives within a millisecond of its commit.
 
-The slot is temporary, as the real server's is: when PostgreSQL goes away the stream starts again
-on a new slot, and what was committed in between is lost without a word.
+The slot is temporary, like the real server's: after a loss of PostgreSQL the stream starts again on a new
+slot, and commits in between are silently lost.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 FEEDBACK_EVERY = 10.0
 """Seconds between two reports of the position; PostgreSQL gives up after 60 s of silence."""
 YIELD_EVERY = 200
-"""Messages read in one go before other tasks (sockets, heartbeats) get a turn."""
+"""Messages read before other tasks (sockets, heartbeats) get a turn."""
 
 # Values arrive as text; these make the text independent of the database's settings.
 _SETTINGS = (
@@ -35,18 +35,18 @@ _SETTINGS = (
 
 
 class WalStream:
-    """Messages of the publications' tables.
+    """The stream of messages of the publications' tables.
 
     Parameters
     ----------
     dsn
-        A role that may replicate.
+        The connection string of a role that may replicate.
     publications
-        Their names; they must exist.
+        The names of existing publications.
     restart_delay
         Seconds to wait before starting again after the connection was lost.
     on_restart
-        Awaited when the stream was started again, before its first message.
+        Awaited after a restart of the stream, before its first message.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class WalStream:
         self.streaming = asyncio.Event()
         """Set while changes flow."""
         self.starts = 0
-        """How often the stream was started: more than once means that changes were lost."""
+        """Number of starts of the stream: more than one means that changes were lost."""
 
     async def messages(self) -> AsyncGenerator[pgoutput.PgMessage, None]:
-        """Yield messages for ever; reconnects by itself."""
+        """Yield messages forever; reconnect automatically."""
         while True:
             connection: PGconn | None = None
             try:
@@ -141,7 +141,7 @@ class WalStream:
 
 
 async def _report(connection: PGconn, position: int) -> None:
-    """Say how far we are, so that PostgreSQL may drop its log and knows that we live."""
+    """Report the position, so that PostgreSQL can drop its log and knows that the reader is alive."""
     feedback = struct.pack("!cQQQqB", b"r", position, position, position, 0, 0)
     connection.put_copy_data(feedback)
     while connection.flush():
@@ -166,7 +166,7 @@ async def _execute(connection: PGconn, command: str) -> None:
 
 
 async def _ready(descriptor: int, write: bool = False, at_most: float | None = None) -> None:
-    """Wait until libpq's socket can be read (or written), or that many seconds passed."""
+    """Wait until libpq's socket can be read (or written), or until a timeout."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
 
